@@ -1,0 +1,120 @@
+"""Every error that drpo_graph raises on purpose.
+
+Each one says what was expected, what came and what to do, and carries the facts as attributes. ``exit_code`` is what
+``drpo`` ends with when the error reaches the command line.
+"""
+
+from typing import ClassVar, Literal
+
+FailureKind = Literal["unparsable", "truncated", "refused", "empty", "reward_error"]
+"""Why a sample has no usable reply: a closed set, counted by kind in the result."""
+
+
+class DRPOError(Exception):
+    """Base of every error that drpo_graph raises on purpose."""
+
+    exit_code: ClassVar[int] = 1
+    is_resumable: ClassVar[bool] = False
+
+
+class UsageError(DRPOError):
+    """A setting, an argument or a path is wrong; nothing was started."""
+
+    exit_code = 2
+
+
+class SettingsError(UsageError):
+    """A setting has a value that cannot be used."""
+
+
+class DatasetError(UsageError):
+    """A dataset cannot be read; the message names every malformed record with its file and line.
+
+    Attributes:
+        problems: One line per malformed record, ``file:line: what is wrong``.
+    """
+
+    def __init__(self, message: str, problems: tuple[str, ...] = ()) -> None:
+        super().__init__("\n".join((message, *problems)))
+        self.problems = problems
+
+
+class TemplateError(UsageError):
+    """A prompt template or the metrics file is missing, or has placeholders that its renderer does not fill."""
+
+
+class ModelSpecError(UsageError):
+    """A model string cannot be resolved to a client (unknown provider, missing extra, missing key)."""
+
+
+class ModelCallError(DRPOError):
+    """A model endpoint gave no reply, and asking again cannot help or did not.
+
+    Attributes:
+        kind: Short machine-readable cause, e.g. ``http_401``, ``unreachable``, ``timeout``.
+        role: The role whose call failed.
+    """
+
+    is_resumable = True
+
+    def __init__(self, message: str, *, kind: str, role: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.role = role
+
+
+class ReplyError(DRPOError):
+    """One reply could not be used; it becomes an unscored result with this reason, never a zero.
+
+    Attributes:
+        kind: Why, as one of :data:`FailureKind`.
+    """
+
+    def __init__(self, message: str, *, kind: FailureKind = "unparsable") -> None:
+        super().__init__(message)
+        self.kind: FailureKind = kind
+
+
+class CheckpointError(DRPOError):
+    """The checkpoint cannot be opened, read or written."""
+
+
+class RunNotFoundError(UsageError):
+    """No run with this thread id is stored in the checkpoint."""
+
+
+class RunExistsError(UsageError):
+    """A run with this thread id exists already; ``drpo resume`` continues it."""
+
+
+class RunLockedError(DRPOError):
+    """Another process works on this thread id at the moment."""
+
+
+class FingerprintMismatchError(UsageError):
+    """A resumed run has other settings, prompts or data than it was started with.
+
+    Attributes:
+        changed: The parts of the fingerprint that differ.
+    """
+
+    def __init__(self, message: str, changed: tuple[str, ...]) -> None:
+        super().__init__(message)
+        self.changed = changed
+
+
+class StateFormatError(DRPOError):
+    """A checkpoint was written by a version whose state cannot be read, or lacks a record that the state names."""
+
+
+class SearchStalledError(DRPOError):
+    """Two levels in a row gave no scored candidate: going on would only spend calls."""
+
+    is_resumable = True
+
+
+class RunInterruptedError(DRPOError):
+    """The run was asked to stop; finished calls are stored and the run can be resumed."""
+
+    exit_code = 130
+    is_resumable = True

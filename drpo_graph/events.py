@@ -1,0 +1,196 @@
+"""What a run tells while it runs: one versioned schema for console, log, report and parent graphs.
+
+Every event is a frozen record with a ``type``; :func:`parse_event` reads one back. Events are sent through LangGraph's
+custom stream and to the run's sinks, and may repeat after a resume: consumers key them by their ids.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, TypeAdapter
+
+from drpo_graph.records import Metric, Origin, Record, Role, RunResult, Usage
+
+EVENT_SCHEMA = 1
+
+
+class EventBase(Record):
+    """Fields that every event has."""
+
+    schema_version: int = EVENT_SCHEMA
+    run_id: str
+    seq: int = 0
+    """Position within this process's part of the run, from 1."""
+    time: float = 0.0
+    """Seconds since the epoch."""
+
+
+class RunStarted(EventBase):
+    """A run begins, or goes on after an interruption."""
+
+    type: Literal["run_started"] = "run_started"
+    is_resumed: bool
+    num_queries: int
+    num_levels: int
+    beam_size: int
+    n_actions: int
+    queries_per_level: int
+    models: dict[str, str]
+    """Model by role."""
+    initial_prompt: str
+
+
+class LevelStarted(EventBase):
+    """A level of the search begins."""
+
+    type: Literal["level_started"] = "level_started"
+    level: int
+    """0 is the root's evaluation."""
+    max_depth: int
+    query_ids: tuple[str, ...]
+    num_rollouts: int
+    """Rollouts this level is expected to need."""
+
+
+class MetricsSelected(EventBase):
+    """The metrics that matter for a query are known."""
+
+    type: Literal["metrics_selected"] = "metrics_selected"
+    query_id: str
+    metrics: tuple[Metric, ...]
+    reasoning: str
+
+
+class CandidateCreated(EventBase):
+    """A rewrite (or a kept prompt) joins the level."""
+
+    type: Literal["candidate_created"] = "candidate_created"
+    candidate_id: str
+    parent_id: str | None
+    depth: int
+    origin: Origin
+    prompt: str
+
+
+class RolloutScored(EventBase):
+    """A candidate's response to one query was scored, or could not be."""
+
+    type: Literal["rollout_scored"] = "rollout_scored"
+    candidate_id: str
+    query_id: str
+    level: int
+    reward: float | None
+    failure_kind: str | None = None
+    detail: str = ""
+
+
+class BeamEntry(Record):
+    """One place in the beam."""
+
+    candidate_id: str
+    reward: float | None
+    path_reward: float | None
+    origin: Origin
+
+
+class LevelFinished(EventBase):
+    """A level is scored and the beam is chosen."""
+
+    type: Literal["level_finished"] = "level_finished"
+    level: int
+    max_depth: int
+    beam: tuple[BeamEntry, ...]
+    num_children: int
+    num_unscored: int
+    is_easy: bool
+    usage: Usage
+    """Everything the run has used so far."""
+
+
+class CallFinished(EventBase):
+    """A model call finished and is stored in the ledger."""
+
+    type: Literal["call_finished"] = "call_finished"
+    role: Role
+    model: str
+    key: str
+    num_samples: int
+    duration_s: float
+    """From the first request to the reply, waits between tries included."""
+    usage: Usage
+    from_ledger: bool = False
+    """True when a former process had paid for it."""
+
+
+class CallRetried(EventBase):
+    """A request failed in a way that asking again may mend."""
+
+    type: Literal["call_retried"] = "call_retried"
+    role: Role
+    model: str
+    kind: str
+    attempt: int
+    wait_s: float
+
+
+class ValidationFinished(EventBase):
+    """The contenders were compared on held-out queries."""
+
+    type: Literal["validation_finished"] = "validation_finished"
+    selected_id: str
+    difference: float | None
+    interval_low: float | None
+    interval_high: float | None
+    is_significant: bool
+
+
+class RunFinished(EventBase):
+    """The run has its result."""
+
+    type: Literal["run_finished"] = "run_finished"
+    result: RunResult
+    elapsed_s: float = 0.0
+    """Of this process's part of the run."""
+
+
+class RunStopped(EventBase):
+    """The run ended before its result; ``drpo resume`` continues it when ``is_resumable``."""
+
+    type: Literal["run_stopped"] = "run_stopped"
+    reason: Literal["interrupted", "failed"]
+    message: str
+    is_resumable: bool
+
+
+class Warned(EventBase):
+    """Something that affects the result, in one line."""
+
+    type: Literal["warned"] = "warned"
+    message: str
+
+
+Event = Annotated[
+    RunStarted
+    | LevelStarted
+    | MetricsSelected
+    | CandidateCreated
+    | RolloutScored
+    | LevelFinished
+    | CallFinished
+    | CallRetried
+    | ValidationFinished
+    | RunFinished
+    | RunStopped
+    | Warned,
+    Field(discriminator="type"),
+]
+
+_adapter: TypeAdapter[Event] = TypeAdapter(Event)
+
+
+def parse_event(text: str | bytes) -> Event:
+    """Return the event in one line of a JSONL log.
+
+    Raises:
+        pydantic.ValidationError: the line is no event of this schema.
+    """
+    return _adapter.validate_json(text)

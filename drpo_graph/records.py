@@ -1,0 +1,202 @@
+"""Records: what users hold, what files store. Frozen, validated, JSON-native."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from drpo_graph.errors import FailureKind
+
+Role = Literal["base", "metrics", "critic", "optimizer"]
+"""Which model is called: the one being aligned, the metric selector, the judge, the prompt writer."""
+
+ROLES: tuple[Role, ...] = ("base", "metrics", "critic", "optimizer")
+
+Origin = Literal["initial", "rewrite", "kept"]
+"""Where a candidate's prompt comes from; ``kept`` is the parent's prompt, tried again beside or instead of rewrites."""
+
+RunStatus = Literal["running", "done", "interrupted", "failed"]
+
+MIN_SCORE, MAX_SCORE = 1, 5
+
+
+class Record(BaseModel):
+    """Base of all records: immutable, and strict about unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Query(Record):
+    """A request from the dataset."""
+
+    id: str
+    """Unique within the dataset."""
+    text: str
+    """What the base model is asked."""
+    kind: str = ""
+    """Free label of the group the query belongs to, e.g. ``open``, ``knowledge``, ``unsafe``."""
+    tags: tuple[str, ...] = ()
+    """Free labels."""
+
+
+class Metric(Record):
+    """A quality that the critic scores from 1 to 5 (the papers also say *aspect*)."""
+
+    name: str
+    definition: str
+    """What a high score means, in words the critic is shown."""
+
+
+class MetricSelection(Record):
+    """The metrics that matter for one query: DRPO's dynamic reward (arXiv 2411.08733, section 3.2)."""
+
+    metrics: tuple[Metric, ...]
+    reasoning: str = ""
+    """The selector's reasons, shown to the critic."""
+
+
+class MetricScore(Record):
+    """One metric's score with the critic's reason."""
+
+    metric: str
+    score: float
+    """1 (worst) to 5 (best)."""
+    rationale: str = ""
+
+
+class Critique(Record):
+    """One response's metric scores."""
+
+    scores: tuple[MetricScore, ...]
+
+    @property
+    def reward(self) -> float | None:
+        """Mean metric score, 1 to 5, or ``None`` when nothing was scored."""
+        return mean([score.score for score in self.scores])
+
+
+class Failure(Record):
+    """Why a sample has no usable reply."""
+
+    kind: FailureKind
+    detail: str
+    """One line for people: which call, what came."""
+
+
+class Rollout(Record):
+    """One candidate run on one query: the base model's response and its critique."""
+
+    candidate_id: str
+    query_id: str
+    response: str | None
+    """The base model's reply, ``None`` when it gave none."""
+    critique: Critique | None
+    """``None`` when unscored."""
+    reward: float | None
+    """Mean metric score, 1 to 5; ``None`` when unscored, never 0 for a failure (except under ``compat="drpo"``)."""
+    failure: Failure | None = None
+    """Set exactly when the critique is missing."""
+
+
+class Candidate(Record):
+    """A system prompt with its place in the search tree."""
+
+    id: str
+    """``0`` for the root, else ``<depth>.<parent's place in the beam>.<child>``: unique and in creation order."""
+    parent_id: str | None
+    depth: int = Field(ge=0)
+    """Rewrites (or kept levels) since the root."""
+    prompt: str
+    origin: Origin
+    rollouts: tuple[Rollout, ...] = ()
+    """One per query of its level, in the level's order."""
+    reward: float | None = None
+    """Mean reward over its scored rollouts."""
+    path_reward: float | None = None
+    """Aggregate of the rewards from depth 1 to here; for the root, its own reward."""
+
+
+class Usage(Record):
+    """What finished calls consumed."""
+
+    calls: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    """Part of ``prompt_tokens`` that the server took from its prefix cache, where it tells."""
+
+    def plus(self, other: "Usage") -> "Usage":
+        """Return the sum of two usages."""
+        return Usage(
+            calls=self.calls + other.calls,
+            prompt_tokens=self.prompt_tokens + other.prompt_tokens,
+            completion_tokens=self.completion_tokens + other.completion_tokens,
+            cached_tokens=self.cached_tokens + other.cached_tokens,
+        )
+
+
+class PairedComparison(Record):
+    """A candidate against the initial prompt on the same validation queries."""
+
+    candidate_id: str
+    num_queries: int
+    """Queries on which both were scored."""
+    reward: float | None
+    """The candidate's mean reward on all validation queries on which it was scored."""
+    difference: float | None
+    """Mean of (candidate - initial) over the shared queries."""
+    interval_low: float | None
+    interval_high: float | None
+    """Bounds of the 95% bootstrap interval of ``difference`` (resampling queries)."""
+
+    @property
+    def is_significant(self) -> bool:
+        """Whether the interval lies wholly above zero."""
+        return self.interval_low is not None and self.interval_low > 0
+
+
+class Validation(Record):
+    """Selection on held-out queries: which candidate won, and whether the gain is more than chance."""
+
+    num_queries: int
+    initial_reward: float | None
+    comparisons: tuple[PairedComparison, ...]
+    """Every contender but the initial prompt, best first."""
+    selected_id: str
+    is_significant: bool
+    """False means: no significant improvement over the initial prompt was shown."""
+
+
+class RunResult(Record):
+    """What a run found. ``result.json`` holds exactly this; equal runs write equal bytes."""
+
+    thread_id: str
+    status: RunStatus
+    system_prompt: str
+    """The delivered prompt."""
+    candidate_id: str
+    reward: float | None
+    path_reward: float | None
+    initial_prompt: str
+    initial_reward: float | None
+    """The initial prompt's reward on the root's queries."""
+    initial_reward_same_queries: float | None = None
+    """The initial prompt's reward on the very queries behind ``reward``, where the search measured it."""
+    depth: int
+    """Levels searched."""
+    trace: tuple[str, ...]
+    """Ids of the candidates from the root to the delivered one."""
+    beam: tuple[str, ...]
+    """Ids of the final beam, best first."""
+    validation: Validation | None = None
+    usage_by_role: dict[str, Usage]
+    failures_by_kind: dict[str, int]
+    """Samples without a usable reply and transport failures that were retried, by kind."""
+    fingerprints: dict[str, str]
+    format: int
+
+
+def mean(values: Sequence[float | None]) -> float | None:
+    """Return the mean of the values that are not ``None``, or ``None`` when there are none."""
+    scored = [value for value in values if value is not None]
+    return sum(scored) / len(scored) if scored else None

@@ -1,0 +1,261 @@
+"""Settings of a run: read once, validated, frozen. Flags come before files, files before defaults."""
+
+import json
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, JsonValue, ValidationError, field_validator, model_validator
+
+from drpo_graph.errors import SettingsError
+from drpo_graph.records import ROLES, Record, Role
+
+Compat = Literal["none", "drpo"]
+QueryPolicy = Literal["stream", "pool"]
+RewardAggregate = Literal["auto", "mean", "sum", "last"]
+BeamSampling = Literal["top", "stochastic"]
+ReplyMode = Literal["auto", "json_schema", "tool", "json", "text"]
+
+DEFAULT_INITIAL_PROMPT = "You are a helpful assistant."
+
+ALIASES = {
+    "base_model_name": "base_model",
+    "metrics_model_name": "metrics_model",
+    "eval_model_name": "critic_model",
+    "optimize_model_name": "optimizer_model",
+    "initial_system_prompt": "initial_prompt",
+    "num_training_examples": "num_queries",
+}
+"""Parameter names of the published code, accepted in config files and on the command line."""
+
+COMPAT_DRPO: Mapping[str, JsonValue] = {
+    "queries_per_level": 1,
+    "query_policy": "stream",
+    "keep_parents": False,
+    "deduplicate": False,
+    "reward_aggregate": "auto",
+}
+"""What ``compat="drpo"`` fixes; a different explicit value is an error."""
+
+
+class RoleSettings(Record):
+    """One role's model, where it is served and how it is sampled."""
+
+    model: str = ""
+    """``provider:model``, e.g. ``openai:gpt-4o-mini``, ``vllm:meta-llama/Llama-3.1-8B-Instruct``, ``local:smollm2``."""
+    base_url: str | None = None
+    """Base URL of an OpenAI-compatible API, ending in ``/v1``; the provider's own when absent."""
+    api_key_env: str | None = None
+    """Name of the environment variable that holds the key; the provider's own when absent."""
+    temperature: float = Field(0.0, ge=0, le=2)
+    top_p: float = Field(1.0, gt=0, le=1)
+    max_tokens: int = Field(2048, ge=1)
+    """Longest reply, in tokens."""
+    endpoint: Literal["chat", "completions"] = "chat"
+    """``completions`` sends a flat prompt to ``/v1/completions``: for base models without a chat template."""
+    prompt_format: Literal["chat", "flat"] = "chat"
+    """``flat`` puts system prompt and query into one user message with headings."""
+    system_role: Literal["auto", "keep", "merge"] = "auto"
+    """``merge`` puts the system prompt into the user message; ``auto`` does so once a server refuses the role."""
+    stop: tuple[str, ...] = ()
+    reply_mode: ReplyMode = "auto"
+    """First rung of the reply ladder; ``auto`` starts at JSON schema and remembers what the server refuses."""
+    extra_body: dict[str, JsonValue] = Field(default_factory=dict)
+    """Further fields of the request, e.g. vLLM's sampling extensions."""
+
+
+def _optimizer_defaults() -> RoleSettings:
+    return RoleSettings(temperature=0.7, top_p=0.95)
+
+
+class Settings(Record):
+    """Everything that decides what a run does, but for its queries.
+
+    ``depth`` counts the root, as in the published code: ``depth=10`` searches nine levels.
+    """
+
+    compat: Compat = "none"
+    """``drpo`` reproduces the published search rule by rule."""
+    seed: int = 0
+    initial_prompt: str = Field(DEFAULT_INITIAL_PROMPT, min_length=1)
+
+    base: RoleSettings = Field(default_factory=RoleSettings)
+    metrics: RoleSettings = Field(default_factory=RoleSettings)
+    critic: RoleSettings = Field(default_factory=RoleSettings)
+    optimizer: RoleSettings = Field(default_factory=_optimizer_defaults)
+
+    depth: int = Field(10, ge=2)
+    max_depth_increase: int = Field(5, ge=0)
+    """How many levels easy levels may add in all."""
+    beam_size: int = Field(2, ge=1)
+    n_actions: int = Field(3, ge=1)
+    """Rewrites per candidate and level."""
+    queries_per_level: int = Field(5, ge=1)
+    query_policy: QueryPolicy = "pool"
+    """``stream`` takes new queries each level; ``pool`` uses ``pool_size`` queries again and again."""
+    pool_size: int | None = Field(None, ge=1)
+    """Queries in the pool; ``queries_per_level`` when absent."""
+    keep_parents: bool = True
+    """Whether a candidate competes with its own rewrites."""
+    deduplicate: bool = True
+    """Whether equal prompts may take only one place in the beam."""
+    reward_aggregate: RewardAggregate = "last"
+    """How rewards along a path become its path reward; ``auto`` is the published rule: mean, or last if beam is 1."""
+    skip_threshold: float = Field(4.5, ge=1, le=5)
+    """A candidate whose reward is above this is kept as it is and makes its level easy."""
+    history_window: int = Field(5, ge=1)
+    """How many prompts of its path the optimizer sees, the current one included."""
+    max_critiques_shown: int | None = Field(None, ge=1)
+    """How many critiques the optimizer sees, worst first; all when absent."""
+    max_critique_chars: int = Field(24_000, ge=500)
+    """Bound on the critiques shown to the optimizer, in characters (about four to a token)."""
+
+    beam_sampling: BeamSampling = "top"
+    """``stochastic`` draws the beam with probability proportional to exp(path reward / temperature)."""
+    beam_temperature: float = Field(1.0, gt=0)
+    beam_temperature_decay: float = Field(1.0, gt=0, le=1)
+    """Factor on the beam temperature per level."""
+    min_reward: float | None = None
+    """Children with a lower path reward are rejected, unless that would empty the beam."""
+    stop_reward: float | None = None
+    """End the search as soon as a candidate's path reward reaches this."""
+
+    num_queries: int | None = Field(None, ge=1)
+    """Training queries to use; all when absent."""
+    templates: Path | None = None
+    """A folder whose prompt templates replace ours, file by file."""
+
+    max_concurrency: int = Field(32, ge=1)
+    """Calls in flight per endpoint."""
+    requests_per_second: float | None = Field(None, gt=0)
+    timeout_s: float = Field(180.0, gt=0)
+    """Longest wait for one reply."""
+    max_retries: int = Field(6, ge=0)
+    """Further tries after a transport failure."""
+    max_reply_attempts: int = Field(2, ge=1)
+    """Replies asked for before the one repair request, when a reply cannot be used."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _apply_compat(cls, values: object) -> object:
+        if not isinstance(values, dict) or values.get("compat") != "drpo":
+            return values
+        for name, fixed in COMPAT_DRPO.items():
+            if values.setdefault(name, fixed) != fixed:
+                raise ValueError(f"{name}={values[name]!r} contradicts compat='drpo', which fixes it at {fixed!r}")
+        return values
+
+    @field_validator("initial_prompt")
+    @classmethod
+    def _reject_blank_prompt(cls, value: str) -> str:
+        if not value.strip():
+            raise ValueError("the initial prompt is blank")
+        return value
+
+    @model_validator(mode="after")
+    def _check_pool(self) -> "Settings":
+        if self.pool_size is not None and self.pool_size < self.queries_per_level:
+            raise ValueError(f"pool_size={self.pool_size} is less than queries_per_level={self.queries_per_level}")
+        return self
+
+    @property
+    def is_compat(self) -> bool:
+        """Whether the published search is reproduced."""
+        return self.compat == "drpo"
+
+    @property
+    def num_levels(self) -> int:
+        """Levels searched before easy levels add any."""
+        return self.depth - 1
+
+    def role(self, role: Role) -> RoleSettings:
+        """Return one role's settings."""
+        return {"base": self.base, "metrics": self.metrics, "critic": self.critic, "optimizer": self.optimizer}[role]
+
+    def fingerprint_fields(self) -> dict[str, JsonValue]:
+        """Return what a resumed run must have in common with its start: not where models are served, nor how fast."""
+        operational = {"max_concurrency", "requests_per_second", "timeout_s", "max_retries", "templates"}
+        fields: dict[str, JsonValue] = self.model_dump(mode="json", exclude=operational)
+        for role in ROLES:
+            role_fields = fields[role]
+            assert isinstance(role_fields, dict)
+            for name in ("base_url", "api_key_env"):
+                role_fields.pop(name)
+        return fields
+
+
+def build_settings(values: Mapping[str, object]) -> Settings:
+    """Return validated settings from flat or nested values; aliases and ``<role>_model`` shortcuts are resolved.
+
+    Raises:
+        SettingsError: a name is unknown or a value cannot be used; one line per problem.
+    """
+    merged = _nest(values)
+    try:
+        return Settings.model_validate(merged)
+    except ValidationError as error:
+        raise SettingsError(_explain(error)) from error
+
+
+def load_settings_file(path: Path) -> dict[str, object]:
+    """Return the values in a TOML or JSON settings file, by its suffix.
+
+    Raises:
+        SettingsError: the file cannot be read or parsed.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        values = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except OSError as error:
+        raise SettingsError(f"Settings file {path}: {error.strerror or error}.") from error
+    except ValueError as error:
+        raise SettingsError(f"Settings file {path}: {error}.") from error
+    if not isinstance(values, dict):
+        raise SettingsError(f"Settings file {path}: expected a table of settings, got {type(values).__name__}.")
+    return values
+
+
+def merge_settings(*layers: Mapping[str, object]) -> dict[str, object]:
+    """Return the layers merged, later ones winning; role tables merge field by field."""
+    merged: dict[str, object] = {}
+    for layer in layers:
+        for name, value in _nest(layer).items():
+            present = merged.get(name)
+            merged[name] = {**present, **value} if isinstance(present, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _nest(values: Mapping[str, object]) -> dict[str, object]:
+    """Resolve aliases and turn ``critic_model="m"`` into ``critic={"model": "m"}``."""
+    nested: dict[str, object] = {}
+    for name, value in values.items():
+        field = ALIASES.get(name.replace("-", "_"), name.replace("-", "_"))
+        role, _, role_field = field.partition("_")
+        if role in ROLES and role_field:
+            table = nested.setdefault(role, {})
+            if isinstance(table, dict):
+                table[role_field] = value
+        elif field in ROLES and isinstance(value, Mapping):
+            table = nested.setdefault(field, {})
+            if isinstance(table, dict):
+                table.update(value)
+        else:
+            nested[field] = value
+    optimizer = nested.get("optimizer")
+    if isinstance(optimizer, dict):
+        # A partly given optimizer keeps its own sampling defaults, not the other roles'.
+        nested["optimizer"] = {**_optimizer_defaults().model_dump(exclude={"model"}), **optimizer}
+    return nested
+
+
+def _explain(error: ValidationError) -> str:
+    lines = []
+    for problem in error.errors():
+        name = ".".join(str(part) for part in problem["loc"]) or "settings"
+        message = problem["msg"].removeprefix("Value error, ")
+        given = "" if problem["type"] in ("missing", "value_error") else f" (got {problem['input']!r})"
+        if problem["type"] == "extra_forbidden":
+            message, given = "there is no such setting", ""
+        lines.append(f"{name}: {message}{given}.")
+    return "\n".join(lines)

@@ -6,7 +6,7 @@ Each one says what was expected, what came and what to do, and carries the facts
 
 from typing import ClassVar, Literal
 
-FailureKind = Literal["unparsable", "truncated", "refused", "empty", "reward_error"]
+FailureKind = Literal["unparsable", "truncated", "refused", "empty", "rejected", "unavailable", "reward_error"]
 """Why a sample has no usable reply: a closed set, counted by kind in the result."""
 
 

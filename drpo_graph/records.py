@@ -1,5 +1,6 @@
 """Records: what users hold, what files store. Frozen, validated, JSON-native."""
 
+import re
 from collections.abc import Sequence
 from typing import Literal
 
@@ -200,3 +201,8 @@ def mean(values: Sequence[float | None]) -> float | None:
     """Return the mean of the values that are not ``None``, or ``None`` when there are none."""
     scored = [value for value in values if value is not None]
     return sum(scored) / len(scored) if scored else None
+
+
+def metric_key(name: str) -> str:
+    """Return a metric name without case and separators: ``Critical Thinking`` and ``critical-thinking`` are one."""
+    return re.sub(r"[\W_]+", "", name).casefold()

@@ -1,0 +1,196 @@
+"""Where a run's texts stand, once each: the LangGraph store, by run and kind of record.
+
+The graph's state holds ids; the archive holds what they name. Every write is a pure function of finished calls, so
+writing again after a resume changes nothing.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from typing import Literal, TypedDict, cast
+
+from langgraph.store.base import BaseStore, GetOp, Item, PutOp
+from pydantic import JsonValue
+
+from drpo_graph.errors import StateFormatError
+from drpo_graph.records import MetricSelection, Origin, Query, Rollout
+
+Kind = Literal["calls", "candidates", "rollouts", "metrics", "levels", "queries", "run", "learned", "expansions"]
+
+_PAGE = 500
+_CACHE_ENTRIES = 4096
+
+
+class StoredCandidate(TypedDict):
+    """A candidate's text and descent; rewards are in its level's record."""
+
+    id: str
+    parent_id: str | None
+    depth: int
+    origin: Origin
+    prompt: str
+
+
+class StoredScore(TypedDict):
+    """A candidate's rewards, as its level's scoring left them."""
+
+    id: str
+    reward: float | None
+    path_reward: float | None
+
+
+class StoredLevel(TypedDict):
+    """What scoring a level decided."""
+
+    level: int
+    query_ids: list[str]
+    children: list[StoredScore]
+    """In creation order."""
+    beam: list[str]
+    is_easy: bool
+    """Whether a parent of this level was kept for being good enough."""
+    max_depth: int
+
+
+def namespace_of(run_id: str, kind: Kind) -> tuple[str, ...]:
+    """Return the store namespace of a run's records of one kind; periods, which LangGraph forbids, are escaped."""
+    return ("drpo", run_id.replace("%", "%25").replace(".", "%2E"), kind)
+
+
+class Archive:
+    """One run's records in a LangGraph store, with a bounded cache of what was read or written last."""
+
+    def __init__(self, store: BaseStore, run_id: str) -> None:
+        self._store = store
+        self._run_id = run_id
+        self._cache: OrderedDict[tuple[Kind, str], Mapping[str, JsonValue]] = OrderedDict()
+
+    async def put(self, kind: Kind, key: str, value: Mapping[str, JsonValue]) -> None:
+        """Store a record; it is committed when this returns."""
+        await self.put_all(kind, {key: value})
+
+    async def put_all(self, kind: Kind, values: Mapping[str, Mapping[str, JsonValue]]) -> None:
+        """Store several records of one kind in one transaction."""
+        namespace = namespace_of(self._run_id, kind)
+        # One batch of writes only: SQLite refuses a transaction that turns from reading to writing beside a writer.
+        await self._store.abatch([PutOp(namespace, key, dict(value), index=False) for key, value in values.items()])
+        for key, value in values.items():
+            self._remember(kind, key, value)
+
+    async def get(self, kind: Kind, key: str) -> Mapping[str, JsonValue] | None:
+        """Return a record, or ``None`` when there is none."""
+        cached = self._cache.get((kind, key))
+        if cached is not None:
+            return cached
+        (item,) = await self._store.abatch([GetOp(namespace_of(self._run_id, kind), key, refresh_ttl=False)])
+        if not isinstance(item, Item):
+            return None
+        self._remember(kind, key, item.value)
+        return item.value
+
+    async def get_all(self, kind: Kind) -> dict[str, Mapping[str, JsonValue]]:
+        """Return every record of one kind by key, past the cache."""
+        found: dict[str, Mapping[str, JsonValue]] = {}
+        while True:
+            page = await self._store.asearch(namespace_of(self._run_id, kind), limit=_PAGE, offset=len(found))
+            found.update((item.key, item.value) for item in page)
+            if len(page) < _PAGE:
+                return found
+
+    async def candidate(self, candidate_id: str) -> StoredCandidate:
+        """Return a candidate's text and descent.
+
+        Raises:
+            StateFormatError: the store does not hold it.
+        """
+        stored = await self.get("candidates", candidate_id)
+        if stored is None:
+            raise self._missing("candidate", candidate_id)
+        return cast(StoredCandidate, stored)
+
+    async def prompt_of(self, candidate_id: str) -> str:
+        """Return a candidate's prompt.
+
+        Raises:
+            StateFormatError: the store does not hold it.
+        """
+        return (await self.candidate(candidate_id))["prompt"]
+
+    async def query_order(self) -> list[str]:
+        """Return the ids of the training queries in the run's order.
+
+        Raises:
+            StateFormatError: the store does not hold it.
+        """
+        stored = await self.get("run", "order")
+        if stored is None:
+            raise self._missing("record", "order")
+        return cast(list[str], stored["query_ids"])
+
+    async def query(self, query_id: str) -> Query:
+        """Return a query of the run.
+
+        Raises:
+            StateFormatError: the store does not hold it.
+        """
+        stored = await self.get("queries", query_id)
+        if stored is None:
+            raise self._missing("query", query_id)
+        return Query.model_validate(stored)
+
+    async def rollout(self, candidate_id: str, query_id: str) -> Rollout:
+        """Return a finished rollout.
+
+        Raises:
+            StateFormatError: the store does not hold it.
+        """
+        stored = await self.get("rollouts", rollout_key(candidate_id, query_id))
+        if stored is None:
+            raise self._missing("rollout", rollout_key(candidate_id, query_id))
+        return Rollout.model_validate(stored)
+
+    async def metrics_for(self, query_id: str) -> MetricSelection | None:
+        """Return the metrics selected for a query, or ``None`` when none are yet."""
+        stored = await self.get("metrics", query_id)
+        return None if stored is None else MetricSelection.model_validate(stored)
+
+    async def scores_by_candidate(self) -> dict[str, tuple[float | None, float | None]]:
+        """Return reward and path reward of every candidate whose level is scored, in creation order."""
+        scores: dict[str, tuple[float | None, float | None]] = {}
+        for _, stored in sorted((await self.get_all("levels")).items()):
+            for child in cast(StoredLevel, stored)["children"]:
+                scores[child["id"]] = (child["reward"], child["path_reward"])
+        return scores
+
+    async def put_candidates(self, candidates: Iterable[StoredCandidate]) -> None:
+        """Store candidates by id."""
+        await self.put_all("candidates", {one["id"]: _as_json(one) for one in candidates})
+
+    async def put_rollout(self, rollout: Rollout) -> None:
+        """Store a finished rollout."""
+        key = rollout_key(rollout.candidate_id, rollout.query_id)
+        await self.put("rollouts", key, rollout.model_dump(mode="json"))
+
+    async def put_level(self, level: StoredLevel) -> None:
+        """Store what scoring a level decided."""
+        await self.put("levels", f"{level['level']:06d}", _as_json(level))
+
+    def _remember(self, kind: Kind, key: str, value: Mapping[str, JsonValue]) -> None:
+        self._cache[kind, key] = value
+        self._cache.move_to_end((kind, key))
+        if len(self._cache) > _CACHE_ENTRIES:
+            self._cache.popitem(last=False)
+
+    def _missing(self, what: str, key: str) -> StateFormatError:
+        return StateFormatError(
+            f"Run {self._run_id!r}: its checkpoint names {what} {key!r}, which its store does not hold. "
+            "Resume with the store that the run was started with."
+        )
+
+
+def rollout_key(candidate_id: str, query_id: str) -> str:
+    """Return the archive key of one candidate's rollout on one query."""
+    return f"{candidate_id}/{query_id}"
+
+
+def _as_json(value: StoredCandidate | StoredLevel) -> dict[str, JsonValue]:
+    return {**value}  # type: ignore[dict-item]  # A TypedDict of JSON-native fields.

@@ -1,0 +1,212 @@
+"""Call a role's model: limiter, timeout, the one retry loop, and the ledger."""
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from pydantic import JsonValue
+
+from drpo_graph.archive import Archive
+from drpo_graph.emitter import Emitter
+from drpo_graph.errors import ModelCallError
+from drpo_graph.events import CallFinished, CallRetried
+from drpo_graph.failures import CallFailure, classify_failure, is_context_overflow
+from drpo_graph.ledger import CallRecord, Ledger, LedgerEntry, call_key
+from drpo_graph.records import Role
+from drpo_graph.scheduler import EndpointGate
+from drpo_graph.settings import RoleSettings, Settings
+from drpo_graph.transport import Reply, Request, Transport
+
+_MAX_BACKOFF_S = 60.0
+_MAX_EXHAUSTED = 2
+_FIRST_CONTACT_RETRIES = 2
+
+
+@dataclass(slots=True)
+class Learned:
+    """What a model's server turned out to refuse; kept with the run, so that a resumed run asks the same way."""
+
+    rung: int = 0
+    merges_system: bool = False
+    ignores_n: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ModelClient:
+    """A role's model: where requests go and how it is sampled. Shared by the runs of a process."""
+
+    role: Role
+    settings: RoleSettings
+    transport: Transport
+    gate: Callable[[], EndpointGate]
+    endpoint: str
+    """Where it is, for messages: never with a key."""
+
+
+class RefusedRequestError(Exception):
+    """The endpoint refuses this one request; the caller decides what that means. Never reaches a node."""
+
+    def __init__(self, failure: CallFailure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+@dataclass(frozen=True, slots=True)
+class CallChannel:
+    """A role's model bound to one run: every call goes through its ledger and its events."""
+
+    client: ModelClient
+    settings: Settings
+    ledger: Ledger
+    archive: Archive
+    emitter: Emitter
+    learned: Learned = field(default_factory=Learned)
+
+    async def call(self, request: Request, *, attempt: int = 0, sample_index: int = 0) -> LedgerEntry:
+        """Return one finished call, from the ledger where it stands already.
+
+        Args:
+            request: The request.
+            attempt: How many replies to this very request were unusable before.
+            sample_index: Which of several equal requests this is, where one request gives one sample.
+
+        Raises:
+            RefusedRequestError: the endpoint refuses this one request, or fails it again and again.
+            ModelCallError: the endpoint cannot be used at all (wrong key, unknown model, unreachable).
+            RunInterruptedError: the run was asked to stop.
+        """
+        identity: dict[str, JsonValue] = {
+            "role": self.client.role,
+            "model": self.client.settings.model,
+            "attempt": attempt,
+            "sample_index": sample_index,
+        }
+        key = call_key({**identity, **request.key_parts()})
+        entry = await self.ledger.once(key, lambda: self._send(request, key))
+        if entry.is_replayed:
+            self._report(entry.record, key, duration_s=0.0, is_replayed=True)
+        return entry
+
+    async def learn(self, **changes: object) -> None:
+        """Remember, with the run, what the server refuses."""
+        for name, value in changes.items():
+            setattr(self.learned, name, value)
+        await self.archive.put(
+            "learned",
+            f"{self.client.role}/{self.client.settings.model}",
+            {
+                "rung": self.learned.rung,
+                "merges_system": self.learned.merges_system,
+                "ignores_n": self.learned.ignores_n,
+            },
+        )
+
+    async def _send(self, request: Request, key: str) -> CallRecord:
+        started = time.monotonic()
+        retries: dict[str, int] = {}
+        while True:
+            try:
+                reply = await self._send_once(request)
+                break
+            except Exception as error:  # Clients of different providers share no base class.
+                failure = classify_failure(error)
+                if failure is None:
+                    raise
+                if failure.remedy != "retry":
+                    raise self._refuse(failure) from error
+                await self._wait_to_retry(failure, retries, error)
+        record = CallRecord(
+            role=self.client.role,
+            model=self.client.settings.model,
+            choices=reply.choices,
+            usage=reply.usage,
+            retries=retries,
+        )
+        self._report(record, key, duration_s=time.monotonic() - started, is_replayed=False)
+        return record
+
+    async def _send_once(self, request: Request) -> Reply:
+        gate = self.client.gate()
+        async with gate.slot():
+            self.ledger.check_open()
+            async with asyncio.timeout(self.settings.timeout_s):
+                reply = await self.client.transport.send(request)
+        gate.note_success()
+        return reply
+
+    async def _wait_to_retry(self, failure: CallFailure, retries: dict[str, int], error: Exception) -> None:
+        attempt = sum(retries.values())
+        gate = self.client.gate()
+        is_first_contact = failure.kind == "connection" and gate.num_successes == 0
+        limit = (
+            min(self.settings.max_retries, _FIRST_CONTACT_RETRIES) if is_first_contact else self.settings.max_retries
+        )
+        if attempt >= limit:
+            raise self._give_up(failure, attempt + 1, is_first_contact) from error
+        retries[failure.kind] = retries.get(failure.kind, 0) + 1
+        jitter = random.Random(f"{id(self)}/{time.monotonic_ns()}").uniform(0.5, 1.0)
+        backoff_s = min(_MAX_BACKOFF_S, 0.5 * 2**attempt) * jitter
+        wait_s = backoff_s if failure.retry_after_s is None else max(failure.retry_after_s, 0.0)
+        self.emitter.emit(
+            CallRetried(
+                run_id=self.emitter.run_id,
+                role=self.client.role,
+                model=self.client.settings.model,
+                kind=failure.kind,
+                attempt=attempt + 1,
+                wait_s=round(wait_s, 3),
+            )
+        )
+        if failure.is_overload:
+            gate.note_overload(pause_s=wait_s)
+        await asyncio.sleep(wait_s)
+
+    def _give_up(self, failure: CallFailure, num_tries: int, is_first_contact: bool) -> Exception:
+        """Return the error after the last try: for the run when the endpoint is gone, else for this call alone."""
+        if not is_first_contact and self.client.gate().note_exhausted() < _MAX_EXHAUSTED:
+            return RefusedRequestError(failure)
+        what = "cannot be reached" if failure.kind == "connection" else f"gave no reply ({failure.kind})"
+        return ModelCallError(
+            f"{self._name()} {what} after {num_tries} tries: {failure.message} "
+            "Check that the server runs and the URL is right, then resume.",
+            kind="unreachable" if failure.kind == "connection" else failure.kind,
+            role=self.client.role,
+        )
+
+    def _refuse(self, failure: CallFailure) -> Exception:
+        never_succeeded = self.client.gate().num_successes == 0
+        is_settings_fault = failure.remedy == "reject" and never_succeeded and not is_context_overflow(failure)
+        if failure.remedy == "stop" or is_settings_fault:
+            return ModelCallError(
+                f"{self._name()} refused the call ({failure.kind}): {failure.message} {_advice(failure)}",
+                kind=failure.kind,
+                role=self.client.role,
+            )
+        return RefusedRequestError(failure)
+
+    def _name(self) -> str:
+        return f"The {self.client.role} model {self.client.settings.model!r} at {self.client.endpoint}"
+
+    def _report(self, record: CallRecord, key: str, *, duration_s: float, is_replayed: bool) -> None:
+        self.emitter.emit(
+            CallFinished(
+                run_id=self.emitter.run_id,
+                role=record.role,
+                model=record.model,
+                key=key,
+                num_samples=len(record.choices),
+                duration_s=round(duration_s, 4),
+                usage=record.usage,
+                from_ledger=is_replayed,
+            )
+        )
+
+
+def _advice(failure: CallFailure) -> str:
+    if failure.kind in ("http_401", "http_403"):
+        return "Check the API key and its environment variable."
+    if failure.kind == "http_404":
+        return "Check the model's name and the base URL."
+    return "Check the role's settings."

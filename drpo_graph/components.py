@@ -1,0 +1,212 @@
+"""Our defaults behind the protocols: selector, critic and rewriter that ask the roles' models."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar, cast
+
+from pydantic import JsonValue
+
+from drpo_graph.beam import prune_beam
+from drpo_graph.errors import ReplyError
+from drpo_graph.ladder import Models, Sample
+from drpo_graph.parsing import (
+    MAX_METRICS,
+    parse_critique,
+    parse_critique_published,
+    parse_metric_selection,
+    parse_rewrite,
+)
+from drpo_graph.prompts.library import PromptLibrary
+from drpo_graph.protocols import BeamPolicy, Critic, MetricSelector, RewardFunction, Rewriter, RewriteRequest
+from drpo_graph.records import MAX_SCORE, MIN_SCORE, Critique, Metric, MetricScore, MetricSelection, Query, Rollout
+from drpo_graph.settings import Settings
+from drpo_graph.transport import ReplySchema
+
+T = TypeVar("T")
+
+REWARD_METRIC = Metric(name="Reward", definition="The score of a reward function.")
+
+
+@dataclass(frozen=True, slots=True)
+class LLMMetricSelector:
+    """Asks the ``metrics`` model which metrics matter (arXiv 2411.08733, dynamic rewarding)."""
+
+    prompts: PromptLibrary
+
+    async def select_metrics(self, query: Query, *, models: Models) -> MetricSelection:
+        """Return 1 to 5 metrics, known or newly defined."""
+        samples = await models.metrics.ask(
+            self.prompts.render_select_metrics(query),
+            parse=partial(parse_metric_selection, known=self.prompts.metrics),
+            schema=_selection_schema(),
+        )
+        return _value_of(samples[0], f"metrics for query {query.id!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class LLMCritic:
+    """Asks the ``critic`` model for a score and a rationale on each metric."""
+
+    prompts: PromptLibrary
+    is_compat: bool = False
+
+    async def critique(self, query: Query, response: str, *, selection: MetricSelection, models: Models) -> Critique:
+        """Return one score per selected metric."""
+        strict = partial(parse_critique, metrics=selection.metrics)
+        samples = await models.critic.ask(
+            self.prompts.render_critique(query=query, response=response, selection=selection),
+            parse=parse_critique_published if self.is_compat else strict,
+            schema=_critique_schema(selection.metrics),
+        )
+        return _value_of(samples[0], f"critique on query {query.id!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class RewardCritic:
+    """Puts a reward function in the critic's place: its score is the one metric, its feedback the rationale."""
+
+    reward: RewardFunction
+
+    async def critique(self, query: Query, response: str, *, selection: MetricSelection, models: Models) -> Critique:
+        """Return the reward as a critique."""
+        given = await self.reward(query, response)
+        if not MIN_SCORE <= given.score <= MAX_SCORE:
+            raise ReplyError(
+                f"the reward function gave {given.score!r}, expected {MIN_SCORE} to {MAX_SCORE}", kind="reward_error"
+            )
+        score = MetricScore(metric=REWARD_METRIC.name, score=given.score, rationale=given.feedback)
+        return Critique(scores=(score,))
+
+
+@dataclass(frozen=True, slots=True)
+class FixedMetrics:
+    """Selects the same metrics for every query, without a call."""
+
+    metrics: tuple[Metric, ...]
+
+    async def select_metrics(self, query: Query, *, models: Models) -> MetricSelection:
+        """Return the fixed metrics."""
+        return MetricSelection(metrics=self.metrics)
+
+
+@dataclass(frozen=True, slots=True)
+class LLMRewriter:
+    """Asks the ``optimizer`` model for rewrites: one request with several samples."""
+
+    prompts: PromptLibrary
+    settings: Settings
+
+    async def rewrite(self, request: RewriteRequest, *, models: Models) -> Sequence[str]:
+        """Return the usable samples, at least one."""
+        samples = await models.optimizer.ask(
+            self.prompts.render_rewrite(
+                current_prompt=request.prompt,
+                former_prompts=request.former_prompts,
+                examples=choose_examples(request.examples, settings=self.settings),
+            ),
+            parse=partial(parse_rewrite, is_compat=self.settings.is_compat),
+            schema=_rewrite_schema(),
+            num_samples=request.num_rewrites,
+            seed=request.seed,
+        )
+        rewrites = [sample.value for sample in samples if sample.value is not None]
+        if not rewrites:
+            _value_of(samples[0], f"rewrite of candidate {request.candidate_id!r}")
+        return rewrites
+
+
+@dataclass(frozen=True, slots=True)
+class Components:
+    """The replaceable parts of a search."""
+
+    selector: MetricSelector
+    critic: Critic
+    rewriter: Rewriter
+    beam_policy: BeamPolicy
+
+
+def build_components(
+    settings: Settings,
+    prompts: PromptLibrary,
+    *,
+    selector: MetricSelector | None = None,
+    critic: Critic | RewardFunction | None = None,
+    rewriter: Rewriter | None = None,
+    beam_policy: BeamPolicy | None = None,
+) -> Components:
+    """Return the given parts, and our defaults in place of the missing ones.
+
+    With a reward function for a critic there is nothing to select metrics for, so by default none are.
+    """
+    is_reward = critic is not None and not hasattr(critic, "critique")
+    default_selector: MetricSelector = FixedMetrics((REWARD_METRIC,)) if is_reward else LLMMetricSelector(prompts)
+    default_critic: Critic = LLMCritic(prompts, is_compat=settings.is_compat)
+    return Components(
+        selector=selector or default_selector,
+        critic=default_critic if critic is None else as_critic(critic),
+        rewriter=rewriter or LLMRewriter(prompts, settings),
+        beam_policy=beam_policy or prune_beam,
+    )
+
+
+def as_critic(critic: Critic | RewardFunction) -> Critic:
+    """Return a critic as it is, a reward function in a critic's place."""
+    return cast(Critic, critic) if hasattr(critic, "critique") else RewardCritic(cast(RewardFunction, critic))
+
+
+def choose_examples(examples: Sequence[tuple[Query, Rollout]], *, settings: Settings) -> list[tuple[Query, Rollout]]:
+    """Return the critiques the optimizer is shown: worst first, within the limits on number and length."""
+    worst_first = sorted(examples, key=lambda example: example[1].reward or 0.0)
+    chosen: list[tuple[Query, Rollout]] = []
+    num_chars = 0
+    for query, rollout in worst_first[: settings.max_critiques_shown]:
+        remarks = rollout.critique.scores if rollout.critique else ()
+        num_chars += len(query.text) + len(rollout.response or "") + sum(len(one.rationale) for one in remarks)
+        if chosen and num_chars > settings.max_critique_chars:
+            break
+        chosen.append((query, rollout))
+    return chosen
+
+
+def _value_of(sample: Sample[T], what: str) -> T:
+    if sample.value is None:
+        reason = sample.failure
+        raise ReplyError(f"{what}: {reason.detail if reason else 'no reply'}", kind=reason.kind if reason else "empty")
+    return sample.value
+
+
+def _object_schema(properties: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+
+
+def _selection_schema() -> ReplySchema:
+    text: JsonValue = {"type": "string"}
+    new_metric = _object_schema({"name": text, "definition": text})
+    return ReplySchema(
+        "metric_selection",
+        _object_schema(
+            {
+                "reasoning": text,
+                "metrics": {"type": "array", "items": text, "maxItems": MAX_METRICS},
+                "new_metrics": {"type": "array", "items": new_metric, "maxItems": 1},
+            }
+        ),
+    )
+
+
+def _critique_schema(metrics: Sequence[Metric]) -> ReplySchema:
+    score: JsonValue = {"type": "integer", "enum": list(range(MIN_SCORE, MAX_SCORE + 1))}
+    entry = _object_schema({"rationale": {"type": "string"}, "score": score})
+    return ReplySchema("critique", _object_schema({metric.name: entry for metric in metrics}))
+
+
+def _rewrite_schema() -> ReplySchema:
+    return ReplySchema(
+        "rewrite", _object_schema({"analysis": {"type": "string"}, "new_system_prompt": {"type": "string"}})
+    )

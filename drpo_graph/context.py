@@ -1,0 +1,155 @@
+"""What a run needs and never saves: settings, clients, replaceable parts, sinks, and its open ledger and archive."""
+
+import asyncio
+import hashlib
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from langgraph.runtime import Runtime
+from langgraph.store.base import BaseStore
+from pydantic import JsonValue
+
+from drpo_graph.archive import Archive
+from drpo_graph.chat import CallChannel, Learned, ModelClient
+from drpo_graph.components import Components
+from drpo_graph.emitter import Emitter, EventSink
+from drpo_graph.errors import FingerprintMismatchError
+from drpo_graph.ladder import Models, RoleModel
+from drpo_graph.ledger import Ledger
+from drpo_graph.prompts.library import PromptLibrary
+from drpo_graph.records import Role
+from drpo_graph.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class RunSession:
+    """One run's open records and bound models, in one process."""
+
+    run_id: str
+    archive: Archive
+    ledger: Ledger
+    models: Models
+    emitter: Emitter
+    started_at: float
+    """When this process took up the run, in seconds since the epoch."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunContext:
+    """The live objects of a process's runs; handed to the nodes through LangGraph's ``Runtime``."""
+
+    settings: Settings
+    prompts: PromptLibrary
+    clients: Mapping[Role, ModelClient]
+    components: Components
+    store: BaseStore | None = None
+    """Where texts and the ledger stand; the graph's own store when absent."""
+    sinks: Sequence[EventSink] = ()
+    accepts_changes: bool = False
+    """Whether a run may go on with other settings, prompts or data than it was started with."""
+    _sessions: dict[str, asyncio.Task[RunSession]] = field(default_factory=dict)
+
+    async def session(self, run_id: str, store: BaseStore | None = None) -> RunSession:
+        """Return a run's session; the first call of a process opens it and reads the run's ledger."""
+        task = self._sessions.get(run_id)
+        if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
+            chosen = self.store if self.store is not None else store
+            assert chosen is not None, "build_graph gives every graph a store"
+            task = asyncio.create_task(self._open(run_id, chosen))
+            self._sessions[run_id] = task
+        return await asyncio.shield(task)
+
+    def close_session(self, run_id: str) -> None:
+        """Forget a finished run's session."""
+        self._sessions.pop(run_id, None)
+
+    def open_sessions(self) -> list[RunSession]:
+        """Return the sessions that are open in this process."""
+        done = (task for task in self._sessions.values() if task.done() and not task.cancelled())
+        return [task.result() for task in done if task.exception() is None]
+
+    def fingerprints(self) -> dict[str, str]:
+        """Return what identifies this context: settings, prompts and parts, each hashed."""
+        parts = [
+            f"{type(part).__module__}.{getattr(part, '__qualname__', type(part).__qualname__)}"
+            for part in (
+                self.components.selector,
+                self.components.critic,
+                self.components.rewriter,
+                self.components.beam_policy,
+            )
+        ]
+        settings = self.settings.fingerprint_fields()
+        for role, client in self.clients.items():
+            role_fields = settings[role]
+            assert isinstance(role_fields, dict)
+            role_fields["model"] = client.settings.model
+        return {
+            "settings": digest_json(settings),
+            "prompts": self.prompts.fingerprint,
+            "components": digest_json(list(parts)),
+        }
+
+    def check_fingerprints(self, started_with: Mapping[str, str]) -> None:
+        """Do nothing when a run was started with this context's settings, prompts and parts.
+
+        Raises:
+            FingerprintMismatchError: it was not, and changes are not accepted.
+        """
+        own = self.fingerprints()
+        changed = tuple(name for name, value in own.items() if started_with.get(name) != value)
+        if changed and not self.accepts_changes:
+            raise FingerprintMismatchError(
+                f"This run was started with other {' and '.join(changed)}. Resume it with the same ones, start a new "
+                "run, or accept the change with --force.",
+                changed,
+            )
+
+    async def _open(self, run_id: str, store: BaseStore) -> RunSession:
+        archive = Archive(store, run_id)
+        ledger = Ledger(archive)
+        emitter = Emitter(run_id, self.sinks)
+        await ledger.load()
+        learned = await archive.get_all("learned")
+        models = Models(
+            **{
+                role: RoleModel(
+                    CallChannel(
+                        client=client,
+                        settings=self.settings,
+                        ledger=ledger,
+                        archive=archive,
+                        emitter=emitter,
+                        learned=_read_learned(learned.get(f"{role}/{client.settings.model}")),
+                    ),
+                    self.prompts,
+                )
+                for role, client in self.clients.items()
+            }
+        )
+        return RunSession(
+            run_id=run_id, archive=archive, ledger=ledger, models=models, emitter=emitter, started_at=time.time()
+        )
+
+
+async def session_of(runtime: Runtime[RunContext], run_id: str) -> RunSession:
+    """Return the session of the run that a node works for."""
+    return await runtime.context.session(run_id, runtime.store)
+
+
+def digest_json(value: JsonValue) -> str:
+    """Return the SHA-256 of a JSON value in canonical form."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _read_learned(stored: Mapping[str, JsonValue] | None) -> Learned:
+    if stored is None:
+        return Learned()
+    rung = stored["rung"]
+    return Learned(
+        rung=rung if isinstance(rung, int) else 0,
+        merges_system=bool(stored["merges_system"]),
+        ignores_n=bool(stored["ignores_n"]),
+    )

@@ -1,0 +1,24 @@
+"""What people and programs see of a run while it runs, and when it has ended."""
+
+from drpo_graph.display.base import Display, NullDisplay
+from drpo_graph.display.factory import DisplayKind, make_display
+from drpo_graph.display.inert import inert, inert_block
+from drpo_graph.display.jsonl import JsonlDisplay
+from drpo_graph.display.plain import PlainDisplay
+from drpo_graph.display.rich_panel import RichDisplay
+from drpo_graph.display.summary import render_summary
+from drpo_graph.display.view import RunView
+
+__all__ = [
+    "Display",
+    "DisplayKind",
+    "JsonlDisplay",
+    "NullDisplay",
+    "PlainDisplay",
+    "RichDisplay",
+    "RunView",
+    "inert",
+    "inert_block",
+    "make_display",
+    "render_summary",
+]

@@ -1,0 +1,49 @@
+"""Model text made harmless for a terminal: no escape sequence, control character or bidi override survives."""
+
+import re
+import unicodedata
+
+_ESCAPES = re.compile(
+    r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"  # CSI: colours, cursor moves
+    r"|(?:\x1b\]|\x9d)[^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)"  # OSC: window titles, links, clipboard
+    r"|(?:\x1b[PX^_]|[\x90\x98\x9e\x9f])[^\x1b\x9c]*(?:\x1b\\|\x9c)"  # DCS, SOS, PM, APC
+    r"|\x1b[ -/]*[0-~]"  # two-character escapes
+)
+_BREAKS = re.compile(r"[\t\n\r\v\f\x1c-\x1f\x85\u2028\u2029]+")
+_LINE_BREAKS = re.compile(r"\r\n|[\n\r\v\f\x85\u2028\u2029]")
+# Escapes and stripped characters take room in the raw text; beyond this factor only a hostile text is cut too short.
+_RAW_FACTOR = 8
+_VARIATION_SELECTORS = frozenset(chr(code) for code in range(0xFE00, 0xFE10))
+
+
+def inert(text: str, *, max_chars: int) -> str:
+    """Return the text as one line that a terminal shows and does not obey, cut to ``max_chars`` with an ellipsis.
+
+    Escape sequences go, line breaks and tabs become a space, control and format characters (C0, C1, bidi overrides,
+    zero-width ones) go, and lone surrogates, which no stream can write, become U+FFFD.
+    """
+    raw = text[: max_chars * _RAW_FACTOR]
+    spaced = _BREAKS.sub(" ", _ESCAPES.sub("", raw))
+    clean = "".join(map(_shown, spaced)).strip()
+    if len(clean) <= max_chars and len(raw) == len(text):
+        return clean
+    return clean[: max(max_chars - 1, 0)].rstrip() + "…"
+
+
+def inert_block(text: str, *, max_chars: int) -> str:
+    """Return the text as inert lines: its own line breaks and indentation stay, everything else as in :func:`inert`."""
+    lines = []
+    for line in _LINE_BREAKS.split(text[:max_chars]):
+        body = line.expandtabs(4)
+        indent = len(body) - len(body.lstrip(" "))
+        lines.append(" " * indent + inert(body, max_chars=max_chars))
+    return "\n".join(lines).strip("\n")
+
+
+def _shown(char: str) -> str:
+    if " " <= char <= "~":
+        return char
+    category = unicodedata.category(char)
+    if category == "Cs":
+        return "\N{REPLACEMENT CHARACTER}"
+    return "" if category in ("Cc", "Cf") or char in _VARIATION_SELECTORS else char

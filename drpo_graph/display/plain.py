@@ -1,0 +1,132 @@
+"""Lines for logs: one per level, one at the start and the end, one per warning. No colour, no control codes."""
+
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from rich.console import Console
+
+from drpo_graph.display.formatting import (
+    NONE,
+    format_count,
+    format_duration,
+    format_estimate,
+    format_models,
+    format_reward,
+)
+from drpo_graph.display.inert import inert
+from drpo_graph.display.streams import quiet
+from drpo_graph.display.summary import print_stop, print_summary
+from drpo_graph.display.view import RunView
+from drpo_graph.events import (
+    Event,
+    LevelFinished,
+    RunFinished,
+    RunStarted,
+    RunStopped,
+    ValidationFinished,
+    Warned,
+)
+
+WIDTH = 100
+"""Columns of the summary: a log has no width of its own."""
+
+_MAX_LINE = 400
+_MAX_BEAM = 8
+
+
+class PlainDisplay:
+    """Writes a run as lines of text."""
+
+    def __init__(self, stdout: TextIO, *, files: Sequence[Path] = (), commands: Sequence[str] = ()) -> None:
+        self._stream = quiet(stdout)
+        self._view = RunView()
+        self._files, self._commands = tuple(files), tuple(commands)
+
+    def start(self) -> None:
+        """Do nothing: the first event says what runs."""
+
+    def stop(self) -> None:
+        """Do nothing: every line is written when it is known."""
+
+    def handle(self, event: Event) -> None:
+        """Take the event in; write its line if it has one."""
+        self._view.apply(event)
+        match event:
+            case RunStarted():
+                self._write(_start_line(event))
+            case LevelFinished():
+                self._write(_level_line(self._view, event))
+            case ValidationFinished():
+                self._write(_validation_line(event))
+            case Warned():
+                self._write(f"warning: {inert(event.message, max_chars=_MAX_LINE)}")
+            case RunFinished():
+                elapsed_s = self._view.elapsed_s(event.time)
+                self._write(f"done  {inert(event.run_id, max_chars=80)}  {format_duration(elapsed_s)}")
+                with self._lines() as console:
+                    print_summary(
+                        console, event.result, elapsed_s=elapsed_s, files=self._files, commands=self._commands
+                    )
+            case RunStopped():
+                with self._lines() as console:
+                    print_stop(console, event, commands=self._commands)
+            case _:
+                pass
+
+    def _write(self, line: str) -> None:
+        self._stream.write(line + "\n")
+        self._stream.flush()
+
+    @contextmanager
+    def _lines(self) -> Iterator[Console]:
+        """Give a console without colour; what is printed on it is written without the blanks that fill its lines."""
+        page = io.StringIO()
+        yield Console(file=page, width=WIDTH, color_system=None, legacy_windows=False, highlight=False)
+        for line in page.getvalue().split("\n")[:-1]:
+            self._write(line.rstrip())
+
+
+def _start_line(event: RunStarted) -> str:
+    parts = (
+        f"{'resumed' if event.is_resumed else 'started'}  {inert(event.run_id, max_chars=80)}",
+        f"levels {event.num_levels}",
+        f"beam {event.beam_size} x {event.n_actions}",
+        f"queries {event.num_queries}, {event.queries_per_level} per level",
+        f"models {format_models(event.models)}" if event.models else "",
+    )
+    return "  ".join(filter(None, parts))
+
+
+def _level_line(view: RunView, event: LevelFinished) -> str:
+    best = NONE
+    if view.best is not None:
+        best = f"{format_reward(view.best.path_reward)} ({inert(view.best.candidate_id, max_chars=40)})"
+    expected = "" if view.num_rollouts is None else f"/{view.num_rollouts}"
+    usage, remaining_s = view.usage, view.remaining_s(event.time)
+    parts = (
+        f"level {event.level}/{event.max_depth}",
+        f"best {best}",
+        "beam " + (" ".join(format_reward(entry.path_reward) for entry in event.beam[:_MAX_BEAM]) or NONE),
+        f"children {len(view.rollouts)}{expected}",
+        f"unscored {view.num_unscored}",
+        f"calls {usage.calls}",
+        f"tokens {format_count(usage.prompt_tokens + usage.completion_tokens)}",
+        f"retries {view.num_retries}",
+        format_duration(view.elapsed_s(event.time)),
+        f"eta {format_estimate(remaining_s)}" if remaining_s else "",
+        "easy" if event.is_easy else "",
+    )
+    return "  ".join(filter(None, parts))
+
+
+def _validation_line(event: ValidationFinished) -> str:
+    verdict = "significant improvement" if event.is_significant else "no significant improvement"
+    difference = "" if event.difference is None else f"{event.difference:+.2f}"
+    interval = ""
+    if event.interval_low is not None and event.interval_high is not None:
+        interval = f"95% interval [{event.interval_low:+.2f}, {event.interval_high:+.2f}]"
+    selected = f"selected {inert(event.selected_id, max_chars=40)}"
+    return "  ".join(filter(None, ("validation", verdict, difference, interval, selected)))

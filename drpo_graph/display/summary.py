@@ -1,0 +1,177 @@
+"""What is left on the screen when a run has ended: the result with its evidence, its cost, and how to go on."""
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from drpo_graph.display.formatting import NONE, format_count, format_duration, format_kinds, format_reward, format_share
+from drpo_graph.display.inert import inert, inert_block
+from drpo_graph.events import RunStopped
+from drpo_graph.records import ROLES, PairedComparison, RunResult, Usage
+
+MAX_PROMPT_CHARS = 6000
+"""Longest prompt shown in full; the files hold the rest."""
+
+_MAX_LINE = 400
+_LABEL_WIDTH = 11
+_RESUME = "drpo resume "
+
+
+def render_summary(
+    result: RunResult, *, elapsed_s: float | None, files: Sequence[Path] = (), commands: Sequence[str] = ()
+) -> RenderableType:
+    """Return the closing summary of a run.
+
+    Print it with ``crop=False`` (as :func:`print_summary` does): paths and commands stay whole lines, whatever the
+    width, so that they can be copied.
+    """
+    facts = _grid()
+    facts.add_row("reward", _reward_text(result))
+    facts.add_row("validation", _validation_text(result))
+    facts.add_row("search", _search_text(result, elapsed_s=elapsed_s))
+    if result.failures_by_kind:
+        facts.add_row("failures", Text(format_kinds(result.failures_by_kind)))
+    parts: list[RenderableType] = [_prompt_panel(result), Text(), facts, Text(), _cost_table(result)]
+    parts.extend(_listing("files", [str(path) for path in files]))
+    parts.extend(_listing("next", commands))
+    return Group(*parts)
+
+
+def print_summary(
+    console: Console, result: RunResult, *, elapsed_s: float, files: Sequence[Path], commands: Sequence[str]
+) -> None:
+    """Print the summary of a finished run; of the commands, those that resume it no longer apply."""
+    further = [command for command in commands if not command.startswith(_RESUME)]
+    console.print(render_summary(result, elapsed_s=elapsed_s, files=files, commands=further), crop=False)
+
+
+def print_stop(console: Console, event: RunStopped, *, commands: Sequence[str]) -> None:
+    """Print why the run stopped, in one line, and the command that resumes it where one can."""
+    style = "yellow" if event.reason == "interrupted" else "bold red"
+    line = Text.assemble((f"{event.reason}: ", style), inert(event.message, max_chars=_MAX_LINE))
+    console.print(line, crop=False, no_wrap=True, overflow="ignore")
+    if event.is_resumable:
+        fallback = _RESUME + shlex.quote(inert(event.run_id, max_chars=_MAX_LINE))
+        command = next((command for command in commands if command.startswith(_RESUME)), fallback)
+        line = Text.assemble(("resume with: ", "dim"), (inert(command, max_chars=2000), "bold"))
+        console.print(line, crop=False, no_wrap=True, overflow="ignore")
+
+
+def _grid() -> Table:
+    grid = Table.grid(padding=(0, 2, 0, 0))
+    grid.add_column(style="dim", width=_LABEL_WIDTH, no_wrap=True)
+    grid.add_column(overflow="fold")
+    return grid
+
+
+def _prompt_panel(result: RunResult) -> RenderableType:
+    prompt = Text(inert_block(result.system_prompt, max_chars=MAX_PROMPT_CHARS))
+    hidden = len(result.system_prompt) - MAX_PROMPT_CHARS
+    if hidden > 0:
+        prompt.append(f"\n… {hidden} more characters in the files below", style="dim")
+    is_initial = result.system_prompt == result.initial_prompt
+    title = "initial prompt kept" if is_initial else "best prompt"
+    if result.status != "done":
+        title = f"{title} so far (run {result.status})"
+    heading = Text.assemble((title, "bold green"), (f"  {inert(result.candidate_id, max_chars=40)}", "dim"))
+    subtitle = Text(inert(result.thread_id, max_chars=60), style="dim")
+    # No side borders: the prompt can be copied from the terminal as it is.
+    return Panel(
+        prompt,
+        title=heading,
+        subtitle=subtitle,
+        title_align="left",
+        subtitle_align="right",
+        box=box.HORIZONTALS,
+        border_style="green",
+        padding=(0, 0),
+    )
+
+
+def _reward_text(result: RunResult) -> Text:
+    reward, same = result.reward, result.initial_reward_same_queries
+    text = Text.assemble(("unscored" if reward is None else format_reward(reward), "bold"))
+    if len(result.trace) <= 1:
+        return text.append("  the initial prompt's own, on the root's queries: no rewrite was chosen")
+    if same is not None and reward is not None:
+        gain = reward - same
+        text.append(f"  initial prompt {same:.2f} on the same queries  ")
+        return text.append(f"{gain:+.2f}", style="green" if gain > 0 else "")
+    text.append(" on the queries of its level; ")
+    text.append(f"initial prompt {format_reward(result.initial_reward)} on the root's queries")
+    return text.append(" (not the same queries, so not a comparison)", style="dim")
+
+
+def _validation_text(result: RunResult) -> Text:
+    validation = result.validation
+    if validation is None:
+        return Text("none: without held-out queries a gain may be chance", style="dim")
+    chosen = next((one for one in validation.comparisons if one.candidate_id == validation.selected_id), None)
+    contender = chosen or next(iter(validation.comparisons), None)
+    text = Text()
+    if validation.is_significant:
+        text.append("significant improvement", style="bold green")
+    else:
+        text.append("no significant improvement over the initial prompt", style="bold yellow")
+    if contender is None or contender.difference is None:
+        return text
+    text.append(f"\n{contender.difference:+.2f}", style="bold")
+    if contender.interval_low is not None and contender.interval_high is not None:
+        text.append(f"  95% interval [{contender.interval_low:+.2f}, {contender.interval_high:+.2f}]")
+    return text.append(_validation_details(contender, selected_id=validation.selected_id))
+
+
+def _validation_details(contender: PairedComparison, *, selected_id: str) -> str:
+    num_queries = contender.num_queries
+    where = f" on {num_queries} held-out {'query' if num_queries == 1 else 'queries'}"
+    if contender.candidate_id == selected_id:
+        return where
+    return f"{where} (best contender {inert(contender.candidate_id, max_chars=40)}; initial prompt kept)"
+
+
+def _search_text(result: RunResult, *, elapsed_s: float | None) -> Text:
+    levels = f"{result.depth} {'level' if result.depth == 1 else 'levels'}"
+    path = " > ".join(inert(candidate_id, max_chars=24) for candidate_id in result.trace[-12:])
+    duration = "" if elapsed_s is None else f" in {format_duration(elapsed_s)}"
+    text = Text(f"{levels}{duration}")
+    if len(result.trace) > 12:
+        path = f"… {path}"
+    return text.append(f"  path {path}", style="dim")
+
+
+def _cost_table(result: RunResult) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("cost", style="dim", width=_LABEL_WIDTH)
+    for name in ("calls", "tokens in", "out", "cached"):
+        table.add_column(name, justify="right")
+    total = Usage()
+    roles = [role for role in ROLES if role in result.usage_by_role]
+    for role in [*roles, *sorted(set(result.usage_by_role) - set(ROLES))]:
+        usage = result.usage_by_role[role]
+        total = total.plus(usage)
+        table.add_row(Text(inert(role, max_chars=_LABEL_WIDTH)), *_usage_cells(usage))
+    table.add_row("total", *_usage_cells(total), style="bold")
+    return table
+
+
+def _usage_cells(usage: Usage) -> list[str]:
+    cached = format_share(usage.cached_tokens, usage.prompt_tokens) if usage.cached_tokens else NONE
+    return [str(usage.calls), format_count(usage.prompt_tokens), format_count(usage.completion_tokens), cached]
+
+
+def _listing(label: str, lines: Sequence[str]) -> list[RenderableType]:
+    if not lines:
+        return []
+    indent = f"{'':{_LABEL_WIDTH + 2}}"
+    shown: list[RenderableType] = [Text()]
+    for i, line in enumerate(lines):
+        head = f"{label:{_LABEL_WIDTH + 2}}" if i == 0 else indent
+        text = Text.assemble((head, "dim"), inert(line, max_chars=2000), no_wrap=True, overflow="ignore")
+        shown.append(text)
+    return shown

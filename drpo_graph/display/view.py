@@ -1,0 +1,260 @@
+"""What a display shows of a run: a pure fold over its events, of bounded size and without a clock."""
+
+from collections import Counter, deque
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+from drpo_graph.events import (
+    BeamEntry,
+    CallFinished,
+    CallRetried,
+    Event,
+    LevelFinished,
+    LevelStarted,
+    RolloutScored,
+    RunFinished,
+    RunStarted,
+    RunStopped,
+    ValidationFinished,
+    Warned,
+)
+from drpo_graph.records import ROLES, Role, RunResult, Usage
+
+RATE_WINDOW_S = 30
+"""Calls per second are a mean over this many seconds."""
+
+MAX_HISTORY, MAX_MESSAGES, MAX_KINDS, MAX_TEXT = 512, 20, 24, 500
+
+Phase = Literal["starting", "root", "level", "choosing", "done", "interrupted", "failed"]
+
+
+class Message(NamedTuple):
+    """One line for people."""
+
+    elapsed_s: float
+    """Since the run (or its resumed part) began."""
+    kind: Literal["warning", "unscored", "note"]
+    text: str
+    """May hold model text: show it inert."""
+
+
+@dataclass(slots=True)
+class RoleCalls:
+    """One role's calls in this process, and how many came from the ledger instead."""
+
+    usage: Usage = field(default_factory=Usage)
+    from_ledger: int = 0
+    retries: int = 0
+
+
+@dataclass(slots=True)
+class RunView:
+    """Everything a display shows; :meth:`apply` is its only way to change."""
+
+    run_id: str = ""
+    is_resumed: bool = False
+    models: dict[str, str] = field(default_factory=dict)
+    beam_size: int = 0
+    phase: Phase = "starting"
+
+    level: int | None = None
+    """The level at work or just finished; 0 is the root's evaluation."""
+    max_depth: int = 0
+    is_level_finished: bool = False
+    num_rollouts: int | None = None
+    """Rollouts expected in this level; ``None`` when its start was not seen, as after a resume in its middle."""
+    rollouts: set[tuple[str, str]] = field(default_factory=set)
+    """(candidate id, query id) of this level's rollouts so far."""
+    num_unscored: int = 0
+    """Of this level's rollouts."""
+    num_late_rollouts: int = 0
+    """Rollouts since the last level finished: validation."""
+
+    beam: tuple[BeamEntry, ...] = ()
+    initial_reward: float | None = None
+    best: BeamEntry | None = None
+    """Best path reward since depth 1; the root until then."""
+    history: dict[int, float | None] = field(default_factory=dict)
+    """Best path reward of the beam by level."""
+
+    calls: dict[Role, RoleCalls] = field(default_factory=lambda: {role: RoleCalls() for role in ROLES})
+    retries_by_kind: Counter[str] = field(default_factory=Counter)
+    failures_by_kind: Counter[str] = field(default_factory=Counter)
+    usage: Usage = field(default_factory=Usage)
+    """The whole run's, former processes included as soon as a level has finished."""
+    warnings: deque[str] = field(default_factory=lambda: deque(maxlen=MAX_MESSAGES))
+    messages: deque[Message] = field(default_factory=lambda: deque(maxlen=MAX_MESSAGES))
+    validation: ValidationFinished | None = None
+    result: RunResult | None = None
+    stopped: RunStopped | None = None
+
+    _started_at: float | None = None
+    _ended_at: float | None = None
+    _level_started_at: float | None = None
+    _level_durations_s: deque[float] = field(default_factory=lambda: deque(maxlen=MAX_HISTORY))
+    # Calls per second of time: bounded by the window, whatever the rate.
+    _calls_by_second: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=RATE_WINDOW_S + 1))
+
+    @property
+    def levels_done(self) -> int:
+        """Finished levels of the search, the root's evaluation not counted."""
+        level = self.level or 0
+        return level if self.is_level_finished else max(level - 1, 0)
+
+    @property
+    def num_from_ledger(self) -> int:
+        """Calls that a former process had paid for."""
+        return sum(calls.from_ledger for calls in self.calls.values())
+
+    @property
+    def num_retries(self) -> int:
+        """Requests sent again."""
+        return sum(calls.retries for calls in self.calls.values())
+
+    @property
+    def process_usage(self) -> Usage:
+        """What this process's calls consumed."""
+        total = Usage()
+        for calls in self.calls.values():
+            total = total.plus(calls.usage)
+        return total
+
+    def elapsed_s(self, now: float) -> float:
+        """Return the seconds since the run, or its resumed part, began; they stand still once it has ended."""
+        if self._started_at is None:
+            return 0.0
+        return max((now if self._ended_at is None else self._ended_at) - self._started_at, 0.0)
+
+    def remaining_s(self, now: float) -> float | None:
+        """Return the estimated seconds of search left: ``None`` until one level past the root's is finished."""
+        if not self._level_durations_s or self._ended_at is not None:
+            return None
+        mean_s = sum(self._level_durations_s) / len(self._level_durations_s)
+        spent_s = 0.0
+        if self._level_started_at is not None and not self.is_level_finished:
+            spent_s = min(max(now - self._level_started_at, 0.0), mean_s)
+        return max((self.max_depth - self.levels_done) * mean_s - spent_s, 0.0)
+
+    def calls_per_s(self, now: float) -> float:
+        """Return this process's finished calls per second over the last seconds."""
+        num_calls = sum(count for second, count in self._calls_by_second if second > now - RATE_WINDOW_S)
+        return num_calls / min(max(self.elapsed_s(now), 1.0), RATE_WINDOW_S)
+
+    def apply(self, event: Event) -> None:
+        """Take one event into the view. An event that repeats after a resume counts once, where it has an id."""
+        match event:
+            case RunStarted():
+                self._start_run(event)
+            case LevelStarted():
+                self._start_level(event)
+            case RolloutScored():
+                self._score_rollout(event)
+            case LevelFinished():
+                self._finish_level(event)
+            case CallFinished():
+                self._finish_call(event)
+            case CallRetried():
+                self.calls[event.role].retries += 1
+                _count(self.retries_by_kind, event.kind)
+            case ValidationFinished():
+                self.validation = event
+            case RunFinished():
+                self.phase, self.result, self._ended_at = "done", event.result, event.time
+                if event.elapsed_s:
+                    self._started_at = event.time - event.elapsed_s
+            case RunStopped():
+                self.phase, self.stopped, self._ended_at = event.reason, event, event.time
+            case Warned():
+                self.warnings.append(event.message[:MAX_TEXT])
+                self._note(event.time, "warning", event.message)
+            case _:
+                pass
+
+    def _start_run(self, event: RunStarted) -> None:
+        self.run_id, self.is_resumed, self.models = event.run_id, event.is_resumed, dict(event.models)
+        self.beam_size = event.beam_size
+        self.max_depth = max(self.max_depth, event.num_levels)
+        self._started_at, self._ended_at, self.stopped = event.time, None, None
+        # The pause before a resume is no part of a level's duration.
+        self._level_started_at = None
+        self._calls_by_second.clear()
+
+    def _start_level(self, event: LevelStarted) -> None:
+        if event.level != self.level:
+            self._enter_level(event.level)
+        self.max_depth, self.num_rollouts, self.is_level_finished = event.max_depth, event.num_rollouts, False
+        self._level_started_at = event.time
+
+    def _enter_level(self, level: int) -> None:
+        self.level, self.is_level_finished, self.num_rollouts = level, False, None
+        self.phase = "level" if level else "root"
+        self.rollouts.clear()
+        self.num_unscored = self.num_late_rollouts = 0
+        self._level_started_at = None
+
+    def _score_rollout(self, event: RolloutScored) -> None:
+        if self.level is None or event.level > self.level:
+            self._enter_level(event.level)
+        key = (event.candidate_id, event.query_id)
+        if key in self.rollouts:
+            return
+        if event.level == self.level and not self.is_level_finished:
+            self.rollouts.add(key)
+            self.num_unscored += event.reward is None
+        else:
+            self.num_late_rollouts += 1
+        if event.failure_kind is not None:
+            _count(self.failures_by_kind, event.failure_kind)
+            where = f"{event.candidate_id} on {event.query_id}: {event.failure_kind}"
+            self._note(event.time, "unscored", f"{where}  {event.detail}" if event.detail else where)
+
+    def _finish_level(self, event: LevelFinished) -> None:
+        if event.level != self.level:
+            self._enter_level(event.level)
+        if event.level and self._level_started_at is not None:
+            self._level_durations_s.append(max(event.time - self._level_started_at, 0.0))
+        if event.is_easy:
+            self._note(event.time, "note", f"level {event.level} was easy; the search may go to {event.max_depth}")
+        self.max_depth, self.is_level_finished, self.beam = event.max_depth, True, event.beam
+        self.usage = event.usage
+        if event.level >= event.max_depth:
+            self.phase = "choosing"
+        self._remember_best(event)
+
+    def _remember_best(self, event: LevelFinished) -> None:
+        top = max(event.beam, key=_path_reward, default=None)
+        self.history[event.level] = top.path_reward if top else None
+        while len(self.history) > MAX_HISTORY:
+            self.history.pop(next(iter(self.history)))
+        if event.level == 0:
+            self.initial_reward = top.reward if top else None
+        # The root's own reward is no path reward: the first level replaces it, whichever is higher.
+        is_first = self.best is None or all(level == 0 for level in self.history if level != event.level)
+        if top is not None and (is_first or self.best is None or _path_reward(top) > _path_reward(self.best)):
+            self.best = top
+
+    def _finish_call(self, event: CallFinished) -> None:
+        calls = self.calls[event.role]
+        if event.from_ledger:
+            calls.from_ledger += 1
+            return
+        usage = event.usage if event.usage.calls else event.usage.plus(Usage(calls=1))
+        calls.usage = calls.usage.plus(usage)
+        self.usage = self.usage.plus(usage)
+        # Times may arrive slightly out of order: a late one joins the latest second.
+        second, count = self._calls_by_second[-1] if self._calls_by_second else (int(event.time), 0)
+        if self._calls_by_second and int(event.time) <= second:
+            self._calls_by_second[-1] = (second, count + usage.calls)
+        else:
+            self._calls_by_second.append((int(event.time), usage.calls))
+
+    def _note(self, time: float, kind: Literal["warning", "unscored", "note"], text: str) -> None:
+        self.messages.append(Message(self.elapsed_s(time), kind, text[:MAX_TEXT]))
+
+
+def _count(counter: Counter[str], kind: str) -> None:
+    counter[kind if kind in counter or len(counter) < MAX_KINDS else "other"] += 1
+
+
+def _path_reward(entry: BeamEntry) -> float:
+    return float("-inf") if entry.path_reward is None else entry.path_reward

@@ -1,0 +1,285 @@
+"""The graph: this file alone knows its shape. Routing functions are pure and total.
+
+::
+
+    START -> start_run -> rollout*(root) + select_metrics* -> score_beams
+    score_beams -> expand* + select_metrics*(next level) -> score_beams -> ... -> [validate*] -> conclude -> END
+    expand  = rewrite_prompts -> rollout*          one Send per child and query: no barrier between children
+    rollout = sample_errors (+ select_metrics) -> critique
+"""
+
+import asyncio
+import weakref
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from langchain_core.language_models import BaseChatModel
+from langgraph.graph import END, START, StateGraph
+from langgraph.graph.state import CompiledStateGraph
+from langgraph.runtime import Runtime
+from langgraph.store.base import BaseStore
+from langgraph.store.memory import InMemoryStore
+from langgraph.types import Checkpointer, Send
+
+from drpo_graph import nodes
+from drpo_graph.components import build_components
+from drpo_graph.context import RunContext, digest_json
+from drpo_graph.emitter import EventSink
+from drpo_graph.models import build_clients
+from drpo_graph.prompts.library import load_prompts
+from drpo_graph.protocols import BeamPolicy, Critic, MetricSelector, RewardFunction, Rewriter
+from drpo_graph.records import Role
+from drpo_graph.settings import Settings, build_settings, merge_settings
+from drpo_graph.state import (
+    ExpandOutput,
+    ExpandState,
+    ExpandTask,
+    MetricsTask,
+    RolloutOutput,
+    RolloutState,
+    RolloutTask,
+    SearchInput,
+    SearchOutput,
+    SearchState,
+)
+
+type_Graph = CompiledStateGraph[SearchState, Any, SearchInput, SearchOutput]
+
+RECURSION_LIMIT = 10_000
+"""Supersteps a search may take; LangChain passes 25 down from tools and runnables, which ends a run at level 20."""
+
+
+@dataclass(frozen=True)
+class ContextOverrides:
+    """What a caller without live objects, such as LangGraph's server, may hand over as context: JSON only."""
+
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Settings by name, on top of those that the graph was built with."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Defaults:
+    """What a graph falls back to when its caller hands over no context of ours."""
+
+    settings: Settings
+    models: Mapping[Role, BaseChatModel]
+    parts: Mapping[str, Any]
+    store: BaseStore | None
+    sinks: tuple[EventSink, ...]
+    _contexts: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, RunContext]]" = field(
+        default_factory=weakref.WeakKeyDictionary
+    )
+
+    def context(self, given: object) -> RunContext:
+        """Return the context to use: the given one if it is ours, else one of our own for this event loop."""
+        if isinstance(given, RunContext):
+            return given
+        overrides = given.settings if isinstance(given, ContextOverrides) else {}
+        contexts = self._contexts.setdefault(asyncio.get_running_loop(), {})
+        name = digest_json(overrides)
+        if name not in contexts:
+            contexts[name] = self._build(overrides)
+        return contexts[name]
+
+    def _build(self, overrides: Mapping[str, object]) -> RunContext:
+        settings = self.settings
+        if overrides:
+            settings = build_settings(merge_settings(settings.model_dump(exclude_unset=True), overrides))
+        return build_context(settings, models=self.models, store=self.store, sinks=self.sinks, **self.parts)
+
+
+def build_context(
+    settings: Settings,
+    *,
+    models: Mapping[Role, BaseChatModel] | None = None,
+    store: BaseStore | None = None,
+    sinks: tuple[EventSink, ...] = (),
+    accepts_changes: bool = False,
+    selector: MetricSelector | None = None,
+    critic: Critic | RewardFunction | None = None,
+    rewriter: Rewriter | None = None,
+    beam_policy: BeamPolicy | None = None,
+) -> RunContext:
+    """Return the live objects of a run.
+
+    Raises:
+        ModelSpecError: a role has no model, or its string cannot be resolved.
+        TemplateError: the template folder of the settings cannot be used.
+    """
+    prompts = load_prompts(settings.templates)
+    components = build_components(
+        settings, prompts, selector=selector, critic=critic, rewriter=rewriter, beam_policy=beam_policy
+    )
+    return RunContext(
+        settings=settings,
+        prompts=prompts,
+        clients=build_clients(settings, models),
+        components=components,
+        store=store,
+        sinks=sinks,
+        accepts_changes=accepts_changes,
+    )
+
+
+def build_graph(
+    settings: Settings | None = None,
+    *,
+    models: Mapping[Role, BaseChatModel] | None = None,
+    selector: MetricSelector | None = None,
+    critic: Critic | RewardFunction | None = None,
+    rewriter: Rewriter | None = None,
+    beam_policy: BeamPolicy | None = None,
+    sinks: tuple[EventSink, ...] = (),
+    checkpointer: Checkpointer = None,
+    store: BaseStore | None = None,
+) -> type_Graph:
+    """Return the search as a compiled graph: invoke it, stream it, or make it a node of a graph of your own.
+
+    Input and output are :class:`~drpo_graph.state.SearchInput` and :class:`~drpo_graph.state.SearchOutput`. As a
+    subgraph it uses the parent's checkpointer; its texts and its ledger stand in ``store``, else in the parent's
+    store. Without either they are kept in memory, and a run does not survive its process.
+
+    Args:
+        settings: What to do; models may also be named by the context at run time.
+        models: Chat model instances by role, in place of the settings' model strings.
+        selector: Replaces the metric selector.
+        critic: Replaces the critic, or a reward function to use in its place.
+        rewriter: Replaces the rewriter.
+        beam_policy: Replaces the choice of the beam.
+        sinks: Called with every event, besides LangGraph's custom stream.
+        checkpointer: Where the graph's state is saved.
+        store: Where texts and finished calls are saved.
+    """
+    parts = {"selector": selector, "critic": critic, "rewriter": rewriter, "beam_policy": beam_policy}
+    defaults = _Defaults(
+        settings=settings or Settings(), models=models or {}, parts=parts, store=store, sinks=tuple(sinks)
+    )
+    fallback_store = store or InMemoryStore()
+    rollout = _build_rollout(defaults, fallback_store)
+    graph = StateGraph(
+        SearchState, context_schema=ContextOverrides, input_schema=SearchInput, output_schema=SearchOutput
+    )
+    _add(graph, "start_run", nodes.start_run, SearchState, defaults, fallback_store)
+    _add(graph, "select_metrics", nodes.select_metrics, MetricsTask, defaults, fallback_store)
+    _add(graph, "score_beams", nodes.score_beams, SearchState, defaults, fallback_store)
+    _add(graph, "conclude", nodes.conclude, SearchState, defaults, fallback_store)
+    graph.add_node("rollout", rollout, input_schema=RolloutTask)
+    graph.add_node("expand", _build_expand(defaults, rollout, fallback_store), input_schema=ExpandTask)
+    graph.add_node("validate", rollout, input_schema=RolloutTask)
+    graph.add_edge(START, "start_run")
+    graph.add_conditional_edges("start_run", _route_start, ["rollout", "select_metrics"])
+    for name in ("rollout", "select_metrics", "expand"):
+        graph.add_edge(name, "score_beams")
+    graph.add_conditional_edges("score_beams", _route_level, ["expand", "select_metrics", "validate", "conclude"])
+    graph.add_edge("validate", "conclude")
+    graph.add_edge("conclude", END)
+    compiled: type_Graph = graph.compile(checkpointer=checkpointer, store=store, name="drpo")
+    return compiled
+
+
+def _route_start(state: SearchState) -> list[Send]:
+    """Run the root on its queries, and select the first level's metrics beside it."""
+    return [*_send_rollouts(state, "rollout", ["0"], state["query_ids"]), *_send_prefetch(state)]
+
+
+def _route_level(state: SearchState) -> list[Send] | str:
+    """Go on with a level, with validation, or to the end."""
+    if state["phase"] == "conclude":
+        return "conclude"
+    if state["phase"] == "validate":
+        return _send_rollouts(state, "validate", state["contender_ids"], state["validation_ids"])
+    tasks: list[ExpandTask] = [
+        {
+            "run_id": state["run_id"],
+            "level": state["level"],
+            "beam_rank": place,
+            "parent": parent,
+            "query_ids": state["query_ids"],
+            "selects_inline": state["selects_inline"],
+        }
+        for place, parent in enumerate(state["beam"])
+    ]
+    return [*(Send("expand", task) for task in tasks), *_send_prefetch(state)]
+
+
+def _route_children(state: ExpandState) -> list[Send]:
+    """Run every child on every query of the level."""
+    tasks: list[RolloutTask] = [
+        {
+            "run_id": state["run_id"],
+            "level": state["level"],
+            "candidate_id": child["id"],
+            "query_id": query_id,
+            "selects_inline": state["selects_inline"],
+        }
+        for child in state["children"]
+        for query_id in state["query_ids"]
+    ]
+    return [Send("rollout", task) for task in tasks]
+
+
+def _route_rollout(state: RolloutState) -> list[str]:
+    """Select the query's metrics beside the response where they were not selected ahead."""
+    return ["sample_errors", "select_metrics"] if state["selects_inline"] else ["sample_errors"]
+
+
+def _send_rollouts(state: SearchState, node: str, candidate_ids: list[str], query_ids: list[str]) -> list[Send]:
+    tasks: list[RolloutTask] = [
+        {
+            "run_id": state["run_id"],
+            "level": state["level"],
+            "candidate_id": candidate_id,
+            "query_id": query_id,
+            "selects_inline": True,
+        }
+        for candidate_id in candidate_ids
+        for query_id in query_ids
+    ]
+    return [Send(node, task) for task in tasks]
+
+
+def _send_prefetch(state: SearchState) -> list[Send]:
+    tasks: list[MetricsTask] = [{"run_id": state["run_id"], "query_id": query_id} for query_id in state["prefetch_ids"]]
+    return [Send("select_metrics", task) for task in tasks]
+
+
+def _build_rollout(defaults: _Defaults, store: BaseStore) -> CompiledStateGraph[Any, Any, Any, Any]:
+    graph = StateGraph(RolloutState, input_schema=RolloutTask, output_schema=RolloutOutput)
+    _add(graph, "sample_errors", nodes.sample_errors, RolloutState, defaults, store)
+    _add(graph, "select_metrics", nodes.select_metrics, RolloutState, defaults, store)
+    _add(graph, "critique", nodes.critique, RolloutState, defaults, store)
+    graph.add_conditional_edges(START, _route_rollout, ["sample_errors", "select_metrics"])
+    graph.add_edge("sample_errors", "critique")
+    graph.add_edge("select_metrics", "critique")
+    graph.add_edge("critique", END)
+    return graph.compile(name="rollout")
+
+
+def _build_expand(
+    defaults: _Defaults, rollout: CompiledStateGraph[Any, Any, Any, Any], store: BaseStore
+) -> CompiledStateGraph[Any, Any, Any, Any]:
+    graph = StateGraph(ExpandState, input_schema=ExpandTask, output_schema=ExpandOutput)
+    _add(graph, "rewrite_prompts", nodes.rewrite_prompts, ExpandState, defaults, store)
+    graph.add_node("rollout", rollout, input_schema=RolloutTask)
+    graph.add_edge(START, "rewrite_prompts")
+    graph.add_conditional_edges("rewrite_prompts", _route_children, ["rollout"])
+    graph.add_edge("rollout", END)
+    return graph.compile(name="expand")
+
+
+def _add(
+    graph: StateGraph[Any, Any, Any, Any],
+    name: str,
+    node: Callable[..., Awaitable[Any]],
+    schema: type[Any],
+    defaults: _Defaults,
+    store: BaseStore,
+) -> None:
+    """Add a node that finds our context and a store, whoever runs the graph."""
+
+    async def run(state: Any, runtime: Runtime[Any]) -> Any:
+        own = runtime.override(context=defaults.context(runtime.context), store=runtime.store or store)
+        return await node(state, own)
+
+    graph.add_node(name, run, input_schema=schema)

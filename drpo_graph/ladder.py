@@ -1,0 +1,274 @@
+"""The ladder from a question to usable samples: JSON schema, tool call, JSON mode, text, one repair.
+
+A rung that the server refuses is left for good and remembered with the run. A reply that cannot be used is asked for
+again, then repaired once; after that the sample has a reason instead of a value.
+"""
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Generic, NamedTuple, TypeVar
+
+from drpo_graph.chat import CallChannel, RefusedRequestError
+from drpo_graph.errors import FailureKind, ReplyError
+from drpo_graph.failures import CallFailure
+from drpo_graph.ledger import Choice
+from drpo_graph.parsing import shorten
+from drpo_graph.prompts.library import Message, PromptLibrary
+from drpo_graph.records import Failure
+from drpo_graph.transport import ReplySchema, Request
+
+T = TypeVar("T")
+
+LADDER = ("json_schema", "tool", "json", "text")
+
+
+class Sample(NamedTuple, Generic[T]):
+    """One sample of a role's reply: its value, or why there is none."""
+
+    value: T | None
+    failure: Failure | None
+    key: str | None = None
+    """The ledger key of the call it came from."""
+
+
+@dataclass(frozen=True, slots=True)
+class RoleModel:
+    """A role's model, ready to be asked. Replacement components get these and so share ledger, limits and retries."""
+
+    channel: CallChannel
+    prompts: PromptLibrary
+
+    async def ask(
+        self,
+        messages: Sequence[Message],
+        *,
+        parse: Callable[[str], T],
+        schema: ReplySchema | None = None,
+        num_samples: int = 1,
+        seed: int | None = None,
+    ) -> list[Sample[T]]:
+        """Return ``num_samples`` samples of a structured reply, each parsed or with its reason.
+
+        A reply that cannot be used is asked for again (one try more by default), then repaired once: the model is
+        shown its reply and what was wrong with it. One bad sample never costs the others.
+
+        Args:
+            messages: The request.
+            parse: Turns a reply's text into a value; raises ``ReplyError`` when it cannot.
+            schema: The JSON object the reply should be, for servers that can enforce it.
+            num_samples: Samples wanted; one request where the server honours ``n``.
+            seed: Sampling seed sent to the server; further requests derive theirs from it.
+
+        Raises:
+            ModelCallError: the endpoint cannot be used at all (wrong key, unknown model, unreachable).
+            RunInterruptedError: the run was asked to stop.
+        """
+        exchange = _Exchange(self, messages, schema, lambda choice: parse(_usable_text(choice)), seed)
+        return await exchange.run(num_samples)
+
+    async def respond(self, messages: Sequence[Message], *, accepts_empty: bool = False) -> Sample[str]:
+        """Return the base model's free-text response: a refusal or a truncated text is a response too.
+
+        Raises:
+            ModelCallError: the endpoint cannot be used at all.
+            RunInterruptedError: the run was asked to stop.
+        """
+        exchange = _Exchange(self, messages, None, lambda choice: response_text(choice, accepts_empty), None)
+        (sample,) = await exchange.run(1, may_repair=False)
+        return sample
+
+
+@dataclass(frozen=True, slots=True)
+class Models:
+    """The four roles' models of one run."""
+
+    base: RoleModel
+    metrics: RoleModel
+    critic: RoleModel
+    optimizer: RoleModel
+
+
+def _usable_text(choice: Choice) -> str:
+    """Return a structured reply's text.
+
+    Raises:
+        ReplyError: it is a refusal or empty.
+    """
+    if choice.refusal or choice.finish_reason == "content_filter":
+        raise ReplyError(f"the model refused: {shorten(choice.refusal or choice.text)!r}", kind="refused")
+    if not choice.text.strip():
+        raise ReplyError("the reply is empty", kind="empty")
+    return choice.text
+
+
+def response_text(choice: Choice, accepts_empty: bool = False) -> str:
+    """Return a base model's response: its text, or its refusal, without the white space around it.
+
+    Raises:
+        ReplyError: it is empty and may not be.
+    """
+    text = (choice.refusal or choice.text).strip()
+    if not text and not accepts_empty:
+        raise ReplyError("the response is empty", kind="empty")
+    return text
+
+
+def derive_seed(seed: int | None, *parts: object) -> int | None:
+    """Return a further request's sampling seed, or ``None`` when the role sends none."""
+    if seed is None:
+        return None
+    return random.Random("/".join(str(part) for part in (seed, *parts))).randrange(2**31)
+
+
+class _Exchange(Generic[T]):
+    """One question and everything done to get usable samples of its answer."""
+
+    def __init__(
+        self,
+        model: RoleModel,
+        messages: Sequence[Message],
+        schema: ReplySchema | None,
+        read: Callable[[Choice], T],
+        seed: int | None,
+    ) -> None:
+        self._model = model
+        self._channel = model.channel
+        self._read = read
+        self._seed = seed
+        role = model.channel.client.settings
+        self._request = Request(
+            messages=list(messages),
+            temperature=role.temperature,
+            top_p=role.top_p,
+            max_tokens=role.max_tokens,
+            seed=seed,
+            stop=role.stop,
+            schema=schema,
+            extra_body=role.extra_body,
+        )
+        self._samples: list[Sample[T]] = []
+        self._last_choices: dict[int, Choice] = {}
+
+    async def run(self, num_samples: int, *, may_repair: bool = True) -> list[Sample[T]]:
+        """Return the samples after re-asking and, where allowed, repair."""
+        self._samples = [Sample(None, None)] * num_samples
+        attempts = 1 if self._channel.settings.is_compat else self._channel.settings.max_reply_attempts
+        for attempt in range(attempts):
+            await self._ask_for(self._missing(), attempt)
+            if not self._missing():
+                return self._samples
+        if may_repair and not self._channel.settings.is_compat:
+            await asyncio.gather(*(self._repair(slot) for slot in self._missing()))
+        return self._samples
+
+    def _missing(self) -> list[int]:
+        return [slot for slot, sample in enumerate(self._samples) if sample.value is None]
+
+    async def _ask_for(self, slots: list[int], attempt: int) -> None:
+        is_whole = len(slots) == len(self._samples)
+        request = replace(self._request, num_samples=len(slots), max_tokens=self._token_limit(slots))
+        if not is_whole:
+            request = replace(request, seed=derive_seed(self._seed, "missing", attempt, *slots))
+        if self._channel.learned.ignores_n and len(slots) > 1:
+            await self._ask_singly(slots, request, attempt)
+            return
+        key, choices = await self._call(request, attempt, slots)
+        for slot, choice in zip(slots, choices, strict=False):
+            self._settle(slot, choice, key)
+        left = slots[len(choices) :]
+        if choices and left:
+            # The server ignores n: the missing samples become calls of their own, now and from here on.
+            await self._channel.learn(ignores_n=True)
+            await self._ask_singly(left, request, attempt, first=len(choices))
+
+    async def _ask_singly(self, slots: list[int], request: Request, attempt: int, first: int = 0) -> None:
+        async def ask_one(place: int, slot: int) -> None:
+            # The first sample keeps the request's own seed: it is the one the server already gave when it ignored n.
+            seed = request.seed if place == 0 else derive_seed(self._seed, "sample", slot)
+            single = replace(request, num_samples=1, seed=seed)
+            for choice in (await self._call(single, attempt if seed is not None else attempt + place * 1000, [slot]))[
+                :1
+            ]:
+                self._settle(slot, choice)
+
+        await asyncio.gather(*(ask_one(first + offset, slot) for offset, slot in enumerate(slots)))
+
+    async def _repair(self, slot: int) -> None:
+        choice, failure = self._last_choices.get(slot), self._samples[slot].failure
+        if choice is None or failure is None or failure.kind == "refused" or not choice.text.strip():
+            return
+        repair: list[Message] = [
+            {"role": "assistant", "content": choice.text},
+            self._model.prompts.render_repair(failure.detail),
+        ]
+        request = replace(
+            self._request,
+            messages=[*self._request.messages, *repair],
+            seed=derive_seed(self._seed, "repair", slot),
+            max_tokens=self._token_limit([slot]),
+        )
+        key, choices = await self._call(request, 0, [slot])
+        for repaired in choices[:1]:
+            self._settle(slot, repaired, key)
+
+    async def _call(
+        self, request: Request, attempt: int, slots: list[int], *, sample_index: int = 0
+    ) -> tuple[str, tuple[Choice, ...]]:
+        """Return the call's key and choices, climbing down the ladder as the server refuses what is asked of it."""
+        channel = self._channel
+        while True:
+            rung = self._rung()
+            adapted = replace(request, mode=LADDER[rung], messages=self._adapt(request.messages))
+            try:
+                entry = await channel.call(adapted, attempt=attempt, sample_index=sample_index)
+                return entry.key, entry.record.choices
+            except RefusedRequestError as error:
+                if error.failure.remedy == "climb" and rung < len(LADDER) - 1:
+                    await channel.learn(rung=max(channel.learned.rung, rung + 1))
+                elif error.failure.remedy == "merge_system" and not channel.learned.merges_system:
+                    await channel.learn(merges_system=True)
+                else:
+                    self._fail(slots, error.failure)
+                    return "", ()
+
+    def _rung(self) -> int:
+        mode = self._channel.client.settings.reply_mode
+        if self._request.schema is None or self._channel.settings.is_compat:
+            return len(LADDER) - 1
+        return max(0 if mode == "auto" else LADDER.index(mode), self._channel.learned.rung)
+
+    def _adapt(self, messages: Sequence[Message]) -> list[Message]:
+        """Return the messages with the system prompt merged into the user's where the model has no system role."""
+        mode = self._channel.client.settings.system_role
+        if (
+            messages[0]["role"] != "system"
+            or mode == "keep"
+            or (mode == "auto" and not self._channel.learned.merges_system)
+        ):
+            return list(messages)
+        merged: Message = {"role": "user", "content": f"{messages[0]['content']}\n\n{messages[1]['content']}"}
+        return [merged, *messages[2:]]
+
+    def _settle(self, slot: int, choice: Choice, key: str) -> None:
+        self._last_choices[slot] = choice
+        try:
+            self._samples[slot] = Sample(self._read(choice), None, key)
+        except ReplyError as error:
+            is_cut = choice.finish_reason == "length" and error.kind == "unparsable"
+            kind: FailureKind = "truncated" if is_cut else error.kind
+            self._samples[slot] = Sample(None, Failure(kind=kind, detail=str(error)))
+
+    def _fail(self, slots: list[int], failure: CallFailure) -> None:
+        kind: FailureKind = "unavailable" if failure.remedy == "retry" else "rejected"
+        if failure.remedy == "refuse":
+            kind = "refused"
+        for slot in slots:
+            self._samples[slot] = Sample(None, Failure(kind=kind, detail=f"{failure.kind}: {failure.message}"))
+
+    def _token_limit(self, slots: list[int]) -> int:
+        """Return the reply's token limit, doubled where a former reply was cut off by it."""
+        failures = [self._samples[slot].failure for slot in slots]
+        is_cut = any(failure is not None and failure.kind == "truncated" for failure in failures)
+        return self._request.max_tokens * (2 if is_cut else 1)

@@ -1,0 +1,135 @@
+"""The call ledger: every finished model call, committed before its result is used.
+
+LangGraph's own checkpoints repeat a call whose node had not been saved when the process died. The ledger is keyed by
+the content of the call, so a resumed run takes what was paid for from here, and identical calls in flight are one.
+"""
+
+import asyncio
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
+from typing import NamedTuple
+
+from pydantic import Field, JsonValue
+
+from drpo_graph.archive import Archive
+from drpo_graph.errors import RunInterruptedError
+from drpo_graph.records import Record, Role, Usage
+
+
+class Choice(Record):
+    """One sample of a reply."""
+
+    text: str
+    finish_reason: str = "stop"
+    refusal: str | None = None
+
+
+class CallRecord(Record):
+    """One finished call, as the ledger keeps it."""
+
+    role: Role
+    model: str
+    choices: tuple[Choice, ...]
+    usage: Usage
+    retries: dict[str, int] = Field(default_factory=dict)
+    """Transport failures before it succeeded, by kind."""
+
+
+class LedgerEntry(NamedTuple):
+    """A call's key and record, and whether a former process had paid for it."""
+
+    key: str
+    record: CallRecord
+    is_replayed: bool
+
+
+def call_key(parts: Mapping[str, JsonValue]) -> str:
+    """Return the ledger key of a call: the SHA-256 of everything that decides its reply."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+class Ledger:
+    """One run's finished calls. Bound to one event loop; :meth:`load` comes first."""
+
+    def __init__(self, archive: Archive) -> None:
+        self._archive = archive
+        self._stored_keys: set[str] = set()
+        self._in_flight: dict[str, asyncio.Task[CallRecord]] = {}
+        self._stop_reason: str | None = None
+        self.usage_by_role: dict[str, Usage] = {}
+        self.retries_by_kind: Counter[str] = Counter()
+
+    async def load(self) -> None:
+        """Read which calls former processes finished, and what they used."""
+        for key, value in (await self._archive.get_all("calls")).items():
+            self._stored_keys.add(key)
+            self._tally(CallRecord.model_validate(value))
+
+    async def once(self, key: str, call: Callable[[], Awaitable[CallRecord]]) -> LedgerEntry:
+        """Return the call's record from the ledger, from the same call in flight, or by making it.
+
+        A call that was begun is finished and committed even if its caller is cancelled meanwhile.
+
+        Raises:
+            RunInterruptedError: the run was asked to stop, and this call had not begun.
+        """
+        if key in self._stored_keys:
+            stored = await self._archive.get("calls", key)
+            if stored is not None:
+                return LedgerEntry(key, CallRecord.model_validate(stored), is_replayed=True)
+        task = self._in_flight.get(key)
+        if task is None:
+            self.check_open()
+            task = asyncio.create_task(self._make(key, call))
+            self._in_flight[key] = task
+            task.add_done_callback(lambda done: self._forget(key, done))
+        return LedgerEntry(key, await asyncio.shield(task), is_replayed=False)
+
+    def stop(self, reason: str) -> None:
+        """Let no further call begin; those in flight go on."""
+        self._stop_reason = reason
+
+    def check_open(self) -> None:
+        """Do nothing while calls may begin.
+
+        Raises:
+            RunInterruptedError: the run was asked to stop.
+        """
+        if self._stop_reason is not None:
+            raise RunInterruptedError(self._stop_reason)
+
+    @property
+    def num_in_flight(self) -> int:
+        """Calls begun and not yet committed."""
+        return len(self._in_flight)
+
+    async def drain(self) -> None:
+        """Return when every call in flight is committed or has failed."""
+        while self._in_flight:
+            await asyncio.wait(list(self._in_flight.values()))
+            await asyncio.sleep(0)
+
+    def total_usage(self) -> Usage:
+        """Return what all roles used."""
+        total = Usage()
+        for usage in self.usage_by_role.values():
+            total = total.plus(usage)
+        return total
+
+    async def _make(self, key: str, call: Callable[[], Awaitable[CallRecord]]) -> CallRecord:
+        record = await call()
+        await self._archive.put("calls", key, record.model_dump(mode="json"))
+        self._stored_keys.add(key)
+        self._tally(record)
+        return record
+
+    def _forget(self, key: str, done: asyncio.Task[CallRecord]) -> None:
+        self._in_flight.pop(key, None)
+        if not done.cancelled():
+            done.exception()  # Marks it as seen: its waiters, if any are left, got it too.
+
+    def _tally(self, record: CallRecord) -> None:
+        self.usage_by_role[record.role] = self.usage_by_role.get(record.role, Usage()).plus(record.usage)
+        self.retries_by_kind.update(record.retries)

@@ -1,0 +1,187 @@
+"""From ``provider:model`` strings to clients.
+
+``openai:NAME``, ``vllm:NAME`` and any OpenAI-compatible URL go through ``ChatOpenAI``; ``local:smollm2`` through the
+embedded server; other providers through LangChain's ``init_chat_model`` where the package ``langchain`` is installed.
+Client-side retries are off: the one retry loop is in :mod:`drpo_graph.chat`.
+"""
+
+import os
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from drpo_graph.chat import ModelClient
+from drpo_graph.errors import ModelSpecError
+from drpo_graph.records import ROLES, Role
+from drpo_graph.scheduler import gate_for
+from drpo_graph.server import serve_embedded
+from drpo_graph.settings import RoleSettings, Settings
+from drpo_graph.transport import CompletionsTransport, LangChainTransport, OpenAIChatTransport, Transport
+
+if TYPE_CHECKING:
+    from langchain_core.language_models import BaseChatModel
+
+DEFAULT_VLLM_URL = "http://127.0.0.1:8000/v1"
+_OPENAI_URL = "https://api.openai.com/v1"
+_NO_KEY = "EMPTY"
+"""What servers without a key are sent, as vLLM's own documentation does."""
+
+
+class Endpoint:
+    """Where an OpenAI-compatible model is served, and under which name and key."""
+
+    __slots__ = ("api_key", "base_url", "name")
+
+    def __init__(self, name: str, base_url: str, api_key: str) -> None:
+        self.name = name
+        self.base_url = base_url
+        self.api_key = api_key
+
+
+def build_clients(settings: Settings, models: "Mapping[Role, BaseChatModel] | None" = None) -> dict[Role, ModelClient]:
+    """Return each role's client: a given chat model instance, or one made from the role's model string.
+
+    Raises:
+        ModelSpecError: a role has no model, or its string cannot be resolved.
+    """
+    given = models or {}
+    return {role: build_client(role, settings, given.get(role)) for role in ROLES}
+
+
+def build_client(role: Role, settings: Settings, model: "BaseChatModel | None" = None) -> ModelClient:
+    """Return one role's client.
+
+    Raises:
+        ModelSpecError: the role has no model, or its string cannot be resolved.
+    """
+    role_settings = settings.role(role)
+    if model is not None:
+        name = str(getattr(model, "model_name", None) or getattr(model, "model", None) or type(model).__name__)
+        transport: Transport = OpenAIChatTransport(model) if _is_openai(model) else LangChainTransport(model)
+        role_settings = role_settings.model_copy(update={"model": role_settings.model or name})
+        place = str(getattr(model, "openai_api_base", None) or type(model).__name__)
+    else:
+        transport, place = _open(role, role_settings, settings.timeout_s)
+    gate = partial(
+        gate_for,
+        place,
+        max_concurrency=settings.max_concurrency,
+        requests_per_second=settings.requests_per_second,
+    )
+    return ModelClient(role=role, settings=role_settings, transport=transport, gate=gate, endpoint=place)
+
+
+def find_endpoint(role: Role, settings: RoleSettings) -> Endpoint | None:
+    """Return where an OpenAI-compatible model string points, or ``None`` for another provider's.
+
+    Raises:
+        ModelSpecError: the string or the URL is malformed, or the key is missing.
+    """
+    provider, separator, name = settings.model.partition(":")
+    if not settings.model:
+        raise ModelSpecError(
+            f"The {role} model is not set. Give --model for all roles or --{role}-model, e.g. openai:gpt-4o-mini, "
+            "vllm:NAME or local:smollm2."
+        )
+    if not separator or not name:
+        raise ModelSpecError(f"The {role} model {settings.model!r}: expected provider:model, e.g. openai:gpt-4o-mini.")
+    if provider == "local":
+        server = serve_embedded(name)
+        return Endpoint(name, server.base_url, server.api_key)
+    if provider == "vllm":
+        base_url = settings.base_url or os.environ.get("VLLM_BASE_URL") or DEFAULT_VLLM_URL
+        return Endpoint(name, _check_url(role, base_url), _read_key(role, settings, "VLLM_API_KEY") or _NO_KEY)
+    if provider == "openai" or settings.base_url:
+        base_url = _check_url(role, settings.base_url or os.environ.get("OPENAI_BASE_URL") or _OPENAI_URL)
+        key = _read_key(role, settings, "OPENAI_API_KEY")
+        if key is None and urlsplit(base_url).hostname == "api.openai.com":
+            raise ModelSpecError(f"The {role} model {settings.model!r}: set OPENAI_API_KEY.")
+        return Endpoint(name if provider == "openai" else settings.model, base_url, key or _NO_KEY)
+    return None
+
+
+def _open(role: Role, settings: RoleSettings, timeout_s: float) -> tuple[Transport, str]:
+    endpoint = find_endpoint(role, settings)
+    if endpoint is None:
+        return LangChainTransport(_init_other_provider(role, settings)), settings.model.partition(":")[0]
+    if settings.endpoint == "completions":
+        return _open_completions(endpoint, timeout_s), endpoint.base_url
+    return _open_chat(endpoint, timeout_s), endpoint.base_url
+
+
+def _open_chat(endpoint: Endpoint, timeout_s: float) -> Transport:
+    from langchain_openai import ChatOpenAI  # Two seconds to import: only a run that calls models pays for it.
+    from pydantic import SecretStr
+
+    model = ChatOpenAI(
+        model=endpoint.name,
+        base_url=endpoint.base_url,
+        api_key=SecretStr(endpoint.api_key),
+        max_retries=0,
+        timeout=timeout_s,
+        use_responses_api=False,
+        disable_streaming=True,
+    )
+    return OpenAIChatTransport(model)
+
+
+def _open_completions(endpoint: Endpoint, timeout_s: float) -> Transport:
+    from langchain_openai import OpenAI
+    from pydantic import SecretStr
+
+    model = OpenAI(
+        model=endpoint.name,
+        base_url=endpoint.base_url,
+        api_key=SecretStr(endpoint.api_key),
+        max_retries=0,
+        timeout=timeout_s,
+    )
+    return CompletionsTransport(model)
+
+
+def _init_other_provider(role: Role, settings: RoleSettings) -> "BaseChatModel":
+    try:
+        from langchain.chat_models import init_chat_model
+    except ImportError as error:
+        raise ModelSpecError(
+            f"The {role} model {settings.model!r}: this provider needs LangChain. Run: pip install langchain "
+            "and the provider's package, or give --base-url for an OpenAI-compatible server."
+        ) from error
+    try:
+        model: BaseChatModel = init_chat_model(
+            settings.model,
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+            max_tokens=settings.max_tokens,
+            max_retries=0,
+        )
+    except (ImportError, ValueError) as error:
+        raise ModelSpecError(f"The {role} model {settings.model!r}: {error}") from error
+    return model
+
+
+def _is_openai(model: "BaseChatModel") -> bool:
+    return any(kind.__name__ == "BaseChatOpenAI" for kind in type(model).__mro__)
+
+
+def _read_key(role: Role, settings: RoleSettings, default_name: str) -> str | None:
+    if settings.api_key_env is None:
+        return os.environ.get(default_name) or None
+    key = os.environ.get(settings.api_key_env)
+    if not key:
+        raise ModelSpecError(
+            f"The {role} model {settings.model!r}: environment variable {settings.api_key_env} is not set."
+        )
+    return key
+
+
+def _check_url(role: Role, url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ModelSpecError(f"The {role} model's base URL {url!r}: expected http(s)://host[:port]/v1.")
+    if parts.username or parts.password:
+        raise ModelSpecError(
+            f"The {role} model's base URL must not hold a password; name a variable with --api-key-env."
+        )
+    return url.rstrip("/")

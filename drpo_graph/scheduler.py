@@ -1,0 +1,124 @@
+"""One scheduler per process: how many calls an endpoint gets at once, and how many per second.
+
+The semaphore is outside and the throttle inside it, so that few calls poll the throttle at a time. An overloaded
+endpoint halves the semaphore and pauses; each window of successes opens it by one again.
+"""
+
+import asyncio
+import time
+import weakref
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+from asyncio_throttle.throttler import Throttler
+
+
+class EndpointGate:
+    """Admission to one endpoint, on one event loop."""
+
+    def __init__(self, *, max_concurrency: int, requests_per_second: float | None) -> None:
+        self.max_concurrency = max_concurrency
+        self.limit = max_concurrency
+        self.num_in_flight = 0
+        self.num_successes = 0
+        self.num_exhausted = 0
+        """Calls in a row that failed for good."""
+        self._successes_at_limit = 0
+        self._resume_at = 0.0
+        self._waiters: deque[asyncio.Future[None]] = deque()
+        self._throttler = _make_throttler(requests_per_second)
+
+    @asynccontextmanager
+    async def slot(self) -> AsyncIterator[None]:
+        """Hold one of the endpoint's places, in order of arrival, once its pause and its rate allow."""
+        await self._acquire()
+        try:
+            # Only time ends a pause, and a further overload may prolong it: there is no event to wait for.
+            while (wait_s := self._resume_at - time.monotonic()) > 0:  # noqa: ASYNC110
+                await asyncio.sleep(wait_s)
+            if self._throttler is None:
+                yield
+            else:
+                async with self._throttler:
+                    yield
+        finally:
+            self.num_in_flight -= 1
+            self._wake()
+
+    def note_success(self) -> None:
+        """Count a reply; a window of them opens the gate by one place."""
+        self.num_successes += 1
+        self.num_exhausted = 0
+        self._successes_at_limit += 1
+        if self._successes_at_limit >= self.limit and self.limit < self.max_concurrency:
+            self._successes_at_limit = 0
+            self.limit += 1
+            self._wake()
+
+    def note_overload(self, *, pause_s: float) -> None:
+        """Halve the places (once per window of successes) and let nothing start for a while."""
+        self._resume_at = max(self._resume_at, time.monotonic() + pause_s)
+        if self._successes_at_limit > 0 or self.limit == self.max_concurrency:
+            self.limit = max(1, self.limit // 2)
+        self._successes_at_limit = 0
+
+    def note_exhausted(self) -> int:
+        """Count a call that failed for good; return how many did in a row."""
+        self.num_exhausted += 1
+        return self.num_exhausted
+
+    def configure(self, *, max_concurrency: int) -> None:
+        """Take the concurrency limit of the run that asked last."""
+        if max_concurrency != self.max_concurrency:
+            self.max_concurrency = self.limit = max_concurrency
+            self._wake()
+
+    async def _acquire(self) -> None:
+        if self.num_in_flight < self.limit and not self._waiters:
+            self.num_in_flight += 1
+            return
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        try:
+            await waiter  # Whoever wakes it has counted it in.
+        except asyncio.CancelledError:
+            if waiter.done() and not waiter.cancelled():
+                self.num_in_flight -= 1
+                self._wake()
+            else:
+                with suppress(ValueError):  # Whoever woke others may have taken it out already.
+                    self._waiters.remove(waiter)
+            raise
+
+    def _wake(self) -> None:
+        while self._waiters and self.num_in_flight < self.limit:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                self.num_in_flight += 1
+                waiter.set_result(None)
+
+
+_gates: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, EndpointGate]]" = weakref.WeakKeyDictionary()
+
+
+def gate_for(endpoint: str, *, max_concurrency: int, requests_per_second: float | None) -> EndpointGate:
+    """Return the running loop's gate for an endpoint; runs that share the endpoint and its rate share the gate."""
+    gates = _gates.setdefault(asyncio.get_running_loop(), {})
+    name = f"{endpoint} {requests_per_second or ''}"
+    gate = gates.get(name)
+    if gate is None:
+        gate = EndpointGate(max_concurrency=max_concurrency, requests_per_second=requests_per_second)
+        gates[name] = gate
+    gate.configure(max_concurrency=max_concurrency)
+    return gate
+
+
+def _make_throttler(requests_per_second: float | None) -> Throttler | None:
+    """Return a throttle; rates below one per second become one request per longer period."""
+    if requests_per_second is None:
+        return None
+    if requests_per_second < 1:
+        return Throttler(rate_limit=1, period=1 / requests_per_second)
+    whole = int(requests_per_second)
+    return Throttler(rate_limit=whole, period=whole / requests_per_second)

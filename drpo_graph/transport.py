@@ -1,0 +1,219 @@
+"""One request to one model, through LangChain: chat, completions, or any chat model instance. No retries here."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from langchain_core.language_models import BaseChatModel, BaseLLM
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
+from langchain_core.outputs import ChatGeneration, LLMResult
+from pydantic import JsonValue
+
+from drpo_graph.ledger import Choice
+from drpo_graph.prompts.library import Message
+from drpo_graph.records import Usage
+
+_MESSAGE_TYPES: Mapping[str, type[BaseMessage]] = {
+    "system": SystemMessage,
+    "user": HumanMessage,
+    "assistant": AIMessage,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ReplySchema:
+    """The JSON object a reply should be: its name and its JSON schema."""
+
+    name: str
+    schema: Mapping[str, JsonValue]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """Everything that decides a reply, but for the model itself."""
+
+    messages: Sequence[Message]
+    num_samples: int = 1
+    temperature: float = 0.0
+    top_p: float = 1.0
+    max_tokens: int = 2048
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    mode: str = "text"
+    """Rung of the reply ladder: ``json_schema``, ``tool``, ``json`` or ``text``."""
+    schema: ReplySchema | None = None
+    extra_body: Mapping[str, JsonValue] = field(default_factory=dict)
+
+    def key_parts(self) -> dict[str, JsonValue]:
+        """Return the request as JSON, for its ledger key."""
+        return {
+            "messages": [{"role": one["role"], "content": one["content"]} for one in self.messages],
+            "n": self.num_samples,
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "max_tokens": self.max_tokens,
+            "seed": self.seed,
+            "stop": list(self.stop),
+            "mode": self.mode,
+            "schema": dict(self.schema.schema) if self.schema and self.mode != "text" else None,
+            "extra_body": dict(self.extra_body),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What came back: one choice per sample (a server may give fewer), and what it cost."""
+
+    choices: tuple[Choice, ...]
+    usage: Usage
+
+
+class Transport(Protocol):
+    """Sends one request; raises whatever the client library raises."""
+
+    async def send(self, request: Request) -> Reply:
+        """Return the reply to one request."""
+        ...
+
+
+class OpenAIChatTransport:
+    """An OpenAI-compatible ``/v1/chat/completions`` through ``ChatOpenAI``."""
+
+    def __init__(self, model: BaseChatModel) -> None:
+        self._model = model
+
+    async def send(self, request: Request) -> Reply:
+        """Return all samples of one request; ``agenerate`` is the one LangChain call that keeps them."""
+        body = {**request.extra_body, **_format_fields(request)}
+        options: dict[str, Any] = {
+            "n": request.num_samples,
+            "temperature": request.temperature,
+            "top_p": request.top_p,
+            "max_tokens": request.max_tokens,
+            **_tool_options(request),
+        }
+        if request.seed is not None:
+            options["seed"] = request.seed
+        if body:
+            # Inside extra_body, or LangChain parses the reply itself and one truncated sample loses them all.
+            options["extra_body"] = body
+        result = await self._model.agenerate(
+            [_to_messages(request.messages)], stop=list(request.stop) or None, **options
+        )
+        return _read_result(result)
+
+
+class CompletionsTransport:
+    """An OpenAI-compatible ``/v1/completions`` for base models: the messages' texts are the flat prompt."""
+
+    def __init__(self, model: BaseLLM) -> None:
+        self._model = model
+
+    async def send(self, request: Request) -> Reply:
+        """Return all samples of one request, without the white space around them."""
+        prompt = "\n\n".join(message["content"] for message in request.messages)
+        options: dict[str, Any] = {
+            "n": request.num_samples,
+            "temperature": request.temperature,
+            "top_p": request.top_p,
+            "max_tokens": request.max_tokens,
+        }
+        if request.seed is not None:
+            options["seed"] = request.seed
+        if request.extra_body:
+            options["extra_body"] = dict(request.extra_body)
+        result = await self._model.agenerate([prompt], stop=list(request.stop) or None, **options)
+        choices = tuple(
+            Choice(text=one.text.strip(), finish_reason=str((one.generation_info or {}).get("finish_reason") or "stop"))
+            for one in result.generations[0]
+        )
+        return Reply(choices, _read_usage(result.llm_output or {}))
+
+
+class LangChainTransport:
+    """Any ``BaseChatModel``, one sample per request: other providers ignore ``n`` or give it other names."""
+
+    def __init__(self, model: BaseChatModel) -> None:
+        self._model = model
+
+    async def send(self, request: Request) -> Reply:
+        """Return one sample, whatever the number asked for."""
+        result = await self._model.agenerate([_to_messages(request.messages)], stop=list(request.stop) or None)
+        return _read_result(result)
+
+
+def _to_messages(messages: Sequence[Message]) -> list[BaseMessage]:
+    return [_MESSAGE_TYPES[one["role"]](content=one["content"]) for one in messages]
+
+
+def _format_fields(request: Request) -> dict[str, JsonValue]:
+    if request.schema is None or request.mode not in ("json_schema", "json"):
+        return {}
+    if request.mode == "json":
+        return {"response_format": {"type": "json_object"}}
+    schema: JsonValue = {"name": request.schema.name, "schema": dict(request.schema.schema), "strict": True}
+    return {"response_format": {"type": "json_schema", "json_schema": schema}}
+
+
+def _tool_options(request: Request) -> dict[str, Any]:
+    if request.schema is None or request.mode != "tool":
+        return {}
+    function = {"name": request.schema.name, "parameters": dict(request.schema.schema)}
+    return {
+        "tools": [{"type": "function", "function": function}],
+        "tool_choice": {"type": "function", "function": {"name": request.schema.name}},
+    }
+
+
+def _read_result(result: LLMResult) -> Reply:
+    choices = []
+    for generation in result.generations[0]:
+        assert isinstance(generation, ChatGeneration)
+        choices.append(_read_message(generation))
+    output = result.llm_output or {}
+    usage = _read_usage(output) if output.get("token_usage") else _usage_of_message(result)
+    return Reply(tuple(choices), usage)
+
+
+def _read_message(generation: ChatGeneration) -> Choice:
+    message = generation.message
+    metadata = {**message.response_metadata, **(generation.generation_info or {})}
+    reason = metadata.get("finish_reason") or metadata.get("stop_reason") or "stop"
+    refusal = message.additional_kwargs.get("refusal")
+    text: str = message.text
+    if isinstance(message, AIMessage) and message.tool_calls:
+        text = json.dumps(message.tool_calls[0]["args"])
+    elif isinstance(message, AIMessage) and message.invalid_tool_calls:
+        text = message.invalid_tool_calls[0]["args"] or ""
+    return Choice(text=text, finish_reason=str(reason), refusal=refusal if isinstance(refusal, str) else None)
+
+
+def _read_usage(output: Mapping[str, object]) -> Usage:
+    """Return the usage of a whole request as OpenAI-compatible servers report it."""
+    usage = output.get("token_usage")
+    if not isinstance(usage, Mapping):
+        return Usage(calls=1)
+    details = usage.get("prompt_tokens_details")
+    cached = details.get("cached_tokens") if isinstance(details, Mapping) else None
+    return Usage(
+        calls=1,
+        prompt_tokens=int(usage.get("prompt_tokens") or 0),
+        completion_tokens=int(usage.get("completion_tokens") or 0),
+        cached_tokens=int(cached or 0),
+    )
+
+
+def _usage_of_message(result: LLMResult) -> Usage:
+    """Return the usage as LangChain normalises it: on the message, where other providers put it."""
+    generation = result.generations[0][0]
+    message = generation.message if isinstance(generation, ChatGeneration) else None
+    usage = message.usage_metadata if isinstance(message, AIMessage) else None
+    if usage is None:
+        return Usage(calls=1)
+    return Usage(
+        calls=1,
+        prompt_tokens=usage["input_tokens"],
+        completion_tokens=usage["output_tokens"],
+        cached_tokens=usage.get("input_token_details", {}).get("cache_read", 0),
+    )

@@ -1,0 +1,88 @@
+"""Score one response on its query's metrics."""
+
+from langgraph.runtime import Runtime
+
+from drpo_graph.archive import rollout_key
+from drpo_graph.context import RunContext, RunSession, session_of
+from drpo_graph.errors import ReplyError, StateFormatError
+from drpo_graph.events import RolloutScored
+from drpo_graph.ladder import response_text
+from drpo_graph.ledger import CallRecord
+from drpo_graph.records import Critique, Failure, Rollout
+from drpo_graph.state import RolloutOutput, RolloutState
+
+
+async def critique(state: RolloutState, runtime: Runtime[RunContext]) -> RolloutOutput:
+    """Return the finished rollout's reward; its texts go to the archive.
+
+    A response that cannot be scored stays unscored, with its reason. Under compat it counts 0, as published.
+    """
+    session = await session_of(runtime, state["run_id"])
+    stored = await session.archive.get("rollouts", rollout_key(state["candidate_id"], state["query_id"]))
+    if stored is None:
+        rollout = await _score(state, runtime.context, session)
+        await session.archive.put_rollout(rollout)
+    else:
+        # Scored by this run before it was interrupted: a reward function is not called twice either.
+        rollout = Rollout.model_validate(stored)
+    _report(session, rollout, state["level"])
+    return {
+        "rollouts": [
+            {
+                "candidate_id": rollout.candidate_id,
+                "query_id": rollout.query_id,
+                "reward": rollout.reward,
+                "is_failed": rollout.failure is not None,
+            }
+        ]
+    }
+
+
+async def _score(state: RolloutState, context: RunContext, session: RunSession) -> Rollout:
+    response = await _read_response(state, session)
+    failure = Failure.model_validate(state["failure"]) if state.get("failure") else None
+    scored: Critique | None = None
+    if response is not None:
+        query = await session.archive.query(state["query_id"])
+        selection = await session.archive.metrics_for(query.id)
+        if selection is None:
+            raise StateFormatError(f"Run {session.run_id!r}: query {query.id!r} has no metrics in the run's store.")
+        try:
+            scored = await context.components.critic.critique(
+                query, response, selection=selection, models=session.models
+            )
+        except ReplyError as error:
+            failure = Failure(kind=error.kind, detail=str(error))
+    unscored = 0.0 if context.settings.is_compat else None
+    return Rollout(
+        candidate_id=state["candidate_id"],
+        query_id=state["query_id"],
+        response=response,
+        critique=scored,
+        reward=scored.reward if scored is not None else unscored,
+        failure=failure,
+    )
+
+
+async def _read_response(state: RolloutState, session: RunSession) -> str | None:
+    key = state.get("response_key")
+    if key is None:
+        return None
+    stored = await session.archive.get("calls", key)
+    if stored is None:
+        raise StateFormatError(f"Run {session.run_id!r}: its store does not hold call {key[:12]}, a response it needs.")
+    return response_text(CallRecord.model_validate(stored).choices[0], accepts_empty=True)
+
+
+def _report(session: RunSession, rollout: Rollout, level: int) -> None:
+    session.emitter.emit(
+        RolloutScored(
+            run_id=session.run_id,
+            candidate_id=rollout.candidate_id,
+            query_id=rollout.query_id,
+            level=level,
+            reward=rollout.reward,
+            failure_kind=rollout.failure.kind if rollout.failure else None,
+            detail=rollout.failure.detail if rollout.failure else "",
+        )
+    )

@@ -1,0 +1,134 @@
+"""Rewrite a candidate's prompt from the criticism of its responses, unless it is good enough to be kept."""
+
+import random
+from collections.abc import Sequence
+from typing import TypedDict
+
+from langgraph.runtime import Runtime
+
+from drpo_graph.archive import StoredCandidate
+from drpo_graph.beam import hash_prompt, is_easy
+from drpo_graph.context import RunContext, RunSession, session_of
+from drpo_graph.errors import ReplyError
+from drpo_graph.events import CandidateCreated, Warned
+from drpo_graph.protocols import RewriteRequest
+from drpo_graph.records import Origin, Query, Rollout
+from drpo_graph.settings import Settings
+from drpo_graph.state import CandidateRef, ExpandState
+
+
+class RewriteUpdate(TypedDict):
+    """The children that join the level."""
+
+    children: list[CandidateRef]
+
+
+async def rewrite_prompts(state: ExpandState, runtime: Runtime[RunContext]) -> RewriteUpdate:
+    """Return the candidate's children: rewrites, and itself where it is kept.
+
+    An easy candidate is kept as it is. So is an unscored one, whose next critique may come out. Where no rewrite can
+    be had, the candidate is kept too, rather than lost.
+    """
+    session = await session_of(runtime, state["run_id"])
+    parent = state["parent"]
+    children = await _find_children(session, state)
+    if children is None:
+        prompt = await session.archive.prompt_of(parent["id"])
+        prompts = await _plan_children(state, runtime.context, session, prompt)
+        children = [_describe(state, place, one) for place, one in enumerate(prompts)]
+        await session.archive.put_candidates(children)
+        ids = [child["id"] for child in children]
+        await session.archive.put("expansions", f"{state['level']}.{state['beam_rank']}", {"children": list(ids)})
+    for child in children:
+        session.emitter.emit(
+            CandidateCreated(
+                run_id=session.run_id,
+                candidate_id=child["id"],
+                parent_id=child["parent_id"],
+                depth=child["depth"],
+                origin=child["origin"],
+                prompt=child["prompt"],
+            )
+        )
+    return {"children": [_refer(child, parent, runtime.context.settings) for child in children]}
+
+
+async def _plan_children(
+    state: ExpandState, context: RunContext, session: RunSession, prompt: str
+) -> list[tuple[Origin, str]]:
+    """Return origin and prompt of each child, in creation order."""
+    settings, parent = context.settings, state["parent"]
+    rollouts = [await session.archive.rollout(parent["id"], query_id) for query_id in parent["query_ids"]]
+    has_failed = any(rollout.failure is not None for rollout in rollouts)
+    if parent["reward"] is None or is_easy(parent, settings=settings, has_failed=has_failed):
+        return [("kept", prompt)]
+    examples = [(await session.archive.query(one.query_id), one) for one in rollouts if one.critique is not None]
+    rewrites = await _rewrite(state, context, session, prompt, examples)
+    children: list[tuple[Origin, str]] = [("rewrite", rewrite) for rewrite in rewrites]
+    return [*children, ("kept", prompt)] if settings.keep_parents or not children else children
+
+
+async def _rewrite(
+    state: ExpandState,
+    context: RunContext,
+    session: RunSession,
+    prompt: str,
+    examples: Sequence[tuple[Query, Rollout]],
+) -> list[str]:
+    settings, parent = context.settings, state["parent"]
+    former = [await session.archive.prompt_of(one) for one in parent["lineage"][:-1]]
+    seed = random.Random(f"{settings.seed}/rewrite/{state['level']}/{state['beam_rank']}").randrange(2**31)
+    request = RewriteRequest(
+        candidate_id=parent["id"],
+        prompt=prompt,
+        former_prompts=former,
+        examples=examples,
+        num_rewrites=settings.n_actions,
+        # The published code sends 0 with every request.
+        seed=0 if settings.is_compat else seed,
+    )
+    try:
+        return list(await context.components.rewriter.rewrite(request, models=session.models))
+    except ReplyError as error:
+        session.emitter.emit(Warned(run_id=session.run_id, message=f"{error}; the candidate is kept as it is"))
+        return []
+
+
+async def _find_children(session: RunSession, state: ExpandState) -> list[StoredCandidate] | None:
+    """Return the children that this run made before it was interrupted, if it did."""
+    stored = await session.archive.get("expansions", f"{state['level']}.{state['beam_rank']}")
+    if stored is None:
+        return None
+    ids = stored["children"]
+    assert isinstance(ids, list)
+    return [await session.archive.candidate(str(one)) for one in ids]
+
+
+def _describe(state: ExpandState, place: int, child: tuple[Origin, str]) -> StoredCandidate:
+    origin, prompt = child
+    return {
+        "id": f"{state['level']}.{state['beam_rank']}.{place}",
+        "parent_id": state["parent"]["id"],
+        "depth": state["level"],
+        "origin": origin,
+        "prompt": prompt,
+    }
+
+
+def _refer(child: StoredCandidate, parent: CandidateRef, settings: Settings) -> CandidateRef:
+    # A kept prompt is no new version, so it takes no place in the history; the published code repeats it.
+    is_new = child["origin"] == "rewrite" or settings.is_compat
+    lineage = [*parent["lineage"], child["id"]] if is_new else parent["lineage"]
+    return {
+        "id": child["id"],
+        "parent_id": child["parent_id"],
+        "depth": child["depth"],
+        "origin": child["origin"],
+        "prompt_hash": hash_prompt(child["prompt"]),
+        "lineage": lineage[-settings.history_window :],
+        "query_ids": [],
+        "reward": None,
+        "path_sum": parent["path_sum"],
+        "path_count": parent["path_count"],
+        "path_reward": None,
+    }

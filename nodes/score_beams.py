@@ -1,0 +1,176 @@
+"""Score a level's candidates, choose the beam, and decide whether and how the search goes on. No model call."""
+
+from collections.abc import Sequence
+
+from langgraph.runtime import Runtime
+
+from drpo_graph.beam import hash_prompt, is_easy, rank, score_candidate
+from drpo_graph.context import RunContext, RunSession, session_of
+from drpo_graph.errors import SearchStalledError
+from drpo_graph.events import BeamEntry, LevelFinished, LevelStarted
+from drpo_graph.levels import DepthPlan, has_level, plan_depth, prefetch_indices, query_indices
+from drpo_graph.selection import ROOT_ID, Contender, choose_contenders
+from drpo_graph.settings import Settings
+from drpo_graph.state import CandidateRef, RolloutRef, SearchState
+
+_MAX_STALLED = 2
+
+
+async def score_beams(state: SearchState, runtime: Runtime[RunContext]) -> SearchState:
+    """Return the next level's beam, depth and queries, or the turn to validation or conclusion.
+
+    Raises:
+        SearchStalledError: two levels in a row gave no scored candidate.
+    """
+    session = await session_of(runtime, state["run_id"])
+    runtime.context.check_fingerprints(state["fingerprints"])
+    settings = runtime.context.settings
+    children = _score_children(state, settings)
+    beam = runtime.context.components.beam_policy(children, settings=settings, level=state["level"])
+    num_stalled = 0 if any(child["reward"] is not None for child in children) else state["num_stalled"] + 1
+    await _record_level(session, state, children, beam)
+    _report_level(session, state, children, beam)
+    if num_stalled >= _MAX_STALLED:
+        raise await _stalled(session, state, children)
+    update = await _plan_next(session, state, beam, settings)
+    update["num_stalled"] = num_stalled
+    if state["level"] == 0:
+        update["initial_reward"] = children[0]["reward"]
+    return update
+
+
+def _score_children(state: SearchState, settings: Settings) -> list[CandidateRef]:
+    rollouts_by_candidate: dict[str, list[RolloutRef]] = {}
+    order = {query_id: place for place, query_id in enumerate(state["query_ids"])}
+    for rollout in state["rollouts"]:
+        rollouts_by_candidate.setdefault(rollout["candidate_id"], []).append(rollout)
+    scored = []
+    for child in state["children"]:
+        own = sorted(rollouts_by_candidate.get(child["id"], []), key=lambda one: order[one["query_id"]])
+        scored.append(score_candidate(child, own, settings=settings))
+    return scored
+
+
+async def _plan_next(
+    session: RunSession, state: SearchState, beam: list[CandidateRef], settings: Settings
+) -> SearchState:
+    level, num_queries = state["level"] + 1, state["num_queries"]
+    goes_on = has_level(level, max_depth=state["max_depth"], settings=settings, num_queries=num_queries)
+    goes_on = goes_on and not _is_settled(beam, level, settings=settings, num_queries=num_queries)
+    depth = DepthPlan(state["max_depth"], state["num_increases"])
+    has_easy = False
+    if goes_on:
+        failed = {one["candidate_id"] for one in state["rollouts"] if one["is_failed"]}
+        has_easy = any(is_easy(one, settings=settings, has_failed=one["id"] in failed) for one in beam)
+        depth = plan_depth(
+            is_easy=has_easy, max_depth=state["max_depth"], num_increases=state["num_increases"], settings=settings
+        )
+    update: SearchState = {
+        "level": level if goes_on else state["level"],
+        "max_depth": depth.max_depth,
+        "num_increases": depth.num_increases,
+        "beam": beam,
+        "is_easy": has_easy,
+    }
+    if not goes_on:
+        update["phase"] = "validate" if state["validation_ids"] else "conclude"
+        if state["validation_ids"]:
+            update["rollouts"] = None  # type: ignore[typeddict-item]  # The reducer empties the list for validation.
+            update["contender_ids"] = await _choose_contenders(session, beam, num_best=settings.beam_size)
+        return update
+    order = await session.archive.query_order()
+    ahead = prefetch_indices(level + 1, max_depth=depth.max_depth, settings=settings, num_queries=num_queries)
+    update["query_ids"] = [order[one] for one in query_indices(level, settings=settings, num_queries=num_queries)]
+    update["prefetch_ids"] = [order[one] for one in ahead]
+    update["selects_inline"] = settings.stop_reward is not None
+    update["children"] = None  # type: ignore[typeddict-item]  # The reducer empties the list for the new level.
+    update["rollouts"] = None  # type: ignore[typeddict-item]
+    _announce_level(session, update, settings)
+    return update
+
+
+def _is_settled(beam: Sequence[CandidateRef], level: int, *, settings: Settings, num_queries: int) -> bool:
+    """Return whether going on cannot change anything, or a candidate is as good as was asked for."""
+    if settings.stop_reward is not None and any((one["path_reward"] or 0.0) >= settings.stop_reward for one in beam):
+        return True
+    if settings.is_compat or not all(is_easy(one, settings=settings) for one in beam):
+        return False
+    # Every candidate would be kept and run on the queries it was just run on.
+    former = query_indices(level - 1, settings=settings, num_queries=num_queries)
+    return former == query_indices(level, settings=settings, num_queries=num_queries)
+
+
+async def _choose_contenders(session: RunSession, beam: Sequence[CandidateRef], *, num_best: int) -> list[str]:
+    others = []
+    for candidate_id, (reward, path_reward) in (await session.archive.scores_by_candidate()).items():
+        if reward is not None or candidate_id == ROOT_ID:
+            prompt = await session.archive.prompt_of(candidate_id)
+            others.append(Contender(candidate_id, hash_prompt(prompt), path_reward))
+    finalists = [Contender(one["id"], one["prompt_hash"], one["path_reward"]) for one in beam]
+    return choose_contenders(finalists, others, num_best=num_best)
+
+
+async def _record_level(
+    session: RunSession, state: SearchState, children: Sequence[CandidateRef], beam: Sequence[CandidateRef]
+) -> None:
+    await session.archive.put_level(
+        {
+            "level": state["level"],
+            "query_ids": state["query_ids"],
+            "children": [
+                {"id": one["id"], "reward": one["reward"], "path_reward": one["path_reward"]} for one in children
+            ],
+            "beam": [one["id"] for one in beam],
+            "is_easy": state["is_easy"],
+            "max_depth": state["max_depth"],
+        }
+    )
+
+
+def _report_level(
+    session: RunSession, state: SearchState, children: Sequence[CandidateRef], beam: Sequence[CandidateRef]
+) -> None:
+    session.emitter.emit(
+        LevelFinished(
+            run_id=session.run_id,
+            level=state["level"],
+            max_depth=state["max_depth"],
+            beam=tuple(
+                BeamEntry(
+                    candidate_id=one["id"],
+                    reward=one["reward"],
+                    path_reward=one["path_reward"],
+                    origin=one["origin"],
+                )
+                for one in beam
+            ),
+            num_children=len(children),
+            num_unscored=sum(one["reward"] is None for one in children),
+            is_easy=state["is_easy"],
+            usage=session.ledger.total_usage(),
+        )
+    )
+
+
+def _announce_level(session: RunSession, update: SearchState, settings: Settings) -> None:
+    easy = [one["reward"] is None or is_easy(one, settings=settings) for one in update["beam"]]
+    num_children = sum(1 if kept else settings.n_actions + settings.keep_parents for kept in easy)
+    session.emitter.emit(
+        LevelStarted(
+            run_id=session.run_id,
+            level=update["level"],
+            max_depth=update["max_depth"],
+            query_ids=tuple(update["query_ids"]),
+            num_rollouts=num_children * len(update["query_ids"]),
+        )
+    )
+
+
+async def _stalled(session: RunSession, state: SearchState, children: Sequence[CandidateRef]) -> SearchStalledError:
+    worst = rank(children)[0]
+    reasons = [(await session.archive.rollout(worst["id"], query_id)).failure for query_id in worst["query_ids"]]
+    reason = next((f"{one.kind}: {one.detail}" for one in reasons if one is not None), "no reason recorded")
+    return SearchStalledError(
+        f"No candidate of the last {_MAX_STALLED} levels could be scored (level {state['level']}: {reason}). "
+        "Check the critic's model and settings, then resume."
+    )

@@ -1,0 +1,42 @@
+"""Select the metrics that matter for a query (the dynamic reward of arXiv 2411.08733)."""
+
+from langgraph.runtime import Runtime
+
+from drpo_graph.context import RunContext, RunSession, session_of
+from drpo_graph.errors import ReplyError
+from drpo_graph.events import MetricsSelected, Warned
+from drpo_graph.records import MetricSelection
+from drpo_graph.state import MetricsTask, RolloutState
+
+_FALLBACK_METRICS = 5
+
+
+async def select_metrics(state: MetricsTask | RolloutState, runtime: Runtime[RunContext]) -> dict[str, object]:
+    """Leave the query's metrics in the archive; of a query that has some already, nothing is asked.
+
+    A selector whose reply cannot be used does not cost the query: the first metrics of the list stand in, and the
+    run says so.
+    """
+    session = await session_of(runtime, state["run_id"])
+    query_id = state["query_id"]
+    if await session.archive.metrics_for(query_id) is not None:
+        return {}
+    query = await session.archive.query(query_id)
+    try:
+        selection = await runtime.context.components.selector.select_metrics(query, models=session.models)
+    except ReplyError as error:
+        selection = MetricSelection(metrics=runtime.context.prompts.metrics[:_FALLBACK_METRICS])
+        session.emitter.emit(
+            Warned(run_id=session.run_id, message=f"{error}; the first {_FALLBACK_METRICS} metrics stand in for it")
+        )
+    await _keep(session, query_id, selection)
+    return {}
+
+
+async def _keep(session: RunSession, query_id: str, selection: MetricSelection) -> None:
+    await session.archive.put("metrics", query_id, selection.model_dump(mode="json"))
+    session.emitter.emit(
+        MetricsSelected(
+            run_id=session.run_id, query_id=query_id, metrics=selection.metrics, reasoning=selection.reasoning
+        )
+    )

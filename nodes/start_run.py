@@ -1,0 +1,154 @@
+"""Lay down what a run starts from: its queries in order, its root candidate, its fingerprints. No model call."""
+
+import hashlib
+from collections.abc import Sequence
+
+from langgraph.config import get_config
+from langgraph.runtime import Runtime
+from pydantic import JsonValue, ValidationError
+
+from drpo_graph.beam import hash_prompt
+from drpo_graph.context import RunContext, RunSession, session_of
+from drpo_graph.dataset import dataset_hash, order_queries
+from drpo_graph.errors import DatasetError
+from drpo_graph.events import CandidateCreated, LevelStarted, RunStarted
+from drpo_graph.levels import prefetch_indices, query_indices
+from drpo_graph.records import Query
+from drpo_graph.settings import Settings
+from drpo_graph.state import STATE_FORMAT, CandidateRef, SearchState
+
+_UNNAMED_RUN = "run"
+
+
+async def start_run(state: SearchState, runtime: Runtime[RunContext]) -> SearchState:
+    """Return the state of a run that has evaluated nothing yet."""
+    settings = runtime.context.settings
+    run_id = _derive_run_id()
+    session = await session_of(runtime, run_id)
+    given = read_queries(state.get("queries", []), label="query")
+    queries = order_queries(given, seed=settings.seed, num_queries=settings.num_queries)
+    validation = read_queries(state.get("validation_queries") or [], label="validation", is_optional=True)
+    prompt = state.get("initial_prompt") or settings.initial_prompt
+    root = _make_root(prompt)
+    await _store(session, queries, validation, prompt)
+    level_queries = [queries[index].id for index in query_indices(0, settings=settings, num_queries=len(queries))]
+    _announce(session, runtime.context, prompt=prompt, num_queries=len(queries), query_ids=level_queries)
+    data = dataset_hash([*queries, *validation])
+    return {
+        "format": STATE_FORMAT,
+        "run_id": run_id,
+        "fingerprints": {**runtime.context.fingerprints(), "data": data},
+        "phase": "search",
+        "level": 0,
+        "max_depth": settings.num_levels,
+        "num_increases": 0,
+        "num_stalled": 0,
+        "query_ids": level_queries,
+        "prefetch_ids": _ids_ahead(queries, settings),
+        "selects_inline": True,
+        "is_easy": False,
+        "num_queries": len(queries),
+        "validation_ids": [query.id for query in validation],
+        "contender_ids": [],
+        "beam": [],
+        "initial_reward": None,
+        "children": [root],
+        "rollouts": None,  # type: ignore[typeddict-item]  # A new run on an old thread starts empty.
+        # The texts are in the archive now; every checkpoint would repeat them.
+        "queries": [],
+        "validation_queries": [],
+        "initial_prompt": "",
+    }
+
+
+def read_queries(given: Sequence[JsonValue], *, label: str, is_optional: bool = False) -> tuple[Query, ...]:
+    """Return queries handed over as texts or as objects.
+
+    Raises:
+        DatasetError: there are none, one is malformed, or two share an id.
+    """
+    queries = []
+    for number, entry in enumerate(given, 1):
+        fields = {"text": entry} if isinstance(entry, str) else entry
+        try:
+            queries.append(Query.model_validate({"id": f"{label}-{number:03d}", **fields}))  # type: ignore[dict-item]
+        except (ValidationError, TypeError) as error:
+            raise DatasetError(f"{label} {number}: expected a text or an object with 'text': {error}") from error
+    if not queries and not is_optional:
+        raise DatasetError("No training queries were given: pass them as 'queries' in the graph's input.")
+    if len({query.id for query in queries}) < len(queries):
+        raise DatasetError(f"Two of the {label} records share an id.")
+    return tuple(queries)
+
+
+def _derive_run_id() -> str:
+    """Return the thread's id; inside a parent graph, with a mark of the place that the parent runs this graph at."""
+    configurable = get_config().get("configurable", {})
+    thread_id = str(configurable.get("thread_id") or _UNNAMED_RUN)
+    # Our own task is the last part of the namespace; what is before it is the parent's task, stable over resumes.
+    place = "|".join(str(configurable.get("checkpoint_ns", "")).split("|")[:-1])
+    return f"{thread_id}-{hashlib.sha256(place.encode()).hexdigest()[:8]}" if place else thread_id
+
+
+def _ids_ahead(queries: Sequence[Query], settings: Settings) -> list[str]:
+    ahead = prefetch_indices(1, max_depth=settings.num_levels, settings=settings, num_queries=len(queries))
+    return [queries[index].id for index in ahead]
+
+
+def _make_root(prompt: str) -> CandidateRef:
+    return {
+        "id": "0",
+        "parent_id": None,
+        "depth": 0,
+        "origin": "initial",
+        "prompt_hash": hash_prompt(prompt),
+        "lineage": ["0"],
+        "query_ids": [],
+        "reward": None,
+        "path_sum": 0.0,
+        "path_count": 0,
+        "path_reward": None,
+    }
+
+
+async def _store(session: RunSession, queries: Sequence[Query], validation: Sequence[Query], prompt: str) -> None:
+    await session.archive.put_all(
+        "queries", {query.id: query.model_dump(mode="json") for query in [*queries, *validation]}
+    )
+    await session.archive.put("run", "order", {"query_ids": [query.id for query in queries]})
+    await session.archive.put_candidates(
+        [{"id": "0", "parent_id": None, "depth": 0, "origin": "initial", "prompt": prompt}]
+    )
+
+
+def _announce(
+    session: RunSession, context: RunContext, *, prompt: str, num_queries: int, query_ids: Sequence[str]
+) -> None:
+    settings = context.settings
+    session.emitter.emit(
+        RunStarted(
+            run_id=session.run_id,
+            is_resumed=False,
+            num_queries=num_queries,
+            num_levels=settings.num_levels,
+            beam_size=settings.beam_size,
+            n_actions=settings.n_actions,
+            queries_per_level=settings.queries_per_level,
+            models={role: client.settings.model for role, client in context.clients.items()},
+            initial_prompt=prompt,
+        )
+    )
+    session.emitter.emit(
+        CandidateCreated(
+            run_id=session.run_id, candidate_id="0", parent_id=None, depth=0, origin="initial", prompt=prompt
+        )
+    )
+    session.emitter.emit(
+        LevelStarted(
+            run_id=session.run_id,
+            level=0,
+            max_depth=settings.num_levels,
+            query_ids=tuple(query_ids),
+            num_rollouts=len(query_ids),
+        )
+    )

@@ -1,0 +1,179 @@
+"""Load and fill the prompt templates: pure but for reading the files once.
+
+Each template is one Markdown file with ``$name`` placeholders, filled in a single pass: a value is never scanned for
+placeholders, so a query that holds ``$response`` stays a query. A folder of the user's own may replace any of them.
+"""
+
+import hashlib
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+from typing import Literal, TypedDict
+
+from drpo_graph.errors import TemplateError
+from drpo_graph.records import Metric, MetricSelection, Query, Rollout, metric_key
+
+PLACEHOLDERS: Mapping[str, frozenset[str]] = {
+    "select_metrics": frozenset({"metrics", "query"}),
+    "critique": frozenset({"metrics", "reasoning", "query", "response"}),
+    "rewrite_prompts": frozenset({"former_prompts", "current_prompt", "critiques"}),
+    "repair": frozenset({"problem"}),
+    "respond_flat": frozenset({"system_prompt", "query"}),
+}
+METRICS_FILE = "metrics.toml"
+
+FLAT_STOPS = ("\n# Query", "\n# Instructions")
+"""Where a base model starts to invent the next exchange of the flat format."""
+
+
+class Message(TypedDict):
+    """One chat message."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class PromptLibrary:
+    """All templates and metrics of a run."""
+
+    templates: Mapping[str, Template]
+    metrics: tuple[Metric, ...]
+    fingerprint: str
+    """SHA-256 over every template and metric, part of the run's fingerprint."""
+
+    def render_select_metrics(self, query: Query) -> list[Message]:
+        """Return the request that asks which metrics matter for a query."""
+        listed = "\n".join(f"- {metric.name}: {metric.definition}" for metric in self.metrics)
+        return self._user("select_metrics", metrics=listed, query=fence("query", query.text))
+
+    def render_critique(self, *, query: Query, response: str, selection: MetricSelection) -> list[Message]:
+        """Return the request that asks for one response's scores."""
+        return self._user(
+            "critique",
+            metrics=fence("metrics", "\n".join(f"- {one.name}: {one.definition}" for one in selection.metrics)),
+            reasoning=fence("reasoning", selection.reasoning),
+            query=fence("query", query.text),
+            response=fence("answer", response),
+        )
+
+    def render_rewrite(
+        self, *, current_prompt: str, former_prompts: Sequence[str], examples: Sequence[tuple[Query, Rollout]]
+    ) -> list[Message]:
+        """Return the request that asks for a better system prompt.
+
+        Args:
+            current_prompt: The prompt to improve.
+            former_prompts: Earlier prompts of its path, oldest first, without the current one.
+            examples: Queries with the candidate's rollouts on them, in the order they should be shown.
+        """
+        former = "\n\n".join(
+            f"Version {number}:\n{fence('prompt', prompt)}" for number, prompt in enumerate(former_prompts, 1)
+        )
+        shown = "\n\n".join(
+            _render_example(number, query, rollout) for number, (query, rollout) in enumerate(examples, 1)
+        )
+        return self._user(
+            "rewrite_prompts",
+            former_prompts=former or "(none: this is the first version)",
+            current_prompt=fence("prompt", current_prompt),
+            critiques=shown or "(no answer could be judged; improve the prompt on its own merits)",
+        )
+
+    def render_repair(self, problem: str) -> Message:
+        """Return the message that asks for a usable reply after one that was not."""
+        return {"role": "user", "content": self._fill("repair", problem=problem)}
+
+    def render_response(
+        self, *, system_prompt: str, query: Query, prompt_format: Literal["chat", "flat"]
+    ) -> list[Message]:
+        """Return the request to the base model: chat roles, or one flat text (URIAL style, arXiv 2312.01552)."""
+        if prompt_format == "flat":
+            return self._user("respond_flat", system_prompt=system_prompt, query=query.text)
+        return [{"role": "system", "content": system_prompt}, {"role": "user", "content": query.text}]
+
+    def _user(self, name: str, **values: str) -> list[Message]:
+        return [{"role": "user", "content": self._fill(name, **values)}]
+
+    def _fill(self, name: str, **values: str) -> str:
+        return self.templates[name].substitute(values)
+
+
+def fence(label: str, text: str) -> str:
+    """Return the text between tags that it cannot close itself: their suffix is a hash of the text."""
+    mark = f"{label}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    return f"<{mark}>\n{text}\n</{mark}>"
+
+
+def load_prompts(folder: Path | None = None) -> PromptLibrary:
+    """Return our templates and metrics, replaced file by file by those in ``folder``.
+
+    Raises:
+        TemplateError: the folder does not exist or replaces nothing, a file cannot be read, a template's placeholders
+            are not those its renderer fills, or the metrics file is malformed.
+    """
+    names = [*(f"{name}.md" for name in PLACEHOLDERS), METRICS_FILE]
+    if folder is not None:
+        _check_folder(folder, names)
+    texts = {name: _read(name, folder) for name in names}
+    templates = {name: _check_template(name, texts[f"{name}.md"]) for name in PLACEHOLDERS}
+    metrics = _parse_metrics(texts[METRICS_FILE])
+    digest = hashlib.sha256("\0".join(f"{name}\0{texts[name]}" for name in names).encode()).hexdigest()
+    return PromptLibrary(templates=templates, metrics=metrics, fingerprint=digest)
+
+
+def _check_folder(folder: Path, names: Sequence[str]) -> None:
+    if not folder.is_dir():
+        raise TemplateError(f"Template folder {folder} does not exist.")
+    if not any((folder / name).is_file() for name in names):
+        raise TemplateError(f"Template folder {folder} replaces nothing: expected any of {', '.join(names)}.")
+
+
+def _read(name: str, folder: Path | None) -> str:
+    own = folder / name if folder is not None else None
+    try:
+        if own is not None and own.is_file():
+            return own.read_text(encoding="utf-8")
+        return files("drpo_graph.prompts").joinpath(name).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise TemplateError(f"Template {own or name} cannot be read: {error}.") from error
+
+
+def _check_template(name: str, text: str) -> Template:
+    template = Template(text)
+    if not template.is_valid():
+        raise TemplateError(f"Template {name}.md has a stray '$'; write '$$' for a literal one.")
+    found, wanted = set(template.get_identifiers()), PLACEHOLDERS[name]
+    if found != wanted:
+        missing = ", ".join(f"${one}" for one in sorted(wanted - found)) or "none"
+        unknown = ", ".join(f"${one}" for one in sorted(found - wanted)) or "none"
+        raise TemplateError(f"Template {name}.md: missing placeholders: {missing}; unknown placeholders: {unknown}.")
+    return template
+
+
+def _parse_metrics(text: str) -> tuple[Metric, ...]:
+    try:
+        entries = tomllib.loads(text)["metric"]
+        metrics = tuple(
+            Metric(name=entry["name"], definition=" ".join(entry["definition"].split())) for entry in entries
+        )
+    except (tomllib.TOMLDecodeError, KeyError, TypeError, AttributeError, ValueError) as error:
+        raise TemplateError(
+            f"{METRICS_FILE}: expected [[metric]] tables with name and definition: {error!r}."
+        ) from error
+    names = [metric_key(metric.name) for metric in metrics]
+    if not metrics or len(set(names)) < len(names):
+        raise TemplateError(f"{METRICS_FILE}: expected at least one metric, with distinct names.")
+    return metrics
+
+
+def _render_example(number: int, query: Query, rollout: Rollout) -> str:
+    scores = rollout.critique.scores if rollout.critique else ()
+    remarks = "\n".join(f"- {one.metric}: {one.score:g} of 5. {one.rationale}" for one in scores)
+    return (
+        f"## Answer {number}\n\n{fence('query', query.text)}\n\n{fence('answer', rollout.response or '')}\n\n"
+        f"{fence('remarks', remarks)}"
+    )

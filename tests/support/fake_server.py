@@ -1,0 +1,388 @@
+"""A small OpenAI-compatible server on 127.0.0.1: it says what a ``Responder`` says, late or wrong on request.
+
+In-process: ``async with FakeServer(responder, ServerOptions(...)) as server: server.base_url``. As its own process:
+``spawn_fake_server("module:factory", config={...}, options=ServerOptions(...))`` or, by hand,
+``python -m tests.support.fake_server --responder module:factory --latency 0.2 --log FILE --port-file FILE``.
+
+Latency and faults depend on the content of a request and on how often that content came, never on the order in which
+different requests arrive. A check that refuses a request (key, model, unsupported parameter) comes before any fault.
+A fault concerns all choices of a reply. Usage counts words.
+"""
+
+import argparse
+import asyncio
+import importlib
+import json
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import IO, Literal, NamedTuple, NotRequired, Self, TypedDict, cast
+
+from aiohttp import web
+
+from tests.support.fake_replies import (
+    CREATED,
+    SPOILING_KINDS,
+    Choice,
+    chat_completion,
+    choices_of,
+    completion,
+    error_response,
+    has_tools,
+    json_response,
+    messages_of,
+    parse_object,
+    prompts_of,
+    spoiled,
+)
+from tests.support.fake_replies import FAULT_KINDS as FAULT_KINDS
+from tests.support.fake_replies import REFUSAL as REFUSAL
+from tests.support.fake_replies import FaultKind as FaultKind
+from tests.support.fake_replies import FaultPlan as FaultPlan
+from tests.support.fake_replies import Latency as Latency
+from tests.support.fake_replies import Reply as Reply
+from tests.support.fake_replies import Responder as Responder
+from tests.support.fake_replies import build_echo_responder as build_echo_responder
+from tests.support.fake_replies import request_key as request_key
+
+_CHAT_PATH = "/v1/chat/completions"
+STATUS_RESET, STATUS_CLIENT_GONE = 0, 499
+_ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True, slots=True)
+class ServerOptions:
+    """How the server behaves, whatever the responder says."""
+
+    port: int = 0
+    """0 takes a free one."""
+    latency: Latency = field(default_factory=Latency)
+    faults: FaultPlan | None = None
+    api_key: str | None = None
+    """Any other key gets 401."""
+    models: Sequence[str] | None = None
+    """Any other model gets 404; ``None`` takes every name."""
+    ignore_n: bool = False
+    """Always one choice."""
+    reject_response_format: bool = False
+    reject_tools: bool = False
+    reject_system_role: bool = False
+    log_path: str | None = None
+    """JSONL file that log entries are appended to, flushed line by line."""
+    log_bodies: bool = False
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Return the options that ``json.dumps(asdict(options))`` wrote; what is left out has its default."""
+        values = json.loads(text)
+        values["latency"] = Latency(**values.get("latency", {}))
+        values["faults"] = FaultPlan(**values["faults"]) if values.get("faults") else None
+        return cls(**values)
+
+
+class LogEntry(TypedDict):
+    """One line of the log: a request came (``start``), or its reply is about to be sent (``end``)."""
+
+    event: Literal["start", "end"]
+    seq: int
+    """Counts requests by arrival, from 0; the same in both entries."""
+    key: str
+    """SHA-256 of the body as canonical JSON."""
+    model: str
+    path: str
+    fault: FaultKind | None
+    in_flight: int
+    """Requests under way, this one included."""
+    t_start: float
+    t_end: NotRequired[float]
+    status: NotRequired[int]
+    """HTTP status; 0 for a reset, 499 when the client went away first."""
+    body: NotRequired[dict[str, object]]
+
+
+class FakeServer:
+    """The server; an asynchronous context manager."""
+
+    def __init__(self, responder: Responder, options: ServerOptions | None = None) -> None:
+        self.responder = responder
+        self.options = options or ServerOptions()
+        self.log: list[LogEntry] = []
+        """Both entries of every POST request, in the order they happened."""
+        self.max_in_flight = 0
+        self._in_flight = 0
+        self._num_requests = 0
+        self._arrivals: Counter[str] = Counter()
+        self._file: IO[str] | None = None
+        self._closing = asyncio.Event()
+        app = web.Application(client_max_size=64 * 2**20)
+        app.router.add_post(_CHAT_PATH, self._handle)
+        app.router.add_post("/v1/completions", self._handle)
+        app.router.add_get("/v1/models", self._list_models)
+        # With handler_cancellation, a client that gives up frees its request at once.
+        self._runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.05)
+
+    async def __aenter__(self) -> Self:
+        if self.options.log_path:
+            self._file = open(self.options.log_path, "a", encoding="utf-8")  # noqa: SIM115
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", self.options.port).start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._closing.set()
+        await self._runner.cleanup()
+        if self._file:
+            self._file.close()
+
+    @property
+    def base_url(self) -> str:
+        """What ``OPENAI_BASE_URL`` should be, ``/v1`` included."""
+        return f"http://127.0.0.1:{self._runner.addresses[0][1]}/v1"
+
+    @property
+    def finished(self) -> list[LogEntry]:
+        """The log's ``end`` entries."""
+        return [entry for entry in self.log if entry["event"] == "end"]
+
+    async def _handle(self, request: web.Request) -> web.Response:
+        body = parse_object(await request.read())
+        if body is None:
+            return error_response(400, "We could not parse the JSON body of your request.")
+        objection = self._objection_to(request, body)
+        entry = self._log_start(request.path, body, is_faultless=objection is not None)
+        fault, status = entry["fault"], STATUS_CLIENT_GONE
+        try:
+            if objection is None:
+                await self._delay(fault, entry["key"])
+            status = 500  # What aiohttp answers should the responder raise.
+            response = objection or self._reply_to(request, body, entry=entry)
+            status = STATUS_RESET if fault == "reset" else response.status
+            return response
+        finally:
+            self._log_end(entry, status)
+
+    def _objection_to(self, request: web.Request, body: dict[str, object]) -> web.Response | None:
+        """Return the error for a request that this server does not serve."""
+        options, is_chat = self.options, request.path == _CHAT_PATH
+        if not self._is_authorized(request):
+            return error_response(401, "Incorrect API key provided.", code="invalid_api_key")
+        model = body.get("model")
+        if not isinstance(model, str):
+            return error_response(400, "You must provide a model parameter.", param="model")
+        if options.models is not None and model not in options.models:
+            message = f"The model `{model}` does not exist or you do not have access to it."
+            return error_response(404, message, code="model_not_found")
+        if body.get("stream"):
+            return error_response(400, "This server does not stream.", param="stream")
+        n = body.get("n")
+        if n is not None and not (isinstance(n, int) and 1 <= n <= 128):
+            return error_response(400, f"n must be an integer from 1 to 128, got {n!r}.", param="n")
+        if (messages_of(body) if is_chat else prompts_of(body)) is None:
+            param = "messages" if is_chat else "prompt"
+            return error_response(400, f"Missing or unsupported parameter: '{param}'.", param=param)
+        return self._limit_objection(body)
+
+    def _limit_objection(self, body: dict[str, object]) -> web.Response | None:
+        """Return the error for something that a fuller server would do."""
+        options = self.options
+        rejected = {"response_format": options.reject_response_format, "tools": options.reject_tools}
+        for param in rejected:
+            if rejected[param] and body.get(param):
+                message = f"Unsupported parameter: '{param}' is not supported with this model."
+                return error_response(400, message, code="unsupported_parameter", param=param)
+        roles = {message.get("role") for message in messages_of(body) or []}
+        if options.reject_system_role and roles & {"system", "developer"}:
+            return error_response(400, "System role not supported", param="messages")
+        return None
+
+    def _is_authorized(self, request: web.Request) -> bool:
+        key = self.options.api_key
+        return key is None or request.headers.get("Authorization") == f"Bearer {key}"
+
+    async def _delay(self, fault: FaultKind | None, key: str) -> None:
+        """Wait as long as this reply takes; errors come at once."""
+        if fault == "hang":
+            await self._closing.wait()
+        elif fault is None or fault in SPOILING_KINDS:
+            await asyncio.sleep(self.options.latency.seconds_for(key))
+
+    def _reply_to(self, request: web.Request, body: dict[str, object], *, entry: LogEntry) -> web.Response:
+        fault, key = entry["fault"], entry["key"]
+        if fault == "reset":
+            _reset(request)
+            return web.Response()
+        if fault is not None and fault not in SPOILING_KINDS:
+            return self._fault_response(fault)
+        n = 1 if self.options.ignore_n else cast(int, body.get("n") or 1)
+        prompts = None if request.path == _CHAT_PATH else prompts_of(body)
+        asked = [body] if prompts is None else [{**body, "prompt": prompt} for prompt in prompts]
+        choices: list[Choice] = []
+        for each in asked:
+            reply = self.responder(each)
+            if reply.status != 200:
+                return error_response(reply.status, reply.error_message, headers=reply.headers)
+            choices += [spoiled(choice, fault) for choice in choices_of(reply, n, has_tools=has_tools(body))]
+        complete = chat_completion if prompts is None else completion
+        return json_response(complete(body, choices, key=key))
+
+    def _fault_response(self, fault: FaultKind) -> web.Response:
+        if fault in ("429", "429_retry_after"):
+            assert self.options.faults
+            wait_s = f"{self.options.faults.retry_after_s:g}"
+            headers = {"Retry-After": wait_s} if fault == "429_retry_after" else None
+            return error_response(429, "Rate limit reached.", code="rate_limit_exceeded", headers=headers)
+        if fault == "500":
+            return error_response(500, "The server had an error while processing your request.")
+        return error_response(503, "The engine is currently overloaded, please try again later.")
+
+    async def _list_models(self, request: web.Request) -> web.Response:
+        if not self._is_authorized(request):
+            return error_response(401, "Incorrect API key provided.", code="invalid_api_key")
+        names = ("fake-model",) if self.options.models is None else self.options.models
+        models = [{"id": name, "object": "model", "created": CREATED, "owned_by": "tests"} for name in names]
+        return json_response({"object": "list", "data": models})
+
+    def _log_start(self, path: str, body: dict[str, object], *, is_faultless: bool) -> LogEntry:
+        key = request_key(body)
+        fault = None
+        if self.options.faults and not is_faultless:
+            fault = self.options.faults.fault_for(key, self._arrivals[key])
+            self._arrivals[key] += 1
+        self._in_flight += 1
+        self.max_in_flight = max(self.max_in_flight, self._in_flight)
+        entry = LogEntry(
+            event="start",
+            seq=self._num_requests,
+            key=key,
+            model=str(body.get("model")),
+            path=path,
+            fault=fault,
+            in_flight=self._in_flight,
+            t_start=time.time(),
+        )
+        if self.options.log_bodies:
+            entry["body"] = body
+        self._num_requests += 1
+        self._write(entry)
+        return entry
+
+    def _log_end(self, start: LogEntry, status: int) -> None:
+        entry = LogEntry(**start)
+        entry.update({"event": "end", "in_flight": self._in_flight, "t_end": time.time(), "status": status})
+        self._in_flight -= 1
+        self._write(entry)
+
+    def _write(self, entry: LogEntry) -> None:
+        self.log.append(entry)
+        if self._file:
+            self._file.write(json.dumps(entry) + "\n")
+            self._file.flush()
+
+
+class SpawnedServer(NamedTuple):
+    """A server that runs as its own process."""
+
+    base_url: str
+    pid: int
+
+
+@contextmanager
+def spawn_fake_server(
+    responder: str,
+    *,
+    config: Mapping[str, object] | None = None,
+    options: ServerOptions | None = None,
+    timeout_s: float = 30.0,
+) -> Iterator[SpawnedServer]:
+    """Run the server as its own process until the block ends.
+
+    Args:
+        responder: ``module:factory``; the factory returns the ``Responder``.
+        config: JSON-native keyword arguments of the factory.
+        options: How the server behaves.
+        timeout_s: How long it may take to start.
+    """
+    python_path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
+    with tempfile.TemporaryDirectory() as folder:
+        port_file, stderr_file = Path(folder, "url"), Path(folder, "stderr")
+        command = [sys.executable, "-m", "tests.support.fake_server", "--responder", responder]
+        command += ["--responder-config", json.dumps(dict(config or {})), "--port-file", str(port_file)]
+        command += ["--options", json.dumps(asdict(options or ServerOptions()))]
+        with stderr_file.open("wb") as stderr:
+            process = subprocess.Popen(command, stderr=stderr, env={**os.environ, "PYTHONPATH": python_path})
+        try:
+            deadline = time.monotonic() + timeout_s
+            while not port_file.exists():
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise RuntimeError(f"The fake server did not start: {stderr_file.read_text()[-2000:]}")
+                time.sleep(0.01)
+            yield SpawnedServer(port_file.read_text(), process.pid)
+        finally:
+            process.terminate()
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def read_log(path: str | Path) -> list[LogEntry]:
+    """Return the entries of a log file; a last line that a kill cut short is left out."""
+    lines = Path(path).read_text(encoding="utf-8").split("\n")[:-1]
+    return [cast(LogEntry, json.loads(line)) for line in lines]
+
+
+def _reset(request: web.Request) -> None:
+    """Drop the connection with a TCP reset."""
+    if request.transport is None:
+        return
+    connection = request.transport.get_extra_info("socket")
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    request.transport.abort()
+
+
+async def _serve(responder: Responder, options: ServerOptions, *, port_file: Path) -> None:
+    stopped = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    async with FakeServer(responder, options) as server:
+        unfinished = port_file.with_name(port_file.name + ".new")
+        unfinished.write_text(server.base_url)
+        os.replace(unfinished, port_file)
+        await stopped.wait()
+
+
+def main() -> None:
+    """Serve until SIGTERM."""
+    parser = argparse.ArgumentParser(prog="python -m tests.support.fake_server", description=main.__doc__)
+    parser.add_argument("--responder", default="tests.support.fake_server:build_echo_responder", help="module:factory")
+    parser.add_argument("--responder-config", type=json.loads, default={}, help="keyword arguments as JSON")
+    parser.add_argument(
+        "--options", type=ServerOptions.from_json, default=ServerOptions(), help="fields of ServerOptions as JSON"
+    )
+    parser.add_argument("--latency", type=float, help="seconds that each reply takes")
+    parser.add_argument("--log", help="JSONL file to append to")
+    parser.add_argument("--port-file", type=Path, required=True, help="where to write the base URL")
+    args = parser.parse_args()
+    options: ServerOptions = args.options
+    if args.latency is not None:
+        options = replace(options, latency=Latency(args.latency))
+    if args.log is not None:
+        options = replace(options, log_path=args.log)
+    module, _, factory = args.responder.partition(":")
+    responder: Responder = getattr(importlib.import_module(module), factory)(**args.responder_config)
+    asyncio.run(_serve(responder, options, port_file=args.port_file))
+
+
+if __name__ == "__main__":
+    main()

@@ -152,7 +152,7 @@ def build_components(
 
 def as_critic(critic: Critic | RewardFunction) -> Critic:
     """Return a critic as it is, a reward function in a critic's place."""
-    return cast(Critic, critic) if hasattr(critic, "critique") else RewardCritic(cast(RewardFunction, critic))
+    return cast(Critic, critic) if hasattr(critic, "critique") else RewardCritic(critic)
 
 
 def choose_examples(examples: Sequence[tuple[Query, Rollout]], *, settings: Settings) -> list[tuple[Query, Rollout]]:

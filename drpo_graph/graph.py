@@ -44,7 +44,7 @@ from drpo_graph.state import (
     SearchState,
 )
 
-type_Graph = CompiledStateGraph[SearchState, Any, SearchInput, SearchOutput]
+SearchGraph = CompiledStateGraph[SearchState, Any, SearchInput, SearchOutput]
 
 RECURSION_LIMIT = 10_000
 """Supersteps a search may take; LangChain passes 25 down from tools and runnables, which ends a run at level 20."""
@@ -133,7 +133,7 @@ def build_graph(
     sinks: tuple[EventSink, ...] = (),
     checkpointer: Checkpointer = None,
     store: BaseStore | None = None,
-) -> type_Graph:
+) -> SearchGraph:
     """Return the search as a compiled graph: invoke it, stream it, or make it a node of a graph of your own.
 
     Input and output are :class:`~drpo_graph.state.SearchInput` and :class:`~drpo_graph.state.SearchOutput`. As a
@@ -174,7 +174,7 @@ def build_graph(
     graph.add_conditional_edges("score_beams", _route_level, ["expand", "select_metrics", "validate", "conclude"])
     graph.add_edge("validate", "conclude")
     graph.add_edge("conclude", END)
-    compiled: type_Graph = graph.compile(checkpointer=checkpointer, store=store, name="drpo")
+    compiled: SearchGraph = graph.compile(checkpointer=checkpointer, store=store, name="drpo")
     return compiled
 
 

@@ -185,13 +185,12 @@ class _Exchange(Generic[T]):
 
     async def _ask_singly(self, slots: list[int], request: Request, attempt: int, first: int = 0) -> None:
         async def ask_one(place: int, slot: int) -> None:
-            # The first sample keeps the request's own seed: it is the one the server already gave when it ignored n.
+            # The first sample keeps the request's own seed: a server that ignores n has given that one already.
             seed = request.seed if place == 0 else derive_seed(self._seed, "sample", slot)
             single = replace(request, num_samples=1, seed=seed)
-            for choice in (await self._call(single, attempt if seed is not None else attempt + place * 1000, [slot]))[
-                :1
-            ]:
-                self._settle(slot, choice)
+            key, choices = await self._call(single, attempt, [slot], sample_index=place)
+            for choice in choices[:1]:
+                self._settle(slot, choice, key)
 
         await asyncio.gather(*(ask_one(first + offset, slot) for offset, slot in enumerate(slots)))
 

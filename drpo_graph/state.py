@@ -61,7 +61,7 @@ class SearchInput(TypedDict, total=False):
     """Held-out queries, same forms; selection is made on them when given."""
 
 
-class SearchOutput(TypedDict):
+class SearchOutput(TypedDict, total=False):
     """What the search hands back."""
 
     system_prompt: str

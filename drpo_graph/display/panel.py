@@ -59,10 +59,10 @@ def render_panel(view: RunView, *, now: float, width: int, height: int = 40, is_
     room = height - num_beam_rows - (_FIXED_LINES_WIDE if is_wide else _FIXED_LINES_NARROW)
     rows += [_rule(), _sparkline(view, width=width - 4, is_ascii=is_ascii)]
     rows += _message_lines(view.messages, max_messages=min(max(room, 1), _MAX_MESSAGES))
-    title = Text.assemble(" ", ("drpo", "bold cyan"), "  ", (inert(view.run_id, max_chars=60), "bold"), "  ")
+    title = Text.assemble(" ", ("drpo", "bold cyan"), "  ", (inert(view.run_id, max_chars=60), "bold"), " ")
     models = _models_text(view, width=width - 4)
     if title.cell_len + models.cell_len + 8 <= width:
-        title.append_text(models).append(" ")
+        title.append(" ").append_text(models).append(" ")
     else:
         rows.insert(0, models)
     style = _STYLE_BY_PHASE.get(view.phase, "cyan")

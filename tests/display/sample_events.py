@@ -1,7 +1,7 @@
 """A believable run as events: four levels, a beam of 2 with 3 rewrites each, five queries per level."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 from drpo_graph.events import (
     BeamEntry,
@@ -83,7 +83,7 @@ class SampleRun:
             RunFinished(run_id=RUN_ID, result=sample_result(usage_by_role=self.usage), elapsed_s=self.time - START)
         )
 
-    def _level(self, level: int, *, parents: tuple[BeamEntry, ...]) -> Iterator[Event]:
+    def _level(self, level: int, *, parents: tuple[BeamEntry, ...]) -> Generator[Event, None, tuple[BeamEntry, ...]]:
         query_ids = tuple(f"q-{level * self.num_queries + i:03d}" for i in range(self.num_queries))
         ids = [f"{level}.{p}.{a}" for p in range(len(parents)) for a in range(self.n_actions)] or ["0"]
         yield self.stamp(
@@ -121,7 +121,9 @@ class SampleRun:
         )
         return beam
 
-    def _candidate(self, candidate_id: str, *, level: int, query_ids: tuple[str, ...]) -> Iterator[Event]:
+    def _candidate(
+        self, candidate_id: str, *, level: int, query_ids: tuple[str, ...]
+    ) -> Generator[Event, None, BeamEntry]:
         origin: Origin = "rewrite" if level else "initial"
         if candidate_id.endswith(".0"):
             yield self._call("optimizer")

@@ -112,7 +112,8 @@ def test_reader_that_leaves_does_not_hurt_the_run() -> None:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             cwd=root,
-            env={**os.environ, "PYTHONPATH": str(root)},
+            # Buffered, as for users: only then does the interpreter's own flush at exit meet the broken pipe.
+            env={**os.environ, "PYTHONPATH": str(root), "PYTHONUNBUFFERED": ""},
             text=True,
         )
         assert process.stdin is not None

@@ -137,6 +137,11 @@ def test_call_from_the_ledger_costs_nothing_and_is_counted_apart() -> None:
     assert (view.process_usage.calls, view.usage.prompt_tokens, view.num_from_ledger) == (1, 100, 1)
 
 
+def test_call_that_does_not_tell_its_usage_counts_as_one() -> None:
+    view = view_of(call_finished().model_copy(update={"usage": Usage(prompt_tokens=7)}))
+    assert (view.usage.calls, view.usage.prompt_tokens) == (1, 7)
+
+
 def test_usage_of_former_processes_joins_with_the_first_finished_level() -> None:
     view = view_of(call_finished(), level_finished(3), call_finished())
     assert (view.usage.calls, view.process_usage.calls) == (101, 2)

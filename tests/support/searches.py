@@ -1,0 +1,93 @@
+"""Run the graph on a synthetic world in this process."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from langgraph.store.base import BaseStore
+from langgraph.store.memory import InMemoryStore
+from langgraph.types import Checkpointer
+
+from drpo_graph.archive import Archive
+from drpo_graph.chat import ModelClient
+from drpo_graph.components import build_components
+from drpo_graph.context import RunContext
+from drpo_graph.emitter import EventSink
+from drpo_graph.graph import RECURSION_LIMIT, build_context, build_graph
+from drpo_graph.records import ROLES, RunResult
+from drpo_graph.scheduler import gate_for
+from drpo_graph.settings import RoleSettings, Settings
+from tests.support.oracle import Oracle, OracleTransport
+from tests.support.world import INITIAL_PROMPT, World
+
+FAKE_ROLE = RoleSettings(model="fake:world")
+
+
+def fake_settings(**values: Any) -> Settings:
+    """Return settings whose four roles are the synthetic world."""
+    optimizer = RoleSettings(model="fake:world", temperature=0.7, top_p=0.95)
+    roles = {"base": FAKE_ROLE, "metrics": FAKE_ROLE, "critic": FAKE_ROLE, "optimizer": optimizer}
+    return Settings(**{"initial_prompt": INITIAL_PROMPT, **roles, **values})
+
+
+def oracle_context(
+    settings: Settings,
+    transport: OracleTransport,
+    *,
+    store: BaseStore | None = None,
+    sinks: tuple[EventSink, ...] = (),
+    **parts: Any,
+) -> RunContext:
+    """Return a run context whose models are the synthetic world in this process."""
+    # Any resolvable model will do: its client is replaced.
+    placeholder = settings.model_copy(update={role: RoleSettings(model="vllm:unused") for role in ROLES})
+    context = build_context(placeholder, store=store, sinks=sinks)
+    clients = {
+        role: ModelClient(
+            role=role,
+            settings=settings.role(role),
+            transport=transport,
+            gate=lambda: gate_for("oracle", max_concurrency=64, requests_per_second=None),
+            endpoint="oracle",
+        )
+        for role in ROLES
+    }
+    components = build_components(settings, context.prompts, **parts)
+    return replace(context, settings=settings, clients=clients, components=components)
+
+
+@dataclass
+class SearchRun:
+    """A finished search with everything a test looks at."""
+
+    result: RunResult
+    transport: OracleTransport
+    archive: Archive
+    context: RunContext
+
+
+async def run_search(
+    settings: Settings,
+    world: World,
+    queries: Sequence[str],
+    *,
+    validation: Sequence[str] = (),
+    thread_id: str = "test",
+    checkpointer: Checkpointer = None,
+    store: BaseStore | None = None,
+    sinks: tuple[EventSink, ...] = (),
+    transport: OracleTransport | None = None,
+) -> SearchRun:
+    """Return a whole search through the graph."""
+    store = store or InMemoryStore()
+    transport = transport or OracleTransport(Oracle(world))
+    context = oracle_context(settings, transport, store=store, sinks=sinks)
+    graph = build_graph(settings, checkpointer=checkpointer)
+    output = await graph.ainvoke(
+        {"queries": list(queries), "validation_queries": list(validation)},
+        {"configurable": {"thread_id": thread_id}, "recursion_limit": RECURSION_LIMIT},
+        context=context,  # type: ignore[arg-type]
+        durability="async" if checkpointer else None,
+    )
+    result = RunResult.model_validate(output["result"])
+    return SearchRun(result=result, transport=transport, archive=Archive(store, thread_id), context=context)

@@ -130,7 +130,7 @@ class CallChannel:
     async def _send_once(self, request: Request) -> Reply:
         gate = self.client.gate()
         async with gate.slot():
-            self.ledger.check_open()
+            self.ledger.stop.check()
             async with asyncio.timeout(self.settings.timeout_s):
                 reply = await self.client.transport.send(request)
         gate.note_success()
@@ -161,7 +161,8 @@ class CallChannel:
         )
         if failure.is_overload:
             gate.note_overload(pause_s=wait_s)
-        await asyncio.sleep(wait_s)
+        await self.ledger.stop.sleep(wait_s)
+        self.ledger.stop.check()
 
     def _give_up(self, failure: CallFailure, num_tries: int, is_first_contact: bool) -> Exception:
         """Return the error after the last try: for the run when the endpoint is gone, else for this call alone."""

@@ -1,14 +1,16 @@
 """Our defaults behind the protocols: selector, critic and rewriter that ask the roles' models."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TypeVar, cast
 
 from pydantic import JsonValue
 
 from drpo_graph.beam import prune_beam
-from drpo_graph.errors import ReplyError
+from drpo_graph.errors import ReplyError, SettingsError
 from drpo_graph.ladder import Models, Sample
 from drpo_graph.parsing import (
     MAX_METRICS,
@@ -42,6 +44,32 @@ class LLMMetricSelector:
             schema=_selection_schema(),
         )
         return _value_of(samples[0], f"metrics for query {query.id!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class CachedMetrics:
+    """Answers from metrics selected before, and asks the selector behind it for the rest."""
+
+    selection_by_query: Mapping[str, MetricSelection]
+    selector: MetricSelector
+
+    async def select_metrics(self, query: Query, *, models: Models) -> MetricSelection:
+        """Return the cached metrics of a query's text, or ask."""
+        cached = self.selection_by_query.get(query.text)
+        return cached if cached is not None else await self.selector.select_metrics(query, models=models)
+
+
+def load_metrics_cache(path: Path, *, known: Sequence[Metric]) -> dict[str, MetricSelection]:
+    """Return the selections in a metrics cache of the published code, by query text.
+
+    Raises:
+        SettingsError: the file cannot be read, or an entry names no metric.
+    """
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+        return {text: parse_metric_selection(json.dumps(entry), known=known) for text, entry in entries.items()}
+    except (OSError, ValueError, AttributeError, ReplyError) as error:
+        raise SettingsError(f"Metrics cache {path}: expected the published JSON form, got: {error}.") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +170,9 @@ def build_components(
     is_reward = critic is not None and not hasattr(critic, "critique")
     default_selector: MetricSelector = FixedMetrics((REWARD_METRIC,)) if is_reward else LLMMetricSelector(prompts)
     default_critic: Critic = LLMCritic(prompts, is_compat=settings.is_compat)
+    if settings.metrics_cache is not None:
+        cached = load_metrics_cache(settings.metrics_cache, known=prompts.metrics)
+        default_selector = CachedMetrics(cached, default_selector)
     return Components(
         selector=selector or default_selector,
         critic=default_critic if critic is None else as_critic(critic),

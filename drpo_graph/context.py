@@ -17,7 +17,7 @@ from drpo_graph.components import Components
 from drpo_graph.emitter import Emitter, EventSink
 from drpo_graph.errors import FingerprintMismatchError
 from drpo_graph.ladder import Models, RoleModel
-from drpo_graph.ledger import Ledger
+from drpo_graph.ledger import Ledger, StopSignal
 from drpo_graph.prompts.library import PromptLibrary
 from drpo_graph.records import Role
 from drpo_graph.settings import Settings
@@ -49,6 +49,7 @@ class RunContext:
     sinks: Sequence[EventSink] = ()
     accepts_changes: bool = False
     """Whether a run may go on with other settings, prompts or data than it was started with."""
+    stop: StopSignal = field(default_factory=StopSignal)
     _sessions: dict[str, asyncio.Task[RunSession]] = field(default_factory=dict)
 
     async def session(self, run_id: str, store: BaseStore | None = None) -> RunSession:
@@ -109,7 +110,7 @@ class RunContext:
 
     async def _open(self, run_id: str, store: BaseStore) -> RunSession:
         archive = Archive(store, run_id)
-        ledger = Ledger(archive)
+        ledger = Ledger(archive, self.stop)
         emitter = Emitter(run_id, self.sinks)
         await ledger.load()
         learned = await archive.get_all("learned")

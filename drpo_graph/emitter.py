@@ -1,16 +1,13 @@
 """Send events to the run's sinks and into LangGraph's custom stream."""
 
-import logging
 import time
 from collections.abc import Callable, Sequence
 
 from langgraph.config import get_stream_writer
 
-from drpo_graph.events import EventBase
+from drpo_graph.events import Event
 
-logger = logging.getLogger(__name__)
-
-EventSink = Callable[[EventBase], None]
+EventSink = Callable[[Event], None]
 """Takes each event as it happens; must return at once."""
 
 
@@ -22,7 +19,7 @@ class Emitter:
         self._sinks = tuple(sinks)
         self._seq = 0
 
-    def emit(self, event: EventBase) -> None:
+    def emit(self, event: Event) -> None:
         """Hand an event to every sink and, inside a graph run, to its custom stream."""
         self._seq += 1
         stamped = event.model_copy(update={"seq": self._seq, "time": time.time()})

@@ -15,6 +15,8 @@ class DRPOError(Exception):
 
     exit_code: ClassVar[int] = 1
     is_resumable: ClassVar[bool] = False
+    was_shown: bool = False
+    """Whether a display has told the user already."""
 
 
 class UsageError(DRPOError):

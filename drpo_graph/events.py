@@ -49,6 +49,8 @@ class LevelStarted(EventBase):
     query_ids: tuple[str, ...]
     num_rollouts: int
     """Rollouts this level is expected to need."""
+    num_done: int = 0
+    """Those that were done before an interruption."""
 
 
 class MetricsSelected(EventBase):
@@ -132,6 +134,14 @@ class CallRetried(EventBase):
     wait_s: float
 
 
+class ValidationStarted(EventBase):
+    """The search is over; its contenders are run on the held-out queries."""
+
+    type: Literal["validation_started"] = "validation_started"
+    candidate_ids: tuple[str, ...]
+    num_rollouts: int
+
+
 class ValidationFinished(EventBase):
     """The contenders were compared on held-out queries."""
 
@@ -177,6 +187,7 @@ Event = Annotated[
     | LevelFinished
     | CallFinished
     | CallRetried
+    | ValidationStarted
     | ValidationFinished
     | RunFinished
     | RunStopped

@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from typing import NamedTuple
 
 from pydantic import Field, JsonValue
@@ -50,14 +51,46 @@ def call_key(parts: Mapping[str, JsonValue]) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
+class StopSignal:
+    """Asks a process's runs to stop: calls in flight go on, no further one begins. Bound to one event loop."""
+
+    def __init__(self) -> None:
+        self._reason: str | None = None
+        self._requested = asyncio.Event()
+
+    def request(self, reason: str) -> None:
+        """Let no further call begin."""
+        self._reason = reason
+        self._requested.set()
+
+    @property
+    def is_requested(self) -> bool:
+        """Whether calls may no longer begin."""
+        return self._reason is not None
+
+    def check(self) -> None:
+        """Do nothing while calls may begin.
+
+        Raises:
+            RunInterruptedError: a stop was requested.
+        """
+        if self._reason is not None:
+            raise RunInterruptedError(self._reason)
+
+    async def sleep(self, wait_s: float) -> None:
+        """Sleep, but no longer than until a stop is requested."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._requested.wait(), wait_s)
+
+
 class Ledger:
     """One run's finished calls. Bound to one event loop; :meth:`load` comes first."""
 
-    def __init__(self, archive: Archive) -> None:
+    def __init__(self, archive: Archive, stop: StopSignal) -> None:
+        self.stop = stop
         self._archive = archive
         self._stored_keys: set[str] = set()
         self._in_flight: dict[str, asyncio.Task[CallRecord]] = {}
-        self._stop_reason: str | None = None
         self.usage_by_role: dict[str, Usage] = {}
         self.retries_by_kind: Counter[str] = Counter()
 
@@ -81,24 +114,11 @@ class Ledger:
                 return LedgerEntry(key, CallRecord.model_validate(stored), is_replayed=True)
         task = self._in_flight.get(key)
         if task is None:
-            self.check_open()
+            self.stop.check()
             task = asyncio.create_task(self._make(key, call))
             self._in_flight[key] = task
             task.add_done_callback(lambda done: self._forget(key, done))
         return LedgerEntry(key, await asyncio.shield(task), is_replayed=False)
-
-    def stop(self, reason: str) -> None:
-        """Let no further call begin; those in flight go on."""
-        self._stop_reason = reason
-
-    def check_open(self) -> None:
-        """Do nothing while calls may begin.
-
-        Raises:
-            RunInterruptedError: the run was asked to stop.
-        """
-        if self._stop_reason is not None:
-            raise RunInterruptedError(self._stop_reason)
 
     @property
     def num_in_flight(self) -> int:

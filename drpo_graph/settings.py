@@ -125,6 +125,8 @@ class Settings(Record):
     """Training queries to use; all when absent."""
     templates: Path | None = None
     """A folder whose prompt templates replace ours, file by file."""
+    metrics_cache: Path | None = None
+    """A JSON file of metrics selected before, in the published form; its queries are not asked about again."""
 
     max_concurrency: int = Field(32, ge=1)
     """Calls in flight per endpoint."""
@@ -175,7 +177,14 @@ class Settings(Record):
 
     def fingerprint_fields(self) -> dict[str, JsonValue]:
         """Return what a resumed run must have in common with its start: not where models are served, nor how fast."""
-        operational = {"max_concurrency", "requests_per_second", "timeout_s", "max_retries", "templates"}
+        operational = {
+            "max_concurrency",
+            "requests_per_second",
+            "timeout_s",
+            "max_retries",
+            "templates",
+            "metrics_cache",
+        }
         fields: dict[str, JsonValue] = self.model_dump(mode="json", exclude=operational)
         for role in ROLES:
             role_fields = fields[role]

@@ -7,7 +7,7 @@ from langgraph.runtime import Runtime
 from drpo_graph.beam import hash_prompt, is_easy, rank, score_candidate
 from drpo_graph.context import RunContext, RunSession, session_of
 from drpo_graph.errors import SearchStalledError
-from drpo_graph.events import BeamEntry, LevelFinished, LevelStarted
+from drpo_graph.events import BeamEntry, LevelFinished, LevelStarted, ValidationStarted
 from drpo_graph.levels import DepthPlan, has_level, plan_depth, prefetch_indices, query_indices
 from drpo_graph.selection import ROOT_ID, Contender, choose_contenders
 from drpo_graph.settings import Settings
@@ -76,7 +76,15 @@ async def _plan_next(
         update["phase"] = "validate" if state["validation_ids"] else "conclude"
         if state["validation_ids"]:
             update["rollouts"] = None  # type: ignore[typeddict-item]  # The reducer empties the list for validation.
-            update["contender_ids"] = await _choose_contenders(session, beam, num_best=settings.beam_size)
+            contender_ids = await _choose_contenders(session, beam, num_best=settings.beam_size)
+            update["contender_ids"] = contender_ids
+            session.emitter.emit(
+                ValidationStarted(
+                    run_id=session.run_id,
+                    candidate_ids=tuple(contender_ids),
+                    num_rollouts=len(contender_ids) * len(state["validation_ids"]),
+                )
+            )
         return update
     order = await session.archive.query_order()
     ahead = prefetch_indices(level + 1, max_depth=depth.max_depth, settings=settings, num_queries=num_queries)

@@ -142,6 +142,9 @@ class RunView:
 
     def apply(self, event: Event) -> None:
         """Take one event into the view. An event that repeats after a resume counts once, where it has an id."""
+        if self._started_at is None:
+            # A resumed graph may go on in the middle of a level, without a first event.
+            self.run_id, self._started_at = event.run_id, event.time
         match event:
             case RunStarted():
                 self._start_run(event)

@@ -96,6 +96,12 @@ def test_level_whose_start_was_not_seen_is_followed_with_unknown_size() -> None:
     assert view.remaining_s(START) is None
 
 
+def test_run_without_a_first_event_begins_with_what_comes() -> None:
+    view = view_of(rollout_scored("3.0.0", "q-1", level=3, reward=4.0))
+    assert view.run_id == RUN_ID
+    assert view.elapsed_s(START + 7) == pytest.approx(7)
+
+
 def test_rollouts_after_the_last_level_are_no_children_of_it() -> None:
     view = view_of(level_started(4, time=START), level_finished(4), rollout_scored("0", "v-1", level=4, reward=3.0))
     assert (view.phase, len(view.rollouts), view.num_late_rollouts) == ("choosing", 0, 1)

@@ -1,0 +1,118 @@
+"""Tuning-free alignment: optimise system prompts with DRPO as a durable, streaming LangGraph.
+
+``optimize()`` and ``resume()`` run a search, ``build_graph()`` returns it as a graph for an app of your own,
+``Settings`` says what it does. Names are loaded on first use: importing the package is quick and pulls in no client.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from drpo_graph.dataset import load_bundled_queries, load_queries
+    from drpo_graph.errors import DRPOError, ReplyError
+    from drpo_graph.events import Event, parse_event
+    from drpo_graph.graph import ContextOverrides, build_context, build_graph
+    from drpo_graph.ladder import Models
+    from drpo_graph.protocols import (
+        BeamPolicy,
+        Critic,
+        MetricSelector,
+        Reward,
+        RewardFunction,
+        Rewriter,
+        RewriteRequest,
+    )
+    from drpo_graph.records import (
+        Candidate,
+        Critique,
+        Metric,
+        MetricScore,
+        MetricSelection,
+        Query,
+        Rollout,
+        RunResult,
+        Validation,
+    )
+    from drpo_graph.runner import Parts, RunOptions, optimize, resume
+    from drpo_graph.settings import RoleSettings, Settings, build_settings
+
+__version__ = "0.1.0"
+
+_MODULE_BY_NAME = {
+    "BeamPolicy": "protocols",
+    "Candidate": "records",
+    "ContextOverrides": "graph",
+    "Critic": "protocols",
+    "Critique": "records",
+    "DRPOError": "errors",
+    "Event": "events",
+    "Metric": "records",
+    "MetricScore": "records",
+    "MetricSelection": "records",
+    "MetricSelector": "protocols",
+    "Models": "ladder",
+    "Parts": "runner",
+    "Query": "records",
+    "ReplyError": "errors",
+    "Reward": "protocols",
+    "RewardFunction": "protocols",
+    "RewriteRequest": "protocols",
+    "Rewriter": "protocols",
+    "RoleSettings": "settings",
+    "Rollout": "records",
+    "RunOptions": "runner",
+    "RunResult": "records",
+    "Settings": "settings",
+    "Validation": "records",
+    "build_context": "graph",
+    "build_graph": "graph",
+    "build_settings": "settings",
+    "load_bundled_queries": "dataset",
+    "load_queries": "dataset",
+    "optimize": "runner",
+    "parse_event": "events",
+    "resume": "runner",
+}
+
+__all__ = [
+    "BeamPolicy",
+    "Candidate",
+    "ContextOverrides",
+    "Critic",
+    "Critique",
+    "DRPOError",
+    "Event",
+    "Metric",
+    "MetricScore",
+    "MetricSelection",
+    "MetricSelector",
+    "Models",
+    "Parts",
+    "Query",
+    "ReplyError",
+    "Reward",
+    "RewardFunction",
+    "RewriteRequest",
+    "Rewriter",
+    "RoleSettings",
+    "Rollout",
+    "RunOptions",
+    "RunResult",
+    "Settings",
+    "Validation",
+    "build_context",
+    "build_graph",
+    "build_settings",
+    "load_bundled_queries",
+    "load_queries",
+    "optimize",
+    "parse_event",
+    "resume",
+]
+
+
+def __getattr__(name: str) -> object:
+    module = _MODULE_BY_NAME.get(name)
+    if module is None:
+        raise AttributeError(f"module 'drpo_graph' has no attribute {name!r}")
+    return getattr(import_module(f"drpo_graph.{module}"), name)

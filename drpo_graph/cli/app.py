@@ -1,0 +1,86 @@
+"""The command line's frame: commands, one-line errors, exit codes."""
+
+import asyncio
+import sys
+import traceback
+from typing import Annotated
+
+import click
+import typer
+
+from drpo_graph import __version__
+from drpo_graph.cli import optimize_commands, run_commands
+from drpo_graph.errors import DRPOError
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+
+app = typer.Typer(
+    name="drpo",
+    help="Tuning-free alignment: optimise system prompts with DRPO. Runs are durable, resumable and streamed.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("optimize")(optimize_commands.optimize_command)
+app.command("resume")(optimize_commands.resume_command)
+app.command("runs")(run_commands.runs_command)
+app.command("show")(run_commands.show_command)
+app.command("events")(run_commands.events_command)
+
+
+def _print_version(value: bool) -> None:
+    if value:
+        typer.echo(f"drpo_graph {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Read the options that come before the command; ``--debug`` is looked up where an error is shown."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit: 0 done, 1 failed, 2 wrong usage, 130 interrupted (and resumable)."""
+    given = sys.argv[1:] if arguments is None else arguments
+    is_debug = "--debug" in given
+    # --debug belongs to every command: it is taken out wherever it stands.
+    sys.exit(_run([one for one in given if one != "--debug"], is_debug=is_debug))
+
+
+def _run(arguments: list[str], *, is_debug: bool) -> int:
+    try:
+        code = app(arguments, standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return EXIT_USAGE
+    except click.ClickException as error:
+        error.show()
+        return EXIT_USAGE if isinstance(error, click.UsageError) else EXIT_FAILED
+    except (click.Abort, KeyboardInterrupt, asyncio.CancelledError):
+        return EXIT_INTERRUPTED
+    except DRPOError as error:
+        return _report(error, error.exit_code, is_debug=is_debug)
+    except BrokenPipeError:
+        # The reader has left: what it wanted, it has.
+        return 0
+    except Exception as error:  # noqa: BLE001  # The frame: whatever it is, the user gets one line.
+        return _report(error, EXIT_FAILED, is_debug=is_debug)
+    return code if isinstance(code, int) else 0
+
+
+def _report(error: Exception, code: int, *, is_debug: bool) -> int:
+    if is_debug:
+        traceback.print_exception(error)
+    elif isinstance(error, DRPOError):
+        if not error.was_shown:
+            typer.echo(f"error: {error}", err=True)
+    else:
+        typer.echo(f"error: {type(error).__name__}: {error} (a bug: run again with --debug for its place)", err=True)
+    return code

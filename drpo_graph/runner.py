@@ -1,0 +1,393 @@
+"""Start, resume and read runs: everything around the graph that a command line or a service needs."""
+
+import asyncio
+import logging
+import secrets
+import signal
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from langchain_core.language_models import BaseChatModel
+from pydantic import JsonValue
+
+from drpo_graph.archive import Archive
+from drpo_graph.checkpoint import (
+    DEFAULT_CHECKPOINT,
+    Checkpoint,
+    check_thread_id,
+    lock_thread,
+    open_checkpoint,
+)
+from drpo_graph.context import RunContext
+from drpo_graph.dataset import load_bundled_queries
+from drpo_graph.emitter import EventSink
+from drpo_graph.errors import (
+    CheckpointError,
+    DatasetError,
+    DRPOError,
+    FingerprintMismatchError,
+    RunExistsError,
+    RunInterruptedError,
+    StateFormatError,
+)
+from drpo_graph.events import LevelStarted, RunStarted, RunStopped
+from drpo_graph.export import EVENTS_FILE, LOG_FILE, EventLog, append_settings, load_tree, log_event, write_result_files
+from drpo_graph.graph import RECURSION_LIMIT, SearchGraph, build_context, build_graph
+from drpo_graph.protocols import BeamPolicy, Critic, MetricSelector, RewardFunction, Rewriter
+from drpo_graph.records import Query, Role, RunResult
+from drpo_graph.registry import RunInput, RunRecord, RunRegistry
+from drpo_graph.settings import Settings, build_settings, merge_settings
+from drpo_graph.state import STATE_FORMAT
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """How a run is carried out, as opposed to what it does: nothing here changes its result."""
+
+    checkpoint: Path = DEFAULT_CHECKPOINT
+    log_dir: Path | None = None
+    """The run folder; beside the checkpoint, named by the thread id, when absent."""
+    writes_files: bool = True
+    sinks: tuple[EventSink, ...] = ()
+    """Called with every event."""
+    handles_signals: bool = False
+    """Whether the first Ctrl-C (or SIGTERM) drains running calls and stops, and the second stops at once."""
+    log_level: str = "INFO"
+    """Of ``log.txt``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """Replacements for models and components, by role and by protocol."""
+
+    models: Mapping[Role, BaseChatModel] = field(default_factory=dict)
+    selector: MetricSelector | None = None
+    critic: Critic | RewardFunction | None = None
+    rewriter: Rewriter | None = None
+    beam_policy: BeamPolicy | None = None
+
+
+async def optimize(
+    queries: Sequence[str | Query] | None = None,
+    *,
+    settings: Settings,
+    validation: Sequence[str | Query] = (),
+    thread_id: str | None = None,
+    options: RunOptions | None = None,
+    parts: Parts | None = None,
+) -> RunResult:
+    """Optimise a system prompt and return what was found.
+
+    Args:
+        queries: Training queries; the bundled ones when absent.
+        settings: What to do.
+        validation: Held-out queries; given any, the final choice is made on them.
+        thread_id: Names the run; a new name when absent.
+        options: Where it is kept and who is told.
+        parts: Replacements for models and components.
+
+    Raises:
+        UsageError: a setting, path or dataset is wrong, or the run exists already.
+        ModelCallError: a model endpoint cannot be used; the run can be resumed.
+        RunInterruptedError: it was asked to stop; the run can be resumed.
+        CheckpointError: the checkpoint cannot be opened or written.
+    """
+    options, parts = options or RunOptions(), parts or Parts()
+    thread_id = check_thread_id(thread_id or new_thread_id())
+    training = load_bundled_queries() if queries is None else queries
+    if not training:
+        raise DatasetError("The dataset is empty: expected at least one training query.")
+    given = RunInput(queries=_as_input(training), validation_queries=_as_input(validation))
+    with lock_thread(options.checkpoint, thread_id):
+        async with open_checkpoint(options.checkpoint) as checkpoint:
+            registry = RunRegistry(checkpoint.store)
+            if await registry.has(thread_id):
+                raise RunExistsError(f"Run {thread_id!r} exists already. `drpo resume {thread_id}` continues it.")
+            # Models and templates are checked before the run is listed: a typo leaves no dead run behind.
+            context = _build_context(settings, options, parts, checkpoint, accepts_changes=False)
+            folder = run_folder(options, thread_id)
+            await Archive(checkpoint.store, thread_id).put("run", "input", given.model_dump(mode="json"))
+            now = time.time()
+            record = await registry.save(
+                RunRecord(
+                    thread_id=thread_id,
+                    status="running",
+                    created_at=now,
+                    updated_at=now,
+                    settings=settings,
+                    log_dir=str(folder) if folder else None,
+                )
+            )
+            return await _Run(record, context, checkpoint, options, given).carry_out()
+
+
+async def resume(
+    thread_id: str,
+    *,
+    options: RunOptions | None = None,
+    parts: Parts | None = None,
+    changes: Mapping[str, object] | None = None,
+    queries: Sequence[str | Query] | None = None,
+    accepts_changes: bool = False,
+) -> RunResult:
+    """Continue a run, and return what was found; a finished run returns its result again.
+
+    Args:
+        thread_id: The run.
+        options: Where it is kept and who is told.
+        parts: The same replacements that it was started with.
+        changes: Settings to change by name. What only says where and how fast may change; the rest is refused.
+        queries: The training queries again, to have them checked; those it was started with when absent.
+        accepts_changes: Whether to go on although settings, prompts or data differ from the start.
+
+    Raises:
+        RunNotFoundError: there is no such run.
+        FingerprintMismatchError: settings, prompts or data differ from the start.
+        RunLockedError: another process works on it.
+    """
+    options, parts = options or RunOptions(), parts or Parts()
+    thread_id = check_thread_id(thread_id)
+    with lock_thread(options.checkpoint, thread_id):
+        async with open_checkpoint(options.checkpoint, must_exist=True) as checkpoint:
+            record = await RunRegistry(checkpoint.store).find(thread_id)
+            chosen = record.settings
+            if changes:
+                chosen = build_settings(merge_settings(chosen.model_dump(), changes))
+            stored = await Archive(checkpoint.store, thread_id).get("run", "input")
+            given = RunInput.model_validate(stored)
+            if queries is not None and not accepts_changes:
+                _check_data(given, queries, chosen)
+            if options.log_dir is None and record.log_dir is not None:
+                options = replace(options, log_dir=Path(record.log_dir))
+            context = _build_context(chosen, options, parts, checkpoint, accepts_changes=accepts_changes)
+            return await _Run(record, context, checkpoint, options, given).carry_out()
+
+
+def new_thread_id() -> str:
+    """Return a new run name that sorts by time."""
+    return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+
+
+def run_folder(options: RunOptions, thread_id: str) -> Path | None:
+    """Return the folder of a run's files, or ``None`` when it writes none."""
+    if not options.writes_files:
+        return None
+    return options.log_dir or options.checkpoint.parent / thread_id
+
+
+class _Run:
+    """One process's part of a run."""
+
+    def __init__(
+        self, record: RunRecord, context: RunContext, checkpoint: Checkpoint, options: RunOptions, given: RunInput
+    ) -> None:
+        self._record = record
+        self._context = context
+        self._checkpoint = checkpoint
+        self._options = options
+        self._given = given
+        self._graph: SearchGraph = build_graph(record.settings, checkpointer=checkpoint.saver)
+        self._config: Any = {
+            "configurable": {"thread_id": record.thread_id},
+            "recursion_limit": RECURSION_LIMIT,
+        }
+
+    async def carry_out(self) -> RunResult:
+        """Run to the end, export, and keep the run list true whatever happens."""
+        folder = run_folder(self._options, self._record.thread_id)
+        with _open_files(folder, self._options, self._record.settings) as file_sinks:
+            # The context was made before the folder was opened: a run that cannot start leaves no folder behind.
+            context = replace(self._context, sinks=(*file_sinks, *self._options.sinks))
+            try:
+                with _signals(context, enabled=self._options.handles_signals):
+                    result = await self._search(context)
+            except (DRPOError, sqlite3.Error, OSError) as error:
+                await self._note_stop(context, error)
+                raise
+            await RunRegistry(self._checkpoint.store).save(self._record.model_copy(update={"status": "done"}))
+            if folder is not None:
+                tree = await load_tree(Archive(self._checkpoint.store, self._record.thread_id))
+                write_result_files(folder, result, tree)
+            return result
+
+    async def _search(self, context: RunContext) -> RunResult:
+        graph_input = await self._find_input(context)
+        try:
+            output = await self._graph.ainvoke(
+                graph_input,
+                self._config,
+                context=context,
+                durability="async",
+            )
+        finally:
+            # A node that failed has cancelled its siblings; the calls they had begun are paid for, and are kept.
+            for session in context.open_sessions():
+                await session.ledger.drain()
+        return RunResult.model_validate(output["result"])
+
+    async def _find_input(self, context: RunContext) -> Any:
+        """Return what to invoke the graph with: the run's input where nothing is saved yet, else ``None``."""
+        snapshot = await self._graph.aget_state(self._config)
+        if snapshot.created_at is None:
+            return {
+                "initial_prompt": self._record.settings.initial_prompt,
+                "queries": self._given.queries,
+                "validation_queries": self._given.validation_queries,
+            }
+        values = snapshot.values
+        if "fingerprints" in values:
+            if values.get("format") != STATE_FORMAT:
+                raise StateFormatError(
+                    f"Run {self._record.thread_id!r} has state format {values.get('format')!r}, this version reads "
+                    f"{STATE_FORMAT}. Resume it with the version that started it."
+                )
+            context.check_fingerprints(values["fingerprints"])
+            await self._announce_resume(context, values)
+        return None
+
+    async def _announce_resume(self, context: RunContext, values: Mapping[str, Any]) -> None:
+        session = await context.session(self._record.thread_id)
+        settings = context.settings
+        session.emitter.emit(
+            RunStarted(
+                run_id=session.run_id,
+                is_resumed=True,
+                num_queries=values["num_queries"],
+                num_levels=settings.num_levels,
+                beam_size=settings.beam_size,
+                n_actions=settings.n_actions,
+                queries_per_level=settings.queries_per_level,
+                models={role: client.settings.model for role, client in context.clients.items()},
+                initial_prompt=await session.archive.prompt_of("0"),
+            )
+        )
+        level = values["level"]
+        prefix = f"{level}." if level else "0/"
+        done = [key for key in await session.archive.get_all("rollouts") if key.startswith(prefix)]
+        per_parent = settings.n_actions + settings.keep_parents
+        expected = len(values["query_ids"]) * (max(1, len(values["beam"])) * per_parent if level else 1)
+        session.emitter.emit(
+            LevelStarted(
+                run_id=session.run_id,
+                level=level,
+                max_depth=values["max_depth"],
+                query_ids=tuple(values["query_ids"]),
+                num_rollouts=max(expected, len(done)),
+                num_done=len(done),
+            )
+        )
+
+    async def _note_stop(self, context: RunContext, error: Exception) -> None:
+        is_interrupt = isinstance(error, RunInterruptedError)
+        is_resumable = not isinstance(error, DRPOError) or error.is_resumable
+        reason: Literal["interrupted", "failed"] = "interrupted" if is_interrupt else "failed"
+        record = self._record.model_copy(update={"status": reason, "message": str(error)})
+        try:
+            event = RunStopped(
+                run_id=record.thread_id, reason=reason, message=str(error), is_resumable=is_resumable, time=time.time()
+            )
+            for sink in context.sinks:
+                sink(event)
+            await RunRegistry(self._checkpoint.store).save(record)
+        except (sqlite3.Error, OSError) as storage_error:
+            # The disk may be what stopped the run: the first error is the one to report.
+            logger.warning("The run list could not be brought up to date: %s", storage_error)
+
+
+def _build_context(
+    settings: Settings,
+    options: RunOptions,
+    parts: Parts,
+    checkpoint: Checkpoint,
+    *,
+    accepts_changes: bool,
+) -> RunContext:
+    return build_context(
+        settings,
+        models=parts.models,
+        store=checkpoint.store,
+        sinks=options.sinks,
+        accepts_changes=accepts_changes,
+        selector=parts.selector,
+        critic=parts.critic,
+        rewriter=parts.rewriter,
+        beam_policy=parts.beam_policy,
+    )
+
+
+def _as_input(queries: Sequence[str | Query]) -> list[JsonValue]:
+    return [query if isinstance(query, str) else query.model_dump(mode="json") for query in queries]
+
+
+def _check_data(given: RunInput, queries: Sequence[str | Query], settings: Settings) -> None:
+    """Do nothing when a resumed run is given the queries it was started with.
+
+    Raises:
+        FingerprintMismatchError: they differ.
+    """
+    if given.queries != _as_input(queries):
+        raise FingerprintMismatchError(
+            "This run was started with other data. Resume it without queries, start a new run, or accept the change "
+            "with --force.",
+            ("data",),
+        )
+
+
+@contextmanager
+def _open_files(folder: Path | None, options: RunOptions, settings: Settings) -> Iterator[tuple[EventSink, ...]]:
+    """Open the run's log and event files; where it writes none, there are no sinks."""
+    if folder is None:
+        yield (log_event,)
+        return
+    try:
+        append_settings(folder, settings)
+        events = EventLog(folder / EVENTS_FILE)
+        handler = logging.FileHandler(folder / LOG_FILE, encoding="utf-8")
+    except OSError as error:
+        raise CheckpointError(
+            f"Run folder {folder}: {error.strerror or error}. Give another one with --log-dir, or none with "
+            "--disable-log."
+        ) from error
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setLevel(options.log_level)
+    package_logger = logging.getLogger("drpo_graph")
+    former_level = package_logger.level
+    package_logger.setLevel(min(handler.level, former_level or handler.level))
+    package_logger.addHandler(handler)
+    try:
+        yield (events, log_event)
+    finally:
+        package_logger.removeHandler(handler)
+        package_logger.setLevel(former_level)
+        handler.close()
+        events.close()
+
+
+@contextmanager
+def _signals(context: RunContext, *, enabled: bool) -> Iterator[None]:
+    """Turn the first Ctrl-C into a drain and the second into a stop at once."""
+    if not enabled:
+        yield
+        return
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+
+    def stop() -> None:
+        if context.stop.is_requested:
+            task.cancel()
+        context.stop.request("Stopped on request; finished calls are stored.")
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)

@@ -12,13 +12,14 @@ from drpo_graph.archive import Archive
 from drpo_graph.emitter import Emitter
 from drpo_graph.errors import ModelCallError
 from drpo_graph.events import CallFinished, CallRetried
-from drpo_graph.failures import CallFailure, classify_failure, is_context_overflow
+from drpo_graph.failures import CallFailure, classify_failure, hides, is_context_overflow
 from drpo_graph.ledger import CallRecord, Ledger, LedgerEntry, call_key
 from drpo_graph.records import Role
 from drpo_graph.scheduler import EndpointGate
 from drpo_graph.settings import RoleSettings, Settings
 from drpo_graph.transport import Reply, Request, Transport
 
+_FIRST_BACKOFF_S = 0.5
 _MAX_BACKOFF_S = 60.0
 _MAX_EXHAUSTED = 2
 _FIRST_CONTACT_RETRIES = 2
@@ -43,6 +44,8 @@ class ModelClient:
     gate: Callable[[], EndpointGate]
     endpoint: str
     """Where it is, for messages: never with a key."""
+    secret: str = field(default="", repr=False)
+    """The key that is sent, so that messages can be kept free of it."""
 
 
 class RefusedRequestError(Exception):
@@ -64,18 +67,15 @@ class CallChannel:
     emitter: Emitter
     learned: Learned = field(default_factory=Learned)
 
-    async def call(self, request: Request, *, attempt: int = 0, sample_index: int = 0) -> LedgerEntry:
-        """Return one finished call, from the ledger where it stands already.
+    def key_of(self, request: Request, *, attempt: int = 0, sample_index: int = 0) -> str:
+        """Return a call's ledger key: what was asked, not how the server had to be asked.
+
+        A resumed run knows more about the server than the run did when it first asked, and still finds its calls.
 
         Args:
-            request: The request.
+            request: The request as the role means it.
             attempt: How many replies to this very request were unusable before.
             sample_index: Which of several equal requests this is, where one request gives one sample.
-
-        Raises:
-            RefusedRequestError: the endpoint refuses this one request, or fails it again and again.
-            ModelCallError: the endpoint cannot be used at all (wrong key, unknown model, unreachable).
-            RunInterruptedError: the run was asked to stop.
         """
         identity: dict[str, JsonValue] = {
             "role": self.client.role,
@@ -83,8 +83,26 @@ class CallChannel:
             "attempt": attempt,
             "sample_index": sample_index,
         }
-        key = call_key({**identity, **request.key_parts()})
-        entry = await self.ledger.once(key, lambda: self._send(request, key))
+        return call_key({**identity, **request.key_parts()})
+
+    async def call(self, key: str, request: Request) -> LedgerEntry:
+        """Return one finished call, from the ledger where it stands already.
+
+        Args:
+            key: Its :meth:`key_of`.
+            request: What is sent when it does not.
+
+        Raises:
+            RefusedRequestError: the endpoint refuses this one request, or fails it again and again.
+            ModelCallError: the endpoint cannot be used at all (wrong key, unknown model, unreachable).
+            RunInterruptedError: the run was asked to stop.
+        """
+        started = time.monotonic()
+        entry = await self.ledger.once(
+            key,
+            lambda: self._send(request),
+            on_commit=lambda record: self._report(record, key, duration_s=time.monotonic() - started),
+        )
         if entry.is_replayed:
             self._report(entry.record, key, duration_s=0.0, is_replayed=True)
         return entry
@@ -103,52 +121,45 @@ class CallChannel:
             },
         )
 
-    async def _send(self, request: Request, key: str) -> CallRecord:
-        started = time.monotonic()
+    async def _send(self, request: Request) -> CallRecord:
         retries: dict[str, int] = {}
         while True:
             try:
                 reply = await self._send_once(request)
                 break
             except Exception as error:  # Clients of different providers share no base class.
-                failure = classify_failure(error)
+                secret = self.client.secret
+                failure = classify_failure(error, secret=secret)
                 if failure is None:
                     raise
-                if failure.remedy != "retry":
-                    raise self._refuse(failure) from error
-                await self._wait_to_retry(failure, retries, error)
-        record = CallRecord(
+                final = self._refuse(failure) if failure.remedy != "retry" else self._give_up(failure, retries)
+                if final is not None:
+                    # A traceback shows the cause's text as well.
+                    raise final from (None if hides(secret, error) else error)
+            await self._wait_to_retry(failure, retries)
+        return CallRecord(
             role=self.client.role,
             model=self.client.settings.model,
             choices=reply.choices,
             usage=reply.usage,
             retries=retries,
         )
-        self._report(record, key, duration_s=time.monotonic() - started, is_replayed=False)
-        return record
 
     async def _send_once(self, request: Request) -> Reply:
         gate = self.client.gate()
-        async with gate.slot():
+        async with gate.slot(self.ledger.stop.guard):
             self.ledger.stop.check()
             async with asyncio.timeout(self.settings.timeout_s):
                 reply = await self.client.transport.send(request)
         gate.note_success()
         return reply
 
-    async def _wait_to_retry(self, failure: CallFailure, retries: dict[str, int], error: Exception) -> None:
+    async def _wait_to_retry(self, failure: CallFailure, retries: dict[str, int]) -> None:
         attempt = sum(retries.values())
-        gate = self.client.gate()
-        is_first_contact = failure.kind == "connection" and gate.num_successes == 0
-        limit = (
-            min(self.settings.max_retries, _FIRST_CONTACT_RETRIES) if is_first_contact else self.settings.max_retries
-        )
-        if attempt >= limit:
-            raise self._give_up(failure, attempt + 1, is_first_contact) from error
         retries[failure.kind] = retries.get(failure.kind, 0) + 1
         jitter = random.Random(f"{id(self)}/{time.monotonic_ns()}").uniform(0.5, 1.0)
-        backoff_s = min(_MAX_BACKOFF_S, 0.5 * 2**attempt) * jitter
-        wait_s = backoff_s if failure.retry_after_s is None else max(failure.retry_after_s, 0.0)
+        backoff_s = min(_MAX_BACKOFF_S, _FIRST_BACKOFF_S * 2**attempt) * jitter
+        wait_s = backoff_s if failure.retry_after_s is None else failure.retry_after_s
         self.emitter.emit(
             CallRetried(
                 run_id=self.emitter.run_id,
@@ -160,17 +171,22 @@ class CallChannel:
             )
         )
         if failure.is_overload:
-            gate.note_overload(pause_s=wait_s)
-        await self.ledger.stop.sleep(wait_s)
-        self.ledger.stop.check()
+            # One request that never ends is no reason to hold all others back: only a server's own word is.
+            self.client.gate().note_overload(pause_s=0.0 if failure.kind == "timeout" else wait_s)
+        await self.ledger.stop.guard(asyncio.sleep(wait_s))
 
-    def _give_up(self, failure: CallFailure, num_tries: int, is_first_contact: bool) -> Exception:
+    def _give_up(self, failure: CallFailure, retries: dict[str, int]) -> Exception | None:
         """Return the error after the last try: for the run when the endpoint is gone, else for this call alone."""
-        if not is_first_contact and self.client.gate().note_exhausted() < _MAX_EXHAUSTED:
+        gate, num_retries = self.client.gate(), sum(retries.values())
+        is_first_contact = failure.kind == "connection" and gate.num_successes == 0
+        limit = self.settings.max_retries
+        if num_retries < (min(limit, _FIRST_CONTACT_RETRIES) if is_first_contact else limit):
+            return None
+        if not is_first_contact and gate.note_exhausted() < _MAX_EXHAUSTED:
             return RefusedRequestError(failure)
         what = "cannot be reached" if failure.kind == "connection" else f"gave no reply ({failure.kind})"
         return ModelCallError(
-            f"{self._name()} {what} after {num_tries} tries: {failure.message} "
+            f"{self._name()} {what} after {num_retries + 1} tries: {failure.message} "
             "Check that the server runs and the URL is right, then resume.",
             kind="unreachable" if failure.kind == "connection" else failure.kind,
             role=self.client.role,
@@ -190,7 +206,7 @@ class CallChannel:
     def _name(self) -> str:
         return f"The {self.client.role} model {self.client.settings.model!r} at {self.client.endpoint}"
 
-    def _report(self, record: CallRecord, key: str, *, duration_s: float, is_replayed: bool) -> None:
+    def _report(self, record: CallRecord, key: str, *, duration_s: float, is_replayed: bool = False) -> None:
         self.emitter.emit(
             CallFinished(
                 run_id=self.emitter.run_id,
@@ -208,6 +224,8 @@ class CallChannel:
 def _advice(failure: CallFailure) -> str:
     if failure.kind in ("http_401", "http_403"):
         return "Check the API key and its environment variable."
+    if failure.kind == "quota":
+        return "The account has no credit left: top it up, then resume."
     if failure.kind == "http_404":
         return "Check the model's name and the base URL."
     return "Check the role's settings."

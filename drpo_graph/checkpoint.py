@@ -6,18 +6,22 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import aiosqlite
 from filelock import FileLock, Timeout
-from langgraph.checkpoint.base import BaseCheckpointSaver
-from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
-from langgraph.store.base import BaseStore
-from langgraph.store.sqlite.aio import AsyncSqliteStore
 
 from drpo_graph.errors import CheckpointError, RunLockedError, UsageError
 
+if TYPE_CHECKING:
+    from langgraph.checkpoint.base import BaseCheckpointSaver
+    from langgraph.store.base import BaseStore
+
 DEFAULT_CHECKPOINT = Path("drpo_runs") / "checkpoints.sqlite"
 _BUSY_TIMEOUT_MS = 30_000
+_LOCK_TIMEOUT_S = 0.5
+"""Longer than a look at a lock takes: :func:`is_worked_on` holds it for a moment."""
+_ELSEWHERE = "Give another place with --checkpoint."
 _THREAD_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -25,8 +29,8 @@ _THREAD_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 class Checkpoint:
     """An open checkpoint."""
 
-    saver: BaseCheckpointSaver[str]
-    store: BaseStore
+    saver: "BaseCheckpointSaver[str]"
+    store: "BaseStore"
 
 
 @asynccontextmanager
@@ -39,12 +43,12 @@ async def open_checkpoint(path: Path, *, must_exist: bool = False) -> AsyncItera
     Raises:
         CheckpointError: it cannot be opened, is no checkpoint, or cannot be written.
     """
-    if must_exist and not path.is_file():  # noqa: ASYNC240  # One look, before anything runs.
-        raise CheckpointError(f"Checkpoint {path} does not exist. Give the file of your runs with --checkpoint.")
+    if must_exist:
+        require_checkpoint(path)
     async with AsyncExitStack() as stack:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            checkpoint = await _open(path, stack)
+            checkpoint = _open(path, stack)
         except (sqlite3.Error, OSError) as error:
             raise explain_storage_error(error, path) from error
         try:
@@ -53,16 +57,53 @@ async def open_checkpoint(path: Path, *, must_exist: bool = False) -> AsyncItera
             raise explain_storage_error(error, path) from error
 
 
+@asynccontextmanager
+async def open_store(path: Path) -> "AsyncIterator[BaseStore]":
+    """Open a checkpoint's store to look at runs: nothing is written, so a read-only file will do.
+
+    Raises:
+        CheckpointError: it does not exist, is no checkpoint, or cannot be read.
+    """
+    from langgraph.store.sqlite.aio import AsyncSqliteStore  # Slow to import: only who looks at runs pays for it.
+
+    require_checkpoint(path)
+    try:
+        async with AsyncExitStack() as stack:
+            connection = await _connect_for_reading(path, stack)
+            store = AsyncSqliteStore(connection)
+            await store.setup()
+            yield store
+    except sqlite3.Error as error:
+        raise explain_storage_error(error, path) from error
+
+
+def require_checkpoint(path: Path) -> None:
+    """Do nothing when there is a file at the path.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise CheckpointError(f"Checkpoint {path} {what}. Give the file of your runs with --checkpoint.")
+
+
 def explain_storage_error(error: Exception, path: Path) -> CheckpointError:
     """Return what a storage error means, with what to do about it."""
-    text = str(error)
-    if "readonly" in text or "read-only" in text or isinstance(error, PermissionError):
-        advice = "It cannot be written: give another place with --checkpoint."
-    elif "full" in text or "No space left" in text:
-        advice = "The disk is full: free space and run `drpo resume`; what was committed is kept."
-    elif "not a database" in text:
-        advice = "It is no SQLite file: give another place with --checkpoint."
-    elif "locked" in text:
+    causes = _causes(error)
+    text = str(causes[0])
+    everything = " ".join(map(str, causes))
+    if path.is_dir():
+        text, advice = "it is a folder", "Give a file with --checkpoint."
+    elif "full" in everything or "No space left" in everything:
+        text, advice = "the disk is full", "Free space and run `drpo resume`: what was committed is kept."
+    elif "readonly" in everything or "Read-only" in everything or isinstance(error, PermissionError):
+        text, advice = "it cannot be written", _ELSEWHERE
+    elif "not a database" in everything:
+        text, advice = "it is no SQLite file", _ELSEWHERE
+    elif "unable to open" in everything or isinstance(error, NotADirectoryError | FileExistsError | FileNotFoundError):
+        text, advice = "a part of its path is no folder, or cannot be written", _ELSEWHERE
+    elif "locked" in everything:
         advice = "Another process kept it locked for too long: try again."
     else:
         advice = "Check the path and the disk, then run `drpo resume`."
@@ -90,10 +131,10 @@ def lock_thread(path: Path, thread_id: str) -> Iterator[None]:
         RunLockedError: another process works on the run.
         CheckpointError: the lock file cannot be written.
     """
-    folder = path.with_name(f"{path.name}.locks")
-    lock = FileLock(folder / f"{thread_id}.lock", timeout=0)
+    lock_file = _lock_file(path, thread_id)
+    lock = FileLock(lock_file, timeout=_LOCK_TIMEOUT_S)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        lock_file.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout as error:
         raise RunLockedError(
@@ -108,24 +149,81 @@ def lock_thread(path: Path, thread_id: str) -> Iterator[None]:
         lock.release()
 
 
-async def _open(path: Path, stack: AsyncExitStack) -> Checkpoint:
+def is_worked_on(path: Path, thread_id: str) -> bool:
+    """Return whether a process works on the run at this moment."""
+    lock_file = _lock_file(path, thread_id)
+    if not lock_file.exists():
+        return False
+    lock = FileLock(lock_file, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        return True
+    except OSError:
+        # Nobody works on a run that cannot be written.
+        return False
+    lock.release()
+    return False
+
+
+def _lock_file(path: Path, thread_id: str) -> Path:
+    return path.with_name(f"{path.name}.locks") / f"{thread_id}.lock"
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    """Return the first error of a chain, then the later ones: a failed rollback hides why it was needed."""
+    chain = [error]
+    while (earlier := chain[0].__cause__ or chain[0].__context__) is not None and len(chain) < 10:
+        chain.insert(0, earlier)
+    return [one for one in chain if isinstance(one, sqlite3.Error | OSError)] or [error]
+
+
+def _reading_addresses(path: Path) -> tuple[str, str]:
+    # SQLite reads a WAL database only where it may put its log beside it, or where it is told that nobody writes.
+    return f"{path.absolute().as_uri()}?mode=ro", f"{path.absolute().as_uri()}?immutable=1"
+
+
+async def _connect_for_reading(path: Path, stack: AsyncExitStack) -> aiosqlite.Connection:
+    """Return a connection that cannot write.
+
+    Raises:
+        CheckpointError: the file holds no runs.
+    """
+    for address in _reading_addresses(path):
+        connection = await stack.enter_async_context(aiosqlite.connect(address, uri=True, isolation_level=None))
+        try:
+            await connection.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MS}")
+            cursor = await connection.execute("SELECT name FROM sqlite_master WHERE name IN ('store', 'checkpoints')")
+            if len(list(await cursor.fetchall())) == 2:
+                return connection
+            raise CheckpointError(f"Checkpoint {path} holds no runs of drpo. {_ELSEWHERE}")
+        except sqlite3.OperationalError as error:
+            if "unable to open" not in str(error):
+                raise
+    raise CheckpointError(f"Checkpoint {path} cannot be read. {_ELSEWHERE}")
+
+
+def _open(path: Path, stack: AsyncExitStack) -> Checkpoint:
+    from drpo_graph.sqlite import InlineSqliteSaver, InlineSqliteStore  # Slow to import: only a run pays for it.
+
     # The store runs its own transactions, the saver relies on implicit ones: each has a connection of its kind.
-    for_store = await stack.enter_async_context(_connect(path, None))
-    for_saver = await stack.enter_async_context(_connect(path, "DEFERRED"))
-    saver = AsyncSqliteSaver(for_saver)
-    await saver.setup()
-    store = AsyncSqliteStore(for_store)
-    await store.setup()
+    for_store = _connect(path, None)
+    stack.callback(for_store.close)
+    for_saver = _connect(path, "DEFERRED")
+    stack.callback(for_saver.close)
+    saver, store = InlineSqliteSaver(for_saver), InlineSqliteStore(for_store)
+    saver.setup()
+    store.setup()
     # Fails now, rather than after the first paid call, where the file is read-only.
-    await for_store.execute("BEGIN IMMEDIATE")
-    await for_store.execute("ROLLBACK")
+    for_store.execute("BEGIN IMMEDIATE")
+    for_store.execute("ROLLBACK")
     return Checkpoint(saver, store)
 
 
-@asynccontextmanager
-async def _connect(path: Path, isolation_level: str | None) -> AsyncIterator[aiosqlite.Connection]:
-    async with aiosqlite.connect(path, isolation_level=isolation_level) as connection:
-        await connection.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MS}")
-        await connection.execute("PRAGMA journal_mode=WAL")
-        await connection.execute("PRAGMA synchronous=NORMAL")
-        yield connection
+def _connect(path: Path, isolation_level: Literal["DEFERRED"] | None) -> sqlite3.Connection:
+    # LangGraph may look at its saver from a worker thread; the saver and the store have locks of their own.
+    connection = sqlite3.connect(path, isolation_level=isolation_level, check_same_thread=False)
+    connection.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MS}")
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=NORMAL")
+    return connection

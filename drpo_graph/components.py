@@ -13,7 +13,6 @@ from drpo_graph.beam import prune_beam
 from drpo_graph.errors import ReplyError, SettingsError
 from drpo_graph.ladder import Models, Sample
 from drpo_graph.parsing import (
-    MAX_METRICS,
     parse_critique,
     parse_critique_published,
     parse_metric_selection,
@@ -35,13 +34,15 @@ class LLMMetricSelector:
     """Asks the ``metrics`` model which metrics matter (arXiv 2411.08733, dynamic rewarding)."""
 
     prompts: PromptLibrary
+    settings: Settings
 
     async def select_metrics(self, query: Query, *, models: Models) -> MetricSelection:
-        """Return 1 to 5 metrics, known or newly defined."""
+        """Return the metrics, known or newly defined."""
+        max_metrics = self.settings.max_metrics
         samples = await models.metrics.ask(
             self.prompts.render_select_metrics(query),
-            parse=partial(parse_metric_selection, known=self.prompts.metrics),
-            schema=_selection_schema(),
+            parse=partial(parse_metric_selection, known=self.prompts.metrics, max_metrics=max_metrics),
+            schema=_selection_schema(max_metrics),
         )
         return _value_of(samples[0], f"metrics for query {query.id!r}")
 
@@ -77,15 +78,15 @@ class LLMCritic:
     """Asks the ``critic`` model for a score and a rationale on each metric."""
 
     prompts: PromptLibrary
-    is_compat: bool = False
+    settings: Settings
 
     async def critique(self, query: Query, response: str, *, selection: MetricSelection, models: Models) -> Critique:
         """Return one score per selected metric."""
         strict = partial(parse_critique, metrics=selection.metrics)
         samples = await models.critic.ask(
             self.prompts.render_critique(query=query, response=response, selection=selection),
-            parse=parse_critique_published if self.is_compat else strict,
-            schema=_critique_schema(selection.metrics),
+            parse=parse_critique_published if self.settings.is_compat else strict,
+            schema=_critique_schema(selection.metrics, self.settings.max_rationale_chars),
         )
         return _value_of(samples[0], f"critique on query {query.id!r}")
 
@@ -168,8 +169,10 @@ def build_components(
     With a reward function for a critic there is nothing to select metrics for, so by default none are.
     """
     is_reward = critic is not None and not hasattr(critic, "critique")
-    default_selector: MetricSelector = FixedMetrics((REWARD_METRIC,)) if is_reward else LLMMetricSelector(prompts)
-    default_critic: Critic = LLMCritic(prompts, is_compat=settings.is_compat)
+    default_selector: MetricSelector = (
+        FixedMetrics((REWARD_METRIC,)) if is_reward else LLMMetricSelector(prompts, settings)
+    )
+    default_critic: Critic = LLMCritic(prompts, settings)
     if settings.metrics_cache is not None:
         cached = load_metrics_cache(settings.metrics_cache, known=prompts.metrics)
         default_selector = CachedMetrics(cached, default_selector)
@@ -216,7 +219,7 @@ def _object_schema(properties: dict[str, JsonValue]) -> dict[str, JsonValue]:
     }
 
 
-def _selection_schema() -> ReplySchema:
+def _selection_schema(max_metrics: int) -> ReplySchema:
     text: JsonValue = {"type": "string"}
     new_metric = _object_schema({"name": text, "definition": text})
     return ReplySchema(
@@ -224,16 +227,19 @@ def _selection_schema() -> ReplySchema:
         _object_schema(
             {
                 "reasoning": text,
-                "metrics": {"type": "array", "items": text, "maxItems": MAX_METRICS},
+                "metrics": {"type": "array", "items": text, "maxItems": max_metrics},
                 "new_metrics": {"type": "array", "items": new_metric, "maxItems": 1},
             }
         ),
     )
 
 
-def _critique_schema(metrics: Sequence[Metric]) -> ReplySchema:
+def _critique_schema(metrics: Sequence[Metric], max_rationale_chars: int | None) -> ReplySchema:
+    rationale: dict[str, JsonValue] = {"type": "string"}
+    if max_rationale_chars is not None:
+        rationale["maxLength"] = max_rationale_chars
     score: JsonValue = {"type": "integer", "enum": list(range(MIN_SCORE, MAX_SCORE + 1))}
-    entry = _object_schema({"rationale": {"type": "string"}, "score": score})
+    entry = _object_schema({"rationale": rationale, "score": score})
     return ReplySchema("critique", _object_schema({metric.name: entry for metric in metrics}))
 
 

@@ -194,6 +194,10 @@ def _collect_queries(parts: Iterable[tuple[_DataFile, bytes]], name: str) -> tup
 
 def _problems_error(name: str, problems: list[str]) -> DatasetError:
     """Return an error that prints the first problems and carries them all."""
+    if len(problems) == 1 and problems[0].startswith(name):
+        error = DatasetError(f"{problems[0]}; correct or remove it.")
+        error.problems = tuple(problems)
+        return error
     printed = problems[:MAX_PRINTED_PROBLEMS]
     if len(problems) > len(printed):
         printed.append(f"... and {len(problems) - len(printed)} more")

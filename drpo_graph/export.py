@@ -4,13 +4,15 @@ import json
 import logging
 import os
 import pickle
-import tempfile
+import secrets
 from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import JsonValue
+from pydantic_core import PydanticSerializationError
 
 from drpo_graph.archive import Archive
+from drpo_graph.errors import CheckpointError
 from drpo_graph.events import CallFinished, CallRetried, Event, LevelFinished, RunStopped, Warned
 from drpo_graph.records import Candidate, RunResult, mean
 from drpo_graph.settings import Settings
@@ -26,17 +28,30 @@ ALGORITHM_FOLDER = "algo_output"
 
 
 async def load_tree(archive: Archive) -> tuple[Candidate, ...]:
-    """Return every candidate of a run in creation order, with its rollouts and, where its level is scored, rewards."""
+    """Return every candidate of a run in creation order, with its rollouts and, where its level is scored, rewards.
+
+    A candidate's rollouts are those on its level's queries, in their order; a contender's rollouts on held-out queries
+    are in the result's validation.
+    """
     scores = await archive.scores_by_candidate()
-    rollouts: dict[str, list[JsonValue]] = {}
+    queries_by_level = {
+        int(level): [str(one) for one in stored["query_ids"]]
+        for level, stored in (await archive.get_all("levels")).items()
+        if isinstance(stored["query_ids"], list)
+    }
+    stored_rollouts: dict[str, dict[str, JsonValue]] = {}
     for key, stored_rollout in sorted((await archive.get_all("rollouts")).items()):
-        rollouts.setdefault(key.split("/", 1)[0], []).append(dict(stored_rollout))
+        candidate_id, _, query_id = key.partition("/")
+        stored_rollouts.setdefault(candidate_id, {})[query_id] = dict(stored_rollout)
     candidates = []
     for candidate_id, stored in (await archive.get_all("candidates")).items():
         reward, path_reward = scores.get(candidate_id, (None, None))
+        own = stored_rollouts.get(candidate_id, {})
+        # A level that is not scored yet has no record of its queries.
+        query_ids = queries_by_level.get(creation_order(candidate_id)[0], list(own))
         fields = {
             **stored,
-            "rollouts": rollouts.get(candidate_id, []),
+            "rollouts": [own[query_id] for query_id in query_ids if query_id in own],
             "reward": reward,
             "path_reward": path_reward,
         }
@@ -53,7 +68,7 @@ def write_result_files(folder: Path, result: RunResult, tree: Sequence[Candidate
     """Write a finished run's files and return their paths, the most wanted first.
 
     Raises:
-        OSError: the folder cannot be written.
+        CheckpointError: the folder cannot be written.
     """
     by_id = {one.id: one for one in tree}
     trace = [by_id[one] for one in result.trace]
@@ -64,16 +79,22 @@ def write_result_files(folder: Path, result: RunResult, tree: Sequence[Candidate
         "tree": [candidate.model_dump(mode="json") for candidate in tree],
     }
     files = {
-        folder / PROMPT_FILE: f"{result.system_prompt}\n".encode(),
+        folder / PROMPT_FILE: _to_text(f"{result.system_prompt}\n"),
         folder / RESULT_FILE: _to_json(result.model_dump(mode="json")),
         algorithm / "output.json": _to_json(levels),
-        algorithm / "trace.txt": "\n\n".join(f"Level {n}:\n{one.prompt}" for n, one in enumerate(trace, 1)).encode(),
+        algorithm / "trace.txt": _to_text("\n\n".join(f"Level {n}:\n{one.prompt}" for n, one in enumerate(trace, 1))),
         algorithm / "tree.json": _to_json(everything["tree"]),
         # Plain builtins only: it loads without this package, and without trusting it.
         algorithm / "output.pkl": pickle.dumps(everything, protocol=4),
     }
-    for path, content in files.items():
-        write_atomically(path, content)
+    try:
+        for path, content in files.items():
+            write_atomically(path, content)
+    except OSError as error:
+        raise CheckpointError(
+            f"Run folder {folder}: {error.strerror or error}. The result is stored: make room there and run "
+            f"`drpo resume {result.thread_id}`, or give another folder with --log-dir."
+        ) from error
     return list(files)
 
 
@@ -117,15 +138,15 @@ def write_atomically(path: Path, content: bytes) -> None:
         OSError: it cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with unfinished.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        Path(name).replace(path)
+        unfinished.replace(path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
         raise
 
 
@@ -135,16 +156,35 @@ class EventLog:
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         _end_last_line(path)
-        self._file = path.open("a", encoding="utf-8")
+        # Without a buffer: what cannot be written is not kept for later, to fail once more when the file is closed.
+        self._file = path.open("ab", buffering=0)
 
     def __call__(self, event: Event) -> None:
-        """Append one event."""
-        self._file.write(f"{event.model_dump_json()}\n")
-        self._file.flush()
+        """Append one event.
+
+        Raises:
+            CheckpointError: it cannot be written.
+        """
+        line = memoryview(_json_line(event))
+        try:
+            while line:
+                line = line[self._file.write(line) :]
+        except OSError as error:
+            raise CheckpointError(
+                f"Event log {self._file.name}: {error.strerror or error}. Free space and run `drpo resume`: what was "
+                "committed is kept."
+            ) from error
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+class LogFile(logging.FileHandler):
+    """Appends to ``log.txt``; a line that cannot be written is lost, and no reason to fill the terminal."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # The name is logging's.
+        """Do nothing."""
 
 
 def log_event(event: Event) -> None:
@@ -157,7 +197,7 @@ def log_event(event: Event) -> None:
                 event.level,
                 event.max_depth,
                 best.candidate_id if best else "none",
-                best.path_reward if best else None,
+                "-" if best is None or best.path_reward is None else f"{best.path_reward:.2f}",
                 event.num_children,
                 event.num_unscored,
                 event.usage.calls,
@@ -182,5 +222,17 @@ def _end_last_line(path: Path) -> None:
             file.write(b"\n")
 
 
+def _json_line(event: Event) -> bytes:
+    try:
+        return f"{event.model_dump_json()}\n".encode()
+    except PydanticSerializationError:
+        # A lone surrogate in a model's reply, which UTF-8 cannot hold: an escape says the same.
+        return f"{json.dumps(event.model_dump(), separators=(',', ':'))}\n".encode()
+
+
+def _to_text(text: str) -> bytes:
+    return text.encode("utf-8", "replace")
+
+
 def _to_json(value: object) -> bytes:
-    return f"{json.dumps(value, indent=2, ensure_ascii=False)}\n".encode()
+    return f"{json.dumps(value, indent=2, ensure_ascii=False)}\n".encode("utf-8", "backslashreplace")

@@ -253,7 +253,8 @@ def _build_rollout(defaults: _Defaults, store: BaseStore) -> CompiledStateGraph[
     graph.add_edge("sample_errors", "critique")
     graph.add_edge("select_metrics", "critique")
     graph.add_edge("critique", END)
-    return graph.compile(name="rollout")
+    # No checkpoints inside a rollout: its calls are in the ledger, and its end is saved by the graph around it.
+    return graph.compile(name="rollout", checkpointer=False)
 
 
 def _build_expand(

@@ -145,54 +145,75 @@ class _Exchange(Generic[T]):
             max_tokens=role.max_tokens,
             seed=seed,
             stop=role.stop,
+            mode=role.reply_mode if schema is not None else "text",
             schema=schema,
             extra_body=role.extra_body,
         )
         self._samples: list[Sample[T]] = []
         self._last_choices: dict[int, Choice] = {}
+        self._refused_slots: set[int] = set()
+        """Slots whose request the endpoint refused for good: asking again cannot help."""
 
     async def run(self, num_samples: int, *, may_repair: bool = True) -> list[Sample[T]]:
         """Return the samples after re-asking and, where allowed, repair."""
         self._samples = [Sample(None, None)] * num_samples
         attempts = 1 if self._channel.settings.is_compat else self._channel.settings.max_reply_attempts
         for attempt in range(attempts):
-            await self._ask_for(self._missing(), attempt)
-            if not self._missing():
-                return self._samples
+            slots = self._open_slots()
+            if not slots:
+                break
+            await self._ask_for(slots, attempt)
         if may_repair and not self._channel.settings.is_compat:
-            await asyncio.gather(*(self._repair(slot) for slot in self._missing()))
+            await asyncio.gather(*(self._repair(slot) for slot in self._open_slots()))
         return self._samples
 
-    def _missing(self) -> list[int]:
-        return [slot for slot, sample in enumerate(self._samples) if sample.value is None]
+    def _open_slots(self) -> list[int]:
+        return [
+            slot
+            for slot, sample in enumerate(self._samples)
+            if sample.value is None and slot not in self._refused_slots
+        ]
 
     async def _ask_for(self, slots: list[int], attempt: int) -> None:
         is_whole = len(slots) == len(self._samples)
         request = replace(self._request, num_samples=len(slots), max_tokens=self._token_limit(slots))
         if not is_whole:
             request = replace(request, seed=derive_seed(self._seed, "missing", attempt, *slots))
-        if self._channel.learned.ignores_n and len(slots) > 1:
-            await self._ask_singly(slots, request, attempt)
+        channel = self._channel
+        key = channel.key_of(request, attempt=attempt)
+        if len(slots) > 1 and channel.learned.ignores_n and not channel.ledger.holds(key):
+            # Kept under the key of the whole request: that is where a run that did not know this yet has it.
+            first = self._fill(slots[:1], key, replace(request, num_samples=1))
+            await asyncio.gather(first, self._fill_singly(slots, request, attempt))
             return
-        key, choices = await self._call(request, attempt, slots)
+        num_given = await self._fill(slots, key, request)
+        if 0 < num_given < len(slots):
+            # The server ignores n: the missing samples become calls of their own, now and from here on.
+            if not channel.learned.ignores_n:
+                await channel.learn(ignores_n=True)
+            await self._fill_singly(slots, request, attempt, num_given=num_given)
+
+    async def _fill_singly(self, slots: list[int], request: Request, attempt: int, *, num_given: int = 1) -> None:
+        """Fill the slots after the first ``num_given``, each by a call with a seed of its own."""
+
+        async def fill_one(place: int) -> None:
+            single = replace(request, num_samples=1, seed=derive_seed(request.seed, "sample", slots[place]))
+            key = self._channel.key_of(single, attempt=attempt, sample_index=place)
+            await self._fill([slots[place]], key, single)
+
+        await asyncio.gather(*(fill_one(place) for place in range(num_given, len(slots))))
+
+    async def _fill(self, slots: list[int], key: str, request: Request) -> int:
+        """Settle the slots with a call's choices and return how many it gave."""
+        choices = await self._call(key, request, slots)
+        if choices is None:
+            return 0
         for slot, choice in zip(slots, choices, strict=False):
             self._settle(slot, choice, key)
-        left = slots[len(choices) :]
-        if choices and left:
-            # The server ignores n: the missing samples become calls of their own, now and from here on.
-            await self._channel.learn(ignores_n=True)
-            await self._ask_singly(left, request, attempt, first=len(choices))
-
-    async def _ask_singly(self, slots: list[int], request: Request, attempt: int, first: int = 0) -> None:
-        async def ask_one(place: int, slot: int) -> None:
-            # The first sample keeps the request's own seed: a server that ignores n has given that one already.
-            seed = request.seed if place == 0 else derive_seed(self._seed, "sample", slot)
-            single = replace(request, num_samples=1, seed=seed)
-            key, choices = await self._call(single, attempt, [slot], sample_index=place)
-            for choice in choices[:1]:
-                self._settle(slot, choice, key)
-
-        await asyncio.gather(*(ask_one(first + offset, slot) for offset, slot in enumerate(slots)))
+        if not choices:
+            for slot in slots:
+                self._settle(slot, Choice(text=""), key)
+        return len(choices)
 
     async def _repair(self, slot: int) -> None:
         choice, failure = self._last_choices.get(slot), self._samples[slot].failure
@@ -208,29 +229,29 @@ class _Exchange(Generic[T]):
             seed=derive_seed(self._seed, "repair", slot),
             max_tokens=self._token_limit([slot]),
         )
-        key, choices = await self._call(request, 0, [slot])
-        for repaired in choices[:1]:
-            self._settle(slot, repaired, key)
+        await self._fill([slot], self._channel.key_of(request), request)
 
-    async def _call(
-        self, request: Request, attempt: int, slots: list[int], *, sample_index: int = 0
-    ) -> tuple[str, tuple[Choice, ...]]:
-        """Return the call's key and choices, climbing down the ladder as the server refuses what is asked of it."""
+    async def _call(self, key: str, request: Request, slots: list[int]) -> tuple[Choice, ...] | None:
+        """Return the call's choices, climbing down the ladder as the server refuses what is asked of it.
+
+        ``None`` says that it refuses the request however it is asked; the slots have their reason then.
+        """
         channel = self._channel
         while True:
             rung = self._rung()
-            adapted = replace(request, mode=LADDER[rung], messages=self._adapt(request.messages))
+            sent = replace(request, mode=LADDER[rung], messages=self._adapt(request.messages))
             try:
-                entry = await channel.call(adapted, attempt=attempt, sample_index=sample_index)
-                return entry.key, entry.record.choices
+                return (await channel.call(key, sent)).record.choices
             except RefusedRequestError as error:
-                if error.failure.remedy == "climb" and rung < len(LADDER) - 1:
-                    await channel.learn(rung=max(channel.learned.rung, rung + 1))
-                elif error.failure.remedy == "merge_system" and not channel.learned.merges_system:
+                remedy = error.failure.remedy
+                if remedy == "climb" and rung < len(LADDER) - 1:
+                    if channel.learned.rung <= rung:
+                        await channel.learn(rung=rung + 1)
+                elif remedy == "merge_system" and self._has_system_to_merge(sent.messages):
                     await channel.learn(merges_system=True)
                 else:
                     self._fail(slots, error.failure)
-                    return "", ()
+                    return None
 
     def _rung(self) -> int:
         mode = self._channel.client.settings.reply_mode
@@ -241,21 +262,22 @@ class _Exchange(Generic[T]):
     def _adapt(self, messages: Sequence[Message]) -> list[Message]:
         """Return the messages with the system prompt merged into the user's where the model has no system role."""
         mode = self._channel.client.settings.system_role
-        if (
-            messages[0]["role"] != "system"
-            or mode == "keep"
-            or (mode == "auto" and not self._channel.learned.merges_system)
-        ):
+        is_merged = mode == "merge" or (mode == "auto" and self._channel.learned.merges_system)
+        if not is_merged or messages[0]["role"] != "system":
             return list(messages)
-        merged: Message = {"role": "user", "content": f"{messages[0]['content']}\n\n{messages[1]['content']}"}
-        return [merged, *messages[2:]]
+        asked = [one["content"] for one in messages[1:2] if one["role"] == "user"]
+        merged: Message = {"role": "user", "content": "\n\n".join([messages[0]["content"], *asked])}
+        return [merged, *messages[1 + len(asked) :]]
+
+    def _has_system_to_merge(self, sent: Sequence[Message]) -> bool:
+        return self._channel.client.settings.system_role == "auto" and sent[0]["role"] == "system"
 
     def _settle(self, slot: int, choice: Choice, key: str) -> None:
         self._last_choices[slot] = choice
         try:
             self._samples[slot] = Sample(self._read(choice), None, key)
         except ReplyError as error:
-            is_cut = choice.finish_reason == "length" and error.kind == "unparsable"
+            is_cut = choice.finish_reason == "length" and error.kind in ("unparsable", "empty")
             kind: FailureKind = "truncated" if is_cut else error.kind
             self._samples[slot] = Sample(None, Failure(kind=kind, detail=str(error)))
 
@@ -264,7 +286,10 @@ class _Exchange(Generic[T]):
         if failure.remedy == "refuse":
             kind = "refused"
         for slot in slots:
-            self._samples[slot] = Sample(None, Failure(kind=kind, detail=f"{failure.kind}: {failure.message}"))
+            self._refused_slots.add(slot)
+            # What was wrong with an earlier reply says more than that no better one could be had.
+            if self._samples[slot].failure is None:
+                self._samples[slot] = Sample(None, Failure(kind=kind, detail=f"{failure.kind}: {failure.message}"))
 
     def _token_limit(self, slots: list[int]) -> int:
         """Return the reply's token limit, doubled where a former reply was cut off by it."""

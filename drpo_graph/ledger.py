@@ -8,8 +8,7 @@ import asyncio
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import NamedTuple
 
 from pydantic import Field, JsonValue
@@ -77,10 +76,21 @@ class StopSignal:
         if self._reason is not None:
             raise RunInterruptedError(self._reason)
 
-    async def sleep(self, wait_s: float) -> None:
-        """Sleep, but no longer than until a stop is requested."""
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._requested.wait(), wait_s)
+    async def guard(self, waiting: Coroutine[object, object, None]) -> None:
+        """Await something that only time ends, but no longer than until a stop is requested.
+
+        Raises:
+            RunInterruptedError: a stop was requested.
+        """
+        task = asyncio.ensure_future(waiting)
+        stopped = asyncio.ensure_future(self._requested.wait())
+        try:
+            await asyncio.wait((task, stopped), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopped.cancel()
+            task.cancel()
+        self.check()
+        task.result()
 
 
 class Ledger:
@@ -100,10 +110,25 @@ class Ledger:
             self._stored_keys.add(key)
             self._tally(CallRecord.model_validate(value))
 
-    async def once(self, key: str, call: Callable[[], Awaitable[CallRecord]]) -> LedgerEntry:
+    def holds(self, key: str) -> bool:
+        """Return whether the call is committed."""
+        return key in self._stored_keys
+
+    async def once(
+        self,
+        key: str,
+        call: Callable[[], Awaitable[CallRecord]],
+        *,
+        on_commit: Callable[[CallRecord], None] | None = None,
+    ) -> LedgerEntry:
         """Return the call's record from the ledger, from the same call in flight, or by making it.
 
         A call that was begun is finished and committed even if its caller is cancelled meanwhile.
+
+        Args:
+            key: Names the call.
+            call: Makes it.
+            on_commit: Told of the record once it is stored, where this caller's ``call`` was the one made.
 
         Raises:
             RunInterruptedError: the run was asked to stop, and this call had not begun.
@@ -115,7 +140,7 @@ class Ledger:
         task = self._in_flight.get(key)
         if task is None:
             self.stop.check()
-            task = asyncio.create_task(self._make(key, call))
+            task = asyncio.create_task(self._make(key, call, on_commit))
             self._in_flight[key] = task
             task.add_done_callback(lambda done: self._forget(key, done))
         return LedgerEntry(key, await asyncio.shield(task), is_replayed=False)
@@ -138,11 +163,18 @@ class Ledger:
             total = total.plus(usage)
         return total
 
-    async def _make(self, key: str, call: Callable[[], Awaitable[CallRecord]]) -> CallRecord:
+    async def _make(
+        self,
+        key: str,
+        call: Callable[[], Awaitable[CallRecord]],
+        on_commit: Callable[[CallRecord], None] | None,
+    ) -> CallRecord:
         record = await call()
         await self._archive.put("calls", key, record.model_dump(mode="json"))
         self._stored_keys.add(key)
         self._tally(record)
+        if on_commit is not None:
+            on_commit(record)
         return record
 
     def _forget(self, key: str, done: asyncio.Task[CallRecord]) -> None:

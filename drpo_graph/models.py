@@ -8,8 +8,10 @@ Client-side retries are off: the one retry loop is in :mod:`drpo_graph.chat`.
 import os
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
+
+from pydantic import SecretStr
 
 from drpo_graph.chat import ModelClient
 from drpo_graph.errors import ModelSpecError
@@ -17,7 +19,7 @@ from drpo_graph.records import ROLES, Role
 from drpo_graph.scheduler import gate_for
 from drpo_graph.server import serve_embedded
 from drpo_graph.settings import RoleSettings, Settings
-from drpo_graph.transport import CompletionsTransport, LangChainTransport, OpenAIChatTransport, Transport
+from drpo_graph.transport import CompletionsTransport, LangChainTransport, OpenAIChatTransport, PerLoop, Transport
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
@@ -39,6 +41,14 @@ class Endpoint:
         self.api_key = api_key
 
 
+class _Opened(NamedTuple):
+    """A transport, where it sends to, and the key it sends."""
+
+    transport: Transport
+    place: str
+    secret: str
+
+
 def build_clients(settings: Settings, models: "Mapping[Role, BaseChatModel] | None" = None) -> dict[Role, ModelClient]:
     """Return each role's client: a given chat model instance, or one made from the role's model string.
 
@@ -58,18 +68,24 @@ def build_client(role: Role, settings: Settings, model: "BaseChatModel | None" =
     role_settings = settings.role(role)
     if model is not None:
         name = str(getattr(model, "model_name", None) or getattr(model, "model", None) or type(model).__name__)
-        transport: Transport = OpenAIChatTransport(model) if _is_openai(model) else LangChainTransport(model)
+        opened = _open_given(model)
         role_settings = role_settings.model_copy(update={"model": role_settings.model or name})
-        place = str(getattr(model, "openai_api_base", None) or type(model).__name__)
     else:
-        transport, place = _open(role, role_settings, settings.timeout_s)
+        opened = _open(role, role_settings, settings.timeout_s)
     gate = partial(
         gate_for,
-        place,
+        opened.place,
         max_concurrency=settings.max_concurrency,
         requests_per_second=settings.requests_per_second,
     )
-    return ModelClient(role=role, settings=role_settings, transport=transport, gate=gate, endpoint=place)
+    return ModelClient(
+        role=role,
+        settings=role_settings,
+        transport=opened.transport,
+        gate=gate,
+        endpoint=opened.place,
+        secret=opened.secret,
+    )
 
 
 def find_endpoint(role: Role, settings: RoleSettings) -> Endpoint | None:
@@ -101,43 +117,40 @@ def find_endpoint(role: Role, settings: RoleSettings) -> Endpoint | None:
     return None
 
 
-def _open(role: Role, settings: RoleSettings, timeout_s: float) -> tuple[Transport, str]:
+def _open(role: Role, settings: RoleSettings, timeout_s: float) -> _Opened:
     endpoint = find_endpoint(role, settings)
     if endpoint is None:
-        return LangChainTransport(_init_other_provider(role, settings)), settings.model.partition(":")[0]
+        model = _init_other_provider(role, settings)
+        return _Opened(LangChainTransport(model), settings.model.partition(":")[0], "")
+    transport = _open_transport(endpoint, settings, timeout_s)
+    return _Opened(transport, endpoint.base_url, "" if endpoint.api_key == _NO_KEY else endpoint.api_key)
+
+
+def _open_transport(endpoint: Endpoint, settings: RoleSettings, timeout_s: float) -> Transport:
+    from drpo_graph import openai_clients  # Two seconds to import: only a run that calls models pays for it.
+
+    place = {"base_url": endpoint.base_url, "api_key": endpoint.api_key}
     if settings.endpoint == "completions":
-        return _open_completions(endpoint, timeout_s), endpoint.base_url
-    return _open_chat(endpoint, timeout_s), endpoint.base_url
+        open_flat = partial(openai_clients.open_completions, endpoint.name, **place, timeout_s=timeout_s)
+        return CompletionsTransport(PerLoop(open_flat).get)
+    open_chat = partial(openai_clients.open_chat, endpoint.name, **place, timeout_s=timeout_s)
+    return OpenAIChatTransport(PerLoop(open_chat).get)
 
 
-def _open_chat(endpoint: Endpoint, timeout_s: float) -> Transport:
-    from langchain_openai import ChatOpenAI  # Two seconds to import: only a run that calls models pays for it.
-    from pydantic import SecretStr
+def _open_given(model: "BaseChatModel") -> _Opened:
+    """Return the transport of a chat model instance that the caller made."""
+    if not any(kind.__name__ == "BaseChatOpenAI" for kind in type(model).__mro__):
+        return _Opened(LangChainTransport(model), type(model).__name__, "")
+    from drpo_graph.openai_clients import without_retries
 
-    model = ChatOpenAI(
-        model=endpoint.name,
-        base_url=endpoint.base_url,
-        api_key=SecretStr(endpoint.api_key),
-        max_retries=0,
-        timeout=timeout_s,
-        use_responses_api=False,
-        disable_streaming=True,
+    own = without_retries(model)
+    key = getattr(model, "openai_api_key", None)
+    url = getattr(model, "openai_api_base", None)
+    return _Opened(
+        OpenAIChatTransport(lambda: own),
+        _display_url(url) if isinstance(url, str) else type(model).__name__,
+        key.get_secret_value() if isinstance(key, SecretStr) else "",
     )
-    return OpenAIChatTransport(model)
-
-
-def _open_completions(endpoint: Endpoint, timeout_s: float) -> Transport:
-    from langchain_openai import OpenAI
-    from pydantic import SecretStr
-
-    model = OpenAI(
-        model=endpoint.name,
-        base_url=endpoint.base_url,
-        api_key=SecretStr(endpoint.api_key),
-        max_retries=0,
-        timeout=timeout_s,
-    )
-    return CompletionsTransport(model)
 
 
 def _init_other_provider(role: Role, settings: RoleSettings) -> "BaseChatModel":
@@ -148,9 +161,11 @@ def _init_other_provider(role: Role, settings: RoleSettings) -> "BaseChatModel":
             f"The {role} model {settings.model!r}: this provider needs LangChain. Run: pip install langchain "
             "and the provider's package, or give --base-url for an OpenAI-compatible server."
         ) from error
+    key = _read_key(role, settings, "")
     try:
         model: BaseChatModel = init_chat_model(
             settings.model,
+            **({"api_key": key} if key else {}),
             temperature=settings.temperature,
             top_p=settings.top_p,
             max_tokens=settings.max_tokens,
@@ -159,10 +174,6 @@ def _init_other_provider(role: Role, settings: RoleSettings) -> "BaseChatModel":
     except (ImportError, ValueError) as error:
         raise ModelSpecError(f"The {role} model {settings.model!r}: {error}") from error
     return model
-
-
-def _is_openai(model: "BaseChatModel") -> bool:
-    return any(kind.__name__ == "BaseChatOpenAI" for kind in type(model).__mro__)
 
 
 def _read_key(role: Role, settings: RoleSettings, default_name: str) -> str | None:
@@ -177,11 +188,20 @@ def _read_key(role: Role, settings: RoleSettings, default_name: str) -> str | No
 
 
 def _check_url(role: Role, url: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ModelSpecError(f"The {role} model's base URL {url!r}: expected http(s)://host[:port]/v1.")
-    if parts.username or parts.password:
-        raise ModelSpecError(
-            f"The {role} model's base URL must not hold a password; name a variable with --api-key-env."
-        )
+    what = f"The {role} model's base URL"
+    try:
+        parts = urlsplit(url)
+        is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # A bracket left open, or a port that is no number.
+        raise ModelSpecError(f"{what} cannot be read: expected http(s)://host[:port]/v1.") from None
+    if "@" in parts.netloc:
+        raise ModelSpecError(f"{what} must not hold a password; name a variable with --api-key-env.")
+    if not is_address or parts.query or parts.fragment:
+        raise ModelSpecError(f"{what} {_display_url(url)!r}: expected http(s)://host[:port]/v1, without a query.")
     return url.rstrip("/")
+
+
+def _display_url(url: str) -> str:
+    """Return a URL without what may be secret in it: user, password, query."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()

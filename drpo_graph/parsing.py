@@ -13,7 +13,7 @@ from pydantic import JsonValue
 from drpo_graph.errors import ReplyError
 from drpo_graph.records import MAX_SCORE, MIN_SCORE, Critique, Metric, MetricScore, MetricSelection, metric_key
 
-MAX_METRICS = 5
+DEFAULT_MAX_METRICS = 5
 _SCORE = re.compile(r"\s*(\d+)(?:\.0+)?\s*(?:/\s*5|out of 5)?\s*(?:\(.*\))?\s*", re.IGNORECASE | re.DOTALL)
 _decoder = json.JSONDecoder(strict=False)
 
@@ -91,8 +91,10 @@ def parse_critique_published(text: str) -> Critique:
     return Critique(scores=tuple(scores))
 
 
-def parse_metric_selection(text: str, *, known: Sequence[Metric]) -> MetricSelection:
-    """Return the chosen metrics: known names in any spelling, new ones with their definitions, at most five.
+def parse_metric_selection(
+    text: str, *, known: Sequence[Metric], max_metrics: int = DEFAULT_MAX_METRICS
+) -> MetricSelection:
+    """Return the chosen metrics: known names in any spelling, new ones with their definitions, the first few of them.
 
     Raises:
         ReplyError: no JSON object, or none of the names can be used.
@@ -109,10 +111,10 @@ def parse_metric_selection(text: str, *, known: Sequence[Metric]) -> MetricSelec
         if metric is not None:
             chosen.setdefault(metric_key(metric.name), metric)
     if not chosen:
-        raise ReplyError(f"expected 2 to {MAX_METRICS} metric names, got {shorten(json.dumps(names))}")
+        raise ReplyError(f"expected 1 to {max_metrics} metric names, got {shorten(json.dumps(names))}")
     reasoning = body.get("reasoning")
     return MetricSelection(
-        metrics=tuple(chosen.values())[:MAX_METRICS], reasoning=reasoning if isinstance(reasoning, str) else ""
+        metrics=tuple(chosen.values())[:max_metrics], reasoning=reasoning if isinstance(reasoning, str) else ""
     )
 
 

@@ -8,10 +8,19 @@ import asyncio
 import time
 import weakref
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 
 from asyncio_throttle.throttler import Throttler
+
+Waiting = Coroutine[object, object, None]
+Guard = Callable[[Waiting], Awaitable[None]]
+"""Awaits something that only time ends; may raise instead, e.g. because the run was asked to stop."""
+
+
+async def wait_out(waiting: Waiting) -> None:
+    """Await it to its end."""
+    await waiting
 
 
 class EndpointGate:
@@ -30,18 +39,16 @@ class EndpointGate:
         self._throttler = _make_throttler(requests_per_second)
 
     @asynccontextmanager
-    async def slot(self) -> AsyncIterator[None]:
-        """Hold one of the endpoint's places, in order of arrival, once its pause and its rate allow."""
+    async def slot(self, guard: Guard = wait_out) -> AsyncIterator[None]:
+        """Hold one of the endpoint's places, in order of arrival, once its pause and its rate allow.
+
+        Args:
+            guard: Awaits the pause and the rate's turn; what it raises gives the place back.
+        """
         await self._acquire()
         try:
-            # Only time ends a pause, and a further overload may prolong it: there is no event to wait for.
-            while (wait_s := self._resume_at - time.monotonic()) > 0:  # noqa: ASYNC110
-                await asyncio.sleep(wait_s)
-            if self._throttler is None:
-                yield
-            else:
-                async with self._throttler:
-                    yield
+            await self._wait_for_turn(guard)
+            yield
         finally:
             self.num_in_flight -= 1
             self._wake()
@@ -69,10 +76,24 @@ class EndpointGate:
         return self.num_exhausted
 
     def configure(self, *, max_concurrency: int) -> None:
-        """Take the concurrency limit of the run that asked last."""
+        """Take the concurrency limit of the run that asked last; what an overload took away stays away."""
         if max_concurrency != self.max_concurrency:
-            self.max_concurrency = self.limit = max_concurrency
+            is_whole = self.limit == self.max_concurrency
+            self.limit = max_concurrency if is_whole else min(self.limit, max_concurrency)
+            self.max_concurrency = max_concurrency
             self._wake()
+
+    async def _wait_for_turn(self, guard: Guard) -> None:
+        """Return when neither a pause nor the rate forbids a request."""
+        while True:
+            # Only time ends a pause, and a further overload may prolong it: there is no event to wait for.
+            while (wait_s := self._resume_at - time.monotonic()) > 0:
+                await guard(asyncio.sleep(wait_s))
+            if self._throttler is None:
+                return
+            await guard(_take_turn(self._throttler))
+            if self._resume_at <= time.monotonic():
+                return
 
     async def _acquire(self) -> None:
         if self.num_in_flight < self.limit and not self._waiters:
@@ -112,6 +133,11 @@ def gate_for(endpoint: str, *, max_concurrency: int, requests_per_second: float 
         gates[name] = gate
     gate.configure(max_concurrency=max_concurrency)
     return gate
+
+
+async def _take_turn(throttler: Throttler) -> None:
+    async with throttler:
+        return
 
 
 def _make_throttler(requests_per_second: float | None) -> Throttler | None:

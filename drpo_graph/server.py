@@ -5,7 +5,7 @@ import logging
 import os
 import secrets
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from drpo_graph.errors import ModelSpecError
 
 logger = logging.getLogger(__name__)
 
-_PARALLEL_REQUESTS = 8
+_PARALLEL_REQUESTS = 4
 _CONTEXT_TOKENS = 8192
 """Of each request: the whole context of SmolLM2."""
 
@@ -25,7 +25,7 @@ class EmbeddedServer:
     """A running server: where it listens and the key that this process alone knows."""
 
     base_url: str
-    api_key: str
+    api_key: str = field(repr=False)
     handle: object
     """Keeps the server alive; it ends with the process."""
 
@@ -85,7 +85,7 @@ def _start(path: Path) -> EmbeddedServer:
     params.api_keys = [api_key]
     params.warmup = False
     params.verbosity = 0
-    params.cpuparams.n_threads = os.cpu_count() or 1
+    params.cpuparams.n_threads = max(1, (os.cpu_count() or 1) // 2)
     try:
         handle = xllamacpp.Server(params)
     except (RuntimeError, ValueError, OSError) as error:

@@ -1,5 +1,6 @@
 """Settings of a run: read once, validated, frozen. Flags come before files, files before defaults."""
 
+import difflib
 import json
 import tomllib
 from collections.abc import Mapping
@@ -65,8 +66,7 @@ class RoleSettings(Record):
     """Further fields of the request, e.g. vLLM's sampling extensions."""
 
 
-def _optimizer_defaults() -> RoleSettings:
-    return RoleSettings(temperature=0.7, top_p=0.95)
+_OPTIMIZER_SAMPLING = {"temperature": 0.7, "top_p": 0.95}
 
 
 class Settings(Record):
@@ -78,12 +78,12 @@ class Settings(Record):
     compat: Compat = "none"
     """``drpo`` reproduces the published search rule by rule."""
     seed: int = 0
-    initial_prompt: str = Field(DEFAULT_INITIAL_PROMPT, min_length=1)
+    initial_prompt: str = DEFAULT_INITIAL_PROMPT
 
     base: RoleSettings = Field(default_factory=RoleSettings)
     metrics: RoleSettings = Field(default_factory=RoleSettings)
     critic: RoleSettings = Field(default_factory=RoleSettings)
-    optimizer: RoleSettings = Field(default_factory=_optimizer_defaults)
+    optimizer: RoleSettings = Field(default_factory=lambda: RoleSettings.model_validate(_OPTIMIZER_SAMPLING))
 
     depth: int = Field(10, ge=2)
     max_depth_increase: int = Field(5, ge=0)
@@ -106,6 +106,10 @@ class Settings(Record):
     """A candidate whose reward is above this is kept as it is and makes its level easy."""
     history_window: int = Field(5, ge=1)
     """How many prompts of its path the optimizer sees, the current one included."""
+    max_metrics: int = Field(5, ge=1)
+    """Metrics selected per query at most; the paper has 2 to 5."""
+    max_rationale_chars: int | None = Field(None, ge=40)
+    """Bound on each rationale, for servers that enforce JSON schemas; keeps small models from rambling."""
     max_critiques_shown: int | None = Field(None, ge=1)
     """How many critiques the optimizer sees, worst first; all when absent."""
     max_critique_chars: int = Field(24_000, ge=500)
@@ -147,6 +151,12 @@ class Settings(Record):
             if values.setdefault(name, fixed) != fixed:
                 raise ValueError(f"{name}={values[name]!r} contradicts compat='drpo', which fixes it at {fixed!r}")
         return values
+
+    @field_validator("optimizer", mode="before")
+    @classmethod
+    def _keep_optimizer_sampling(cls, value: object) -> object:
+        # A partly given optimizer keeps its own sampling defaults, not the other roles'.
+        return {**_OPTIMIZER_SAMPLING, **value} if isinstance(value, Mapping) else value
 
     @field_validator("initial_prompt")
     @classmethod
@@ -241,7 +251,7 @@ def _nest(values: Mapping[str, object]) -> dict[str, object]:
     for name, value in values.items():
         field = ALIASES.get(name.replace("-", "_"), name.replace("-", "_"))
         role, _, role_field = field.partition("_")
-        if role in ROLES and role_field:
+        if role in ROLES and role_field and field not in Settings.model_fields:
             table = nested.setdefault(role, {})
             if isinstance(table, dict):
                 table[role_field] = value
@@ -251,10 +261,6 @@ def _nest(values: Mapping[str, object]) -> dict[str, object]:
                 table.update(value)
         else:
             nested[field] = value
-    optimizer = nested.get("optimizer")
-    if isinstance(optimizer, dict):
-        # A partly given optimizer keeps its own sampling defaults, not the other roles'.
-        nested["optimizer"] = {**_optimizer_defaults().model_dump(exclude={"model"}), **optimizer}
     return nested
 
 
@@ -262,9 +268,16 @@ def _explain(error: ValidationError) -> str:
     lines = []
     for problem in error.errors():
         name = ".".join(str(part) for part in problem["loc"]) or "settings"
-        message = problem["msg"].removeprefix("Value error, ")
+        message = problem["msg"].removeprefix("Value error, ").replace("Input should be", "expected", 1)
         given = "" if problem["type"] in ("missing", "value_error") else f" (got {problem['input']!r})"
         if problem["type"] == "extra_forbidden":
-            message, given = "there is no such setting", ""
+            message, given = f"there is no such setting{_suggest(name)}", ""
         lines.append(f"{name}: {message}{given}.")
     return "\n".join(lines)
+
+
+def _suggest(name: str) -> str:
+    known = [*Settings.model_fields, *ALIASES]
+    known += [f"{role}.{field}" for role in ROLES for field in RoleSettings.model_fields]
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
+    return f" (did you mean {close[0]!r}?)" if close else ""

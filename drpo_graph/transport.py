@@ -1,9 +1,10 @@
 """One request to one model, through LangChain: chat, completions, or any chat model instance. No retries here."""
 
+import asyncio
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 from langchain_core.language_models import BaseChatModel, BaseLLM
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
@@ -13,6 +14,8 @@ from pydantic import JsonValue
 from drpo_graph.ledger import Choice
 from drpo_graph.prompts.library import Message
 from drpo_graph.records import Usage
+
+T = TypeVar("T")
 
 _MESSAGE_TYPES: Mapping[str, type[BaseMessage]] = {
     "system": SystemMessage,
@@ -77,10 +80,31 @@ class Transport(Protocol):
         ...
 
 
-class OpenAIChatTransport:
-    """An OpenAI-compatible ``/v1/chat/completions`` through ``ChatOpenAI``."""
+class PerLoop(Generic[T]):
+    """One value per event loop, made on first use: a connection cannot be used on another loop than its own."""
 
-    def __init__(self, model: BaseChatModel) -> None:
+    def __init__(self, build: Callable[[], T]) -> None:
+        self._build = build
+        self._values: dict[asyncio.AbstractEventLoop, T] = {}
+
+    def get(self) -> T:
+        """Return the running loop's value; those of closed loops are let go."""
+        loop = asyncio.get_running_loop()
+        if loop not in self._values:
+            for closed in [one for one in self._values if one.is_closed()]:
+                self._values.pop(closed, None)
+            self._values[loop] = self._build()
+        return self._values[loop]
+
+
+class OpenAIChatTransport:
+    """An OpenAI-compatible ``/v1/chat/completions`` through ``ChatOpenAI``.
+
+    Args:
+        model: Returns the running event loop's client.
+    """
+
+    def __init__(self, model: Callable[[], BaseChatModel]) -> None:
         self._model = model
 
     async def send(self, request: Request) -> Reply:
@@ -98,16 +122,19 @@ class OpenAIChatTransport:
         if body:
             # Inside extra_body, or LangChain parses the reply itself and one truncated sample loses them all.
             options["extra_body"] = body
-        result = await self._model.agenerate(
-            [_to_messages(request.messages)], stop=list(request.stop) or None, **options
-        )
+        messages = _to_messages(request.messages)
+        result = await self._model().agenerate([messages], stop=list(request.stop) or None, **options)
         return _read_result(result)
 
 
 class CompletionsTransport:
-    """An OpenAI-compatible ``/v1/completions`` for base models: the messages' texts are the flat prompt."""
+    """An OpenAI-compatible ``/v1/completions`` for base models: the messages' texts are the flat prompt.
 
-    def __init__(self, model: BaseLLM) -> None:
+    Args:
+        model: Returns the running event loop's client.
+    """
+
+    def __init__(self, model: Callable[[], BaseLLM]) -> None:
         self._model = model
 
     async def send(self, request: Request) -> Reply:
@@ -123,7 +150,7 @@ class CompletionsTransport:
             options["seed"] = request.seed
         if request.extra_body:
             options["extra_body"] = dict(request.extra_body)
-        result = await self._model.agenerate([prompt], stop=list(request.stop) or None, **options)
+        result = await self._model().agenerate([prompt], stop=list(request.stop) or None, **options)
         choices = tuple(
             Choice(text=one.text.strip(), finish_reason=str((one.generation_info or {}).get("finish_reason") or "stop"))
             for one in result.generations[0]
@@ -198,15 +225,19 @@ def _read_usage(output: Mapping[str, object]) -> Usage:
     cached = details.get("cached_tokens") if isinstance(details, Mapping) else None
     return Usage(
         calls=1,
-        prompt_tokens=int(usage.get("prompt_tokens") or 0),
-        completion_tokens=int(usage.get("completion_tokens") or 0),
-        cached_tokens=int(cached or 0),
+        prompt_tokens=_read_count(usage.get("prompt_tokens")),
+        completion_tokens=_read_count(usage.get("completion_tokens")),
+        cached_tokens=_read_count(cached),
     )
+
+
+def _read_count(value: object) -> int:
+    return int(value) if isinstance(value, int | float) else 0
 
 
 def _usage_of_message(result: LLMResult) -> Usage:
     """Return the usage as LangChain normalises it: on the message, where other providers put it."""
-    generation = result.generations[0][0]
+    generation = result.generations[0][0] if result.generations[0] else None
     message = generation.message if isinstance(generation, ChatGeneration) else None
     usage = message.usage_metadata if isinstance(message, AIMessage) else None
     if usage is None:

@@ -47,7 +47,8 @@ class PromptLibrary:
 
     def render_select_metrics(self, query: Query) -> list[Message]:
         """Return the request that asks which metrics matter for a query."""
-        listed = "\n".join(f"- {metric.name}: {metric.definition}" for metric in self.metrics)
+        # The gist is enough to choose by; the critic gets the whole definition of those chosen.
+        listed = "\n".join(f"- {metric.name}: {metric.definition.split('. ')[0]}" for metric in self.metrics)
         return self._user("select_metrics", metrics=listed, query=fence("query", query.text))
 
     def render_critique(self, *, query: Query, response: str, selection: MetricSelection) -> list[Message]:

@@ -5,7 +5,6 @@ import sys
 import traceback
 from typing import Annotated
 
-import click
 import typer
 
 from drpo_graph import __version__
@@ -19,7 +18,6 @@ EXIT_INTERRUPTED = 130
 app = typer.Typer(
     name="drpo",
     help="Tuning-free alignment: optimise system prompts with DRPO. Runs are durable, resumable and streamed.",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -56,14 +54,9 @@ def main(arguments: list[str] | None = None) -> None:
 
 def _run(arguments: list[str], *, is_debug: bool) -> int:
     try:
-        code = app(arguments, standalone_mode=False)
-    except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
-        return EXIT_USAGE
-    except click.ClickException as error:
-        error.show()
-        return EXIT_USAGE if isinstance(error, click.UsageError) else EXIT_FAILED
-    except (click.Abort, KeyboardInterrupt, asyncio.CancelledError):
+        code = app(arguments or ["--help"], standalone_mode=False, prog_name="drpo")
+    except (typer.Abort, KeyboardInterrupt, asyncio.CancelledError):
+        typer.echo("interrupted", err=True)
         return EXIT_INTERRUPTED
     except DRPOError as error:
         return _report(error, error.exit_code, is_debug=is_debug)
@@ -71,8 +64,14 @@ def _run(arguments: list[str], *, is_debug: bool) -> int:
         # The reader has left: what it wanted, it has.
         return 0
     except Exception as error:  # noqa: BLE001  # The frame: whatever it is, the user gets one line.
-        return _report(error, EXIT_FAILED, is_debug=is_debug)
-    return code if isinstance(code, int) else 0
+        return _report(error, EXIT_USAGE if _is_usage_error(error) else EXIT_FAILED, is_debug=is_debug)
+    # Without arguments the help is what one needs, but not what one asked for.
+    return EXIT_USAGE if not arguments else code if isinstance(code, int) else 0
+
+
+def _is_usage_error(error: Exception) -> bool:
+    # Typer may carry its own copy of click, whose errors have no name to import: they are known by their shape.
+    return hasattr(error, "format_message")
 
 
 def _report(error: Exception, code: int, *, is_debug: bool) -> int:
@@ -81,6 +80,14 @@ def _report(error: Exception, code: int, *, is_debug: bool) -> int:
     elif isinstance(error, DRPOError):
         if not error.was_shown:
             typer.echo(f"error: {error}", err=True)
+    elif _is_usage_error(error):
+        typer.echo(f"error: {_describe_usage(error)}", err=True)
     else:
         typer.echo(f"error: {type(error).__name__}: {error} (a bug: run again with --debug for its place)", err=True)
     return code
+
+
+def _describe_usage(error: Exception) -> str:
+    message = str(getattr(error, "format_message", lambda: error)()).rstrip(".")
+    command = getattr(getattr(error, "ctx", None), "command_path", "drpo")
+    return f"{message}. `{command} --help` lists what there is."

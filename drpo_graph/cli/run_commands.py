@@ -2,49 +2,44 @@
 
 import asyncio
 import json
+import shlex
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
 
 import typer
 from pydantic import ValidationError
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
-from drpo_graph.archive import Archive
-from drpo_graph.checkpoint import DEFAULT_CHECKPOINT, open_checkpoint
+from drpo_graph.checkpoint import DEFAULT_CHECKPOINT, is_worked_on, require_checkpoint
 from drpo_graph.cli import options as flags
-from drpo_graph.display import DisplayKind, inert, inert_block, make_display, render_summary
+from drpo_graph.display import Display, inert, make_display
+from drpo_graph.display.streams import quiet
 from drpo_graph.errors import CheckpointError
 from drpo_graph.events import RunFinished, parse_event
-from drpo_graph.export import EVENTS_FILE, creation_order, load_tree
-from drpo_graph.records import Candidate, RunResult
-from drpo_graph.registry import RunRecord, RunRegistry
+
+if TYPE_CHECKING:
+    from drpo_graph.registry import RunRecord
 
 _POLL_S = 0.2
-_MAX_PROMPT_CHARS = 100
-_MAX_SHOWN = 10_000
+_MAX_MESSAGE = 300
 
 
 def runs_command(checkpoint: flags.CheckpointOption = DEFAULT_CHECKPOINT, as_json: flags.JsonOption = False) -> None:
     """List the runs of a checkpoint, the newest first."""
-    runs = asyncio.run(_list_runs(checkpoint))
+    if checkpoint == DEFAULT_CHECKPOINT and not checkpoint.exists():
+        _print("[]" if as_json else f"No runs in {checkpoint}. `drpo optimize` starts one.")
+        return
+    require_checkpoint(checkpoint)
+    from drpo_graph.cli.reading import list_runs  # Loads LangGraph.
+
+    runs = asyncio.run(list_runs(checkpoint))
     if as_json:
-        typer.echo(json.dumps([run.model_dump(mode="json", exclude={"settings"}) for run in runs], indent=2))
-        return
-    if not runs:
-        typer.echo(f"No runs in {checkpoint}. `drpo optimize` starts one.")
-        return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("thread", "status", "started", "base model", "message"):
-        table.add_column(heading, overflow="fold")
-    for run in runs:
-        started = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.created_at))
-        cells = (run.thread_id, run.status, started, run.settings.base.model, run.message)
-        table.add_row(*(Text(inert(cell, max_chars=_MAX_PROMPT_CHARS)) for cell in cells))
-    Console().print(table)
+        _print(json.dumps([run.model_dump(mode="json", exclude={"settings"}) for run in runs], indent=2))
+    elif runs:
+        _print_runs(runs)
+    else:
+        _print(f"No runs in {checkpoint}. `drpo optimize` starts one.")
 
 
 def show_command(
@@ -53,31 +48,22 @@ def show_command(
     as_json: flags.JsonOption = False,
 ) -> None:
     """Show one run: its result, or how far it is; its levels, the path to its best prompt, its cost."""
-    record, result, tree, beams = asyncio.run(_load_run(checkpoint, thread_id))
+    require_checkpoint(checkpoint)
+    from drpo_graph.cli.reading import load_run  # Loads LangGraph.
+    from drpo_graph.cli.run_page import print_run
+
+    run = asyncio.run(load_run(checkpoint, thread_id))
     if as_json:
         content = {
-            "run": record.model_dump(mode="json"),
-            "result": result.model_dump(mode="json") if result else None,
-            "beams": beams,
-            "tree": [candidate.model_dump(mode="json") for candidate in tree],
+            "run": run.record.model_dump(mode="json"),
+            "result": run.result.model_dump(mode="json") if run.result else None,
+            "beams": run.beams,
+            "tree": [candidate.model_dump(mode="json") for candidate in run.tree],
         }
-        typer.echo(json.dumps(content, indent=2))
+        _print(json.dumps(content, indent=2))
         return
-    console = Console()
-    by_id = {candidate.id: candidate for candidate in tree}
-    console.print(_levels_table(beams, by_id))
-    best_id = result.candidate_id if result else next(iter(beams[-1]), None) if beams else None
-    if best_id is not None:
-        console.print(_trace_table(best_id, by_id))
-    if result is not None:
-        console.print(render_summary(result, elapsed_s=None), crop=False)
-        return
-    status = f"{record.status}: {record.message}" if record.message else record.status
-    console.print(Text(f"\n{inert(status, max_chars=400)}"), crop=False, soft_wrap=True)
-    if best_id is not None:
-        console.print(Text("best prompt so far:", style="bold"))
-        typer.echo(inert_block(by_id[best_id].prompt, max_chars=_MAX_SHOWN))
-    console.print(Text(f"continue: drpo resume {thread_id}"), soft_wrap=True)
+    where = "" if checkpoint == DEFAULT_CHECKPOINT else f" --checkpoint {shlex.quote(str(checkpoint))}"
+    print_run(run, quiet(sys.stdout), place=where)
 
 
 def events_command(
@@ -87,103 +73,82 @@ def events_command(
     display: flags.DisplayOption = "jsonl",
 ) -> None:
     """Print a run's stored events, or follow them from another terminal; --display rich shows the live panel."""
-    path = asyncio.run(_find_events(checkpoint, thread_id))
-    kind: DisplayKind = display
-    shown = make_display(kind, stdout=sys.stdout, stderr=sys.stderr)
-    shown.start()
-    try:
-        for line in _read_lines(path, follow=follow):
-            try:
-                event = parse_event(line)
-            except ValidationError as error:
-                # A killed process may have left half a line; the events around it still count.
-                typer.echo(f"note: skipped a line that is no event: {error.errors()[0]['msg']}", err=True)
-                continue
-            shown.handle(event)
-            if follow and isinstance(event, RunFinished):
-                return
-    finally:
-        shown.stop()
+    require_checkpoint(checkpoint)
+    from drpo_graph.cli.reading import find_run  # Loads LangGraph.
+    from drpo_graph.export import EVENTS_FILE
 
-
-async def _list_runs(checkpoint: Path) -> list[RunRecord]:
-    async with open_checkpoint(checkpoint, must_exist=True) as opened:
-        return await RunRegistry(opened.store).list_runs()
-
-
-async def _load_run(
-    checkpoint: Path, thread_id: str
-) -> tuple[RunRecord, RunResult | None, tuple[Candidate, ...], list[list[str]]]:
-    async with open_checkpoint(checkpoint, must_exist=True) as opened:
-        record = await RunRegistry(opened.store).find(thread_id)
-        archive = Archive(opened.store, thread_id)
-        stored = await archive.get("run", "result")
-        levels = sorted((await archive.get_all("levels")).items())
-        beams = [[str(one) for one in beam] for _, level in levels if isinstance(beam := level["beam"], list)]
-        result = RunResult.model_validate(stored) if stored else None
-        return record, result, await load_tree(archive), beams
-
-
-async def _find_events(checkpoint: Path, thread_id: str) -> Path:
-    async with open_checkpoint(checkpoint, must_exist=True) as opened:
-        record = await RunRegistry(opened.store).find(thread_id)
+    record = asyncio.run(find_run(checkpoint, thread_id))
     if record.log_dir is None:
         raise CheckpointError(f"Run {thread_id!r} keeps no event log: it was started with --disable-log.")
-    return Path(record.log_dir) / EVENTS_FILE
-
-
-def _read_lines(path: Path, *, follow: bool) -> Iterator[str]:
-    """Yield the complete lines of a growing file."""
+    path = Path(record.log_dir) / EVENTS_FILE
     try:
-        file = path.open(encoding="utf-8")
+        file = path.open(encoding="utf-8", errors="replace", newline="\n")
     except OSError as error:
         raise CheckpointError(f"Event log {path}: {error.strerror}.") from error
     with file:
-        rest = ""
-        while True:
-            rest += file.readline()
-            if rest.endswith("\n"):
-                yield rest
-                rest = ""
-            elif not follow:
-                return
-            else:
-                time.sleep(_POLL_S)
+        shown = make_display(display, stdout=sys.stdout, stderr=sys.stderr)
+        shown.start()
+        try:
+            _show_events(file, shown)
+            if follow:
+                _follow_events(file, shown, checkpoint, thread_id)
+        finally:
+            shown.stop()
 
 
-def _levels_table(beams: list[list[str]], by_id: dict[str, Candidate]) -> Table:
-    table = Table(title="levels", title_justify="left", box=None, pad_edge=False, header_style="bold")
-    for heading in ("level", "beam", "reward", "path reward"):
-        table.add_column(heading)
-    for level, beam in enumerate(beams):
-        for place, candidate_id in enumerate(beam):
-            candidate = by_id[candidate_id]
-            cells = (
-                "" if place else str(level),
-                candidate_id,
-                _number(candidate.reward),
-                _number(candidate.path_reward),
-            )
-            table.add_row(*cells)
-    return table
+def _show_events(file: TextIO, shown: Display) -> bool:
+    """Show the complete lines that are not read yet; return whether the last of them ends the run."""
+    has_result = False
+    while True:
+        place = file.tell()
+        line = file.readline()
+        if not line.endswith("\n"):
+            # Half a line: its other half is still to come.
+            file.seek(place)
+            return has_result
+        if line.isspace():
+            continue
+        try:
+            event = parse_event(line)
+        except ValidationError as error:
+            # A killed process may have left half a line; the events around it still count.
+            typer.echo(f"note: skipped a line that is no event: {error.errors()[0]['msg']}", err=True)
+            continue
+        shown.handle(event)
+        has_result = isinstance(event, RunFinished)
 
 
-def _trace_table(candidate_id: str, by_id: dict[str, Candidate]) -> Table:
-    table = Table(
-        title="\npath to the best prompt", title_justify="left", box=None, pad_edge=False, header_style="bold"
-    )
-    for heading in ("candidate", "from", "reward", "prompt"):
-        table.add_column(heading, overflow="ellipsis", no_wrap=True)
-    trace: list[Candidate] = []
-    at: str | None = candidate_id
-    while at is not None:
-        trace.insert(0, by_id[at])
-        at = by_id[at].parent_id
-    for one in sorted(trace, key=lambda candidate: creation_order(candidate.id)):
-        prompt = inert(one.prompt, max_chars=_MAX_PROMPT_CHARS)
-        table.add_row(one.id, one.origin, _number(one.reward), Text(prompt))
-    return table
+def _follow_events(file: TextIO, shown: Display, checkpoint: Path, thread_id: str) -> None:
+    """Show further events until the run has its result, or until no process works on it any more."""
+    has_result = False
+    while not has_result:
+        is_active = is_worked_on(checkpoint, thread_id)
+        # What a process wrote before it went is read after it was seen to be gone.
+        has_result = _show_events(file, shown)
+        if not is_active:
+            return
+        time.sleep(_POLL_S)
 
 
-def _number(value: float | None) -> str:
-    return "unscored" if value is None else f"{value:.2f}"
+def _print_runs(runs: "list[RunRecord]") -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for heading in ("thread", "status", "started"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column("base model", overflow="fold", max_width=40)
+    table.add_column("message", overflow="fold", ratio=1)
+    for run in runs:
+        started = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.created_at))
+        cells = (run.thread_id, run.status, started, run.settings.base.model, run.message)
+        table.add_row(*(Text(inert(cell, max_chars=_MAX_MESSAGE)) for cell in cells))
+    Console(file=quiet(sys.stdout), highlight=False).print(table)
+
+
+def _print(text: str) -> None:
+    """Print text; a reader that has left (``| head``) is no error."""
+    stream = quiet(sys.stdout)
+    stream.write(f"{text}\n")
+    stream.flush()

@@ -1,0 +1,151 @@
+"""Carry a run out for the command line: display, signals, one-line errors that say how to go on."""
+
+import asyncio
+import shlex
+import sys
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import typer
+
+from drpo_graph.checkpoint import DEFAULT_CHECKPOINT
+from drpo_graph.cli.reading import find_run
+from drpo_graph.display import DisplayKind, make_display
+from drpo_graph.errors import DRPOError
+from drpo_graph.events import Event, RunFinished, RunStopped
+from drpo_graph.export import ALGORITHM_FOLDER, EVENTS_FILE, LOG_FILE, PROMPT_FILE, RESULT_FILE
+from drpo_graph.records import Query, RunResult
+from drpo_graph.runner import RunOptions, new_thread_id, optimize, resume, run_folder
+from drpo_graph.settings import Settings
+
+EXIT_INTERRUPTED = 130
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewRun:
+    """What a new run is given."""
+
+    settings: Settings
+    training: tuple[Query, ...]
+    held_out: tuple[Query, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResumedRun:
+    """What a resumed run is given."""
+
+    changes: Mapping[str, object]
+    training: tuple[Query, ...] | None
+    accepts_changes: bool
+
+
+def build_options(checkpoint: Path, log_dir: Path | None, *, disable_log: bool, log_level: str) -> RunOptions:
+    """Return how a run of the command line is carried out."""
+    return RunOptions(
+        checkpoint=checkpoint,
+        log_dir=log_dir,
+        writes_files=not disable_log,
+        handles_signals=True,
+        log_level=log_level,
+    )
+
+
+def start(run: NewRun, thread_id: str | None, *, options: RunOptions, display: DisplayKind) -> None:
+    """Start a run, under a new name unless it is given one, and show it."""
+    name = thread_id or new_thread_id()
+
+    def begin(shown: RunOptions) -> Coroutine[None, None, RunResult]:
+        return optimize(run.training, settings=run.settings, validation=run.held_out, thread_id=name, options=shown)
+
+    _carry_out(name, begin, options=options, kind=display)
+
+
+def go_on(run: ResumedRun, thread_id: str, *, options: RunOptions, display: DisplayKind) -> None:
+    """Resume a run and show it; a finished one shows its result again."""
+    record = asyncio.run(find_run(options.checkpoint, thread_id))
+    if options.log_dir is None and record.log_dir is not None:
+        options = replace(options, log_dir=Path(record.log_dir))
+
+    def begin(shown: RunOptions) -> Coroutine[None, None, RunResult]:
+        return resume(
+            thread_id,
+            options=shown,
+            changes=run.changes,
+            queries=run.training,
+            accepts_changes=run.accepts_changes,
+        )
+
+    _carry_out(thread_id, begin, options=options, kind=display)
+
+
+class _Screen:
+    """A display that begins with the first event: what goes wrong before it needs no panel."""
+
+    def __init__(self, thread_id: str, options: RunOptions, kind: DisplayKind) -> None:
+        files, commands = _list_files(options, thread_id), _list_commands(options, thread_id)
+        self._display = make_display(kind, stdout=sys.stdout, stderr=sys.stderr, files=files, commands=commands)
+        self._shows_stops = kind in ("rich", "plain")
+        self._is_started = False
+        self.has_result = False
+        self.shown_stop: str | None = None
+        self.resume_command = commands[0]
+
+    def handle(self, event: Event) -> None:
+        """Show an event."""
+        if not self._is_started:
+            self._display.start()
+            self._is_started = True
+        self._display.handle(event)
+        self.has_result = self.has_result or isinstance(event, RunFinished)
+        if self._shows_stops and isinstance(event, RunStopped):
+            self.shown_stop = event.message
+
+    def close(self) -> None:
+        """Give the terminal back."""
+        if self._is_started:
+            self._display.stop()
+
+
+def _carry_out(
+    thread_id: str,
+    begin: Callable[[RunOptions], Coroutine[None, None, RunResult]],
+    *,
+    options: RunOptions,
+    kind: DisplayKind,
+) -> None:
+    """Run with a display; an error that it has not shown says how to go on."""
+    screen = _Screen(thread_id, options, kind)
+    try:
+        result = asyncio.run(begin(replace(options, sinks=(screen.handle,))))
+        if not screen.has_result:
+            # It was finished before: what was found is worth saying again.
+            screen.handle(RunFinished(run_id=thread_id, result=result))
+    except DRPOError as error:
+        error.was_shown = screen.shown_stop == str(error)
+        if error.is_resumable and not error.was_shown:
+            word = "interrupted" if error.exit_code == EXIT_INTERRUPTED else "failed"
+            typer.echo(f"{word}: {error} Resume with: {screen.resume_command}", err=True)
+            error.was_shown = True
+        raise
+    except (asyncio.CancelledError, KeyboardInterrupt):
+        screen.close()
+        typer.echo(f"stopped at once; finished calls are stored. Resume with: {screen.resume_command}", err=True)
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+    finally:
+        screen.close()
+
+
+def _list_files(options: RunOptions, thread_id: str) -> list[Path]:
+    folder = run_folder(options, thread_id)
+    names = (PROMPT_FILE, RESULT_FILE, f"{ALGORITHM_FOLDER}/output.json", EVENTS_FILE, LOG_FILE)
+    return [folder / name for name in names] if folder is not None else []
+
+
+def _list_commands(options: RunOptions, thread_id: str) -> list[str]:
+    where = "" if options.checkpoint == DEFAULT_CHECKPOINT else f" --checkpoint {shlex.quote(str(options.checkpoint))}"
+    return [
+        f"drpo resume {thread_id}{where}",
+        f"drpo show {thread_id}{where}",
+        f"drpo events {thread_id}{where}",
+    ]

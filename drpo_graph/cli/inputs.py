@@ -1,0 +1,165 @@
+"""What ``drpo`` is given, read once: settings in their order of precedence, prompts, datasets."""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from drpo_graph.dataset import load_bundled_queries, load_queries
+from drpo_graph.errors import DatasetError, SettingsError, UsageError
+from drpo_graph.records import ROLES, Query
+from drpo_graph.settings import Settings, build_settings, load_settings_file, merge_settings
+
+_FLAGS_NAMED_LIKE_SETTINGS = (
+    "initial_prompt",
+    "depth",
+    "max_depth_increase",
+    "beam_size",
+    "n_actions",
+    "queries_per_level",
+    "query_policy",
+    "pool_size",
+    "keep_parents",
+    "num_queries",
+    "seed",
+    "compat",
+    "templates",
+    "metrics_cache",
+    "max_concurrency",
+    "requests_per_second",
+    "base_model",
+    "metrics_model",
+    "critic_model",
+    "optimizer_model",
+)
+_SETTING_BY_FLAG = {**{name: name for name in _FLAGS_NAMED_LIKE_SETTINGS}, "temperature": "optimizer_temperature"}
+
+
+def read_settings(given: Mapping[str, object]) -> Settings:
+    """Return the settings of a new run from the parameters of its command.
+
+    Later ones win: defaults, ``--config``, flags for all roles (``--model``), flags of one role or setting, ``--set``.
+
+    Raises:
+        UsageError: a name is unknown or a value cannot be used; it says where it stands.
+    """
+    config = given["config"]
+    assert config is None or isinstance(config, Path)
+    for_all = {"model": given["model"], "base_url": given["base_url"], "api_key_env": given["api_key_env"]}
+    roles = {f"{role}_{name}": value for role in ROLES for name, value in for_all.items() if value is not None}
+    own = {setting: given[flag] for flag, setting in _SETTING_BY_FLAG.items() if given[flag] is not None}
+    if given["is_gpt"] is not None:
+        own["base_prompt_format"] = "chat" if given["is_gpt"] else "flat"
+    overrides = given["overrides"]
+    assert overrides is None or isinstance(overrides, list)
+    file = load_settings_file(config) if config else {}
+    merged = merge_settings(file, roles, own, read_overrides(overrides))
+    if isinstance(prompt := merged.get("initial_prompt"), str):
+        merged["initial_prompt"] = _read_prompt(prompt)
+    try:
+        return build_settings(merged)
+    except SettingsError:
+        if config is not None:
+            _blame(config, file)
+        raise
+
+
+def read_changes(config: Path | None, overrides: Sequence[str] | None) -> dict[str, object]:
+    """Return the settings that a resumed run is given, by name.
+
+    Raises:
+        SettingsError: the file or an override cannot be read.
+    """
+    return merge_settings(load_settings_file(config) if config else {}, read_overrides(overrides))
+
+
+def read_overrides(overrides: Sequence[str] | None) -> dict[str, object]:
+    """Return the settings in ``NAME=VALUE`` texts; a value that is no JSON is a text.
+
+    Raises:
+        SettingsError: one is not of this form.
+    """
+    values: dict[str, object] = {}
+    for override in overrides or ():
+        name, separator, text = override.partition("=")
+        if not separator or not name:
+            raise SettingsError(f"--set {override}: expected NAME=VALUE, e.g. critic.max_tokens=512.")
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = text
+        role, dot, field = name.partition(".")
+        values = merge_settings(values, {role: {field: value}} if dot else {name: value})
+    return values
+
+
+def read_datasets(sources: Sequence[str]) -> tuple[Query, ...]:
+    """Return the queries of all datasets, or the bundled ones when there are none.
+
+    Raises:
+        DatasetError: one cannot be read, or two share a query id.
+    """
+    if not sources:
+        return load_bundled_queries()
+    source_by_id: dict[str, str] = {}
+    queries: list[Query] = []
+    for source in sources:
+        for query in load_queries(source, stdin=sys.stdin):
+            if query.id in source_by_id:
+                raise DatasetError(
+                    f"{source} and {source_by_id[query.id]} share the query id {query.id!r}: give the queries other "
+                    "ids, or one of the files another name."
+                )
+            queries.append(query)
+        source_by_id.update((query.id, source) for query in queries[len(source_by_id) :])
+    return tuple(queries)
+
+
+def check_held_out(training: Sequence[Query], validation: Sequence[Query]) -> None:
+    """Do nothing when the validation queries are not among the training queries.
+
+    Raises:
+        DatasetError: they share an id or a text.
+    """
+    texts = {query.text for query in training}
+    seen = [query.id for query in validation if query.text in texts]
+    if seen:
+        raise DatasetError(
+            f"--validation: {len(seen)} of {len(validation)} queries are training queries too (the first is "
+            f"{seen[0]!r}). Take them out of one of the datasets: a gain on what was trained on shows nothing."
+        )
+    ids = {query.id for query in training}
+    shared = [query.id for query in validation if query.id in ids]
+    if shared:
+        raise DatasetError(
+            f"--validation: the training queries have the id {shared[0]!r} too. Give the queries other ids, or one of "
+            "the files another name."
+        )
+
+
+def _read_prompt(text: str) -> str:
+    """Return a prompt given as text, or the content of the file that ``@FILE`` names."""
+    if not text.startswith("@"):
+        return text
+    try:
+        prompt = Path(text[1:]).read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise UsageError(
+            f"Prompt file {text[1:]}: {reason}. Give the path of a text file after '@', or the prompt itself."
+        ) from error
+    if not prompt:
+        raise UsageError(f"Prompt file {text[1:]}: it is blank.")
+    return prompt
+
+
+def _blame(config: Path, file: Mapping[str, object]) -> None:
+    """Do nothing when the settings file is right on its own.
+
+    Raises:
+        SettingsError: it is not; the message names it.
+    """
+    try:
+        build_settings(file)
+    except SettingsError as error:
+        raise SettingsError("\n".join(f"Settings file {config}: {line}" for line in str(error).split("\n"))) from error

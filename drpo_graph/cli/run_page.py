@@ -1,0 +1,105 @@
+"""What ``drpo show`` prints: a run's levels, the path to its best prompt, its result or how far it is."""
+
+from collections.abc import Mapping
+from typing import TextIO
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from drpo_graph.cli.reading import StoredRun
+from drpo_graph.display import inert, inert_block, render_summary
+from drpo_graph.display.formatting import format_reward
+from drpo_graph.records import Candidate
+
+_MAX_LINE = 400
+_MAX_PROMPT = 6000
+_MAX_ID = 24
+
+
+def print_run(run: StoredRun, stdout: TextIO, *, place: str) -> None:
+    """Print a run.
+
+    Args:
+        run: The run.
+        stdout: Where to.
+        place: What a command about this run needs to find it, e.g. ``" --checkpoint FILE"``.
+    """
+    console = Console(file=stdout, highlight=False, markup=False, emoji=False)
+    by_id = {candidate.id: candidate for candidate in run.tree}
+    if run.beams:
+        console.print(_levels_table(run.beams, by_id), Text())
+    best_id = run.result.candidate_id if run.result else next(iter(run.beams[-1]), None) if run.beams else None
+    if best_id is not None:
+        console.print(_trace_table(best_id, by_id), Text())
+    if run.result is not None:
+        console.print(render_summary(run.result, elapsed_s=None), crop=False)
+    else:
+        _print_progress(run, console, best=by_id.get(best_id or ""), place=place)
+    console.file.flush()
+
+
+def _print_progress(run: StoredRun, console: Console, *, best: Candidate | None, place: str) -> None:
+    status = Text(run.record.status, style="bold yellow")
+    if run.record.message:
+        status.append(f": {inert(run.record.message, max_chars=_MAX_LINE)}", style="default")
+    console.print(status, soft_wrap=True)
+    if best is not None:
+        console.print(Text("best prompt so far:", style="bold"))
+        console.print(Text(inert_block(best.prompt, max_chars=_MAX_PROMPT)), soft_wrap=True)
+    verb = "watch it with: drpo events" if run.record.status == "running" else "resume with: drpo resume"
+    tail = " --follow" if run.record.status == "running" else ""
+    console.print(Text(f"{verb} {run.record.thread_id}{place}{tail}"), soft_wrap=True)
+
+
+def _table(title: str) -> Table:
+    return Table(
+        title=Text(title, style="bold"),
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+        padding=(0, 2, 0, 0),
+        header_style="dim",
+    )
+
+
+def _levels_table(beams: list[list[str]], by_id: Mapping[str, Candidate]) -> Table:
+    table = _table("levels")
+    table.add_column("level", justify="right", no_wrap=True)
+    table.add_column("beam", no_wrap=True)
+    table.add_column("from", no_wrap=True)
+    table.add_column("reward", justify="right", no_wrap=True)
+    table.add_column("path reward", justify="right", no_wrap=True)
+    for level, beam in enumerate(beams):
+        for rank, candidate_id in enumerate(beam):
+            candidate = by_id[candidate_id]
+            cells = ("" if rank else str(level), candidate_id, candidate.origin)
+            rewards = (_reward(candidate.reward), _reward(candidate.path_reward))
+            table.add_row(*_inert_cells(*cells, *rewards))
+    return table
+
+
+def _trace_table(candidate_id: str, by_id: Mapping[str, Candidate]) -> Table:
+    table = _table("path to the best prompt")
+    for heading in ("candidate", "from"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column("reward", justify="right", no_wrap=True)
+    # Rich narrows columns that may wrap first: the prompt alone gives way, and its text does not wrap either.
+    table.add_column("prompt", ratio=1)
+    trace: list[Candidate] = []
+    at: str | None = candidate_id
+    while at is not None:
+        trace.insert(0, by_id[at])
+        at = by_id[at].parent_id
+    for one in trace:
+        prompt = Text(inert(one.prompt, max_chars=_MAX_LINE), no_wrap=True, overflow="ellipsis")
+        table.add_row(*_inert_cells(one.id, one.origin, _reward(one.reward)), prompt)
+    return table
+
+
+def _inert_cells(*cells: str) -> list[Text]:
+    return [Text(inert(cell, max_chars=_MAX_ID)) for cell in cells]
+
+
+def _reward(reward: float | None) -> str:
+    return "unscored" if reward is None else format_reward(reward)

@@ -1,0 +1,134 @@
+"""Clients of OpenAI-compatible servers: ``ChatOpenAI`` that loses nothing, on one HTTP client per event loop.
+
+Imported on first use, because ``langchain_openai`` takes two seconds.
+"""
+
+from collections.abc import AsyncGenerator
+from contextlib import suppress
+from functools import cache
+from typing import Any, NamedTuple
+
+import openai
+from langchain_core.language_models import BaseChatModel
+from langchain_core.outputs import ChatResult
+from langchain_openai import ChatOpenAI, OpenAI
+from langchain_openai.chat_models.base import BaseChatOpenAI
+from pydantic import SecretStr
+
+from drpo_graph.failures import MalformedReplyError
+from drpo_graph.transport import PerLoop
+
+_CONNECT_TIMEOUT_S = 15.0
+
+
+class _LossLessChatOpenAI(ChatOpenAI):
+    """Keeps every choice's refusal and tool arguments.
+
+    LangChain keeps the refusal of the first choice only, and one choice whose tool arguments are no object costs all.
+    """
+
+    def _create_chat_result(
+        self, response: dict[str, Any] | openai.BaseModel, generation_info: dict[str, Any] | None = None
+    ) -> ChatResult:
+        try:
+            if isinstance(response, openai.BaseModel):
+                response = response.model_dump(warnings=False)
+            refusals = [_flatten(choice["message"]) for choice in response["choices"]]
+            result = super()._create_chat_result(response, generation_info)
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            # Some gateways answer 200 with an error in the body; a proxy may answer with a page.
+            raise MalformedReplyError(f"the server's answer is no chat completion: {str(response)[:200]}") from error
+        for generation, refusal in zip(result.generations, refusals, strict=True):
+            if refusal:
+                generation.message.additional_kwargs["refusal"] = refusal
+        return result
+
+
+def open_chat(name: str, *, base_url: str, api_key: str, timeout_s: float) -> BaseChatModel:
+    """Return a client of ``/v1/chat/completions`` for the running event loop; it retries nothing."""
+    return _LossLessChatOpenAI(
+        model=name,
+        base_url=base_url,
+        api_key=SecretStr(api_key),
+        max_retries=0,
+        timeout=_timeout(timeout_s),
+        http_client=_blocking_http_client(),
+        http_async_client=_http_clients.get().client,
+        use_responses_api=False,
+        disable_streaming=True,
+    )
+
+
+def open_completions(name: str, *, base_url: str, api_key: str, timeout_s: float) -> OpenAI:
+    """Return a client of ``/v1/completions`` for the running event loop; it retries nothing."""
+    return OpenAI(
+        model=name,
+        base_url=base_url,
+        api_key=SecretStr(api_key),
+        max_retries=0,
+        timeout=_timeout(timeout_s),
+        http_client=_blocking_http_client(),
+        http_async_client=_http_clients.get().client,
+    )
+
+
+def without_retries(model: BaseChatModel) -> BaseChatModel:
+    """Return a copy of a caller's ``ChatOpenAI`` that neither retries nor streams, on the same HTTP client."""
+    if not isinstance(model, BaseChatOpenAI) or not isinstance(model.root_async_client, openai.AsyncOpenAI):
+        return model
+    client = model.root_async_client.with_options(max_retries=0)
+    changes = {"root_async_client": client, "async_client": client.chat.completions, "max_retries": 0}
+    return model.model_copy(update={**changes, "disable_streaming": True})
+
+
+class _HttpClient(NamedTuple):
+    """An HTTP client and the generator that closes it."""
+
+    client: Any
+    closer: AsyncGenerator[None]
+
+
+def _open_http_client() -> _HttpClient:
+    """Return an HTTP client that is closed when its event loop ends, whoever runs the loop."""
+    try:
+        client = openai.DefaultAioHttpClient()  # A third less CPU per call than httpx.
+    except RuntimeError:  # aiohttp is not installed.
+        client = openai.DefaultAsyncHttpxClient()
+    closer = _close_at_end(client)
+    # A loop that ends finishes the generators begun in it: asyncio.run, pytest-asyncio and uvloop all see to that.
+    with suppress(StopIteration):
+        closer.asend(None).send(None)
+    return _HttpClient(client, closer)
+
+
+async def _close_at_end(client: Any) -> AsyncGenerator[None]:
+    try:
+        yield
+    finally:
+        await client.aclose()
+
+
+@cache
+def _blocking_http_client() -> Any:
+    """Return what LangChain wants beside the asynchronous client; nothing is sent through it.
+
+    One for all: without, each model would read the certificates again, 60 ms apiece.
+    """
+    return openai.DefaultHttpxClient()
+
+
+_http_clients = PerLoop(_open_http_client)
+
+
+def _timeout(timeout_s: float) -> openai.Timeout:
+    # A host that drops packets is found out soon, however long its replies may take.
+    return openai.Timeout(timeout_s, connect=min(timeout_s, _CONNECT_TIMEOUT_S))
+
+
+def _flatten(message: dict[str, Any]) -> str | None:
+    """Make a tool call's arguments the message's text, and return its refusal."""
+    calls = message.pop("tool_calls", None)
+    if calls:
+        message["content"] = calls[0]["function"]["arguments"]
+    refusal = message.get("refusal")
+    return refusal if isinstance(refusal, str) else None

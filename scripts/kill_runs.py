@@ -1,0 +1,186 @@
+"""Kill runs with SIGKILL at random points, resume them, and compare the end with an unbroken run's, byte for byte.
+
+Each run is a child process that is forked from this one, so that its imports are warm and a kill can hit its first
+milliseconds. The model is the synthetic world behind a fake server in a process of its own, which logs every request.
+
+    python scripts/kill_runs.py --kills 40
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from drpo_graph.errors import RunNotFoundError
+from drpo_graph.runner import RunOptions, optimize, resume
+from drpo_graph.settings import Settings, build_settings
+from tests.support.fake_server import Latency, LogEntry, ServerOptions, read_log, spawn_fake_server
+from tests.support.world import INITIAL_PROMPT, World
+
+THREAD = "killed"
+QUERIES = World(seed=0).train_queries[:60]
+SEARCHES: dict[str, dict[str, Any]] = {
+    "compat 2x3": {"compat": "drpo", "depth": 6, "beam_size": 2, "n_actions": 3},
+    "default 2x3": {"depth": 4, "queries_per_level": 3, "pool_size": 6},
+}
+
+
+@dataclass
+class Tally:
+    """What the kills did."""
+
+    num_kills: int = 0
+    num_runs: int = 0
+    num_calls: int = 0
+    num_repeats: int = 0
+    """Calls that the server answered twice: answered, and killed before the answer was committed."""
+    lags_s: list[float] = field(default_factory=list)
+    """Time from the first answer of a repeated call to the kill."""
+    problems: list[str] = field(default_factory=list)
+
+
+def make_settings(base_url: str, search: dict[str, Any]) -> Settings:
+    """Return the settings of a search against the fake server."""
+    roles = {f"{role}_{name}": value for role in ("base", "metrics", "critic", "optimizer")
+             for name, value in (("model", "openai:fake"), ("base_url", base_url))}
+    return build_settings({"initial_prompt": INITIAL_PROMPT, "max_retries": 3, **roles, **search})
+
+
+def carry_out(settings: Settings, folder: Path) -> None:
+    """Start the run, or resume it where it exists: what a user's supervisor would do."""
+    options = RunOptions(checkpoint=folder / "checkpoints.sqlite", log_dir=folder / "run")
+
+    async def go() -> None:
+        if options.checkpoint.exists():
+            try:
+                await resume(THREAD, options=options, changes=settings.model_dump(include={"base", "critic"}))
+                return
+            except RunNotFoundError:
+                pass  # Killed before it was listed: there is nothing to resume yet.
+        await optimize(QUERIES, settings=settings, thread_id=THREAD, options=options)
+
+    asyncio.run(go())
+
+
+def run_in_child(settings: Settings, folder: Path, *, kill_after_s: float | None) -> float | None:
+    """Run in a forked child; return the time of the kill, or ``None`` when it ended by itself.
+
+    Raises:
+        RuntimeError: the child failed.
+    """
+    sys.stdout.flush()
+    child = os.fork()
+    if child == 0:
+        try:
+            carry_out(settings, folder)
+            os._exit(0)
+        except BaseException as error:  # noqa: BLE001  # The child's only way to tell.
+            print(f"child failed: {error!r}", file=sys.stderr, flush=True)
+            os._exit(1)
+    deadline = None if kill_after_s is None else time.monotonic() + kill_after_s
+    while True:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            if status != 0:
+                raise RuntimeError(f"the run ended with status {status}")
+            return None
+        if deadline is not None and time.monotonic() >= deadline:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            return time.time()
+        time.sleep(0.002)
+
+
+def break_run(settings: Settings, folder: Path, delays_s: Sequence[float], tally: Tally) -> list[float]:
+    """Kill a run after each delay, then let it end; return the times of the kills that hit it."""
+    kills = []
+    for delay_s in delays_s:
+        killed_at = run_in_child(settings, folder, kill_after_s=delay_s)
+        if killed_at is None:
+            break
+        kills.append(killed_at)
+    else:
+        run_in_child(settings, folder, kill_after_s=None)
+    tally.num_kills += len(kills)
+    tally.num_runs += 1
+    return kills
+
+
+def check_run(folder: Path, unbroken: bytes, log: Sequence[LogEntry], kills: Sequence[float], tally: Tally) -> None:
+    """Compare a finished run with the unbroken one, and its requests with what was committed."""
+    if (folder / "run" / "result.json").read_bytes() != unbroken:
+        tally.problems.append(f"{folder.name}: result.json differs from the unbroken run's")
+    events = [json.loads(line) for line in (folder / "run" / "events.jsonl").read_text().splitlines()]
+    committed = Counter(one["key"] for one in events if one["type"] == "call_finished" and not one["from_ledger"])
+    twice = [key for key, number in committed.items() if number > 1]
+    if twice:
+        tally.problems.append(f"{folder.name}: {len(twice)} committed calls were made again")
+    answers: dict[str, list[float]] = {}
+    for entry in log:
+        if entry["event"] == "end" and entry["status"] == 200:
+            answers.setdefault(entry["key"], []).append(float(entry["t_end"] or 0))
+    tally.num_calls += len(answers)
+    for times in answers.values():
+        tally.num_repeats += len(times) - 1
+        for answered_at in sorted(times)[:-1]:
+            tally.lags_s.append(min((kill - answered_at for kill in kills if kill >= answered_at), default=0.0))
+
+
+def kill_search(name: str, search: dict[str, Any], *, num_kills: int, folder: Path, seed: int, tally: Tally) -> None:
+    """Break runs of one search until it was killed often enough."""
+    generator = random.Random(f"{seed}/{name}")
+    slug = name.replace(" ", "-")
+    options = ServerOptions(latency=Latency(median_s=0.03, sigma=0.5), log_path=str(folder / f"{slug}.log"))
+    with spawn_fake_server("tests.support.oracle:build_responder", config={"seed": 0}, options=options) as server:
+        settings = make_settings(server.base_url, search)
+        unbroken = folder / f"{slug}-unbroken"
+        started = time.monotonic()
+        run_in_child(settings, unbroken, kill_after_s=None)
+        length_s = time.monotonic() - started
+        expected = (unbroken / "run" / "result.json").read_bytes()
+        target = tally.num_kills + num_kills
+        while tally.num_kills < target:
+            # A third in the first moments, a third anywhere, a third towards the last level; half are killed again.
+            first = generator.choice([(0.0, 0.25), (0.0, 1.0), (0.8, 1.0)])
+            delays = [generator.uniform(*first) * length_s]
+            delays += [generator.uniform(0.05, 0.8) * length_s for _ in range(generator.choice([0, 0, 1, 2]))]
+            log_start = len(read_log(folder / f"{slug}.log"))
+            run = folder / f"{slug}-{tally.num_runs}"
+            kills = break_run(settings, run, delays, tally)
+            check_run(run, expected, read_log(folder / f"{slug}.log")[log_start:], kills, tally)
+
+
+def main() -> int:
+    """Kill runs and report; exit code 1 if anything differed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=40)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    tally = Tally()
+    with tempfile.TemporaryDirectory() as name:
+        for index, (search_name, search) in enumerate(SEARCHES.items()):
+            share = given.kills // len(SEARCHES) + (index < given.kills % len(SEARCHES))
+            kill_search(search_name, search, num_kills=share, folder=Path(name), seed=given.seed, tally=tally)
+            print(f"{search_name}: {tally.num_kills} kills so far, {len(tally.problems)} problems", flush=True)
+    lag = f"{1000 * max(tally.lags_s):.0f} ms" if tally.lags_s else "none seen"
+    print(f"{tally.num_kills} kills of {tally.num_runs} runs, {tally.num_calls} distinct calls")
+    print(f"answered but killed before the commit, so asked again: {tally.num_repeats}; longest commit lag: {lag}")
+    for problem in tally.problems:
+        print(f"PROBLEM {problem}")
+    return 1 if tally.problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

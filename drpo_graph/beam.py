@@ -12,6 +12,8 @@ from drpo_graph.records import MAX_SCORE, mean
 from drpo_graph.settings import RewardAggregate, Settings
 from drpo_graph.state import CandidateRef, RolloutRef
 
+_MIN_TEMPERATURE = 1e-6
+
 
 def hash_prompt(prompt: str) -> str:
     """Return a short identity of a prompt's text: 16 hex digits of its SHA-256."""
@@ -98,16 +100,16 @@ def _first_of_each_prompt(ranked: Sequence[CandidateRef]) -> list[CandidateRef]:
 
 
 def _draw(ranked: Sequence[CandidateRef], *, settings: Settings, level: int) -> list[CandidateRef]:
-    """Draw the beam without replacement, with weights exp(path reward / temperature), and rank what was drawn."""
+    """Draw the beam without replacement, with weights exp(path reward / temperature); what was drawn keeps its rank."""
     generator = random.Random(f"{settings.seed}/beam/{level}")
-    temperature = settings.beam_temperature * settings.beam_temperature_decay ** (level - 1)
+    temperature = max(settings.beam_temperature * settings.beam_temperature_decay ** (level - 1), _MIN_TEMPERATURE)
     pool = list(ranked)
     drawn: list[CandidateRef] = []
     best = max((_sort_value(child) for child in pool), default=0.0)
     while pool and len(drawn) < settings.beam_size:
         weights = [_weight(_sort_value(child) - best, temperature) for child in pool]
         drawn.append(pool.pop(generator.choices(range(len(pool)), weights)[0] if sum(weights) > 0 else 0))
-    return rank(drawn)
+    return [child for child in ranked if child in drawn]
 
 
 def _weight(below_best: float, temperature: float) -> float:

@@ -3,12 +3,11 @@
 import re
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import aiosqlite
 from filelock import FileLock, Timeout
 
 from drpo_graph.errors import CheckpointError, RunLockedError, UsageError
@@ -45,7 +44,7 @@ async def open_checkpoint(path: Path, *, must_exist: bool = False) -> AsyncItera
     """
     if must_exist:
         require_checkpoint(path)
-    async with AsyncExitStack() as stack:
+    with ExitStack() as stack:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             checkpoint = _open(path, stack)
@@ -64,14 +63,13 @@ async def open_store(path: Path) -> "AsyncIterator[BaseStore]":
     Raises:
         CheckpointError: it does not exist, is no checkpoint, or cannot be read.
     """
-    from langgraph.store.sqlite.aio import AsyncSqliteStore  # Slow to import: only who looks at runs pays for it.
+    from drpo_graph.sqlite import InlineSqliteStore  # Slow to import: only who looks at runs pays for it.
 
     require_checkpoint(path)
     try:
-        async with AsyncExitStack() as stack:
-            connection = await _connect_for_reading(path, stack)
-            store = AsyncSqliteStore(connection)
-            await store.setup()
+        with ExitStack() as stack:
+            store = InlineSqliteStore(_connect_for_reading(path, stack))
+            store.setup()
             yield store
     except sqlite3.Error as error:
         raise explain_storage_error(error, path) from error
@@ -183,18 +181,19 @@ def _reading_addresses(path: Path) -> tuple[str, str]:
     return f"{path.absolute().as_uri()}?mode=ro", f"{path.absolute().as_uri()}?immutable=1"
 
 
-async def _connect_for_reading(path: Path, stack: AsyncExitStack) -> aiosqlite.Connection:
+def _connect_for_reading(path: Path, stack: ExitStack) -> sqlite3.Connection:
     """Return a connection that cannot write.
 
     Raises:
         CheckpointError: the file holds no runs.
     """
     for address in _reading_addresses(path):
-        connection = await stack.enter_async_context(aiosqlite.connect(address, uri=True, isolation_level=None))
+        connection = sqlite3.connect(address, uri=True, isolation_level=None, check_same_thread=False)
+        stack.callback(connection.close)
         try:
-            await connection.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MS}")
-            cursor = await connection.execute("SELECT name FROM sqlite_master WHERE name IN ('store', 'checkpoints')")
-            if len(list(await cursor.fetchall())) == 2:
+            connection.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MS}")
+            cursor = connection.execute("SELECT name FROM sqlite_master WHERE name IN ('store', 'checkpoints')")
+            if len(cursor.fetchall()) == 2:
                 return connection
             raise CheckpointError(f"Checkpoint {path} holds no runs of drpo. {_ELSEWHERE}")
         except sqlite3.OperationalError as error:
@@ -203,7 +202,7 @@ async def _connect_for_reading(path: Path, stack: AsyncExitStack) -> aiosqlite.C
     raise CheckpointError(f"Checkpoint {path} cannot be read. {_ELSEWHERE}")
 
 
-def _open(path: Path, stack: AsyncExitStack) -> Checkpoint:
+def _open(path: Path, stack: ExitStack) -> Checkpoint:
     from drpo_graph.sqlite import InlineSqliteSaver, InlineSqliteStore  # Slow to import: only a run pays for it.
 
     # The store runs its own transactions, the saver relies on implicit ones: each has a connection of its kind.
@@ -214,9 +213,8 @@ def _open(path: Path, stack: AsyncExitStack) -> Checkpoint:
     saver, store = InlineSqliteSaver(for_saver), InlineSqliteStore(for_store)
     saver.setup()
     store.setup()
-    # Fails now, rather than after the first paid call, where the file is read-only.
-    for_store.execute("BEGIN IMMEDIATE")
-    for_store.execute("ROLLBACK")
+    # Changes nothing, and where the file is read-only it fails now rather than after the first paid call.
+    for_store.execute("DELETE FROM store_migrations WHERE v < 0")
     return Checkpoint(saver, store)
 
 

@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from langgraph.runtime import Runtime
@@ -34,6 +34,16 @@ class RunSession:
     emitter: Emitter
     started_at: float
     """When this process took up the run, in seconds since the epoch."""
+    _shared: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+
+    async def share(self, name: str, work: Callable[[], Coroutine[None, None, None]]) -> None:
+        """Do a piece of work once for all who ask for it at the same time."""
+        task = self._shared.get(name)
+        if task is None:
+            task = asyncio.create_task(work())
+            self._shared[name] = task
+            task.add_done_callback(lambda _: self._shared.pop(name, None))
+        await asyncio.shield(task)
 
 
 @dataclass(frozen=True, slots=True)

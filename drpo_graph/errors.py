@@ -110,9 +110,10 @@ class StateFormatError(DRPOError):
 
 
 class SearchStalledError(DRPOError):
-    """Two levels in a row gave no scored candidate: going on would only spend calls."""
+    """Two levels in a row gave no scored candidate: going on would only spend calls.
 
-    is_resumable = True
+    Not resumable: the replies that could not be used are in the ledger, and a resumed run would find the same.
+    """
 
 
 class RunInterruptedError(DRPOError):

@@ -6,6 +6,7 @@ import os
 import pickle
 import secrets
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from pydantic import JsonValue
@@ -185,6 +186,11 @@ class LogFile(logging.FileHandler):
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # The name is logging's.
         """Do nothing."""
+
+    def close(self) -> None:
+        """Close the file, whether or not its last lines can be written."""
+        with suppress(OSError):
+            super().close()
 
 
 def log_event(event: Event) -> None:

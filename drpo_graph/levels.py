@@ -37,6 +37,12 @@ def new_query_indices(level: int, *, settings: Settings, num_queries: int) -> li
     return [one for one in query_indices(level, settings=settings, num_queries=num_queries) if one not in seen]
 
 
+def has_fixed_queries(settings: Settings, *, num_queries: int) -> bool:
+    """Return whether every level has the same queries."""
+    pool_size = min(settings.pool_size or settings.queries_per_level, num_queries)
+    return settings.query_policy == "pool" and settings.queries_per_level >= pool_size
+
+
 def has_level(level: int, *, max_depth: int, settings: Settings, num_queries: int) -> bool:
     """Return whether the search goes on to a level: depth and queries both last that far."""
     return level <= max_depth and bool(query_indices(level, settings=settings, num_queries=num_queries))

@@ -15,25 +15,39 @@ from drpo_graph.records import MAX_SCORE, MIN_SCORE, Critique, Metric, MetricSco
 
 DEFAULT_MAX_METRICS = 5
 _SCORE = re.compile(r"\s*(\d+)(?:\.0+)?\s*(?:/\s*5|out of 5)?\s*(?:\(.*\))?\s*", re.IGNORECASE | re.DOTALL)
+_BRACES_AND_STRINGS = re.compile(r'[{}]|"(?:[^"\\]|\\.)*"', re.DOTALL)
 _decoder = json.JSONDecoder(strict=False)
 
 
 def extract_json(text: str) -> dict[str, JsonValue]:
-    """Return the first JSON object in a reply, alone or surrounded by prose or a code fence.
+    """Return the first JSON object in a reply, alone or surrounded by prose, a code fence or a model's thinking.
+
+    An object inside one that was cut off is not taken for it.
 
     Raises:
         ReplyError: there is none.
     """
-    position = text.find("{")
+    _, _, answer = text.rpartition("</think>")
+    position = answer.find("{")
     while position >= 0:
         try:
-            value, _ = _decoder.raw_decode(text, position)
-        except (json.JSONDecodeError, RecursionError):
+            value, _ = _decoder.raw_decode(answer, position)
+        except (ValueError, RecursionError):  # Not JSON, a number of thousands of digits, or nested without end.
             value = None
         if isinstance(value, dict):
             return value
-        position = text.find("{", position + 1)
+        position = answer.find("{", position + 1) if _is_closed(answer, position) else -1
     raise ReplyError(f"expected a JSON object, got {shorten(text)!r}")
+
+
+def _is_closed(text: str, start: int) -> bool:
+    """Return whether the brace at ``start`` is closed before the text ends."""
+    depth = 0
+    for token in _BRACES_AND_STRINGS.finditer(text, start):
+        depth += {"{": 1, "}": -1}.get(token[0], 0)
+        if depth == 0:
+            return True
+    return False
 
 
 def parse_score(value: JsonValue, *, metric: str) -> int:

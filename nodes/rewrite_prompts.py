@@ -26,8 +26,8 @@ class RewriteUpdate(TypedDict):
 async def rewrite_prompts(state: ExpandState, runtime: Runtime[RunContext]) -> RewriteUpdate:
     """Return the candidate's children: rewrites, and itself where it is kept.
 
-    An easy candidate is kept as it is. So is an unscored one, whose next critique may come out. Where no rewrite can
-    be had, the candidate is kept too, rather than lost.
+    An easy candidate is kept as it is. So is an unscored one, whose next critique may come out on other queries. Where
+    no rewrite can be had, the candidate is kept too, rather than lost.
     """
     session = await session_of(runtime, state["run_id"])
     parent = state["parent"]
@@ -60,7 +60,9 @@ async def _plan_children(
     settings, parent = context.settings, state["parent"]
     rollouts = [await session.archive.rollout(parent["id"], query_id) for query_id in parent["query_ids"]]
     has_failed = any(rollout.failure is not None for rollout in rollouts)
-    if parent["reward"] is None or is_easy(parent, settings=settings, has_failed=has_failed):
+    # On new queries its critique may come out; on the same ones it would fail again, so it is rewritten blind.
+    awaits_critique = parent["reward"] is None and parent["query_ids"] != state["query_ids"]
+    if awaits_critique or is_easy(parent, settings=settings, has_failed=has_failed):
         return [("kept", prompt)]
     examples = [(await session.archive.query(one.query_id), one) for one in rollouts if one.critique is not None]
     rewrites = await _rewrite(state, context, session, prompt, examples)

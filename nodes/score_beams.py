@@ -8,7 +8,7 @@ from drpo_graph.beam import hash_prompt, is_easy, rank, score_candidate
 from drpo_graph.context import RunContext, RunSession, session_of
 from drpo_graph.errors import SearchStalledError
 from drpo_graph.events import BeamEntry, LevelFinished, LevelStarted, ValidationStarted
-from drpo_graph.levels import DepthPlan, has_level, plan_depth, prefetch_indices, query_indices
+from drpo_graph.levels import DepthPlan, has_fixed_queries, has_level, plan_depth, prefetch_indices, query_indices
 from drpo_graph.selection import ROOT_ID, Contender, choose_contenders
 from drpo_graph.settings import Settings
 from drpo_graph.state import CandidateRef, RolloutRef, SearchState
@@ -56,12 +56,12 @@ async def _plan_next(
 ) -> SearchState:
     level, num_queries = state["level"] + 1, state["num_queries"]
     goes_on = has_level(level, max_depth=state["max_depth"], settings=settings, num_queries=num_queries)
-    goes_on = goes_on and not _is_settled(beam, level, settings=settings, num_queries=num_queries)
+    goes_on = goes_on and not _is_settled(beam, settings=settings, num_queries=num_queries)
     depth = DepthPlan(state["max_depth"], state["num_increases"])
-    has_easy = False
+    failed = {one["candidate_id"] for one in state["rollouts"] if one["is_failed"]}
+    easy_ids = {one["id"] for one in beam if is_easy(one, settings=settings, has_failed=one["id"] in failed)}
+    has_easy = goes_on and bool(easy_ids)
     if goes_on:
-        failed = {one["candidate_id"] for one in state["rollouts"] if one["is_failed"]}
-        has_easy = any(is_easy(one, settings=settings, has_failed=one["id"] in failed) for one in beam)
         depth = plan_depth(
             is_easy=has_easy, max_depth=state["max_depth"], num_increases=state["num_increases"], settings=settings
         )
@@ -93,19 +93,18 @@ async def _plan_next(
     update["selects_inline"] = settings.stop_reward is not None
     update["children"] = None  # type: ignore[typeddict-item]  # The reducer empties the list for the new level.
     update["rollouts"] = None  # type: ignore[typeddict-item]
-    _announce_level(session, update, settings)
+    _announce_level(session, update, easy_ids, settings)
     return update
 
 
-def _is_settled(beam: Sequence[CandidateRef], level: int, *, settings: Settings, num_queries: int) -> bool:
+def _is_settled(beam: Sequence[CandidateRef], *, settings: Settings, num_queries: int) -> bool:
     """Return whether going on cannot change anything, or a candidate is as good as was asked for."""
     if settings.stop_reward is not None and any((one["path_reward"] or 0.0) >= settings.stop_reward for one in beam):
         return True
     if settings.is_compat or not all(is_easy(one, settings=settings) for one in beam):
         return False
     # Every candidate would be kept and run on the queries it was just run on.
-    former = query_indices(level - 1, settings=settings, num_queries=num_queries)
-    return former == query_indices(level, settings=settings, num_queries=num_queries)
+    return has_fixed_queries(settings, num_queries=num_queries)
 
 
 async def _choose_contenders(session: RunSession, beam: Sequence[CandidateRef], *, num_best: int) -> list[str]:
@@ -160,9 +159,9 @@ def _report_level(
     )
 
 
-def _announce_level(session: RunSession, update: SearchState, settings: Settings) -> None:
-    easy = [one["reward"] is None or is_easy(one, settings=settings) for one in update["beam"]]
-    num_children = sum(1 if kept else settings.n_actions + settings.keep_parents for kept in easy)
+def _announce_level(session: RunSession, update: SearchState, easy_ids: set[str], settings: Settings) -> None:
+    kept = [one["reward"] is None or one["id"] in easy_ids for one in update["beam"]]
+    num_children = sum(1 if is_kept else settings.n_actions + settings.keep_parents for is_kept in kept)
     session.emitter.emit(
         LevelStarted(
             run_id=session.run_id,
@@ -180,5 +179,5 @@ async def _stalled(session: RunSession, state: SearchState, children: Sequence[C
     reason = next((f"{one.kind}: {one.detail}" for one in reasons if one is not None), "no reason recorded")
     return SearchStalledError(
         f"No candidate of the last {_MAX_STALLED} levels could be scored (level {state['level']}: {reason}). "
-        "Check the critic's model and settings, then resume."
+        "Check the critic's model with a short run, then start this one again: its failed critiques are settled."
     )

@@ -19,18 +19,22 @@ async def select_metrics(state: MetricsTask | RolloutState, runtime: Runtime[Run
     """
     session = await session_of(runtime, state["run_id"])
     query_id = state["query_id"]
-    if await session.archive.metrics_for(query_id) is not None:
-        return {}
+    if await session.archive.metrics_for(query_id) is None:
+        # Siblings on one query ask at the same moment; they share one selection.
+        await session.share(f"metrics/{query_id}", lambda: _select(query_id, session, runtime.context))
+    return {}
+
+
+async def _select(query_id: str, session: RunSession, context: RunContext) -> None:
     query = await session.archive.query(query_id)
     try:
-        selection = await runtime.context.components.selector.select_metrics(query, models=session.models)
+        selection = await context.components.selector.select_metrics(query, models=session.models)
     except ReplyError as error:
-        selection = MetricSelection(metrics=runtime.context.prompts.metrics[:_FALLBACK_METRICS])
+        selection = MetricSelection(metrics=context.prompts.metrics[:_FALLBACK_METRICS])
         session.emitter.emit(
             Warned(run_id=session.run_id, message=f"{error}; the first {_FALLBACK_METRICS} metrics stand in for it")
         )
     await _keep(session, query_id, selection)
-    return {}
 
 
 async def _keep(session: RunSession, query_id: str, selection: MetricSelection) -> None:

@@ -31,20 +31,20 @@ from tests.support.world import INITIAL_PROMPT, World
 
 OURS = "ours"
 RECOMMENDED: dict[str, object] = {
-    "beam_size": 1,
+    "beam_size": 2,
     "n_actions": 2,
     "queries_per_level": 2,
     "query_policy": "pool",
     "pool_size": 32,
     "keep_parents": False,
-    "reward_aggregate": "last",
+    "reward_aggregate": "auto",
     "history_window": 10,
 }
 """Values that differ from the present defaults and should become them; empty once they have."""
 SETTINGS_BY_NAME: Mapping[str, Mapping[str, object]] = {
     OURS: RECOMMENDED,
-    "drpo 2x3": {"compat": "drpo", "beam_size": 2, "n_actions": 3},
-    "drpo 5x4": {"compat": "drpo", "beam_size": 5, "n_actions": 4},
+    "drpo 2x3": {"compat": "drpo", "beam_size": 2, "n_actions": 3, "history_window": 5},
+    "drpo 5x4": {"compat": "drpo", "beam_size": 5, "n_actions": 4, "history_window": 5},
 }
 
 _MIN_DEPTH = 2
@@ -108,13 +108,18 @@ def fit_search(task: Task) -> Outcome:
 
 async def _fit_search(task: Task) -> Outcome:
     # Easy and repeated prompts make levels cheaper, so calls are counted rather than planned.
-    fitting = await _search(task, _guess_depth(task))
+    most_per_level = _most_calls_per_level(task.name)
+    fitting = await _search(task, max(_MIN_DEPTH, task.budget // most_per_level))
     while fitting.num_calls > task.budget:
         if fitting.depth == _MIN_DEPTH:
             raise SystemExit(f"{task.budget} calls do not last for one level of {task.name!r}: give a larger budget.")
         fitting = await _search(task, fitting.depth - 1)
     while True:
-        deeper = await _search(task, fitting.depth + 1)
+        step = max(1, (task.budget - fitting.num_calls) // most_per_level)
+        deeper = await _search(task, fitting.depth + step)
+        while deeper.num_calls > task.budget and step > 1:
+            step //= 2  # Easy levels added further ones.
+            deeper = await _search(task, fitting.depth + step)
         # A search that ended by itself makes no more calls, however deep it may go.
         if deeper.num_calls > task.budget or deeper.num_calls == fitting.num_calls:
             return fitting
@@ -142,12 +147,11 @@ def _build_world(seed: int) -> World:
     return World(seed)
 
 
-def _guess_depth(task: Task) -> int:
-    """Return a depth that about fits when no level is easy: optimizer, base and critic calls, and metrics once."""
-    settings = _build_settings(task.name, _MIN_DEPTH)
+def _most_calls_per_level(name: str) -> int:
+    """Return what a level costs that spares no call: optimizer, base, critic, and the metrics of new queries."""
+    settings = _build_settings(name, _MIN_DEPTH)
     num_children = settings.beam_size * (settings.n_actions + settings.keep_parents)
-    level_calls = settings.beam_size + (2 * num_children + 1) * settings.queries_per_level
-    return max(_MIN_DEPTH, task.budget // level_calls + 1)
+    return settings.beam_size + (2 * num_children + 1) * settings.queries_per_level
 
 
 def _run_tasks(tasks: Sequence[Task], *, num_jobs: int) -> list[Outcome]:

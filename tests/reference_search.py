@@ -148,8 +148,9 @@ class _Search:
             return True
         stop = settings.stop_reward
         is_reached = stop is not None and any(one.path_reward is not None and one.path_reward >= stop for one in beam)
-        is_fixed = not settings.is_compat and all(map(self.is_easy, beam)) and queries == self.level_queries(level - 1)
-        self.found.has_settled = is_reached or is_fixed
+        is_fixed = settings.query_policy == "pool" and (settings.pool_size or 0) <= settings.queries_per_level
+        is_settled = not settings.is_compat and is_fixed and all(map(self.is_easy, beam))
+        self.found.has_settled = is_reached or is_settled
         return self.found.has_settled
 
     def stall(self, next_level: int, max_depth: int) -> None:
@@ -169,7 +170,9 @@ class _Search:
 
     def expand(self, parent: Tried, level: int, rank: int) -> list[Tried]:
         """Return the parent's children."""
-        if parent.reward is None or self.is_easy(parent):
+        # An unscored parent is criticised again where the queries are others; on the same ones it is rewritten blind.
+        awaits_critique = parent.reward is None and [one.id for one in self.level_queries(level)] != list(parent.rewards)
+        if awaits_critique or self.is_easy(parent):
             plans = [(parent.prompt, "kept")]
         else:
             plans = [(prompt, "rewrite") for prompt in self.rewrite(parent, level, rank)]

@@ -3,7 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.command import KEY, Drpo, serve
+from drpo_graph.cli.app import _run
+from drpo_graph.records import RunResult
+from tests.support.command import KEY, SMALL, Drpo, read_result, serve
 from tests.support.fake_server import FakeServer, Latency, ServerOptions
 from tests.support.oracle import build_responder
 
@@ -39,3 +41,15 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, world: FakeServer) -
 def drpo(capsys: pytest.CaptureFixture[str]) -> Drpo:
     """The command line in this process."""
     return Drpo(capsys)
+
+
+@pytest.fixture(scope="session")
+def unbroken(world: FakeServer, tmp_path_factory: pytest.TempPathFactory) -> RunResult:
+    """What the small run finds when nothing happens to it."""
+    folder = tmp_path_factory.mktemp("unbroken")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("OPENAI_API_KEY", KEY)
+        patch.setenv("OPENAI_BASE_URL", world.base_url)
+        assert _run(["optimize", *SMALL, "--thread-id", "t", "--display", "none"], is_debug=False) == 0
+    return read_result(folder / "drpo_runs")

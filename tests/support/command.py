@@ -16,6 +16,7 @@ import pytest
 
 from drpo_graph.cli.app import _run
 from drpo_graph.events import Event, parse_event
+from drpo_graph.records import RunResult
 from tests.support.fake_server import FakeServer, Responder, ServerOptions
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -130,3 +131,8 @@ def finished_keys(server: FakeServer) -> list[str]:
 def list_runs(drpo: Drpo, *arguments: str | Path) -> dict[str, str]:
     """Return status by thread id, as ``drpo runs --json`` says it."""
     return {run["thread_id"]: run["status"] for run in json.loads(drpo("runs", "--json", *arguments).out)}
+
+
+def read_result(runs: Path, thread_id: str = "t") -> RunResult:
+    """Return the result in a run's folder."""
+    return RunResult.model_validate_json((runs / thread_id / "result.json").read_bytes())

@@ -1,0 +1,117 @@
+"""``drpo resume``: what may change, what may not, and what a finished run does."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from drpo_graph.checkpoint import lock_thread
+from drpo_graph.records import RunResult
+from tests.support.command import SMALL, Drpo, assert_one_line, finished_keys, list_runs, read_result
+from tests.support.fake_server import FakeServer
+
+START = ("optimize", *SMALL, "--thread-id", "t", "--display", "none")
+RESUME = ("resume", "t", "--display", "none")
+
+
+@pytest.fixture
+def stopped(drpo: Drpo, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A run that a missing critic stopped after its first calls."""
+    (folder / "queries.jsonl").write_text("".join(f'{{"id": "q{n}", "text": "Question {n}?"}}\n' for n in range(6)))
+    outcome = drpo(*START, "queries.jsonl", "--critic-model", "vllm:world", "--set", "critic.base_url=http://[::1]:9/v1")
+    assert outcome.code == 1
+    assert list_runs(drpo) == {"t": "failed"}
+    return
+
+
+CHANGES = {
+    "depth": ("--set", "depth=4"),
+    "seed": ("--set", "seed=9"),
+    "a role's model": ("--set", "critic.model=vllm:other"),
+    "a role's sampling": ("--set", "optimizer.temperature=0.1"),
+    "the prompt": ("--set", "initial_prompt=Other."),
+}
+
+
+@pytest.mark.usefixtures("stopped")
+@pytest.mark.parametrize("change", CHANGES)
+def test_changed_settings_are_refused_with_what_changed(change: str, drpo: Drpo) -> None:
+    outcome = drpo(*RESUME, *CHANGES[change])
+    name = CHANGES[change][1].partition("=")[0]
+    assert_one_line(outcome, 2, "started with other", name, "--force")
+
+
+@pytest.mark.usefixtures("stopped")
+def test_force_accepts_changes_and_place_and_speed_may_change_freely(
+    drpo: Drpo, folder: Path, world: FakeServer
+) -> None:
+    place = ("--set", f"critic.base_url={world.base_url}", "--set", "critic.api_key_env=OPENAI_API_KEY")
+    speed = ("--set", "max_concurrency=3", "--set", "timeout_s=20", "--set", "max_retries=1")
+    assert_one_line(drpo(*RESUME, *place, "--set", "n_actions=3"), 2, "n_actions", "--force")
+    outcome = drpo(*RESUME, *place, *speed)
+    assert (outcome.code, outcome.out, outcome.err) == (0, "", "")
+    assert read_result(folder / "drpo_runs").depth == 2
+
+
+@pytest.mark.usefixtures("stopped")
+def test_forced_changes_take_effect(drpo: Drpo, folder: Path, world: FakeServer) -> None:
+    changes = ("--set", "n_actions=1", "--set", "critic.model=openai:world", "--set", "critic.base_url=")
+    changes = (*changes[:-1], f"critic.base_url={world.base_url}")
+    assert drpo(*RESUME, *changes, "--force").code == 0
+    assert drpo("show", "t").code == 0
+
+
+@pytest.mark.usefixtures("stopped")
+def test_changed_queries_are_refused_and_the_same_ones_accepted(drpo: Drpo, folder: Path, world: FakeServer) -> None:
+    place = ("--set", f"critic.base_url={world.base_url}", "--set", "critic.api_key_env=OPENAI_API_KEY")
+    (folder / "other.jsonl").write_text('{"id": "q0", "text": "Another?"}\n')
+    assert_one_line(drpo("resume", "t", "other.jsonl", "--display", "none"), 2, "other data", "--force")
+    assert drpo("resume", "t", "queries.jsonl", "--display", "none", *place).code == 0
+
+
+def test_an_unknown_thread_is_told_and_leaves_nothing(drpo: Drpo, folder: Path) -> None:
+    assert drpo(*START).code == 0
+    before = set(folder.rglob("*"))
+    for command in ("resume", "show", "events"):
+        assert_one_line(drpo(command, "gone"), 2, "no run 'gone'", "drpo runs")
+    assert set(folder.rglob("*")) == before
+
+
+def test_an_existing_thread_is_not_started_again(drpo: Drpo, folder: Path, unbroken: RunResult) -> None:
+    assert drpo(*START).code == 0
+    log = (folder / "drpo_runs" / "t" / "events.jsonl").read_bytes()
+    assert_one_line(drpo(*START, "--seed", "5"), 2, "'t' exists already", "drpo resume t")
+    assert (folder / "drpo_runs" / "t" / "events.jsonl").read_bytes() == log
+    assert read_result(folder / "drpo_runs") == unbroken
+
+
+def test_a_thread_that_is_worked_on_is_left_alone(drpo: Drpo, folder: Path) -> None:
+    assert drpo(*START).code == 0
+    with lock_thread(folder / "drpo_runs" / "checkpoints.sqlite", "t"):
+        for command in (RESUME, START):
+            assert_one_line(drpo(*command), 1, "'t'", "another process", "drpo events t --follow")
+        # Other runs of the same checkpoint are free.
+        assert drpo("optimize", *SMALL, "--thread-id", "u", "--display", "none").code == 0
+
+
+def test_a_finished_run_prints_its_result_again_without_a_call(drpo: Drpo, folder: Path, world: FakeServer) -> None:
+    first = drpo("optimize", *SMALL, "--thread-id", "t", "--display", "plain")
+    files = {path: path.read_bytes() for path in (folder / "drpo_runs" / "t").rglob("*.json")}
+    num_calls = len(finished_keys(world))
+    again = drpo("resume", "t", "--display", "plain")
+    assert again.code == 0
+    assert len(finished_keys(world)) == num_calls
+    prompt = first.out[first.out.index("best prompt") : first.out.index("\nsearch")]
+    assert prompt in again.out
+    assert {path: path.read_bytes() for path in files} == files
+    shown = drpo("events", "t", "--display", "none", "--follow")
+    assert shown.code == 0
+
+
+def test_the_files_named_by_a_resumed_run_are_where_it_was_told_to_put_them(drpo: Drpo, folder: Path) -> None:
+    assert drpo(*START, "--log-dir", "elsewhere").code == 0
+    assert "elsewhere/best_prompt.txt" in drpo("resume", "t", "--display", "plain").out
+    assert not (folder / "drpo_runs" / "t").exists()
+    assert drpo("resume", "t", "--display", "none", "--log-dir", "third").code == 0
+    assert (folder / "third" / "best_prompt.txt").exists()
+    assert "run_finished" in drpo("events", "t").out

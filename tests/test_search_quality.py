@@ -1,6 +1,7 @@
 """The search climbs, and climbs further than the published one, on worlds whose prompts have a known quality.
 
-Four worlds show that it does; ``scripts/compare_searches.py`` measures by how much, with intervals.
+In one world luck decides as much as the search does, so the mean over several is compared; how much better it is, with
+intervals, is measured by ``scripts/compare_searches.py``.
 """
 
 from statistics import mean
@@ -10,11 +11,11 @@ from drpo_graph.settings import Settings
 from tests.support.searches import fake_settings, run_search
 from tests.support.world import INITIAL_PROMPT, World
 
-SEEDS = range(4)
+SEEDS = range(8)
 MAX_CALLS = 270
-# The largest depths that keep within the calls in each of the worlds.
-OURS = fake_settings(depth=14)
-PUBLISHED = fake_settings(compat="drpo", beam_size=2, n_actions=3, history_window=5, depth=20)
+# Without levels added by easy ones, these depths keep within the calls in each of the worlds.
+OURS = fake_settings(depth=15, max_depth_increase=0)
+PUBLISHED = fake_settings(compat="drpo", beam_size=2, n_actions=3, history_window=5, depth=20, max_depth_increase=0)
 
 
 class Figures(NamedTuple):
@@ -42,5 +43,5 @@ async def test_search_improves_the_initial_prompt_and_beats_the_published_search
     assert max(one.num_calls for one in [*ours, *published]) <= MAX_CALLS
     gains = [one.final - one.initial for one in ours]
     assert min(gains) > 0.2, gains
-    assert mean(gains) > 0.4, gains
+    assert mean(gains) > 0.5, gains
     assert mean(one.final for one in ours) > mean(one.final for one in published)

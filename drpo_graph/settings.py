@@ -30,6 +30,9 @@ ALIASES = {
 }
 """Parameter names of the published code, accepted in config files and on the command line."""
 
+_MAX_TOLD = 60
+"""Longer values are named, not shown."""
+
 COMPAT_DRPO: Mapping[str, JsonValue] = {
     "queries_per_level": 1,
     "query_policy": "stream",
@@ -202,6 +205,28 @@ class Settings(Record):
             for name in ("base_url", "api_key_env"):
                 role_fields.pop(name)
         return fields
+
+
+def describe_changes(before: Settings, after: Settings) -> list[str]:
+    """Return what a resumed run would change of what decides its result, e.g. ``depth (was 10, now 12)``."""
+    old, new = _flatten(before.fingerprint_fields()), _flatten(after.fingerprint_fields())
+    changes = []
+    for name, value in new.items():
+        if old.get(name) != value:
+            told = json.dumps(old.get(name)), json.dumps(value)
+            is_short = max(map(len, told)) <= _MAX_TOLD
+            changes.append(f"{name} (was {told[0]}, now {told[1]})" if is_short else name)
+    return changes
+
+
+def _flatten(fields: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+    flat: dict[str, JsonValue] = {}
+    for name, value in fields.items():
+        if name in ROLES and isinstance(value, dict):
+            flat.update((f"{name}.{field}", setting) for field, setting in value.items())
+        else:
+            flat[name] = value
+    return flat
 
 
 def build_settings(values: Mapping[str, object]) -> Settings:

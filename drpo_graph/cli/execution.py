@@ -12,12 +12,12 @@ import typer
 from drpo_graph.checkpoint import DEFAULT_CHECKPOINT
 from drpo_graph.cli.reading import find_run
 from drpo_graph.display import DisplayKind, make_display
-from drpo_graph.errors import DRPOError
+from drpo_graph.errors import DRPOError, FingerprintMismatchError
 from drpo_graph.events import Event, RunFinished, RunStopped
 from drpo_graph.export import ALGORITHM_FOLDER, EVENTS_FILE, LOG_FILE, PROMPT_FILE, RESULT_FILE
 from drpo_graph.records import Query, RunResult
 from drpo_graph.runner import RunOptions, new_thread_id, optimize, resume, run_folder
-from drpo_graph.settings import Settings
+from drpo_graph.settings import Settings, build_settings, describe_changes, merge_settings
 
 EXIT_INTERRUPTED = 130
 
@@ -67,6 +67,9 @@ def go_on(run: ResumedRun, thread_id: str, *, options: RunOptions, display: Disp
     if options.log_dir is None and record.log_dir is not None:
         options = replace(options, log_dir=Path(record.log_dir))
 
+    if not run.accepts_changes:
+        _check_changes(record.settings, run.changes)
+
     def begin(shown: RunOptions) -> Coroutine[None, None, RunResult]:
         return resume(
             thread_id,
@@ -77,6 +80,21 @@ def go_on(run: ResumedRun, thread_id: str, *, options: RunOptions, display: Disp
         )
 
     _carry_out(thread_id, begin, options=options, kind=display)
+
+
+def _check_changes(settings: Settings, changes: Mapping[str, object]) -> None:
+    """Do nothing when the changes say only where and how fast.
+
+    Raises:
+        FingerprintMismatchError: they would change what the run does.
+    """
+    names = describe_changes(settings, build_settings(merge_settings(settings.model_dump(), changes)))
+    if names:
+        raise FingerprintMismatchError(
+            f"This run was started with other settings: {', '.join(names)}. Resume it without the change, start a new "
+            "run, or accept the change with --force.",
+            ("settings",),
+        )
 
 
 class _Screen:

@@ -1,0 +1,140 @@
+"""A nightly agent that learns from yesterday: a graph of your own with the search as one of its steps.
+
+::
+
+    collect -> optimise -> deploy        collect: yesterday's badly rated questions become training queries
+                                         optimise: drpo_graph's search, with its events in this graph's stream
+                                         deploy: the prompt goes to where the assistant reads it
+
+Run ``python examples/parent_agent.py --model local:smollm2``, stop it anywhere, and run it again: it goes on from
+there, and no finished model call is paid for twice. With ``--thread-id`` of another day it starts anew.
+"""
+
+import argparse
+import asyncio
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypedDict
+
+from langgraph.graph import END, START, StateGraph
+
+from drpo_graph import DRPOError, Event, Settings, build_context, build_graph, build_settings, parse_event
+from drpo_graph.checkpoint import Checkpoint, lock_thread, open_checkpoint
+from drpo_graph.context import RunContext
+from drpo_graph.display import PlainDisplay
+
+MAX_BAD_RATING = 2
+RECURSION_LIMIT = 10_000
+"""LangChain hands 25 down from tools and runnables, and a search takes two supersteps per level."""
+
+YESTERDAY = [
+    {"question": "My flight leaves at 6:10 tomorrow. When should I set the alarm?", "rating": 2},
+    {"question": "What is a good name for a grey cat?", "rating": 5},
+    {"question": "Who won the match last night?", "rating": 1},
+    {"question": "Explain compound interest to a ten-year-old.", "rating": 2},
+    {"question": "How do I tell my team that the deadline has moved?", "rating": 4},
+]
+"""What the assistant was asked, and how its answers were rated; an agent of yours would read its own log."""
+
+
+class AgentState(TypedDict, total=False):
+    """The parent's own state; the search keeps its state to itself."""
+
+    training_queries: list[str]
+    system_prompt: str
+    reward: float | None
+    deployed_to: str
+
+
+def build_agent(context: RunContext, prompt_file: Path, checkpoint: Checkpoint) -> Any:
+    """Return the compiled parent; models, ledger and limits of the search come with ``context``."""
+    search = build_graph(context.settings)
+
+    async def collect(state: AgentState) -> AgentState:
+        """Pick the failures of yesterday."""
+        return {"training_queries": [str(one["question"]) for one in YESTERDAY if one["rating"] <= MAX_BAD_RATING]}
+
+    async def optimise(state: AgentState) -> AgentState:
+        """Run the search as a subgraph: it uses this graph's checkpointer and store, and resumes with it."""
+        try:
+            output = await search.ainvoke({"queries": state["training_queries"]}, context=context)
+        finally:
+            # After a failure, calls may be under way that are paid for already: their replies are kept.
+            for session in context.open_sessions():
+                await session.ledger.drain()
+        return {"system_prompt": output["system_prompt"], "reward": output["result"]["reward"]}
+
+    async def deploy(state: AgentState) -> AgentState:
+        """Store the prompt where the assistant reads it."""
+        prompt_file.write_text(state["system_prompt"] + "\n", encoding="utf-8")
+        return {"deployed_to": str(prompt_file)}
+
+    graph = StateGraph(AgentState)
+    graph.add_node("collect", collect)
+    graph.add_node("optimise", optimise)
+    graph.add_node("deploy", deploy)
+    graph.add_edge(START, "collect")
+    graph.add_edge("collect", "optimise")
+    graph.add_edge("optimise", "deploy")
+    graph.add_edge("deploy", END)
+    return graph.compile(checkpointer=checkpoint.saver, store=checkpoint.store, name="nightly_agent")
+
+
+async def run_agent(
+    settings: Settings, thread_id: str, *, checkpoint_file: Path, prompt_file: Path, show: Callable[[Event], None]
+) -> AgentState:
+    """Run the agent, or go on with it where its thread stopped, and return its last state."""
+    config: Any = {"configurable": {"thread_id": thread_id}, "recursion_limit": RECURSION_LIMIT}
+    with lock_thread(checkpoint_file, thread_id):
+        async with open_checkpoint(checkpoint_file) as checkpoint:
+            agent = build_agent(build_context(settings, store=checkpoint.store), prompt_file, checkpoint)
+            is_known = (await agent.aget_state(config)).created_at is not None
+            # The search's events come from a subgraph: without subgraphs=True the parent would not see them.
+            parts = agent.astream(
+                None if is_known else {},
+                config,
+                stream_mode=["custom"],
+                subgraphs=True,
+                version="v2",
+                durability="async",
+            )
+            async for part in parts:
+                show(parse_event(json.dumps(part["data"])))
+            state: AgentState = (await agent.aget_state(config)).values
+            return state
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the agent from the command line; 0 when the prompt is deployed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="provider:model, e.g. openai:gpt-4o-mini or local:smollm2")
+    parser.add_argument("--base-url", help="OpenAI-compatible API, ends in /v1")
+    parser.add_argument("--depth", type=int, default=3, help="levels + 1 (default: 3)")
+    parser.add_argument("--thread-id", default="nightly", help="names this night's work (default: nightly)")
+    parser.add_argument("--checkpoint", type=Path, default=Path("drpo_runs/agent.sqlite"))
+    parser.add_argument("--prompt-file", type=Path, default=Path("deployed_prompt.txt"))
+    args = parser.parse_args(arguments)
+    place = {"model": args.model, "base_url": args.base_url}
+    roles = {role: place for role in ("base", "metrics", "critic", "optimizer")}
+    try:
+        settings = build_settings({"depth": args.depth, "n_actions": 2, "queries_per_level": 2, **roles})
+        state = asyncio.run(
+            run_agent(
+                settings,
+                args.thread_id,
+                checkpoint_file=args.checkpoint,
+                prompt_file=args.prompt_file,
+                show=PlainDisplay(sys.stdout).handle,
+            )
+        )
+    except DRPOError as error:
+        print(f"stopped: {error} Run the same command again to go on.", file=sys.stderr)
+        return 1
+    print(f"deployed to {state['deployed_to']}: {state['system_prompt']}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

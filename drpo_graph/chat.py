@@ -186,7 +186,7 @@ class CallChannel:
             return RefusedRequestError(failure)
         what = "cannot be reached" if failure.kind == "connection" else f"gave no reply ({failure.kind})"
         return ModelCallError(
-            f"{self._name()} {what} after {num_retries + 1} tries: {failure.message} "
+            f"{self._name()} {what} after {num_retries + 1} tries: {_sentence(failure.message)} "
             "Check that the server runs and the URL is right, then resume.",
             kind="unreachable" if failure.kind == "connection" else failure.kind,
             role=self.client.role,
@@ -197,7 +197,7 @@ class CallChannel:
         is_settings_fault = failure.remedy == "reject" and never_succeeded and not is_context_overflow(failure)
         if failure.remedy == "stop" or is_settings_fault:
             return ModelCallError(
-                f"{self._name()} refused the call ({failure.kind}): {failure.message} {_advice(failure)}",
+                f"{self._name()} refused the call ({failure.kind}): {_sentence(failure.message)} {_advice(failure)}",
                 kind=failure.kind,
                 role=self.client.role,
             )
@@ -219,6 +219,10 @@ class CallChannel:
                 from_ledger=is_replayed,
             )
         )
+
+
+def _sentence(text: str) -> str:
+    return text if text.endswith((".", "!", "?")) else f"{text}."
 
 
 def _advice(failure: CallFailure) -> str:

@@ -120,7 +120,7 @@ class CallFinished(EventBase):
     """From the first request to the reply, waits between tries included."""
     usage: Usage
     from_ledger: bool = False
-    """True when a former process had paid for it."""
+    """True when it had been paid for before: by a former process, or for an equal candidate."""
 
 
 class CallRetried(EventBase):

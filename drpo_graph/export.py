@@ -85,8 +85,9 @@ def write_result_files(folder: Path, result: RunResult, tree: Sequence[Candidate
         algorithm / "output.json": _to_json(levels),
         algorithm / "trace.txt": _to_text("\n\n".join(f"Level {n}:\n{one.prompt}" for n, one in enumerate(trace, 1))),
         algorithm / "tree.json": _to_json(everything["tree"]),
-        # Plain builtins only: it loads without this package, and without trusting it.
-        algorithm / "output.pkl": pickle.dumps(everything, protocol=4),
+        # Plain builtins only: it loads without this package, and without trusting it. By way of JSON, because a pickle
+        # also holds which objects are one, and equal results should be equal bytes.
+        algorithm / "output.pkl": pickle.dumps(json.loads(json.dumps(everything)), protocol=4),
     }
     try:
         for path, content in files.items():

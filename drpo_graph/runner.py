@@ -226,6 +226,11 @@ class _Run:
                 context=context,
                 durability="async",
             )
+        except BaseException:
+            # Calls that wait to be tried again must not hold up the end.
+            if not context.stop.is_requested:
+                context.stop.request("The run has failed.")
+            raise
         finally:
             # A node that failed has cancelled its siblings; the calls they had begun are paid for, and are kept.
             for session in context.open_sessions():

@@ -193,7 +193,7 @@ async def test_refused_endpoint_stops_the_run_after_one_request(status: int, adv
     assert caught.value.role == "critic"
     assert caught.value.is_resumable
     assert "critic model 'openai:m'" in message
-    assert "Something is wrong" in message
+    assert "Something is wrong. Check" in message
     assert advice in message
     assert "\n" not in message
     assert not desk.retries

@@ -11,7 +11,7 @@ from drpo_graph.settings import Settings
 from tests.support.searches import fake_settings, run_search
 from tests.support.world import INITIAL_PROMPT, World
 
-SEEDS = range(8)
+SEEDS = range(6)
 MAX_CALLS = 270
 # Without levels added by easy ones, these depths keep within the calls in each of the worlds.
 OURS = fake_settings(depth=15, max_depth_increase=0)

@@ -44,7 +44,7 @@ def test_an_unreachable_server_is_told_and_the_run_goes_on_where_it_is_reachable
     drpo: Drpo, folder: Path, world: FakeServer, unbroken: RunResult
 ) -> None:
     url = f"http://127.0.0.1:{closed_port()}/v1"
-    outcome = drpo(*START, "--base-url", url, "--set", "max_retries=1")
+    outcome = drpo(*START, "--base-url", url, "--set", "max_retries=0")
     assert_one_line(outcome, 1, url, "cannot be reached", "server runs", "drpo resume t")
     moved = [part for role in ("base", "metrics", "critic", "optimizer") for part in ("--set", f"{role}.base_url=")]
     moved = [f"{part}{world.base_url}" if part.endswith("=") else part for part in moved]

@@ -8,7 +8,18 @@ from pathlib import Path
 import pytest
 
 from drpo_graph.records import RunResult
-from tests.support.command import KEY, SMALL, Drpo, finish, finished_keys, list_runs, read_result, serve, spawn_drpo, wait_for
+from tests.support.command import (
+    KEY,
+    SMALL,
+    Drpo,
+    finish,
+    finished_keys,
+    list_runs,
+    read_result,
+    serve,
+    spawn_drpo,
+    wait_for,
+)
 from tests.support.fake_server import FakeServer, Latency, ServerOptions
 from tests.support.oracle import build_responder
 

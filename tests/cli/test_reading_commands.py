@@ -1,0 +1,110 @@
+"""``drpo runs``, ``show`` and ``events``: before, during and after a run, from another process."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from drpo_graph.cli.reading import StoredRun
+from drpo_graph.cli.run_page import print_run
+from drpo_graph.records import Candidate, RunResult
+from drpo_graph.registry import RunRecord
+from drpo_graph.settings import Settings
+from tests.display.hostile import HOSTILE, is_inert
+from tests.support.command import KEY, SMALL, Drpo, finish, list_runs, spawn_drpo, wait_for
+from tests.support.fake_server import FakeServer
+
+START = ("optimize", *SMALL, "--thread-id", "t")
+
+
+def test_without_runs_the_list_says_how_to_start_one(drpo: Drpo, folder: Path) -> None:
+    assert drpo("runs").out == "No runs in drpo_runs/checkpoints.sqlite. `drpo optimize` starts one.\n"
+    assert json.loads(drpo("runs", "--json").out) == []
+    assert not list(folder.iterdir())
+
+
+def test_the_newest_run_comes_first(drpo: Drpo) -> None:
+    for name in ("b", "a", "c"):
+        assert drpo("optimize", *SMALL, "--depth", "2", "--thread-id", name, "--display", "none").code == 0
+    assert list(list_runs(drpo)) == ["c", "a", "b"]
+    rows = drpo("runs").out.splitlines()
+    assert [row.split()[0] for row in rows] == ["thread", "c", "a", "b"]
+    assert rows[1].split()[1] == "done"
+
+
+def test_show_keeps_its_numbers_whole_and_cuts_only_prompts(
+    drpo: Drpo, monkeypatch: pytest.MonkeyPatch, unbroken: RunResult
+) -> None:
+    assert drpo(*START, "--display", "none").code == 0
+    for columns in (60, 80, 120):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        out = drpo("show", "t").out
+        path = out[out.index("path to the best prompt") : out.index("─ best prompt")].splitlines()
+        rows = [line.rstrip().split(maxsplit=3) for line in path[1:] if line.strip()]
+        assert rows[0] == ["candidate", "from", "reward", "prompt"]
+        assert tuple(row[0] for row in rows[1:]) == unbroken.trace
+        assert all(row[1] in ("initial", "rewrite", "kept") and re.fullmatch(r"\d\.\d\d", row[2]) for row in rows[1:])
+        assert max(len(line) for line in path) <= columns
+        assert " ".join(unbroken.system_prompt.split()) in " ".join(out.split())
+
+
+def test_show_as_json_holds_run_result_beams_and_tree(drpo: Drpo, unbroken: RunResult) -> None:
+    assert drpo(*START, "--display", "none").code == 0
+    shown = json.loads(drpo("show", "t", "--json").out)
+    assert RunRecord.model_validate(shown["run"]).status == "done"
+    assert RunResult.model_validate(shown["result"]) == unbroken
+    assert tuple(shown["beams"][-1]) == unbroken.beam
+    assert {one["id"] for one in shown["tree"]} >= set(unbroken.trace)
+
+
+def test_a_run_can_be_looked_at_and_followed_while_it_works(
+    drpo: Drpo, folder: Path, world: FakeServer, slow_world: FakeServer
+) -> None:
+    environment = {"OPENAI_BASE_URL": slow_world.base_url, "OPENAI_API_KEY": KEY}
+    run = spawn_drpo(*START, "--depth", "4", "--display", "none", folder=folder, environment=environment)
+    log = folder / "drpo_runs" / "t" / "events.jsonl"
+    wait_for(lambda: log.exists() and '"level_finished"' in log.read_text())
+    follower = spawn_drpo("events", "t", "--follow", "--display", "plain", folder=folder, environment=environment)
+    assert list_runs(drpo) == {"t": "running"}
+    shown = json.loads(drpo("show", "t", "--json").out)
+    assert (shown["run"]["status"], shown["result"]) == ("running", None)
+    assert shown["beams"][0] == ["0"]
+    page = drpo("show", "t").out
+    assert "best prompt so far:" in page
+    assert "drpo events t --follow" in page
+    assert finish(run).code == 0
+    followed = finish(follower)
+    assert (followed.code, followed.err) == (0, "")
+    assert followed.out.startswith("started  t")
+    assert "\ndone  t" in followed.out
+    assert drpo("events", "t", "--display", "plain").out == followed.out
+
+
+def test_following_ends_where_nobody_works_on_the_run(drpo: Drpo, folder: Path) -> None:
+    assert drpo(*START, "--display", "none").code == 0
+    log = folder / "drpo_runs" / "t" / "events.jsonl"
+    lines = log.read_text().splitlines(keepends=True)
+    log.write_text("".join([*lines[:5], "half a li\n", "\n", *lines[5:9], lines[9][:20]]))
+    outcome = drpo("events", "t", "--follow")
+    assert outcome.code == 0
+    assert outcome.out == "".join(lines[:9])
+    assert len(outcome.err_lines) == 1
+    assert "skipped a line" in outcome.err
+
+
+def test_show_prints_only_inert_text(folder: Path) -> None:
+    root = Candidate(id="0", parent_id=None, depth=0, prompt=HOSTILE, origin="initial", reward=None)
+    record = RunRecord(
+        thread_id="t",
+        status="failed",
+        created_at=0,
+        updated_at=0,
+        settings=Settings(initial_prompt=HOSTILE),
+        log_dir=None,
+        message=HOSTILE,
+    )
+    with (folder / "page").open("w+", encoding="utf-8") as page:
+        print_run(StoredRun(record, None, (root,), [["0"]]), page, place="")
+        page.seek(0)
+        assert is_inert(page.read())

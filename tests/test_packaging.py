@@ -1,0 +1,71 @@
+"""What importing the package costs, and what it offers."""
+
+import json
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+import drpo_graph
+
+ROOT = Path(__file__).resolve().parents[1]
+HEAVY = ("torch", "langgraph", "langchain_core", "langchain_openai", "openai", "pydantic")
+PROBE = """
+import json, sys, time
+started = time.process_time()
+{statement}
+print(json.dumps([time.process_time() - started, sorted(sys.modules)]))
+"""
+
+
+def probe(statement: str) -> tuple[float, set[str]]:
+    """Return the CPU seconds that a statement takes in a fresh process, and the modules loaded then."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE.format(statement=statement)], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    seconds, modules = json.loads(done.stdout.splitlines()[-1])
+    return float(seconds), set(modules)
+
+
+def test_importing_the_package_is_quick_and_loads_no_client() -> None:
+    seconds, modules = probe("import drpo_graph")
+    assert seconds < 0.3
+    assert modules.isdisjoint(HEAVY)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "from drpo_graph.cli.app import app",
+        "from drpo_graph.cli.app import _run; _run(['--help'], is_debug=False)",
+        "from drpo_graph.cli.app import _run; _run(['optimize', '--depth', '0'], is_debug=False)",
+        "from drpo_graph import Settings, load_bundled_queries, parse_event",
+    ],
+)
+def test_what_calls_no_model_loads_neither_langgraph_nor_a_client(statement: str) -> None:
+    seconds, modules = probe(statement)
+    assert seconds < 3
+    assert modules.isdisjoint({"torch", "langgraph", "langchain_core", "langchain_openai", "openai"})
+
+
+def test_building_a_graph_loads_no_client() -> None:
+    _, modules = probe("import drpo_graph; drpo_graph.build_graph()")
+    assert modules.isdisjoint({"torch", "langchain_openai", "openai"})
+
+
+def test_every_offered_name_resolves_and_stands_where_the_table_says() -> None:
+    assert sorted(drpo_graph.__all__) == sorted(drpo_graph._MODULE_BY_NAME)
+    for name, module in drpo_graph._MODULE_BY_NAME.items():
+        assert getattr(drpo_graph, name) is getattr(import_module(f"drpo_graph.{module}"), name)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = drpo_graph.nothing  # type: ignore[attr-defined]
+
+
+def test_the_command_and_the_module_are_the_same() -> None:
+    said = [
+        subprocess.run([sys.executable, *how, "--version"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        for how in (["-m", "drpo_graph"], ["-c", "from drpo_graph.cli import main; main()"])
+    ]
+    assert said == [f"drpo_graph {drpo_graph.__version__}\n"] * 2

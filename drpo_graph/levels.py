@@ -17,12 +17,12 @@ def query_indices(level: int, *, settings: Settings, num_queries: int) -> list[i
     """Return the places, in the run's order of queries, of the queries of a level; empty when they have run out.
 
     ``stream`` takes the next ``queries_per_level`` ones (the last level may get fewer). ``pool`` draws them from the
-    first ``pool_size`` ones; with as many as a level needs, every level has the same.
+    first ones; with as many as a level needs, every level has the same.
     """
     size = settings.queries_per_level
     if settings.query_policy == "stream":
         return list(range(min(level * size, num_queries), min((level + 1) * size, num_queries)))
-    pool_size = min(settings.pool_size or size, num_queries)
+    pool_size = min(settings.num_pooled, num_queries)
     if size >= pool_size:
         return list(range(pool_size))
     return sorted(random.Random(f"{settings.seed}/pool/{level}").sample(range(pool_size), size))
@@ -39,7 +39,7 @@ def new_query_indices(level: int, *, settings: Settings, num_queries: int) -> li
 
 def has_fixed_queries(settings: Settings, *, num_queries: int) -> bool:
     """Return whether every level has the same queries."""
-    pool_size = min(settings.pool_size or settings.queries_per_level, num_queries)
+    pool_size = min(settings.num_pooled, num_queries)
     return settings.query_policy == "pool" and settings.queries_per_level >= pool_size
 
 

@@ -42,6 +42,20 @@ COMPAT_DRPO: Mapping[str, JsonValue] = {
 }
 """What ``compat="drpo"`` fixes; a different explicit value is an error."""
 
+COMPAT_DEFAULTS: Mapping[str, JsonValue] = {
+    "depth": 20,
+    "max_depth_increase": 10,
+    "beam_size": 2,
+    "n_actions": 3,
+    "history_window": 5,
+}
+"""The published command line's defaults, in force under ``compat="drpo"`` unless given."""
+
+COMPAT_TEMPERATURE = 0.2
+"""The published optimizer's temperature."""
+
+_LEVELS_IN_POOL = 16
+
 
 class RoleSettings(Record):
     """One role's model, where it is served and how it is sampled."""
@@ -75,7 +89,8 @@ _OPTIMIZER_SAMPLING = {"temperature": 0.7, "top_p": 0.95}
 class Settings(Record):
     """Everything that decides what a run does, but for its queries.
 
-    ``depth`` counts the root, as in the published code: ``depth=10`` searches nine levels.
+    ``depth`` counts the root, as in the published code: ``depth=10`` searches nine levels. The defaults are those that
+    found the best prompts at equal numbers of calls (``scripts/compare_searches.py``).
     """
 
     compat: Compat = "none"
@@ -88,26 +103,26 @@ class Settings(Record):
     critic: RoleSettings = Field(default_factory=RoleSettings)
     optimizer: RoleSettings = Field(default_factory=lambda: RoleSettings.model_validate(_OPTIMIZER_SAMPLING))
 
-    depth: int = Field(10, ge=2)
+    depth: int = Field(30, ge=2)
     max_depth_increase: int = Field(5, ge=0)
     """How many levels easy levels may add in all."""
     beam_size: int = Field(2, ge=1)
-    n_actions: int = Field(3, ge=1)
+    n_actions: int = Field(2, ge=1)
     """Rewrites per candidate and level."""
-    queries_per_level: int = Field(5, ge=1)
+    queries_per_level: int = Field(2, ge=1)
     query_policy: QueryPolicy = "pool"
     """``stream`` takes new queries each level; ``pool`` uses ``pool_size`` queries again and again."""
     pool_size: int | None = Field(None, ge=1)
-    """Queries in the pool; ``queries_per_level`` when absent."""
-    keep_parents: bool = True
+    """Queries in the pool; sixteen levels' worth when absent. With no more than a level needs, all levels have the same."""
+    keep_parents: bool = False
     """Whether a candidate competes with its own rewrites."""
     deduplicate: bool = True
     """Whether equal prompts may take only one place in the beam."""
-    reward_aggregate: RewardAggregate = "last"
+    reward_aggregate: RewardAggregate = "auto"
     """How rewards along a path become its path reward; ``auto`` is the published rule: mean, or last if beam is 1."""
     skip_threshold: float = Field(4.5, ge=1, le=5)
     """A candidate whose reward is above this is kept as it is and makes its level easy."""
-    history_window: int = Field(5, ge=1)
+    history_window: int = Field(10, ge=1)
     """How many prompts of its path the optimizer sees, the current one included."""
     max_metrics: int = Field(5, ge=1)
     """Metrics selected per query at most; the paper has 2 to 5."""
@@ -151,9 +166,13 @@ class Settings(Record):
         if not isinstance(values, dict) or values.get("compat") != "drpo":
             return values
         for name, fixed in COMPAT_DRPO.items():
-            if values.setdefault(name, fixed) != fixed:
+            if values.get(name, fixed) != fixed:
                 raise ValueError(f"{name}={values[name]!r} contradicts compat='drpo', which fixes it at {fixed!r}")
-        return values
+        filled = {**COMPAT_DEFAULTS, **COMPAT_DRPO, **values}
+        optimizer = filled.get("optimizer", {})
+        if isinstance(optimizer, Mapping):
+            filled["optimizer"] = {"temperature": COMPAT_TEMPERATURE, **optimizer}
+        return filled
 
     @field_validator("optimizer", mode="before")
     @classmethod
@@ -178,6 +197,11 @@ class Settings(Record):
     def is_compat(self) -> bool:
         """Whether the published search is reproduced."""
         return self.compat == "drpo"
+
+    @property
+    def num_pooled(self) -> int:
+        """How many queries the pool has, where the dataset has as many."""
+        return self.pool_size or _LEVELS_IN_POOL * self.queries_per_level
 
     @property
     def num_levels(self) -> int:

@@ -30,21 +30,10 @@ from tests.support.searches import fake_settings, run_search
 from tests.support.world import INITIAL_PROMPT, World
 
 OURS = "ours"
-RECOMMENDED: dict[str, object] = {
-    "beam_size": 2,
-    "n_actions": 2,
-    "queries_per_level": 2,
-    "query_policy": "pool",
-    "pool_size": 32,
-    "keep_parents": False,
-    "reward_aggregate": "auto",
-    "history_window": 10,
-}
-"""Values that differ from the present defaults and should become them; empty once they have."""
 SETTINGS_BY_NAME: Mapping[str, Mapping[str, object]] = {
-    OURS: RECOMMENDED,
-    "drpo 2x3": {"compat": "drpo", "beam_size": 2, "n_actions": 3, "history_window": 5},
-    "drpo 5x4": {"compat": "drpo", "beam_size": 5, "n_actions": 4, "history_window": 5},
+    OURS: {},
+    "drpo 2x3": {"compat": "drpo", "beam_size": 2, "n_actions": 3},
+    "drpo 5x4": {"compat": "drpo", "beam_size": 5, "n_actions": 4},
 }
 
 _MIN_DEPTH = 2

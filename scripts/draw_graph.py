@@ -1,7 +1,7 @@
 """Draw the graph from the code into docs/architecture.md, between its two markers.
 
-    python scripts/draw_graph.py            rewrite the diagram
-    python scripts/draw_graph.py --check    exit with 1 when it is out of date
+python scripts/draw_graph.py            rewrite the diagram
+python scripts/draw_graph.py --check    exit with 1 when it is out of date
 """
 
 import argparse

@@ -53,8 +53,11 @@ class Tally:
 
 def make_settings(base_url: str, search: dict[str, Any]) -> Settings:
     """Return the settings of a search against the fake server."""
-    roles = {f"{role}_{name}": value for role in ("base", "metrics", "critic", "optimizer")
-             for name, value in (("model", "openai:fake"), ("base_url", base_url))}
+    roles = {
+        f"{role}_{name}": value
+        for role in ("base", "metrics", "critic", "optimizer")
+        for name, value in (("model", "openai:fake"), ("base_url", base_url))
+    }
     return build_settings({"initial_prompt": INITIAL_PROMPT, "max_retries": 3, **roles, **search})
 
 

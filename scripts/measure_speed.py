@@ -60,8 +60,11 @@ class Measurement:
 
 def make_settings(case: Case, base_url: str) -> Settings:
     """Return the published search of a case, at the fake server."""
-    roles = {f"{role}_{name}": value for role in ("base", "metrics", "critic", "optimizer")
-             for name, value in (("model", "openai:fake"), ("base_url", base_url))}
+    roles = {
+        f"{role}_{name}": value
+        for role in ("base", "metrics", "critic", "optimizer")
+        for name, value in (("model", "openai:fake"), ("base_url", base_url))
+    }
     search = {"compat": "drpo", "beam_size": case.beam_size, "n_actions": case.n_actions, "depth": case.depth}
     limits = {"max_depth_increase": 0, "max_concurrency": 128}
     return build_settings({"initial_prompt": INITIAL_PROMPT, **roles, **search, **limits})

@@ -134,7 +134,7 @@ class _Search:
         settings, m = self.settings, self.settings.queries_per_level
         if settings.query_policy == "stream":
             return list(self.queries[level * m : (level + 1) * m])
-        pool = self.queries[: settings.pool_size or m]
+        pool = self.queries[: settings.pool_size or 16 * m]
         if len(pool) <= m:
             return list(pool)
         places = sorted(random.Random(f"{settings.seed}/pool/{level}").sample(range(len(pool)), m))
@@ -148,7 +148,7 @@ class _Search:
             return True
         stop = settings.stop_reward
         is_reached = stop is not None and any(one.path_reward is not None and one.path_reward >= stop for one in beam)
-        is_fixed = settings.query_policy == "pool" and (settings.pool_size or 0) <= settings.queries_per_level
+        is_fixed = settings.query_policy == "pool" and len(self.queries[: settings.pool_size or 16 * settings.queries_per_level]) <= settings.queries_per_level
         is_settled = not settings.is_compat and is_fixed and all(map(self.is_easy, beam))
         self.found.has_settled = is_reached or is_settled
         return self.found.has_settled

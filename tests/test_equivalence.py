@@ -56,7 +56,7 @@ def ours(num: int, policy: str, keeps: bool, **values: Any) -> dict[str, Any]:
     return {
         "queries_per_level": num,
         "query_policy": policy.rstrip("+"),
-        "pool_size": num + 2 if policy == "pool+" else None,
+        "pool_size": num + 2 if policy == "pool+" else num,
         "keep_parents": keeps,
         "depth": 5 if num == 1 else 3,
         "max_depth_increase": 1 if num == 1 else 2,

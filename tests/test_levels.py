@@ -52,7 +52,7 @@ def test_last_level_of_a_stream_may_get_fewer_queries() -> None:
 
 
 def test_pool_of_one_levels_size_is_the_same_every_level() -> None:
-    assert {tuple(query_indices(level, settings=pool(3), num_queries=9)) for level in range(5)} == {(0, 1, 2)}
+    assert {tuple(query_indices(level, settings=pool(3, 3), num_queries=9)) for level in range(5)} == {(0, 1, 2)}
 
 
 def test_larger_pool_is_drawn_from_anew_each_level() -> None:

@@ -15,7 +15,7 @@ SEEDS = range(6)
 MAX_CALLS = 270
 # Without levels added by easy ones, these depths keep within the calls in each of the worlds.
 OURS = fake_settings(depth=15, max_depth_increase=0)
-PUBLISHED = fake_settings(compat="drpo", beam_size=2, n_actions=3, history_window=5, depth=20, max_depth_increase=0)
+PUBLISHED = fake_settings(compat="drpo", beam_size=2, n_actions=3, depth=20, max_depth_increase=0)
 
 
 class Figures(NamedTuple):

@@ -9,6 +9,7 @@ import typer
 
 from drpo_graph import __version__
 from drpo_graph.cli import optimize_commands, run_commands
+from drpo_graph.cli.options import FLAG_BY_PUBLISHED_NAME
 from drpo_graph.errors import DRPOError
 
 EXIT_FAILED = 1
@@ -21,11 +22,17 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("optimize")(optimize_commands.optimize_command)
-app.command("resume")(optimize_commands.resume_command)
-app.command("runs")(run_commands.runs_command)
-app.command("show")(run_commands.show_command)
-app.command("events")(run_commands.events_command)
+for _name, _command in (
+    ("optimize", optimize_commands.optimize_command),
+    ("resume", optimize_commands.resume_command),
+    ("runs", run_commands.runs_command),
+    ("show", run_commands.show_command),
+    ("events", run_commands.events_command),
+):
+    # Typer keeps the line breaks of a docstring: the terminal's width should decide.
+    app.command(_name, help="\n\n".join(" ".join(one.split()) for one in (_command.__doc__ or "").split("\n\n")))(
+        _command
+    )
 
 
 def _print_version(value: bool) -> None:
@@ -37,9 +44,12 @@ def _print_version(value: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+        bool,
+        typer.Option(
+            "--version", metavar=" ", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
     ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", metavar=" ", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Read the options that come before the command; ``--debug`` is looked up where an error is shown."""
 
@@ -52,9 +62,15 @@ def main(arguments: list[str] | None = None) -> None:
     sys.exit(_run([one for one in given if one != "--debug"], is_debug=is_debug))
 
 
+def _rename(argument: str) -> str:
+    """Return an argument with a published flag's name replaced by ours."""
+    name, separator, value = argument.partition("=")
+    return FLAG_BY_PUBLISHED_NAME.get(name, name) + separator + value
+
+
 def _run(arguments: list[str], *, is_debug: bool) -> int:
     try:
-        code = app(arguments or ["--help"], standalone_mode=False, prog_name="drpo")
+        code = app([_rename(one) for one in arguments] or ["--help"], standalone_mode=False, prog_name="drpo")
     except (typer.Abort, KeyboardInterrupt, asyncio.CancelledError):
         typer.echo("interrupted", err=True)
         return EXIT_INTERRUPTED

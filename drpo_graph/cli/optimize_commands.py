@@ -52,6 +52,9 @@ def optimize_command(
 
     Without datasets it trains on the bundled queries. The run is stored as it goes: whatever ends it, `drpo resume`
     continues it, and no finished model call is paid for twice.
+
+    The flags of the published code are accepted: --base-model-name, --metrics-model-name, --eval-model-name,
+    --optimize-model-name, --initial-system-prompt, --num-training-examples, --metrics-cache-path.
     """
     given = dict(locals())
     settings = read_settings(given)

@@ -44,8 +44,8 @@ class QuietStream(io.TextIOBase):
         return len(text)
 
     def flush(self) -> None:
-        """Flush the stream behind."""
-        if not self.is_quiet:
+        """Flush the stream behind; one that is closed has nothing left to flush."""
+        if not self.is_quiet and not self._stream.closed:
             try:
                 self._stream.flush()
             except (OSError, ValueError) as error:

@@ -42,7 +42,7 @@ class LLMMetricSelector:
         samples = await models.metrics.ask(
             self.prompts.render_select_metrics(query),
             parse=partial(parse_metric_selection, known=self.prompts.metrics, max_metrics=max_metrics),
-            schema=_selection_schema(max_metrics),
+            schema=_selection_schema(max_metrics, self.settings.max_rationale_chars),
         )
         return _value_of(samples[0], f"metrics for query {query.id!r}")
 
@@ -135,7 +135,7 @@ class LLMRewriter:
                 examples=choose_examples(request.examples, settings=self.settings),
             ),
             parse=partial(parse_rewrite, is_compat=self.settings.is_compat),
-            schema=_rewrite_schema(),
+            schema=_rewrite_schema(self.settings.max_rationale_chars),
             num_samples=request.num_rewrites,
             seed=request.seed,
         )
@@ -219,15 +219,19 @@ def _object_schema(properties: dict[str, JsonValue]) -> dict[str, JsonValue]:
     }
 
 
-def _selection_schema(max_metrics: int) -> ReplySchema:
-    text: JsonValue = {"type": "string"}
-    new_metric = _object_schema({"name": text, "definition": text})
+def _text_schema(max_chars: int | None) -> dict[str, JsonValue]:
+    return {"type": "string"} if max_chars is None else {"type": "string", "maxLength": max_chars}
+
+
+def _selection_schema(max_metrics: int, max_rationale_chars: int | None) -> ReplySchema:
+    name = _text_schema(None)
+    new_metric = _object_schema({"name": name, "definition": _text_schema(max_rationale_chars)})
     return ReplySchema(
         "metric_selection",
         _object_schema(
             {
-                "reasoning": text,
-                "metrics": {"type": "array", "items": text, "maxItems": max_metrics},
+                "reasoning": _text_schema(max_rationale_chars),
+                "metrics": {"type": "array", "items": name, "maxItems": max_metrics},
                 "new_metrics": {"type": "array", "items": new_metric, "maxItems": 1},
             }
         ),
@@ -235,15 +239,11 @@ def _selection_schema(max_metrics: int) -> ReplySchema:
 
 
 def _critique_schema(metrics: Sequence[Metric], max_rationale_chars: int | None) -> ReplySchema:
-    rationale: dict[str, JsonValue] = {"type": "string"}
-    if max_rationale_chars is not None:
-        rationale["maxLength"] = max_rationale_chars
     score: JsonValue = {"type": "integer", "enum": list(range(MIN_SCORE, MAX_SCORE + 1))}
-    entry = _object_schema({"rationale": rationale, "score": score})
+    entry = _object_schema({"rationale": _text_schema(max_rationale_chars), "score": score})
     return ReplySchema("critique", _object_schema({metric.name: entry for metric in metrics}))
 
 
-def _rewrite_schema() -> ReplySchema:
-    return ReplySchema(
-        "rewrite", _object_schema({"analysis": {"type": "string"}, "new_system_prompt": {"type": "string"}})
-    )
+def _rewrite_schema(max_rationale_chars: int | None) -> ReplySchema:
+    analysis, prompt = _text_schema(max_rationale_chars), _text_schema(None)
+    return ReplySchema("rewrite", _object_schema({"analysis": analysis, "new_system_prompt": prompt}))

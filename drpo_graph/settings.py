@@ -113,7 +113,7 @@ class Settings(Record):
     query_policy: QueryPolicy = "pool"
     """``stream`` takes new queries each level; ``pool`` uses ``pool_size`` queries again and again."""
     pool_size: int | None = Field(None, ge=1)
-    """Queries in the pool; sixteen levels' worth when absent. With no more than a level needs, all levels have the same."""
+    """Queries in the pool; sixteen levels' worth when absent. No more than a level needs makes all levels alike."""
     keep_parents: bool = False
     """Whether a candidate competes with its own rewrites."""
     deduplicate: bool = True
@@ -127,7 +127,7 @@ class Settings(Record):
     max_metrics: int = Field(5, ge=1)
     """Metrics selected per query at most; the paper has 2 to 5."""
     max_rationale_chars: int | None = Field(None, ge=40)
-    """Bound on each rationale, for servers that enforce JSON schemas; keeps small models from rambling."""
+    """Bound on each rationale, reason and analysis, for servers that enforce JSON schemas: small models ramble."""
     max_critiques_shown: int | None = Field(None, ge=1)
     """How many critiques the optimizer sees, worst first; all when absent."""
     max_critique_chars: int = Field(24_000, ge=500)

@@ -24,17 +24,18 @@ from drpo_graph import DRPOError, Event, Settings, build_context, build_graph, b
 from drpo_graph.checkpoint import Checkpoint, lock_thread, open_checkpoint
 from drpo_graph.context import RunContext
 from drpo_graph.display import PlainDisplay
+from drpo_graph.records import ROLES
 
 MAX_BAD_RATING = 2
 RECURSION_LIMIT = 10_000
 """LangChain hands 25 down from tools and runnables, and a search takes two supersteps per level."""
 
 YESTERDAY = [
-    {"question": "My flight leaves at 6:10 tomorrow. When should I set the alarm?", "rating": 2},
-    {"question": "What is a good name for a grey cat?", "rating": 5},
-    {"question": "Who won the match last night?", "rating": 1},
-    {"question": "Explain compound interest to a ten-year-old.", "rating": 2},
-    {"question": "How do I tell my team that the deadline has moved?", "rating": 4},
+    ("My flight leaves at 6:10 tomorrow. When should I set the alarm?", 2),
+    ("What is a good name for a grey cat?", 5),
+    ("Who won the match last night?", 1),
+    ("Explain compound interest to a ten-year-old.", 2),
+    ("How do I tell my team that the deadline has moved?", 4),
 ]
 """What the assistant was asked, and how its answers were rated; an agent of yours would read its own log."""
 
@@ -54,12 +55,12 @@ def build_agent(context: RunContext, prompt_file: Path, checkpoint: Checkpoint) 
 
     async def collect(state: AgentState) -> AgentState:
         """Pick the failures of yesterday."""
-        return {"training_queries": [str(one["question"]) for one in YESTERDAY if one["rating"] <= MAX_BAD_RATING]}
+        return {"training_queries": [question for question, rating in YESTERDAY if rating <= MAX_BAD_RATING]}
 
     async def optimise(state: AgentState) -> AgentState:
         """Run the search as a subgraph: it uses this graph's checkpointer and store, and resumes with it."""
         try:
-            output = await search.ainvoke({"queries": state["training_queries"]}, context=context)
+            output = await search.ainvoke({"queries": [*state["training_queries"]]}, context=context)
         finally:
             # After a failure, calls may be under way that are paid for already: their replies are kept.
             for session in context.open_sessions():
@@ -68,7 +69,7 @@ def build_agent(context: RunContext, prompt_file: Path, checkpoint: Checkpoint) 
 
     async def deploy(state: AgentState) -> AgentState:
         """Store the prompt where the assistant reads it."""
-        prompt_file.write_text(state["system_prompt"] + "\n", encoding="utf-8")
+        await asyncio.to_thread(prompt_file.write_text, f"{state['system_prompt']}\n", encoding="utf-8")
         return {"deployed_to": str(prompt_file)}
 
     graph = StateGraph(AgentState)
@@ -116,8 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--checkpoint", type=Path, default=Path("drpo_runs/agent.sqlite"))
     parser.add_argument("--prompt-file", type=Path, default=Path("deployed_prompt.txt"))
     args = parser.parse_args(arguments)
-    place = {"model": args.model, "base_url": args.base_url}
-    roles = {role: place for role in ("base", "metrics", "critic", "optimizer")}
+    roles: dict[str, object] = {role: {"model": args.model, "base_url": args.base_url} for role in ROLES}
     try:
         settings = build_settings({"depth": args.depth, "n_actions": 2, "queries_per_level": 2, **roles})
         state = asyncio.run(

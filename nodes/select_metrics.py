@@ -8,8 +8,6 @@ from drpo_graph.events import MetricsSelected, Warned
 from drpo_graph.records import MetricSelection
 from drpo_graph.state import MetricsTask, RolloutState
 
-_FALLBACK_METRICS = 5
-
 
 async def select_metrics(state: MetricsTask | RolloutState, runtime: Runtime[RunContext]) -> dict[str, object]:
     """Leave the query's metrics in the archive; of a query that has some already, nothing is asked.
@@ -30,10 +28,8 @@ async def _select(query_id: str, session: RunSession, context: RunContext) -> No
     try:
         selection = await context.components.selector.select_metrics(query, models=session.models)
     except ReplyError as error:
-        selection = MetricSelection(metrics=context.prompts.metrics[:_FALLBACK_METRICS])
-        session.emitter.emit(
-            Warned(run_id=session.run_id, message=f"{error}; the first {_FALLBACK_METRICS} metrics stand in for it")
-        )
+        selection = MetricSelection(metrics=context.prompts.metrics[: context.settings.max_metrics])
+        session.emitter.emit(Warned(run_id=session.run_id, message=f"{error}; the first metrics of the list stand in"))
     await _keep(session, query_id, selection)
 
 

@@ -5,6 +5,7 @@ placeholders, so a query that holds ``$response`` stays a query. A folder of the
 """
 
 import hashlib
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ PLACEHOLDERS: Mapping[str, frozenset[str]] = {
     "respond_flat": frozenset({"system_prompt", "query"}),
 }
 METRICS_FILE = "metrics.toml"
+_FIRST_SENTENCE = re.compile(r"(?<=[.?!])\s")
 
 FLAT_STOPS = ("\n# Query", "\n# Instructions")
 """Where a base model starts to invent the next exchange of the flat format."""
@@ -48,7 +50,9 @@ class PromptLibrary:
     def render_select_metrics(self, query: Query) -> list[Message]:
         """Return the request that asks which metrics matter for a query."""
         # The gist is enough to choose by; the critic gets the whole definition of those chosen.
-        listed = "\n".join(f"- {metric.name}: {metric.definition.split('. ')[0]}" for metric in self.metrics)
+        listed = "\n".join(
+            f"- {metric.name}: {_FIRST_SENTENCE.split(metric.definition, 1)[0]}" for metric in self.metrics
+        )
         return self._user("select_metrics", metrics=listed, query=fence("query", query.text))
 
     def render_critique(self, *, query: Query, response: str, selection: MetricSelection) -> list[Message]:

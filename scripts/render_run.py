@@ -24,6 +24,7 @@ from rich.text import Text
 from drpo_graph.display import RunView, render_summary
 from drpo_graph.display.panel import render_panel
 from drpo_graph.events import Event, RunFinished, parse_event
+from drpo_graph.records import ROLES
 from drpo_graph.runner import RunOptions, optimize
 from drpo_graph.settings import build_settings
 from tests.support.fake_server import FakeServer, Latency, ServerOptions
@@ -32,14 +33,14 @@ from tests.support.world import INITIAL_PROMPT, World
 
 PICTURE = Path(__file__).resolve().parents[1] / "docs" / "run.svg"
 WIDTH = 110
-THREAD = "demo"
+THREAD = "synthetic"
+COMMAND = "drpo optimize queries.jsonl --validation held_out.jsonl --model openai:synthetic-world"
 FILES = ("best_prompt.txt", "result.json", "algo_output/output.json", "events.jsonl", "log.txt")
-THEME = TerminalTheme(
-    (15, 23, 42),
-    (226, 232, 240),
-    [(51, 65, 85), (248, 113, 113), (74, 222, 128), (250, 204, 21), (96, 165, 250), (192, 132, 252), (34, 211, 238), (203, 213, 225)],
-    [(100, 116, 139), (252, 165, 165), (134, 239, 172), (253, 224, 71), (147, 197, 253), (216, 180, 254), (103, 232, 249), (248, 250, 252)],
-)  # fmt: skip
+# Black, red, green, yellow, blue, magenta, cyan, white; then the same, bright.
+_COLORS = (
+    "334155 f87171 4ade80 facc15 60a5fa c084fc 22d3ee cbd5e1 64748b fca5a5 86efac fde047 93c5fd d8b4fe 67e8f9 f8fafc"
+)
+_BACKGROUND, _FOREGROUND = "0f172a", "e2e8f0"
 _FONT_FACE = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)
 
 
@@ -48,8 +49,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("events", type=Path, nargs="?", help="events.jsonl of a finished run")
     parser.add_argument("-o", "--output", type=Path, default=PICTURE)
-    parser.add_argument("--at", type=float, default=0.7, help="how far the panel's run is, 0 to 1 (default: 0.7)")
-    parser.add_argument("--command", default="make demo", help="what the picture says was typed")
+    parser.add_argument("--at", type=float, default=0.45, help="how far the panel's run is, 0 to 1 (default: 0.45)")
+    parser.add_argument("--command", default=COMMAND, help="what the picture says was typed")
     parser.add_argument("--text", action="store_true", help="print it as well")
     args = parser.parse_args()
     events = read_events(args.events) if args.events else asyncio.run(search_synthetic_world())
@@ -68,16 +69,18 @@ def read_events(path: Path) -> list[Event]:
 async def search_synthetic_world() -> list[Event]:
     """Return the events of a real search, whose models are the synthetic world behind a server."""
     events: list[Event] = []
-    place = {"model": "openai:synthetic-world"}
     options = ServerOptions(latency=Latency(median_s=0.2, sigma=0.5))
-    async with FakeServer(build_responder(seed=3, missing_rate=0.02), options) as server:
-        roles = {role: {**place, "base_url": server.base_url} for role in ("base", "metrics", "critic", "optimizer")}
+    async with FakeServer(build_responder(seed=3, missing_rate=0.01), options) as server:
+        roles: dict[str, object] = {
+            role: {"model": "openai:synthetic-world", "base_url": server.base_url} for role in ROLES
+        }
         world = World(seed=3)
+        searched: dict[str, object] = {"depth": 13, "initial_prompt": INITIAL_PROMPT, **roles}
         with tempfile.TemporaryDirectory() as folder:
             await optimize(
                 world.train_queries,
-                settings=build_settings({"depth": 5, "initial_prompt": INITIAL_PROMPT, **roles}),
-                validation=world.heldout_queries[:30],
+                settings=build_settings(searched),
+                validation=world.heldout_queries[:100],
                 thread_id=THREAD,
                 options=RunOptions(checkpoint=Path(folder) / "runs.sqlite", writes_files=False, sinks=(events.append,)),
             )
@@ -89,10 +92,7 @@ def draw(events: Sequence[Event], *, at: float, command: str) -> Console:
     finished = events[-1]
     if not isinstance(finished, RunFinished):
         raise SystemExit("the log does not end with a result: finish the run first")
-    console = Console(
-        record=True, width=WIDTH, height=60, file=io.StringIO(), force_terminal=True, color_system="truecolor",
-        highlight=False, markup=False, emoji=False, legacy_windows=False,
-    )  # fmt: skip
+    console = Console(record=True, width=WIDTH, file=io.StringIO(), force_terminal=True, highlight=False, markup=False)
     started = events[0].time
     moment = started + at * (finished.time - started)
     view = RunView()
@@ -106,7 +106,7 @@ def draw(events: Sequence[Event], *, at: float, command: str) -> Console:
         render_summary(
             finished.result,
             elapsed_s=finished.elapsed_s or finished.time - started,
-            files=[str(folder / name) for name in FILES],
+            files=[folder / name for name in FILES],
             commands=[f"drpo show {finished.run_id}", f"drpo events {finished.run_id}"],
         ),
         crop=False,
@@ -116,9 +116,16 @@ def draw(events: Sequence[Event], *, at: float, command: str) -> Console:
 
 def export_svg(console: Console) -> str:
     """Return the picture, with the viewer's own monospaced font: nothing is loaded from elsewhere."""
-    svg = console.export_svg(title="drpo_graph", theme=THEME, unique_id="run")
+    colors = [_rgb(color) for color in _COLORS.split()]
+    theme = TerminalTheme(_rgb(_BACKGROUND), _rgb(_FOREGROUND), colors[:8], colors[8:])
+    svg = console.export_svg(title="", theme=theme, unique_id="run")
     svg = _FONT_FACE.sub("", svg)
     return svg.replace("font-family: Fira Code, monospace", "font-family: ui-monospace, 'DejaVu Sans Mono', monospace")
+
+
+def _rgb(color: str) -> tuple[int, int, int]:
+    red, green, blue = bytes.fromhex(color)
+    return red, green, blue
 
 
 if __name__ == "__main__":

@@ -46,5 +46,3 @@ def test_every_protocol_has_an_example() -> None:
     headings = " ".join(snippet.heading for snippet in SNIPPETS).lower()
     for part in ("metric selector", "critic", "reward function", "rewriter", "beam policy", "dataset", "templates"):
         assert part in headings
-
-

@@ -1,0 +1,167 @@
+"""README and docs say what the code does: options, flags, files, links, the graph."""
+
+import importlib.util
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import typer
+from pydantic import BaseModel
+
+from drpo_graph.cli.app import app
+from drpo_graph.cli.options import FLAG_BY_PUBLISHED_NAME
+from drpo_graph.records import ROLES
+from drpo_graph.settings import Settings
+from tests.docs.snippets import ROOT, read_snippets, run_snippet
+from tests.support.command import finished_keys
+from tests.support.fake_server import FakeServer
+
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted(ROOT.glob("docs/*.md"))]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+_BLOCK = re.compile(r"^```\w*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
+_ROW = re.compile(r"^\| (.*?) ?\| `([a-z_.]+)` \| (unset|`.*?`) \| .+ \|$", re.MULTILINE)
+
+
+class Row(BaseModel):
+    """One row of the README's table of options."""
+
+    flags: list[str]
+    setting: str
+    default: str
+
+
+def rows() -> list[Row]:
+    found = [
+        Row(flags=_FLAG.findall(flags), setting=name, default=value) for flags, name, value in _ROW.findall(README)
+    ]
+    assert len(found) > 25
+    return found
+
+
+def options_by_command() -> dict[str, set[str]]:
+    """Return every flag that each command of ``drpo`` takes."""
+    command: Any = typer.main.get_command(app)
+    return {
+        name: {flag for one in sub.params for flag in [*one.opts, *one.secondary_opts]}
+        for name, sub in command.commands.items()
+    }
+
+
+def default_of(setting: str) -> object:
+    value: object = Settings()
+    for name in setting.split("."):
+        assert isinstance(value, BaseModel)
+        assert name in type(value).model_fields, setting
+        value = getattr(value, name)
+    return value
+
+
+def as_text(value: object) -> str:
+    if value is None or value == "":
+        return "unset"
+    return f"`{str(value).lower()}`" if isinstance(value, bool) else f"`{value}`"
+
+
+@pytest.mark.parametrize("row", rows(), ids=lambda row: row.setting)
+def test_default_in_the_table_is_the_setting_s(row: Row) -> None:
+    assert row.default == as_text(default_of(row.setting))
+
+
+@pytest.mark.parametrize("row", [row for row in rows() if row.flags], ids=lambda row: row.setting)
+def test_flag_in_the_table_is_the_command_s(row: Row) -> None:
+    assert set(row.flags) <= options_by_command()["optimize"]
+    role, _, field = row.setting.partition(".")
+    if role not in ROLES:
+        assert row.flags == [f"--{row.setting.replace('_', '-')}"]
+    else:
+        assert any(field.replace("_", "-") in flag for flag in row.flags)
+
+
+def test_what_the_table_says_of_all_roles_holds_for_all_roles() -> None:
+    settings = Settings()
+    for name in ("model", "base_url", "api_key_env", "max_tokens", "reply_mode", "endpoint", "prompt_format"):
+        assert len({getattr(settings.role(role), name) for role in ROLES}) == 1
+    others = [settings.role(role) for role in ROLES if role != "optimizer"]
+    assert {(one.temperature, one.top_p) for one in others} == {(0.0, 1.0)}
+
+
+def commands(document: Path, program: str) -> Iterator[tuple[str, str]]:
+    """Yield a program's commands in blocks and in the running text of a document: name, and what follows."""
+    text = re.sub(r"\\\n\s*", "", document.read_text(encoding="utf-8"))
+    blocks = _BLOCK.findall(text)
+    inline = [" ".join(one.split()) for one in re.findall(r"`([^`]+)`", _BLOCK.sub("", text))]
+    for line in [*"\n".join(blocks).splitlines(), *inline]:
+        if found := re.match(rf"{program} ([a-z-]+)(.*)", line):
+            yield found[1], found[2].split("  #")[0]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_command_in_the_documents_exists_with_its_flags(document: Path) -> None:
+    known = options_by_command()
+    for name, rest in commands(document, "drpo"):
+        assert name in known, f"drpo {name}"
+        assert set(_FLAG.findall(rest)) <= known[name] | {"--help"}, f"drpo {name}{rest}"
+
+
+def test_flags_named_in_the_running_text_exist() -> None:
+    known = set().union(*options_by_command().values(), FLAG_BY_PUBLISHED_NAME, {"--help", "--no-deps"})
+    assert set(_FLAG.findall(README)) <= known
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_to_files(document: Path) -> None:
+    targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", document.read_text(encoding="utf-8"))
+    missing = [one for one in targets if not one.startswith("http") and not (document.parent / one).exists()]
+    assert not missing
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_make_targets_exist(document: Path) -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert {name for name, _ in commands(document, "make")} <= set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
+
+
+def test_modules_named_in_the_table_of_layers_are_all_there_are() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    table = re.findall(r"^\|[^|]+\|([^|]+)\|", text.split("## Layers")[1].split("## The graph")[0], re.MULTILINE)
+    named = {name for cell in table for name in re.findall(r"`([a-z_]+)/?`", cell)}
+    package = ROOT / "drpo_graph"
+    modules = {path.stem for path in package.glob("*.py") if not path.stem.startswith("__")}
+    folders = {path.parent.name for path in package.glob("*/__init__.py")} | {"nodes", "prompts"}
+    assert named == modules | folders - {"data"}
+
+
+def test_python_blocks_of_the_readme_run(world: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
+    (snippet,) = read_snippets("README.md")
+    assert len(snippet.code.strip().splitlines()) <= 10
+    run_snippet(snippet, "README.md", {"__name__": "snippet"})
+    assert finished_keys(world)
+    assert re.match(r"\d\.\d+ ", capsys.readouterr().out)
+
+
+@pytest.fixture(scope="module")
+def drawing() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("draw_graph", ROOT / "scripts" / "draw_graph.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_drawn_graph_is_the_graph(drawing: ModuleType) -> None:
+    text = drawing.DOCUMENT.read_text(encoding="utf-8")
+    drawn = drawing.edges_of(drawing.draw())
+    assert len(drawn) > 10
+    assert drawing.edges_of(text) == drawn, "run scripts/draw_graph.py"
+
+
+def test_picture_of_a_run_loads_nothing_from_elsewhere() -> None:
+    svg = (ROOT / "docs" / "run.svg").read_text(encoding="utf-8")
+    assert "url(http" not in svg
+    assert "@font-face" not in svg
+    assert "best prompt" in svg.replace("&#160;", " ")

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from drpo_graph.dataset import load_bundled_queries, load_queries
     from drpo_graph.errors import DRPOError, ReplyError
     from drpo_graph.events import Event, parse_event
-    from drpo_graph.graph import ContextOverrides, build_context, build_graph
+    from drpo_graph.graph import RECURSION_LIMIT, ContextOverrides, build_context, build_graph
     from drpo_graph.ladder import Models
     from drpo_graph.protocols import (
         BeamPolicy,
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _MODULE_BY_NAME = {
+    "RECURSION_LIMIT": "graph",
     "BeamPolicy": "protocols",
     "Candidate": "records",
     "ContextOverrides": "graph",
@@ -75,6 +76,7 @@ _MODULE_BY_NAME = {
 }
 
 __all__ = [
+    "RECURSION_LIMIT",
     "BeamPolicy",
     "Candidate",
     "ContextOverrides",

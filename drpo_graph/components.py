@@ -1,5 +1,6 @@
 """Our defaults behind the protocols: selector, critic and rewriter that ask the roles' models."""
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -153,6 +154,8 @@ class Components:
     critic: Critic
     rewriter: Rewriter
     beam_policy: BeamPolicy
+    data_digest: str = ""
+    """SHA-256 of data that the parts work from and the settings only name: the metrics cache."""
 
 
 def build_components(
@@ -173,14 +176,17 @@ def build_components(
         FixedMetrics((REWARD_METRIC,)) if is_reward else LLMMetricSelector(prompts, settings)
     )
     default_critic: Critic = LLMCritic(prompts, settings)
+    data_digest = ""
     if settings.metrics_cache is not None:
         cached = load_metrics_cache(settings.metrics_cache, known=prompts.metrics)
         default_selector = CachedMetrics(cached, default_selector)
+        data_digest = hashlib.sha256(settings.metrics_cache.read_bytes()).hexdigest()
     return Components(
         selector=selector or default_selector,
         critic=default_critic if critic is None else as_critic(critic),
         rewriter=rewriter or LLMRewriter(prompts, settings),
         beam_policy=beam_policy or prune_beam,
+        data_digest=data_digest,
     )
 
 

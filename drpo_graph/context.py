@@ -60,6 +60,7 @@ class RunContext:
     accepts_changes: bool = False
     """Whether a run may go on with other settings, prompts or data than it was started with."""
     stop: StopSignal = field(default_factory=StopSignal)
+    """Stops all runs of this context; each session has a signal of its own besides."""
     _sessions: dict[str, asyncio.Task[RunSession]] = field(default_factory=dict)
 
     async def session(self, run_id: str, store: BaseStore | None = None) -> RunSession:
@@ -75,6 +76,20 @@ class RunContext:
     def close_session(self, run_id: str) -> None:
         """Forget a finished run's session."""
         self._sessions.pop(run_id, None)
+
+    def request_stop(self, reason: str) -> None:
+        """Let no run of this context begin a further call; those in flight go on."""
+        self.stop.request(reason)
+        for session in self.open_sessions():
+            session.ledger.stop.request(reason)
+
+    async def abandon(self, run_id: str) -> None:
+        """End a failed run's session: no further call begins, and those in flight are committed before this returns."""
+        for session in self.open_sessions():
+            if session.run_id == run_id:
+                session.ledger.stop.request("The run has failed.")
+                await session.ledger.drain()
+        self.close_session(run_id)
 
     def open_sessions(self) -> list[RunSession]:
         """Return the sessions that are open in this process."""
@@ -100,7 +115,7 @@ class RunContext:
         return {
             "settings": digest_json(settings),
             "prompts": self.prompts.fingerprint,
-            "components": digest_json(list(parts)),
+            "components": digest_json([*parts, self.components.data_digest]),
         }
 
     def check_fingerprints(self, started_with: Mapping[str, str]) -> None:
@@ -120,7 +135,9 @@ class RunContext:
 
     async def _open(self, run_id: str, store: BaseStore) -> RunSession:
         archive = Archive(store, run_id)
-        ledger = Ledger(archive, self.stop)
+        ledger = Ledger(archive, StopSignal())
+        if self.stop.reason is not None:
+            ledger.stop.request(self.stop.reason)
         emitter = Emitter(run_id, self.sinks)
         await ledger.load()
         learned = await archive.get_all("learned")

@@ -4,6 +4,7 @@ Every event is a frozen record with a ``type``; :func:`parse_event` reads one ba
 custom stream and to the run's sinks, and may repeat after a resume: consumers key them by their ids.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
@@ -198,10 +199,13 @@ Event = Annotated[
 _adapter: TypeAdapter[Event] = TypeAdapter(Event)
 
 
-def parse_event(text: str | bytes) -> Event:
-    """Return the event in one line of a JSONL log.
+def parse_event(event: str | bytes | Mapping[str, object]) -> Event:
+    """Return the event in one line of a JSONL log, or in one part of LangGraph's custom stream.
 
     Raises:
-        pydantic.ValidationError: the line is no event of this schema.
+        pydantic.ValidationError: it is no event of this schema.
     """
-    return _adapter.validate_json(text)
+    if isinstance(event, str | bytes):
+        return _adapter.validate_json(event)
+    # JSON has no tuples, so a stream's parts are read as JSON is.
+    return _adapter.validate_python(event)

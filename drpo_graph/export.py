@@ -5,14 +5,15 @@ import logging
 import os
 import pickle
 import secrets
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pydantic import JsonValue
 from pydantic_core import PydanticSerializationError
 
 from drpo_graph.archive import Archive
+from drpo_graph.emitter import EventSink
 from drpo_graph.errors import CheckpointError
 from drpo_graph.events import CallFinished, CallRetried, Event, LevelFinished, RunStopped, Warned
 from drpo_graph.records import Candidate, RunResult, mean
@@ -150,6 +151,40 @@ def write_atomically(path: Path, content: bytes) -> None:
     except BaseException:
         unfinished.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def open_run_files(folder: Path | None, settings: Settings, *, log_level: str) -> Iterator[tuple[EventSink, ...]]:
+    """Open a run's log and event files, and give what writes to them; without a folder only the log is told.
+
+    Raises:
+        CheckpointError: the folder cannot be written.
+    """
+    if folder is None:
+        yield (log_event,)
+        return
+    try:
+        append_settings(folder, settings)
+        events = EventLog(folder / EVENTS_FILE)
+        handler = LogFile(folder / LOG_FILE, encoding="utf-8")
+    except OSError as error:
+        raise CheckpointError(
+            f"Run folder {folder}: {error.strerror or error}. Give another one with --log-dir, or none with "
+            "--disable-log."
+        ) from error
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setLevel(log_level)
+    package_logger = logging.getLogger("drpo_graph")
+    former_level = package_logger.level
+    package_logger.setLevel(min(handler.level, former_level or handler.level))
+    package_logger.addHandler(handler)
+    try:
+        yield (events, log_event)
+    finally:
+        package_logger.removeHandler(handler)
+        package_logger.setLevel(former_level)
+        handler.close()
+        events.close()
 
 
 class EventLog:

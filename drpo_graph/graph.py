@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from langchain_core.language_models import BaseChatModel
+from langgraph.errors import GraphBubbleUp
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.runtime import Runtime
@@ -114,12 +115,25 @@ def build_context(
     return RunContext(
         settings=settings,
         prompts=prompts,
-        clients=build_clients(settings, models),
+        clients=build_clients(settings, models, optional=_optional_roles(selector, critic, rewriter)),
         components=components,
         store=store,
         sinks=sinks,
         accepts_changes=accepts_changes,
     )
+
+
+def _optional_roles(
+    selector: MetricSelector | None, critic: Critic | RewardFunction | None, rewriter: Rewriter | None
+) -> frozenset[Role]:
+    """Return the roles that need no model, because a replacement does their work, with or without one."""
+    is_reward = critic is not None and not hasattr(critic, "critique")
+    by_role: dict[Role, bool] = {
+        "metrics": selector is not None or is_reward,
+        "critic": critic is not None,
+        "optimizer": rewriter is not None,
+    }
+    return frozenset(role for role, is_optional in by_role.items() if is_optional)
 
 
 def build_graph(
@@ -281,6 +295,13 @@ def _add(
 
     async def run(state: Any, runtime: Runtime[Any]) -> Any:
         own = runtime.override(context=defaults.context(runtime.context), store=runtime.store or store)
-        return await node(state, own)
+        try:
+            return await node(state, own)
+        except GraphBubbleUp:
+            raise
+        except Exception:
+            # The siblings are about to be cancelled: what they have sent is paid for, and is kept before that.
+            await own.context.abandon(state.get("run_id", ""))
+            raise
 
     graph.add_node(name, run, input_schema=schema)

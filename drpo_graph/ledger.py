@@ -58,14 +58,14 @@ class StopSignal:
         self._requested = asyncio.Event()
 
     def request(self, reason: str) -> None:
-        """Let no further call begin."""
-        self._reason = reason
+        """Let no further call begin; the first reason given stays."""
+        self._reason = self._reason or reason
         self._requested.set()
 
     @property
-    def is_requested(self) -> bool:
-        """Whether calls may no longer begin."""
-        return self._reason is not None
+    def reason(self) -> str | None:
+        """Why calls may no longer begin; ``None`` while they may."""
+        return self._reason
 
     def check(self) -> None:
         """Do nothing while calls may begin.

@@ -6,7 +6,7 @@ Client-side retries are off: the one retry loop is in :mod:`drpo_graph.chat`.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
@@ -19,7 +19,15 @@ from drpo_graph.records import ROLES, Role
 from drpo_graph.scheduler import gate_for
 from drpo_graph.server import serve_embedded
 from drpo_graph.settings import RoleSettings, Settings
-from drpo_graph.transport import CompletionsTransport, LangChainTransport, OpenAIChatTransport, PerLoop, Transport
+from drpo_graph.transport import (
+    CompletionsTransport,
+    LangChainTransport,
+    OpenAIChatTransport,
+    PerLoop,
+    Reply,
+    Request,
+    Transport,
+)
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
@@ -49,14 +57,47 @@ class _Opened(NamedTuple):
     secret: str
 
 
-def build_clients(settings: Settings, models: "Mapping[Role, BaseChatModel] | None" = None) -> dict[Role, ModelClient]:
+def build_clients(
+    settings: Settings,
+    models: "Mapping[Role, BaseChatModel] | None" = None,
+    *,
+    optional: Collection[Role] = (),
+) -> dict[Role, ModelClient]:
     """Return each role's client: a given chat model instance, or one made from the role's model string.
+
+    Args:
+        settings: Names the models.
+        models: Chat model instances, in place of the settings' strings.
+        optional: Roles that may have no model: calling one without is then the error.
 
     Raises:
         ModelSpecError: a role has no model, or its string cannot be resolved.
     """
     given = models or {}
-    return {role: build_client(role, settings, given.get(role)) for role in ROLES}
+    return {
+        role: _build_absent(role, settings)
+        if role in optional and role not in given and not settings.role(role).model
+        else build_client(role, settings, given.get(role))
+        for role in ROLES
+    }
+
+
+class _AbsentTransport:
+    """Stands for a role without a model."""
+
+    def __init__(self, role: Role) -> None:
+        self._role = role
+
+    async def send(self, request: Request) -> Reply:
+        """Raise: there is no model to ask."""
+        raise ModelSpecError(f"The {self._role} model is not set, but it was called. Give --{self._role}-model.")
+
+
+def _build_absent(role: Role, settings: Settings) -> ModelClient:
+    gate = partial(gate_for, "none", max_concurrency=settings.max_concurrency, requests_per_second=None)
+    return ModelClient(
+        role=role, settings=settings.role(role), transport=_AbsentTransport(role), gate=gate, endpoint="none"
+    )
 
 
 def build_client(role: Role, settings: Settings, model: "BaseChatModel | None" = None) -> ModelClient:

@@ -228,8 +228,7 @@ class _Run:
             )
         except BaseException:
             # Calls that wait to be tried again must not hold up the end.
-            if not context.stop.is_requested:
-                context.stop.request("The run has failed.")
+            context.request_stop("The run has failed.")
             raise
         finally:
             # A node that failed has cancelled its siblings; the calls they had begun are paid for, and are kept.
@@ -385,9 +384,9 @@ def _signals(context: RunContext, *, enabled: bool) -> Iterator[None]:
     assert task is not None
 
     def stop() -> None:
-        if context.stop.is_requested:
+        if context.stop.reason is not None:
             task.cancel()
-        context.stop.request("Stopped on request; finished calls are stored.")
+        context.request_stop("Stopped on request; finished calls are stored.")
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop)

@@ -294,10 +294,16 @@ def merge_settings(*layers: Mapping[str, object]) -> dict[str, object]:
     return merged
 
 
+_FOR_ALL_ROLES = ("model", "base_url", "api_key_env")
+
+
 def _nest(values: Mapping[str, object]) -> dict[str, object]:
-    """Resolve aliases and turn ``critic_model="m"`` into ``critic={"model": "m"}``."""
-    nested: dict[str, object] = {}
+    """Resolve aliases and turn ``critic_model="m"`` into ``critic={"model": "m"}``; ``model="m"`` is for all roles."""
+    for_all = {name: values[name] for name in _FOR_ALL_ROLES if name in values}
+    nested: dict[str, object] = {role: dict(for_all) for role in ROLES if for_all}
     for name, value in values.items():
+        if name in for_all:
+            continue
         field = ALIASES.get(name.replace("-", "_"), name.replace("-", "_"))
         role, _, role_field = field.partition("_")
         if role in ROLES and role_field and field not in Settings.model_fields:

@@ -3,6 +3,7 @@
 Texts (prompts, responses, critiques, queries) stand once in the run's archive; the state names them by id.
 """
 
+from collections.abc import Sequence
 from typing import Annotated, Literal, TypedDict
 
 from pydantic import JsonValue
@@ -55,9 +56,9 @@ class SearchInput(TypedDict, total=False):
 
     initial_prompt: str
     """Overrides the settings' initial prompt."""
-    queries: list[JsonValue]
+    queries: Sequence[JsonValue]
     """Training queries: texts, or objects with ``text`` and optional ``id``, ``kind``, ``tags``."""
-    validation_queries: list[JsonValue]
+    validation_queries: Sequence[JsonValue]
     """Held-out queries, same forms; selection is made on them when given."""
 
 

@@ -88,9 +88,13 @@ async def _initial_reward_on(session: RunSession, delivered: CandidateRef | None
 
 
 async def _count_failures(session: RunSession) -> dict[str, int]:
+    """Return failures by kind; a kept prompt that meets its parent's failure again counts it once."""
     failures = Counter(session.ledger.retries_by_kind)
+    seen = set()
     for stored in (await session.archive.get_all("rollouts")).values():
-        failure = Rollout.model_validate(stored).failure
-        if failure is not None:
-            failures[failure.kind] += 1
+        rollout = Rollout.model_validate(stored)
+        if rollout.failure is not None:
+            sample = (await session.archive.prompt_of(rollout.candidate_id), rollout.query_id)
+            failures[rollout.failure.kind] += sample not in seen
+            seen.add(sample)
     return dict(sorted(failures.items()))

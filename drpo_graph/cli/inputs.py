@@ -7,7 +7,7 @@ from pathlib import Path
 
 from drpo_graph.dataset import load_bundled_queries, load_queries
 from drpo_graph.errors import DatasetError, SettingsError, UsageError
-from drpo_graph.records import ROLES, Query
+from drpo_graph.records import Query
 from drpo_graph.settings import Settings, build_settings, load_settings_file, merge_settings
 
 _FLAGS_NAMED_LIKE_SETTINGS = (
@@ -45,8 +45,7 @@ def read_settings(given: Mapping[str, object]) -> Settings:
     """
     config = given["config"]
     assert config is None or isinstance(config, Path)
-    for_all = {"model": given["model"], "base_url": given["base_url"], "api_key_env": given["api_key_env"]}
-    roles = {f"{role}_{name}": value for role in ROLES for name, value in for_all.items() if value is not None}
+    roles = {name: given[name] for name in ("model", "base_url", "api_key_env") if given[name] is not None}
     own = {setting: given[flag] for flag, setting in _SETTING_BY_FLAG.items() if given[flag] is not None}
     if given["is_gpt"] is not None:
         own["base_prompt_format"] = "chat" if given["is_gpt"] else "flat"

@@ -96,11 +96,12 @@ def test_the_second_signal_stops_at_once(drpo: Drpo, folder: Path, unbroken: Run
 def test_a_killed_run_is_listed_as_interrupted_and_resumes(
     drpo: Drpo, folder: Path, slow_world: FakeServer, unbroken: RunResult
 ) -> None:
+    before = len(finished_keys(slow_world))
     process = start(folder, slow_world, "--display", "none")
+    wait_for(lambda: len(finished_keys(slow_world)) > before)
     process.kill()
     process.communicate()
     assert list_runs(drpo) == {"t": "interrupted"}
     assert "Its process has gone" in drpo("show", "t").out
     assert drpo("resume", "t", "--display", "none").code == 0
     assert read_result(folder / "drpo_runs") == unbroken
-    assert len(finished_keys(slow_world)) > 0

@@ -77,12 +77,6 @@ class RunContext:
         """Forget a finished run's session."""
         self._sessions.pop(run_id, None)
 
-    def request_stop(self, reason: str) -> None:
-        """Let no run of this context begin a further call; those in flight go on."""
-        self.stop.request(reason)
-        for session in self.open_sessions():
-            session.ledger.stop.request(reason)
-
     async def abandon(self, run_id: str) -> None:
         """End a failed run's session: no further call begins, and those in flight are committed before this returns."""
         for session in self.open_sessions():
@@ -135,9 +129,7 @@ class RunContext:
 
     async def _open(self, run_id: str, store: BaseStore) -> RunSession:
         archive = Archive(store, run_id)
-        ledger = Ledger(archive, StopSignal())
-        if self.stop.reason is not None:
-            ledger.stop.request(self.stop.reason)
+        ledger = Ledger(archive, self.stop.child())
         emitter = Emitter(run_id, self.sinks)
         await ledger.load()
         learned = await archive.get_all("learned")

@@ -7,6 +7,7 @@ the content of the call, so a resumed run takes what was paid for from here, and
 import asyncio
 import hashlib
 import json
+import weakref
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import NamedTuple
@@ -38,7 +39,7 @@ class CallRecord(Record):
 
 
 class LedgerEntry(NamedTuple):
-    """A call's key and record, and whether a former process had paid for it."""
+    """A call's key and record, and whether it had been paid for before."""
 
     key: str
     record: CallRecord
@@ -56,11 +57,22 @@ class StopSignal:
     def __init__(self) -> None:
         self._reason: str | None = None
         self._requested = asyncio.Event()
+        self._children: weakref.WeakSet[StopSignal] = weakref.WeakSet()
+
+    def child(self) -> "StopSignal":
+        """Return a signal that is requested with this one, and can be requested alone."""
+        child = StopSignal()
+        self._children.add(child)
+        if self._reason is not None:
+            child.request(self._reason)
+        return child
 
     def request(self, reason: str) -> None:
         """Let no further call begin; the first reason given stays."""
         self._reason = self._reason or reason
         self._requested.set()
+        for child in self._children:
+            child.request(reason)
 
     @property
     def reason(self) -> str | None:

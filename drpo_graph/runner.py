@@ -20,8 +20,10 @@ from drpo_graph.checkpoint import (
     DEFAULT_CHECKPOINT,
     Checkpoint,
     check_thread_id,
+    explain_storage_error,
     lock_thread,
     open_checkpoint,
+    require_checkpoint,
 )
 from drpo_graph.context import RunContext
 from drpo_graph.dataset import load_bundled_queries
@@ -34,9 +36,10 @@ from drpo_graph.errors import (
     RunExistsError,
     RunInterruptedError,
     StateFormatError,
+    UsageError,
 )
-from drpo_graph.events import LevelStarted, RunStarted, RunStopped
-from drpo_graph.export import EVENTS_FILE, LOG_FILE, EventLog, append_settings, load_tree, log_event, write_result_files
+from drpo_graph.events import LevelStarted, RunFinished, RunStarted, RunStopped, Warned
+from drpo_graph.export import load_tree, open_run_files, write_result_files
 from drpo_graph.graph import RECURSION_LIMIT, SearchGraph, build_context, build_graph
 from drpo_graph.protocols import BeamPolicy, Critic, MetricSelector, RewardFunction, Rewriter
 from drpo_graph.records import Query, Role, RunResult
@@ -105,26 +108,25 @@ async def optimize(
     if not training:
         raise DatasetError("The dataset is empty: expected at least one training query.")
     given = RunInput(queries=_as_input(training), validation_queries=_as_input(validation))
+    if settings.num_queries is not None and settings.num_queries > len(training):
+        raise DatasetError(f"{settings.num_queries} queries were asked for, but the dataset has {len(training)}.")
+    # Models and templates are checked before anything is created: a typo leaves nothing behind.
+    context = _build_context(settings, options, parts, accepts_changes=False)
     with lock_thread(options.checkpoint, thread_id):
         async with open_checkpoint(options.checkpoint) as checkpoint:
             registry = RunRegistry(checkpoint.store)
             if await registry.has(thread_id):
                 raise RunExistsError(f"Run {thread_id!r} exists already. `drpo resume {thread_id}` continues it.")
-            # Models and templates are checked before the run is listed: a typo leaves no dead run behind.
-            context = _build_context(settings, options, parts, checkpoint, accepts_changes=False)
-            folder = run_folder(options, thread_id)
-            await Archive(checkpoint.store, thread_id).put("run", "input", given.model_dump(mode="json"))
-            now = time.time()
-            record = await registry.save(
-                RunRecord(
-                    thread_id=thread_id,
-                    status="running",
-                    created_at=now,
-                    updated_at=now,
-                    settings=settings,
-                    log_dir=str(folder) if folder else None,
-                )
+            folder, now = run_folder(options, thread_id), time.time()
+            record = RunRecord(
+                thread_id=thread_id,
+                status="running",
+                created_at=now,
+                updated_at=now,
+                settings=settings,
+                log_dir=str(folder) if folder else None,
             )
+            context = replace(context, store=checkpoint.store)
             return await _Run(record, context, checkpoint, options, given).carry_out()
 
 
@@ -154,6 +156,7 @@ async def resume(
     """
     options, parts = options or RunOptions(), parts or Parts()
     thread_id = check_thread_id(thread_id)
+    require_checkpoint(options.checkpoint)
     with lock_thread(options.checkpoint, thread_id):
         async with open_checkpoint(options.checkpoint, must_exist=True) as checkpoint:
             record = await RunRegistry(checkpoint.store).find(thread_id)
@@ -164,9 +167,14 @@ async def resume(
             given = RunInput.model_validate(stored)
             if queries is not None and not accepts_changes:
                 _check_data(given, queries, chosen)
-            if options.log_dir is None and record.log_dir is not None:
-                options = replace(options, log_dir=Path(record.log_dir))
-            context = _build_context(chosen, options, parts, checkpoint, accepts_changes=accepts_changes)
+            if options.log_dir is None:
+                # Files go where they went before; a run that keeps none goes on without.
+                is_kept = options.writes_files and record.log_dir is not None
+                options = replace(options, log_dir=Path(record.log_dir or ""), writes_files=is_kept)
+            folder = run_folder(options, thread_id)
+            record = record.model_copy(update={"log_dir": str(folder) if folder else record.log_dir})
+            context = _build_context(chosen, options, parts, accepts_changes=accepts_changes)
+            context = replace(context, store=checkpoint.store)
             return await _Run(record, context, checkpoint, options, given).carry_out()
 
 
@@ -202,23 +210,45 @@ class _Run:
     async def carry_out(self) -> RunResult:
         """Run to the end, export, and keep the run list true whatever happens."""
         folder = run_folder(self._options, self._record.thread_id)
-        with _open_files(folder, self._options, self._record.settings) as file_sinks:
+        with open_run_files(folder, self._record.settings, log_level=self._options.log_level) as file_sinks:
             # The context was made before the folder was opened: a run that cannot start leaves no folder behind.
             context = replace(self._context, sinks=(*file_sinks, *self._options.sinks))
+            archive = Archive(self._checkpoint.store, self._record.thread_id)
+            registry = RunRegistry(self._checkpoint.store)
             try:
+                # Only now is it a run: what is wrong with settings, models or folders came up before.
+                await archive.put("run", "input", self._given.model_dump(mode="json"))
+                former = self._record
+                self._record = await registry.save(former.model_copy(update={"status": "running", "message": ""}))
                 with _signals(context, enabled=self._options.handles_signals):
                     result = await self._search(context)
-            except (DRPOError, sqlite3.Error, OSError) as error:
+            except (sqlite3.Error, OSError) as error:
+                explained = explain_storage_error(error, self._options.checkpoint)
+                await self._note_stop(context, explained)
+                raise explained from error
+            except UsageError:
+                # Refused before anything was done: the run is what it was.
+                await registry.save(former)
+                raise
+            except DRPOError as error:
                 await self._note_stop(context, error)
                 raise
-            await RunRegistry(self._checkpoint.store).save(self._record.model_copy(update={"status": "done"}))
+            await registry.save(self._record.model_copy(update={"status": "done"}))
             if folder is not None:
-                tree = await load_tree(Archive(self._checkpoint.store, self._record.thread_id))
+                tree = await load_tree(archive)
                 write_result_files(folder, result, tree)
             return result
 
     async def _search(self, context: RunContext) -> RunResult:
-        graph_input = await self._find_input(context)
+        snapshot = await self._graph.aget_state(self._config)
+        if "fingerprints" in snapshot.values:
+            self._check_state(context, snapshot.values)
+            # Not `next`: it is empty, too, between the last task of a level and the checkpoint after it.
+            if "result" in snapshot.values and not snapshot.tasks:
+                return await self._announce_result(context, snapshot.values)
+            await self._announce_resume(context, snapshot.values)
+        # Input where nothing is saved yet, else none: the graph goes on from its checkpoint.
+        graph_input = self._make_input() if snapshot.created_at is None else None
         try:
             output = await self._graph.ainvoke(
                 graph_input,
@@ -226,35 +256,36 @@ class _Run:
                 context=context,
                 durability="async",
             )
-        except BaseException:
-            # Calls that wait to be tried again must not hold up the end.
-            context.request_stop("The run has failed.")
-            raise
-        finally:
-            # A node that failed has cancelled its siblings; the calls they had begun are paid for, and are kept.
+        except Exception:
+            # Calls that wait to be tried again must not hold up the end. A node that failed has cancelled its
+            # siblings; the calls they had begun are paid for, and are kept. Not so when the run itself is cancelled:
+            # the second Ctrl-C stops at once.
+            context.stop.request("The run has failed.")
             for session in context.open_sessions():
                 await session.ledger.drain()
+            raise
         return RunResult.model_validate(output["result"])
 
-    async def _find_input(self, context: RunContext) -> Any:
-        """Return what to invoke the graph with: the run's input where nothing is saved yet, else ``None``."""
-        snapshot = await self._graph.aget_state(self._config)
-        if snapshot.created_at is None:
-            return {
-                "initial_prompt": self._record.settings.initial_prompt,
-                "queries": self._given.queries,
-                "validation_queries": self._given.validation_queries,
-            }
-        values = snapshot.values
-        if "fingerprints" in values:
-            if values.get("format") != STATE_FORMAT:
-                raise StateFormatError(
-                    f"Run {self._record.thread_id!r} has state format {values.get('format')!r}, this version reads "
-                    f"{STATE_FORMAT}. Resume it with the version that started it."
-                )
-            context.check_fingerprints(values["fingerprints"])
-            await self._announce_resume(context, values)
-        return None
+    def _make_input(self) -> Any:
+        return {
+            "initial_prompt": self._record.settings.initial_prompt,
+            "queries": self._given.queries,
+            "validation_queries": self._given.validation_queries,
+        }
+
+    def _check_state(self, context: RunContext, values: Mapping[str, Any]) -> None:
+        if values.get("format") != STATE_FORMAT:
+            raise StateFormatError(
+                f"Run {self._record.thread_id!r} has state format {values.get('format')!r}, this version reads "
+                f"{STATE_FORMAT}. Resume it with the version that started it."
+            )
+        context.check_fingerprints(values["fingerprints"])
+
+    async def _announce_result(self, context: RunContext, values: Mapping[str, Any]) -> RunResult:
+        session = await context.session(self._record.thread_id)
+        result = RunResult.model_validate(values["result"])
+        session.emitter.emit(RunFinished(run_id=session.run_id, result=result))
+        return result
 
     async def _announce_resume(self, context: RunContext, values: Mapping[str, Any]) -> None:
         session = await context.session(self._record.thread_id)
@@ -288,9 +319,9 @@ class _Run:
             )
         )
 
-    async def _note_stop(self, context: RunContext, error: Exception) -> None:
+    async def _note_stop(self, context: RunContext, error: DRPOError) -> None:
         is_interrupt = isinstance(error, RunInterruptedError)
-        is_resumable = not isinstance(error, DRPOError) or error.is_resumable
+        is_resumable = error.is_resumable or isinstance(error, CheckpointError)
         reason: Literal["interrupted", "failed"] = "interrupted" if is_interrupt else "failed"
         record = self._record.model_copy(update={"status": reason, "message": str(error)})
         try:
@@ -309,14 +340,12 @@ def _build_context(
     settings: Settings,
     options: RunOptions,
     parts: Parts,
-    checkpoint: Checkpoint,
     *,
     accepts_changes: bool,
 ) -> RunContext:
     return build_context(
         settings,
         models=parts.models,
-        store=checkpoint.store,
         sinks=options.sinks,
         accepts_changes=accepts_changes,
         selector=parts.selector,
@@ -345,36 +374,6 @@ def _check_data(given: RunInput, queries: Sequence[str | Query], settings: Setti
 
 
 @contextmanager
-def _open_files(folder: Path | None, options: RunOptions, settings: Settings) -> Iterator[tuple[EventSink, ...]]:
-    """Open the run's log and event files; where it writes none, there are no sinks."""
-    if folder is None:
-        yield (log_event,)
-        return
-    try:
-        append_settings(folder, settings)
-        events = EventLog(folder / EVENTS_FILE)
-        handler = logging.FileHandler(folder / LOG_FILE, encoding="utf-8")
-    except OSError as error:
-        raise CheckpointError(
-            f"Run folder {folder}: {error.strerror or error}. Give another one with --log-dir, or none with "
-            "--disable-log."
-        ) from error
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    handler.setLevel(options.log_level)
-    package_logger = logging.getLogger("drpo_graph")
-    former_level = package_logger.level
-    package_logger.setLevel(min(handler.level, former_level or handler.level))
-    package_logger.addHandler(handler)
-    try:
-        yield (events, log_event)
-    finally:
-        package_logger.removeHandler(handler)
-        package_logger.setLevel(former_level)
-        handler.close()
-        events.close()
-
-
-@contextmanager
 def _signals(context: RunContext, *, enabled: bool) -> Iterator[None]:
     """Turn the first Ctrl-C into a drain and the second into a stop at once."""
     if not enabled:
@@ -386,7 +385,11 @@ def _signals(context: RunContext, *, enabled: bool) -> Iterator[None]:
     def stop() -> None:
         if context.stop.reason is not None:
             task.cancel()
-        context.request_stop("Stopped on request; finished calls are stored.")
+            return
+        for session in context.open_sessions():
+            message = f"stopping: {session.ledger.num_in_flight} calls finish first; Ctrl-C again stops at once"
+            session.emitter.emit(Warned(run_id=session.run_id, message=message))
+        context.stop.request("Stopped on request; finished calls are stored.")
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop)

@@ -28,6 +28,9 @@ async def start_run(state: SearchState, runtime: Runtime[RunContext]) -> SearchS
     given = read_queries(state.get("queries", []), label="query")
     queries = order_queries(given, seed=settings.seed, num_queries=settings.num_queries)
     validation = read_queries(state.get("validation_queries") or [], label="validation", is_optional=True)
+    shared = {query.id for query in given} & {query.id for query in validation}
+    if shared:
+        raise DatasetError(f"Training and validation queries share the ids {', '.join(sorted(shared)[:5])}.")
     prompt = state.get("initial_prompt") or settings.initial_prompt
     root = _make_root(prompt)
     await _store(session, queries, validation, prompt)

@@ -148,7 +148,10 @@ class _Search:
             return True
         stop = settings.stop_reward
         is_reached = stop is not None and any(one.path_reward is not None and one.path_reward >= stop for one in beam)
-        is_fixed = settings.query_policy == "pool" and len(self.queries[: settings.pool_size or 16 * settings.queries_per_level]) <= settings.queries_per_level
+        is_fixed = (
+            settings.query_policy == "pool"
+            and len(self.queries[: settings.pool_size or 16 * settings.queries_per_level]) <= settings.queries_per_level
+        )
         is_settled = not settings.is_compat and is_fixed and all(map(self.is_easy, beam))
         self.found.has_settled = is_reached or is_settled
         return self.found.has_settled
@@ -171,7 +174,9 @@ class _Search:
     def expand(self, parent: Tried, level: int, rank: int) -> list[Tried]:
         """Return the parent's children."""
         # An unscored parent is criticised again where the queries are others; on the same ones it is rewritten blind.
-        awaits_critique = parent.reward is None and [one.id for one in self.level_queries(level)] != list(parent.rewards)
+        awaits_critique = parent.reward is None and [one.id for one in self.level_queries(level)] != list(
+            parent.rewards
+        )
         if awaits_critique or self.is_easy(parent):
             plans = [(parent.prompt, "kept")]
         else:

@@ -36,7 +36,10 @@ def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         port = probe.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
     log = tmp_path_factory.mktemp("langgraph") / "dev.log"
-    with spawn_fake_server("tests.support.oracle:build_responder", config={"seed": 0}) as fake, log.open("wb") as output:
+    with (
+        spawn_fake_server("tests.support.oracle:build_responder", config={"seed": 0}) as fake,
+        log.open("wb") as output,
+    ):
         environment = {
             **os.environ,
             "OPENAI_BASE_URL": fake.base_url,
@@ -66,7 +69,9 @@ def test_search_runs_with_context_as_json(server_url: str) -> None:
 def test_events_reach_a_client_from_inside_the_subgraphs(server_url: str) -> None:
     request = {**_request(), "stream_mode": ["custom"], "stream_subgraphs": True}
     lines = _post(f"{server_url}/runs/stream", request).decode().splitlines()
-    payloads = [line.removeprefix("data: ") for line in lines if line.startswith("data: ") and '"schema_version"' in line]
+    payloads = [
+        line.removeprefix("data: ") for line in lines if line.startswith("data: ") and '"schema_version"' in line
+    ]
     events = [parse_event(payload) for payload in payloads]
     assert isinstance(events[-1], RunFinished)
     assert {"run_started", "rollout_scored", "call_finished", "level_finished"} <= {event.type for event in events}

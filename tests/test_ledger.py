@@ -173,7 +173,7 @@ async def test_after_a_stop_no_call_begins_and_those_in_flight_are_committed() -
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     stop.request("enough")
-    assert stop.is_requested
+    assert stop.reason == "enough"
     with pytest.raises(RunInterruptedError, match="enough"):
         await ledger.once("new", at_once(record()))
     # What was paid for may still be read, and joined.

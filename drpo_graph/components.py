@@ -27,6 +27,8 @@ from drpo_graph.transport import ReplySchema
 
 T = TypeVar("T")
 
+_MAX_NAME_CHARS = 40
+
 REWARD_METRIC = Metric(name="Reward", definition="The score of a reward function.")
 
 
@@ -43,7 +45,7 @@ class LLMMetricSelector:
         samples = await models.metrics.ask(
             self.prompts.render_select_metrics(query),
             parse=partial(parse_metric_selection, known=self.prompts.metrics, max_metrics=max_metrics),
-            schema=_selection_schema(max_metrics, self.settings.max_rationale_chars),
+            schema=_selection_schema(self.prompts.metrics, self.settings),
         )
         return _value_of(samples[0], f"metrics for query {query.id!r}")
 
@@ -136,7 +138,7 @@ class LLMRewriter:
                 examples=choose_examples(request.examples, settings=self.settings),
             ),
             parse=partial(parse_rewrite, is_compat=self.settings.is_compat),
-            schema=_rewrite_schema(self.settings.max_rationale_chars),
+            schema=_rewrite_schema(self.settings),
             num_samples=request.num_rewrites,
             seed=request.seed,
         )
@@ -229,15 +231,17 @@ def _text_schema(max_chars: int | None) -> dict[str, JsonValue]:
     return {"type": "string"} if max_chars is None else {"type": "string", "maxLength": max_chars}
 
 
-def _selection_schema(max_metrics: int, max_rationale_chars: int | None) -> ReplySchema:
-    name = _text_schema(None)
-    new_metric = _object_schema({"name": name, "definition": _text_schema(max_rationale_chars)})
+def _selection_schema(known: Sequence[Metric], settings: Settings) -> ReplySchema:
+    bound = settings.max_rationale_chars
+    name: JsonValue = {"type": "string", "enum": [metric.name for metric in known]}
+    new_name = _text_schema(None if bound is None else _MAX_NAME_CHARS)
+    new_metric = _object_schema({"name": new_name, "definition": _text_schema(bound)})
     return ReplySchema(
         "metric_selection",
         _object_schema(
             {
-                "reasoning": _text_schema(max_rationale_chars),
-                "metrics": {"type": "array", "items": name, "maxItems": max_metrics},
+                "reasoning": _text_schema(bound),
+                "metrics": {"type": "array", "items": name, "maxItems": settings.max_metrics},
                 "new_metrics": {"type": "array", "items": new_metric, "maxItems": 1},
             }
         ),
@@ -250,6 +254,6 @@ def _critique_schema(metrics: Sequence[Metric], max_rationale_chars: int | None)
     return ReplySchema("critique", _object_schema({metric.name: entry for metric in metrics}))
 
 
-def _rewrite_schema(max_rationale_chars: int | None) -> ReplySchema:
-    analysis, prompt = _text_schema(max_rationale_chars), _text_schema(None)
+def _rewrite_schema(settings: Settings) -> ReplySchema:
+    analysis, prompt = _text_schema(settings.max_rationale_chars), _text_schema(settings.max_prompt_chars)
     return ReplySchema("rewrite", _object_schema({"analysis": analysis, "new_system_prompt": prompt}))

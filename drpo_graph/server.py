@@ -85,13 +85,18 @@ def _start(path: Path) -> EmbeddedServer:
     params.api_keys = [api_key]
     params.warmup = False
     params.verbosity = 0
-    params.cpuparams.n_threads = max(1, (os.cpu_count() or 1) // 2)
+    params.cpuparams.n_threads = _num_threads(os.cpu_count() or 1)
     try:
         handle = xllamacpp.Server(params)
     except (RuntimeError, ValueError, OSError) as error:
         raise ModelSpecError(f"Model 'local:{path}': llama.cpp cannot load it: {error}") from error
     logger.info("Embedded model %s listens at %s", path.name, handle.listening_address)
     return EmbeddedServer(base_url=f"{handle.listening_address}/v1", api_key=api_key, handle=handle)
+
+
+def _num_threads(num_cpus: int) -> int:
+    # Half of many, because threads that wait for each other suffer from whatever else runs; both of two.
+    return min(num_cpus, max(2, num_cpus // 2))
 
 
 atexit.register(stop_servers)

@@ -128,6 +128,8 @@ class Settings(Record):
     """Metrics selected per query at most; the paper has 2 to 5."""
     max_rationale_chars: int | None = Field(None, ge=40)
     """Bound on each rationale, reason and analysis, for servers that enforce JSON schemas: small models ramble."""
+    max_prompt_chars: int | None = Field(None, ge=100)
+    """Bound on each rewritten prompt, for servers that enforce JSON schemas."""
     max_critiques_shown: int | None = Field(None, ge=1)
     """How many critiques the optimizer sees, worst first; all when absent."""
     max_critique_chars: int = Field(24_000, ge=500)

@@ -57,6 +57,8 @@ class RunContext:
     store: BaseStore | None = None
     """Where texts and the ledger stand; the graph's own store when absent."""
     sinks: Sequence[EventSink] = ()
+    is_streamed: bool = True
+    """Whether events go into LangGraph's custom stream as well; rendering them for nobody costs."""
     accepts_changes: bool = False
     """Whether a run may go on with other settings, prompts or data than it was started with."""
     stop: StopSignal = field(default_factory=StopSignal)
@@ -130,7 +132,7 @@ class RunContext:
     async def _open(self, run_id: str, store: BaseStore) -> RunSession:
         archive = Archive(store, run_id)
         ledger = Ledger(archive, self.stop.child())
-        emitter = Emitter(run_id, self.sinks)
+        emitter = Emitter(run_id, self.sinks, is_streamed=self.is_streamed)
         await ledger.load()
         learned = await archive.get_all("learned")
         models = Models(

@@ -14,8 +14,9 @@ EventSink = Callable[[Event], None]
 class Emitter:
     """Stamps one run's events with order and time, and hands them on."""
 
-    def __init__(self, run_id: str, sinks: Sequence[EventSink] = ()) -> None:
+    def __init__(self, run_id: str, sinks: Sequence[EventSink] = (), *, is_streamed: bool = True) -> None:
         self.run_id = run_id
+        self._is_streamed = is_streamed
         self._sinks = tuple(sinks)
         self._seq = 0
 
@@ -25,6 +26,8 @@ class Emitter:
         stamped = event.model_copy(update={"seq": self._seq, "time": time.time()})
         for sink in self._sinks:
             sink(stamped)
+        if not self._is_streamed:
+            return
         try:
             write = get_stream_writer()
         except RuntimeError:  # Not inside a graph run: there is no stream to write to.

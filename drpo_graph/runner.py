@@ -212,7 +212,7 @@ class _Run:
         folder = run_folder(self._options, self._record.thread_id)
         with open_run_files(folder, self._record.settings, log_level=self._options.log_level) as file_sinks:
             # The context was made before the folder was opened: a run that cannot start leaves no folder behind.
-            context = replace(self._context, sinks=(*file_sinks, *self._options.sinks))
+            context = replace(self._context, sinks=(*file_sinks, *self._options.sinks), is_streamed=False)
             archive = Archive(self._checkpoint.store, self._record.thread_id)
             registry = RunRegistry(self._checkpoint.store)
             try:

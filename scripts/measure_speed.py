@@ -103,9 +103,8 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=3, help="runs per case, the best counts")
     given = parser.parse_args()
     has_failed = False
-    print(
-        f"{'latency':>8} {'beam':>5} {'calls':>6} {'wall / critical path':>21} {'limit':>6} {'CPU ms per call':>16}  (goal {CPU_MS_PER_CALL_GOAL:g})"
-    )
+    print(f"{'latency':>8} {'beam':>5} {'calls':>6} {'wall / critical path':>21} {'limit':>6} {'CPU ms per call':>16}")
+    print(f"{'':43} goal: {CPU_MS_PER_CALL_GOAL:g} ms of CPU per call")
     tiny = Case(latency_s=0.01, beam_size=1, n_actions=1, depth=2, max_ratio=0)
     base: Measurement | None = None
     for case in CASES:

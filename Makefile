@@ -40,7 +40,7 @@ measure: $(STAMPS)/test ## Measure search quality, kills, growth and speed again
 	$(BIN)/python scripts/measure_growth.py
 	$(BIN)/python scripts/measure_speed.py
 	$(BIN)/python scripts/kill_runs.py --kills 40
-	$(BIN)/python scripts/compare_searches.py --seeds 16 --budgets 270 860
+	$(BIN)/python scripts/compare_searches.py --seeds 16 --budgets 270 860 --jobs 2
 
 clean: ## Remove the environment and what was built
 	rm -rf $(VENV) build dist *.egg-info

@@ -18,6 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from drpo_graph.cli.execution import calm_collector
 from drpo_graph.events import Event, LevelFinished, RunFinished
 from drpo_graph.runner import RunOptions, optimize
 from drpo_graph.settings import Settings, build_settings
@@ -113,6 +114,7 @@ def main() -> int:
         with spawn_fake_server("tests.support.oracle:build_responder", config={"seed": 0}, options=options) as server:
             if base is None:
                 measure(tiny, server.base_url)  # Imports and first connections are not what is measured.
+                calm_collector()  # As `drpo optimize` does.
                 base = min((measure(tiny, server.base_url) for _ in range(5)), key=lambda run: run.cpu_ms)
             runs = [measure(case, server.base_url) for _ in range(given.repeats)]
             # A miss may be the machine's: only one that stays is ours.

@@ -1,7 +1,7 @@
 """LangGraph's SQLite saver and store, called in the event loop's own thread.
 
 Their asynchronous versions hop to a worker thread for every statement, about thirty hops per model call, and each hop
-waits for the interpreter lock: that took more CPU than all the rest of a call. A commit in WAL mode is a short write
+waits for the interpreter lock: about a fifth of a call's CPU. A commit in WAL mode is a short write
 to the page cache, so doing it in place is both cheaper and sooner durable.
 """
 

@@ -79,11 +79,11 @@ class RunContext:
         """Forget a finished run's session."""
         self._sessions.pop(run_id, None)
 
-    async def abandon(self, run_id: str) -> None:
+    async def abandon(self, run_id: str, error: Exception) -> None:
         """End a failed run's session: no further call begins, and those in flight are committed before this returns."""
         for session in self.open_sessions():
             if session.run_id == run_id:
-                session.ledger.stop.request("The run has failed.")
+                session.ledger.stop.request("The run has failed.", error)
                 await session.ledger.drain()
         self.close_session(run_id)
 

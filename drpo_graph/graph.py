@@ -27,6 +27,7 @@ from drpo_graph import nodes
 from drpo_graph.components import build_components
 from drpo_graph.context import RunContext, digest_json
 from drpo_graph.emitter import EventSink
+from drpo_graph.errors import RunInterruptedError
 from drpo_graph.models import build_clients
 from drpo_graph.prompts.library import load_prompts
 from drpo_graph.protocols import BeamPolicy, Critic, MetricSelector, RewardFunction, Rewriter
@@ -299,9 +300,12 @@ def _add(
             return await node(state, own)
         except GraphBubbleUp:
             raise
-        except Exception:
+        except Exception as error:
             # The siblings are about to be cancelled: what they have sent is paid for, and is kept before that.
-            await own.context.abandon(state.get("run_id", ""))
+            await own.context.abandon(state.get("run_id", ""), error)
+            if isinstance(error, RunInterruptedError) and isinstance(error.__cause__, Exception):
+                # Merely stopped by a sibling's failure, and LangGraph may see this end first: that one tells why.
+                raise error.__cause__ from None
             raise
 
     graph.add_node(name, run, input_schema=schema)

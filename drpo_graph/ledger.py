@@ -56,6 +56,7 @@ class StopSignal:
 
     def __init__(self) -> None:
         self._reason: str | None = None
+        self._cause: Exception | None = None
         self._requested = asyncio.Event()
         self._children: weakref.WeakSet[StopSignal] = weakref.WeakSet()
 
@@ -64,15 +65,16 @@ class StopSignal:
         child = StopSignal()
         self._children.add(child)
         if self._reason is not None:
-            child.request(self._reason)
+            child.request(self._reason, self._cause)
         return child
 
-    def request(self, reason: str) -> None:
-        """Let no further call begin; the first reason given stays."""
-        self._reason = self._reason or reason
+    def request(self, reason: str, cause: Exception | None = None) -> None:
+        """Let no further call begin; the first reason given stays, with the error that it stands for, if any."""
+        if self._reason is None:
+            self._reason, self._cause = reason, cause
         self._requested.set()
         for child in self._children:
-            child.request(reason)
+            child.request(reason, cause)
 
     @property
     def reason(self) -> str | None:
@@ -83,10 +85,10 @@ class StopSignal:
         """Do nothing while calls may begin.
 
         Raises:
-            RunInterruptedError: a stop was requested.
+            RunInterruptedError: a stop was requested; from the error that it was requested for, if any.
         """
         if self._reason is not None:
-            raise RunInterruptedError(self._reason)
+            raise RunInterruptedError(self._reason) from self._cause
 
     async def guard(self, waiting: Coroutine[object, object, None]) -> None:
         """Await something that only time ends, but no longer than until a stop is requested.

@@ -256,11 +256,11 @@ class _Run:
                 context=context,
                 durability="async",
             )
-        except Exception:
+        except Exception as error:
             # Calls that wait to be tried again must not hold up the end. A node that failed has cancelled its
             # siblings; the calls they had begun are paid for, and are kept. Not so when the run itself is cancelled:
             # the second Ctrl-C stops at once.
-            context.stop.request("The run has failed.")
+            context.stop.request("The run has failed.", error)
             for session in context.open_sessions():
                 await session.ledger.drain()
             raise

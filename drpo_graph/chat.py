@@ -3,21 +3,21 @@
 import asyncio
 import random
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from pydantic import JsonValue
 
 from drpo_graph.archive import Archive
+from drpo_graph.balancer import Balancer, Replica
 from drpo_graph.emitter import Emitter
 from drpo_graph.errors import ModelCallError
 from drpo_graph.events import CallFinished, CallRetried
 from drpo_graph.failures import CallFailure, classify_failure, hides, is_context_overflow
 from drpo_graph.ledger import CallRecord, Ledger, LedgerEntry, call_key
 from drpo_graph.records import Role
-from drpo_graph.scheduler import EndpointGate
 from drpo_graph.settings import RoleSettings, Settings
-from drpo_graph.transport import Reply, Request, Transport
+from drpo_graph.transport import Reply, Request
 
 _FIRST_BACKOFF_S = 0.5
 _MAX_BACKOFF_S = 60.0
@@ -36,16 +36,16 @@ class Learned:
 
 @dataclass(frozen=True, slots=True)
 class ModelClient:
-    """A role's model: where requests go and how it is sampled. Shared by the runs of a process."""
+    """A role's model: where its requests go and how it is sampled. Shared by the runs of a process."""
 
     role: Role
     settings: RoleSettings
-    transport: Transport
-    gate: Callable[[], EndpointGate]
-    endpoint: str
-    """Where it is, for messages: never with a key."""
-    secret: str = field(default="", repr=False)
-    """The key that is sent, so that messages can be kept free of it."""
+    balancer: Balancer
+
+    @property
+    def replicas(self) -> tuple[Replica, ...]:
+        """The servers that its requests go to."""
+        return self.balancer.replicas
 
 
 class RefusedRequestError(Exception):
@@ -54,6 +54,14 @@ class RefusedRequestError(Exception):
     def __init__(self, failure: CallFailure) -> None:
         super().__init__(failure.message)
         self.failure = failure
+
+
+class _Attempt(NamedTuple):
+    """One try that failed: where, how, and the failures of the call by kind before it."""
+
+    replica: Replica
+    failure: CallFailure
+    retries: dict[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,20 +131,23 @@ class CallChannel:
 
     async def _send(self, request: Request) -> CallRecord:
         retries: dict[str, int] = {}
+        balancer = self.client.balancer
+        replica = balancer.choose(request)
         while True:
             try:
-                reply = await self._send_once(request)
+                reply = await self._send_once(request, replica)
                 break
             except Exception as error:  # Clients of different providers share no base class.
-                secret = self.client.secret
-                failure = classify_failure(error, secret=secret)
+                failure = classify_failure(error, secret=replica.secret)
                 if failure is None:
                     raise
-                final = self._refuse(failure) if failure.remedy != "retry" else self._give_up(failure, retries)
+                attempt = _Attempt(replica, failure, retries)
+                final = self._refuse(attempt) if failure.remedy != "retry" else self._give_up(attempt)
                 if final is not None:
                     # A traceback shows the cause's text as well.
-                    raise final from (None if hides(secret, error) else error)
-            await self._wait_to_retry(failure, retries)
+                    raise final from (None if hides(replica.secret, error) else error)
+            await self._wait_to_retry(attempt)
+            replica = balancer.choose(request, avoid=replica)
         return CallRecord(
             role=self.client.role,
             model=self.client.settings.model,
@@ -145,21 +156,30 @@ class CallChannel:
             retries=retries,
         )
 
-    async def _send_once(self, request: Request) -> Reply:
-        gate = self.client.gate()
+    async def _send_once(self, request: Request, replica: Replica) -> Reply:
+        gate = replica.gate()
         async with gate.slot(self.ledger.stop.guard):
             self.ledger.stop.check()
             async with asyncio.timeout(self.settings.timeout_s):
-                reply = await self.client.transport.send(request)
+                reply = await replica.transport.send(request)
         gate.note_success()
         return reply
 
-    async def _wait_to_retry(self, failure: CallFailure, retries: dict[str, int]) -> None:
+    async def _wait_to_retry(self, failed: "_Attempt") -> None:
+        replica, failure, retries = failed
         attempt = sum(retries.values())
         retries[failure.kind] = retries.get(failure.kind, 0) + 1
         jitter = random.Random(f"{id(self)}/{time.monotonic_ns()}").uniform(0.5, 1.0)
         backoff_s = min(_MAX_BACKOFF_S, _FIRST_BACKOFF_S * 2**attempt) * jitter
         wait_s = backoff_s if failure.retry_after_s is None else failure.retry_after_s
+        gate = replica.gate()
+        if failure.is_overload:
+            # One request that never ends is no reason to hold all others back: only a server's own word is.
+            gate.note_overload(pause_s=0.0 if failure.kind == "timeout" else wait_s)
+        elif failure.kind == "connection" or failure.kind.startswith("http_5"):
+            gate.note_lost()
+        if self.client.balancer.has_other(replica):
+            wait_s = 0.0
         self.emitter.emit(
             CallRetried(
                 run_id=self.emitter.run_id,
@@ -170,41 +190,43 @@ class CallChannel:
                 wait_s=round(wait_s, 3),
             )
         )
-        if failure.is_overload:
-            # One request that never ends is no reason to hold all others back: only a server's own word is.
-            self.client.gate().note_overload(pause_s=0.0 if failure.kind == "timeout" else wait_s)
         await self.ledger.stop.guard(asyncio.sleep(wait_s))
 
-    def _give_up(self, failure: CallFailure, retries: dict[str, int]) -> Exception | None:
+    def _give_up(self, failed: "_Attempt") -> Exception | None:
         """Return the error after the last try: for the run when the endpoint is gone, else for this call alone."""
-        gate, num_retries = self.client.gate(), sum(retries.values())
-        is_first_contact = failure.kind == "connection" and gate.num_successes == 0
+        replica, failure, retries = failed
+        gate, num_retries = replica.gate(), sum(retries.values())
+        is_first_contact = failure.kind == "connection" and self.client.balancer.is_untried
         limit = self.settings.max_retries
-        if num_retries < (min(limit, _FIRST_CONTACT_RETRIES) if is_first_contact else limit):
+        if is_first_contact:
+            limit = min(limit, max(_FIRST_CONTACT_RETRIES, len(self.client.replicas)))
+        if num_retries < limit:
             return None
         if not is_first_contact and gate.note_exhausted() < _MAX_EXHAUSTED:
             return RefusedRequestError(failure)
         what = "cannot be reached" if failure.kind == "connection" else f"gave no reply ({failure.kind})"
         return ModelCallError(
-            f"{self._name()} {what} after {num_retries + 1} tries: {_sentence(failure.message)} "
+            f"{self._name(replica)} {what} after {num_retries + 1} tries: {_sentence(failure.message)} "
             "Check that the server runs and the URL is right, then resume.",
             kind="unreachable" if failure.kind == "connection" else failure.kind,
             role=self.client.role,
         )
 
-    def _refuse(self, failure: CallFailure) -> Exception:
-        never_succeeded = self.client.gate().num_successes == 0
+    def _refuse(self, failed: "_Attempt") -> Exception:
+        replica, failure, _ = failed
+        never_succeeded = replica.gate().num_successes == 0
         is_settings_fault = failure.remedy == "reject" and never_succeeded and not is_context_overflow(failure)
         if failure.remedy == "stop" or is_settings_fault:
             return ModelCallError(
-                f"{self._name()} refused the call ({failure.kind}): {_sentence(failure.message)} {_advice(failure)}",
+                f"{self._name(replica)} refused the call ({failure.kind}): {_sentence(failure.message)} "
+                f"{_advice(failure)}",
                 kind=failure.kind,
                 role=self.client.role,
             )
         return RefusedRequestError(failure)
 
-    def _name(self) -> str:
-        return f"The {self.client.role} model {self.client.settings.model!r} at {self.client.endpoint}"
+    def _name(self, replica: Replica) -> str:
+        return f"The {self.client.role} model {self.client.settings.model!r} at {replica.endpoint}"
 
     def _report(self, record: CallRecord, key: str, *, duration_s: float, is_replayed: bool = False) -> None:
         self.emitter.emit(

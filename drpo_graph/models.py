@@ -6,13 +6,14 @@ Client-side retries are off: the one retry loop is in :mod:`drpo_graph.chat`.
 """
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
+from drpo_graph.balancer import Balancer, Replica
 from drpo_graph.chat import ModelClient
 from drpo_graph.errors import ModelSpecError
 from drpo_graph.records import ROLES, Role
@@ -54,7 +55,7 @@ class _Opened(NamedTuple):
 
     transport: Transport
     place: str
-    secret: str
+    secret: str = ""
 
 
 def build_clients(
@@ -94,10 +95,7 @@ class _AbsentTransport:
 
 
 def _build_absent(role: Role, settings: Settings) -> ModelClient:
-    gate = partial(gate_for, "none", max_concurrency=settings.max_concurrency, requests_per_second=None)
-    return ModelClient(
-        role=role, settings=settings.role(role), transport=_AbsentTransport(role), gate=gate, endpoint="none"
-    )
+    return ModelClient(role, settings.role(role), _build_balancer([_Opened(_AbsentTransport(role), "none")], settings))
 
 
 def build_client(role: Role, settings: Settings, model: "BaseChatModel | None" = None) -> ModelClient:
@@ -109,31 +107,26 @@ def build_client(role: Role, settings: Settings, model: "BaseChatModel | None" =
     role_settings = settings.role(role)
     if model is not None:
         name = str(getattr(model, "model_name", None) or getattr(model, "model", None) or type(model).__name__)
-        opened = _open_given(model)
+        opened = [_open_given(model)]
         role_settings = role_settings.model_copy(update={"model": role_settings.model or name})
     else:
         opened = _open(role, role_settings, settings.timeout_s)
-    gate = partial(
-        gate_for,
-        opened.place,
-        max_concurrency=settings.max_concurrency,
-        requests_per_second=settings.requests_per_second,
-    )
-    return ModelClient(
-        role=role,
-        settings=role_settings,
-        transport=opened.transport,
-        gate=gate,
-        endpoint=opened.place,
-        secret=opened.secret,
-    )
+    return ModelClient(role, role_settings, _build_balancer(opened, settings))
 
 
-def find_endpoint(role: Role, settings: RoleSettings) -> Endpoint | None:
-    """Return where an OpenAI-compatible model string points, or ``None`` for another provider's.
+def _build_balancer(opened: Sequence[_Opened], settings: Settings) -> Balancer:
+    limited = partial(
+        gate_for, max_concurrency=settings.max_concurrency, requests_per_second=settings.requests_per_second
+    )
+    replicas = tuple(Replica(one.place, one.transport, partial(limited, one.place), one.secret) for one in opened)
+    return Balancer(replicas, settings.routing)
+
+
+def find_endpoints(role: Role, settings: RoleSettings) -> tuple[Endpoint, ...]:
+    """Return where an OpenAI-compatible model string points, one per server; none for another provider's.
 
     Raises:
-        ModelSpecError: the string or the URL is malformed, or the key is missing.
+        ModelSpecError: the string or a URL is malformed, or the key is missing.
     """
     provider, separator, name = settings.model.partition(":")
     if not settings.model:
@@ -145,26 +138,39 @@ def find_endpoint(role: Role, settings: RoleSettings) -> Endpoint | None:
         raise ModelSpecError(f"The {role} model {settings.model!r}: expected provider:model, e.g. openai:gpt-4o-mini.")
     if provider == "local":
         server = serve_embedded(name)
-        return Endpoint(name, server.base_url, server.api_key)
+        return (Endpoint(name, server.base_url, server.api_key),)
     if provider == "vllm":
-        base_url = settings.base_url or os.environ.get("VLLM_BASE_URL") or DEFAULT_VLLM_URL
-        return Endpoint(name, _check_url(role, base_url), _read_key(role, settings, "VLLM_API_KEY") or _NO_KEY)
-    if provider == "openai" or settings.base_url:
-        base_url = _check_url(role, settings.base_url or os.environ.get("OPENAI_BASE_URL") or _OPENAI_URL)
+        urls = settings.base_urls or _split_urls(os.environ.get("VLLM_BASE_URL", "")) or (DEFAULT_VLLM_URL,)
+        key = _read_key(role, settings, "VLLM_API_KEY")
+    elif provider == "openai" or settings.base_urls:
+        urls = settings.base_urls or _split_urls(os.environ.get("OPENAI_BASE_URL", "")) or (_OPENAI_URL,)
         key = _read_key(role, settings, "OPENAI_API_KEY")
-        if key is None and urlsplit(base_url).hostname == "api.openai.com":
-            raise ModelSpecError(f"The {role} model {settings.model!r}: set OPENAI_API_KEY.")
-        return Endpoint(name if provider == "openai" else settings.model, base_url, key or _NO_KEY)
-    return None
+        name = name if provider == "openai" else settings.model
+    else:
+        return ()
+    checked = dict.fromkeys(_check_url(role, url) for url in urls)
+    if key is None and any(urlsplit(url).hostname == "api.openai.com" for url in checked):
+        raise ModelSpecError(f"The {role} model {settings.model!r}: set OPENAI_API_KEY.")
+    return tuple(Endpoint(name, url, key or _NO_KEY) for url in checked)
 
 
-def _open(role: Role, settings: RoleSettings, timeout_s: float) -> _Opened:
-    endpoint = find_endpoint(role, settings)
-    if endpoint is None:
+def _split_urls(text: str) -> tuple[str, ...]:
+    return tuple(text.replace(",", " ").split())
+
+
+def _open(role: Role, settings: RoleSettings, timeout_s: float) -> list[_Opened]:
+    endpoints = find_endpoints(role, settings)
+    if not endpoints:
         model = _init_other_provider(role, settings)
-        return _Opened(LangChainTransport(model), settings.model.partition(":")[0], "")
-    transport = _open_transport(endpoint, settings, timeout_s)
-    return _Opened(transport, endpoint.base_url, "" if endpoint.api_key == _NO_KEY else endpoint.api_key)
+        return [_Opened(LangChainTransport(model), settings.model.partition(":")[0])]
+    return [
+        _Opened(
+            _open_transport(endpoint, settings, timeout_s),
+            endpoint.base_url,
+            "" if endpoint.api_key == _NO_KEY else endpoint.api_key,
+        )
+        for endpoint in endpoints
+    ]
 
 
 def _open_transport(endpoint: Endpoint, settings: RoleSettings, timeout_s: float) -> Transport:
@@ -181,7 +187,7 @@ def _open_transport(endpoint: Endpoint, settings: RoleSettings, timeout_s: float
 def _open_given(model: "BaseChatModel") -> _Opened:
     """Return the transport of a chat model instance that the caller made."""
     if not any(kind.__name__ == "BaseChatOpenAI" for kind in type(model).__mro__):
-        return _Opened(LangChainTransport(model), type(model).__name__, "")
+        return _Opened(LangChainTransport(model), type(model).__name__)
     from drpo_graph.openai_clients import without_retries
 
     own = without_retries(model)

@@ -13,9 +13,14 @@ from contextlib import asynccontextmanager, suppress
 
 from asyncio_throttle.throttler import Throttler
 
+from drpo_graph.prefixes import PrefixMemory
+
 Waiting = Coroutine[object, object, None]
 Guard = Callable[[Waiting], Awaitable[None]]
 """Awaits something that only time ends; may raise instead, e.g. because the run was asked to stop."""
+
+_FIRST_LOST_S = 0.5
+_MAX_LOST_S = 30.0
 
 
 async def wait_out(waiting: Waiting) -> None:
@@ -33,6 +38,12 @@ class EndpointGate:
         self.num_successes = 0
         self.num_exhausted = 0
         """Calls in a row that failed for good."""
+        self.chosen_at = 0
+        """When it was last chosen among several, in nanoseconds of the monotonic clock."""
+        self.prefixes = PrefixMemory()
+        self.lost_until = 0.0
+        """When a lost endpoint is to be tried again, on the monotonic clock."""
+        self._num_losses = 0
         self._successes_at_limit = 0
         self._resume_at = 0.0
         self._waiters: deque[asyncio.Future[None]] = deque()
@@ -53,8 +64,32 @@ class EndpointGate:
             self.num_in_flight -= 1
             self._wake()
 
+    @property
+    def load(self) -> int:
+        """Calls in flight or waiting for a place."""
+        return self.num_in_flight + len(self._waiters)
+
+    @property
+    def is_up(self) -> bool:
+        """Whether it may be sent requests: not lost, or lost long enough ago for one request to try it."""
+        return self._num_losses == 0 or (time.monotonic() >= self.lost_until and self.load == 0)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is up, and has not asked for a pause."""
+        return self.is_up and time.monotonic() >= self._resume_at
+
+    def note_lost(self) -> None:
+        """Leave the endpoint out for a while, twice as long each time in a row; its cache is taken to be gone."""
+        if self._num_losses == 0 or time.monotonic() >= self.lost_until:
+            pause_s = min(_MAX_LOST_S, _FIRST_LOST_S * 2**self._num_losses)
+            self._num_losses += 1
+            self.lost_until = time.monotonic() + pause_s
+        self.prefixes.forget()
+
     def note_success(self) -> None:
         """Count a reply; a window of them opens the gate by one place."""
+        self._num_losses = 0
         self.num_successes += 1
         self.num_exhausted = 0
         self._successes_at_limit += 1

@@ -16,6 +16,7 @@ Compat = Literal["none", "drpo"]
 QueryPolicy = Literal["stream", "pool"]
 RewardAggregate = Literal["auto", "mean", "sum", "last"]
 BeamSampling = Literal["top", "stochastic"]
+Routing = Literal["prefix", "least_loaded", "round_robin"]
 ReplyMode = Literal["auto", "json_schema", "tool", "json", "text"]
 
 DEFAULT_INITIAL_PROMPT = "You are a helpful assistant."
@@ -62,8 +63,9 @@ class RoleSettings(Record):
 
     model: str = ""
     """``provider:model``, e.g. ``openai:gpt-4o-mini``, ``vllm:meta-llama/Llama-3.1-8B-Instruct``, ``local:smollm2``."""
-    base_url: str | None = None
-    """Base URL of an OpenAI-compatible API, ending in ``/v1``; the provider's own when absent."""
+    base_url: str | tuple[str, ...] | None = None
+    """Base URL of an OpenAI-compatible API, ending in ``/v1``, or those of several servers of one model; the provider's
+    own when absent."""
     api_key_env: str | None = None
     """Name of the environment variable that holds the key; the provider's own when absent."""
     temperature: float = Field(0.0, ge=0, le=2)
@@ -81,6 +83,12 @@ class RoleSettings(Record):
     """First rung of the reply ladder; ``auto`` starts at JSON schema and remembers what the server refuses."""
     extra_body: dict[str, JsonValue] = Field(default_factory=dict)
     """Further fields of the request, e.g. vLLM's sampling extensions."""
+
+
+    @property
+    def base_urls(self) -> tuple[str, ...]:
+        """The base URLs that are set, one per server."""
+        return (self.base_url,) if isinstance(self.base_url, str) else self.base_url or ()
 
 
 _OPTIMIZER_SAMPLING = {"temperature": 0.7, "top_p": 0.95}
@@ -155,6 +163,9 @@ class Settings(Record):
     max_concurrency: int = Field(32, ge=1)
     """Calls in flight per endpoint."""
     requests_per_second: float | None = Field(None, gt=0)
+    routing: Routing = "prefix"
+    """Which of several servers takes a request: the one that was sent the beginning of its prompt before, while it is
+    not overloaded; ``least_loaded``; or ``round_robin``."""
     timeout_s: float = Field(180.0, gt=0)
     """Longest wait for one reply."""
     max_retries: int = Field(6, ge=0)
@@ -219,6 +230,7 @@ class Settings(Record):
         operational = {
             "max_concurrency",
             "requests_per_second",
+            "routing",
             "timeout_s",
             "max_retries",
             "templates",

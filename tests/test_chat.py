@@ -36,7 +36,7 @@ async def ask(model: RoleModel, text: str = "How good is it?") -> Sample[int]:
 async def is_open(desk: Desk) -> bool:
     """Return whether another call could begin at once."""
     try:
-        async with asyncio.timeout(0.1), desk.models.critic.channel.client.gate().slot():
+        async with asyncio.timeout(0.1), desk.models.critic.channel.client.replicas[0].gate().slot():
             return True
     except TimeoutError:
         return False
@@ -75,7 +75,7 @@ async def test_timeout_halves_the_calls_in_flight_but_holds_no_others_back() -> 
         desk.stop_at_retry()
         with pytest.raises(RunInterruptedError):
             await ask(desk.models.critic)
-        assert desk.models.critic.channel.client.gate().limit == 16
+        assert desk.models.critic.channel.client.replicas[0].gate().limit == 16
         assert await is_open(desk)
 
 
@@ -116,7 +116,7 @@ async def test_overload_halves_the_calls_in_flight_and_pauses_all() -> None:
         desk.stop_at_retry()
         with pytest.raises(RunInterruptedError):
             await ask(desk.models.critic)
-        assert desk.models.critic.channel.client.gate().limit == 16
+        assert desk.models.critic.channel.client.replicas[0].gate().limit == 16
         assert not await is_open(desk)
 
 
@@ -344,7 +344,7 @@ async def test_given_chat_model_retries_nothing_on_its_own() -> None:
         client = desk.models.optimizer.channel.client
         samples = await desk.models.optimizer.ask([{"role": "user", "content": "?"}], parse=parse_answer, num_samples=3)
         assert len(server.finished) == 2
-        assert (client.endpoint, client.secret) == (server.base_url, KEY)
+        assert (client.replicas[0].endpoint, client.replicas[0].secret) == (server.base_url, KEY)
     assert [sample.value for sample in samples] == [1, 2, 3]
     assert [retry.kind for retry in desk.retries] == ["http_500"]
     assert given.max_retries == 5
@@ -367,7 +367,7 @@ def test_clients_outlive_their_event_loop_and_leave_nothing_open(
 
     async def ask_all() -> list[str]:
         async with FakeServer(build_echo_responder(), ServerOptions(port=unused_tcp_port)):
-            replies = await asyncio.gather(*(client.transport.send(request) for client in clients.values()))
+            replies = await asyncio.gather(*(client.replicas[0].transport.send(request) for client in clients.values()))
         return [choice.text for reply in replies for choice in reply.choices]
 
     gc.collect()

@@ -9,7 +9,7 @@ from langchain_openai import ChatOpenAI
 from pydantic import SecretStr
 
 from drpo_graph.errors import ModelSpecError
-from drpo_graph.models import DEFAULT_VLLM_URL, build_client, build_clients, find_endpoint
+from drpo_graph.models import DEFAULT_VLLM_URL, build_client, build_clients, find_endpoints
 from drpo_graph.settings import RoleSettings, Settings, build_settings
 from drpo_graph.transport import CompletionsTransport, LangChainTransport, OpenAIChatTransport
 
@@ -24,8 +24,24 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def find(model: str, **fields: Any) -> tuple[str, str, str] | None:
-    endpoint = find_endpoint("critic", RoleSettings(model=model, **fields))
-    return (endpoint.name, endpoint.base_url, endpoint.api_key) if endpoint else None
+    found = [
+        (one.name, one.base_url, one.api_key) for one in find_endpoints("critic", RoleSettings(model=model, **fields))
+    ]
+    assert len(found) < 2
+    return found[0] if found else None
+
+
+@pytest.mark.parametrize("model", ["vllm:m", "openai:m"])
+def test_several_servers_of_one_model(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    urls = ("http://a:1/v1", "http://b:2/v1/", "http://a:1/v1")
+    listed = find_endpoints("base", RoleSettings(model=model, base_url=urls))
+    assert [one.base_url for one in listed] == ["http://a:1/v1", "http://b:2/v1"]
+    monkeypatch.setenv("VLLM_BASE_URL", "http://c/v1, http://d/v1")
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://c/v1 http://d/v1")
+    named = find_endpoints("base", RoleSettings(model=model))
+    assert [one.base_url for one in named] == ["http://c/v1", "http://d/v1"]
+    with pytest.raises(ModelSpecError, match="expected http"):
+        find_endpoints("base", RoleSettings(model=model, base_url=("http://a/v1", "nonsense")))
 
 
 @pytest.mark.parametrize(
@@ -108,20 +124,20 @@ def test_every_role_has_its_own_client(monkeypatch: pytest.MonkeyPatch) -> None:
         }
     )
     clients = build_clients(settings, {"optimizer": FakeListChatModel(responses=["x"])})
-    kinds = {role: type(client.transport) for role, client in clients.items()}
+    kinds = {role: type(client.replicas[0].transport) for role, client in clients.items()}
     assert kinds == {
         "base": CompletionsTransport,
         "metrics": OpenAIChatTransport,
         "critic": OpenAIChatTransport,
         "optimizer": LangChainTransport,
     }
-    assert {role: client.endpoint for role, client in clients.items()} == {
+    assert {role: client.replicas[0].endpoint for role, client in clients.items()} == {
         "base": DEFAULT_VLLM_URL,
         "metrics": "http://b/v1",
         "critic": "http://b/v1",
         "optimizer": "FakeListChatModel",
     }
-    assert {role: client.secret for role, client in clients.items()} == {
+    assert {role: client.replicas[0].secret for role, client in clients.items()} == {
         "base": "",
         "metrics": KEY,
         "critic": "",
@@ -134,7 +150,7 @@ def test_every_role_has_its_own_client(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_given_model_s_address_is_shown_without_its_secrets() -> None:
     given = ChatOpenAI(model="mine", base_url=f"http://me:{KEY}@host/v1", api_key=SecretStr("secret-key"))
     client = build_client("critic", Settings(), given)
-    assert client.endpoint == "http://host/v1"
+    assert client.replicas[0].endpoint == "http://host/v1"
     assert client.settings.model == "mine"
     assert KEY not in repr(client)
 
@@ -144,7 +160,7 @@ async def test_clients_of_an_endpoint_share_its_gate(monkeypatch: pytest.MonkeyP
         {role: {"model": "vllm:m"} for role in ("base", "metrics", "critic")}
         | {"optimizer": {"model": "vllm:m", "base_url": "http://other/v1"}, "max_concurrency": 3}
     )
-    gates = {role: client.gate() for role, client in build_clients(settings).items()}
+    gates = {role: client.replicas[0].gate() for role, client in build_clients(settings).items()}
     assert gates["base"] is gates["critic"] is gates["metrics"]
     assert gates["optimizer"] is not gates["base"]
     assert gates["base"].max_concurrency == 3

@@ -75,7 +75,7 @@ async def test_embedded_model_gives_several_samples_in_the_form_asked_for() -> N
         mode="json_schema",
         schema=schema,
     )
-    reply = await desk.models.critic.channel.client.transport.send(request)
+    reply = await desk.models.critic.channel.client.replicas[0].transport.send(request)
     scores = [extract_json(choice.text)["score"] for choice in reply.choices]
     assert len(scores) == 2
     assert set(scores) <= {1, 2, 3, 4, 5}
@@ -86,7 +86,7 @@ async def test_embedded_model_gives_several_samples_in_the_form_asked_for() -> N
 async def test_tokens_that_the_embedded_model_had_in_its_cache_are_counted() -> None:
     desk = await open_desk("", role={**ROLE, "base_url": None})
     text = "The quick brown fox jumps over the lazy dog. " * 8
-    transport = desk.models.critic.channel.client.transport
+    transport = desk.models.critic.channel.client.replicas[0].transport
     for number in range(2):
         asked = Request([{"role": "user", "content": f"{text} What is {number}?"}], max_tokens=4)
         usage = (await transport.send(asked)).usage

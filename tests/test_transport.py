@@ -19,7 +19,7 @@ SCHEMA = ReplySchema("score", {"type": "object"})
 
 
 async def send(desk: Desk, request: Request) -> Reply:
-    return await desk.models.base.channel.client.transport.send(request)
+    return await desk.models.base.channel.client.replicas[0].transport.send(request)
 
 
 async def sent_by(request: Request, **role: Any) -> dict[str, Any]:

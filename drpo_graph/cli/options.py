@@ -76,9 +76,12 @@ OptimizerModelOption = Annotated[
     typer.Option("--optimizer-model", metavar="MODEL", help="Writes prompts.", rich_help_panel=_MODELS),
 ]
 BaseUrlOption = Annotated[
-    str | None,
+    list[str] | None,
     typer.Option(
-        "--base-url", metavar="URL", help="OpenAI-compatible API of all roles, ending in /v1.", rich_help_panel=_MODELS
+        "--base-url",
+        metavar="URL",
+        help="OpenAI-compatible API of all roles, ending in /v1; once per server of the model.",
+        rich_help_panel=_MODELS,
     ),
 ]
 ApiKeyEnvOption = Annotated[

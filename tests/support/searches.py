@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from langgraph.store.base import BaseStore
@@ -9,6 +10,7 @@ from langgraph.store.memory import InMemoryStore
 from langgraph.types import Checkpointer
 
 from drpo_graph.archive import Archive
+from drpo_graph.balancer import Balancer, Replica
 from drpo_graph.chat import ModelClient
 from drpo_graph.components import build_components
 from drpo_graph.context import RunContext
@@ -42,16 +44,9 @@ def oracle_context(
     # Any resolvable model will do: its client is replaced.
     placeholder = settings.model_copy(update={role: RoleSettings(model="vllm:unused") for role in ROLES})
     context = build_context(placeholder, store=store, sinks=sinks)
-    clients = {
-        role: ModelClient(
-            role=role,
-            settings=settings.role(role),
-            transport=transport,
-            gate=lambda: gate_for("oracle", max_concurrency=64, requests_per_second=None),
-            endpoint="oracle",
-        )
-        for role in ROLES
-    }
+    gate = partial(gate_for, "oracle", max_concurrency=64, requests_per_second=None)
+    balancer = Balancer((Replica("oracle", transport, gate),))
+    clients = {role: ModelClient(role, settings.role(role), balancer) for role in ROLES}
     components = build_components(settings, context.prompts, **parts)
     return replace(context, settings=settings, clients=clients, components=components)
 

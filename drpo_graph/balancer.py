@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from drpo_graph.capabilities import Address
 from drpo_graph.prefixes import prefix_blocks
 from drpo_graph.scheduler import EndpointGate
 from drpo_graph.settings import Routing
@@ -30,6 +31,10 @@ class Replica:
     """The running event loop's admission to it; replicas of several roles at one endpoint share it."""
     secret: str = field(default="", repr=False)
     """The key that is sent, so that messages can be kept free of it."""
+    address: Address | None = None
+    """Of an OpenAI-compatible server, for questions beside the calls."""
+    identity: str = ""
+    """What is served there, by a name that outlives the process: the URL, or the file of an embedded model."""
 
 
 @dataclass(frozen=True, slots=True)

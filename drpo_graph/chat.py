@@ -4,19 +4,22 @@ import asyncio
 import random
 import time
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from pydantic import JsonValue
 
 from drpo_graph.archive import Archive
 from drpo_graph.balancer import Balancer, Replica
+from drpo_graph.context_window import ContextWindow
 from drpo_graph.emitter import Emitter
 from drpo_graph.errors import ModelCallError
 from drpo_graph.events import CallFinished, CallRetried
 from drpo_graph.failures import CallFailure, classify_failure, hides, is_context_overflow
 from drpo_graph.ledger import CallRecord, Ledger, LedgerEntry, call_key
+from drpo_graph.prompts.library import PromptFormat
 from drpo_graph.records import Role
 from drpo_graph.settings import RoleSettings, Settings
+from drpo_graph.soft_scores import MAX_TOP_LOGPROBS
 from drpo_graph.transport import Reply, Request
 
 _FIRST_BACKOFF_S = 0.5
@@ -32,6 +35,8 @@ class Learned:
     rung: int = 0
     merges_system: bool = False
     ignores_n: bool = False
+    top_logprobs: int = MAX_TOP_LOGPROBS
+    """How many alternatives per token it tells the probabilities of; 0 for none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +46,11 @@ class ModelClient:
     role: Role
     settings: RoleSettings
     balancer: Balancer
+    endpoint: Literal["chat", "completions"] = "chat"
+    prompt_format: PromptFormat = "chat"
+    """How the base model is asked for a response."""
+    window: ContextWindow | None = None
+    """The model's context, where it is known."""
 
     @property
     def replicas(self) -> tuple[Replica, ...]:
@@ -126,10 +136,12 @@ class CallChannel:
                 "rung": self.learned.rung,
                 "merges_system": self.learned.merges_system,
                 "ignores_n": self.learned.ignores_n,
+                "top_logprobs": self.learned.top_logprobs,
             },
         )
 
     async def _send(self, request: Request) -> CallRecord:
+        request = await self._fit(request)
         retries: dict[str, int] = {}
         balancer = self.client.balancer
         replica = balancer.choose(request)
@@ -155,6 +167,17 @@ class CallChannel:
             usage=reply.usage,
             retries=retries,
         )
+
+    async def _fit(self, request: Request) -> Request:
+        """Return the request, shortened to the model's context where only its reply is too long.
+
+        Raises:
+            RefusedRequestError: its prompt alone is longer.
+        """
+        fitting = await self.client.window.fit(request) if self.client.window is not None else request
+        if isinstance(fitting, CallFailure):
+            raise RefusedRequestError(fitting)
+        return fitting
 
     async def _send_once(self, request: Request, replica: Replica) -> Reply:
         gate = replica.gate()

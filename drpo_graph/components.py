@@ -13,6 +13,7 @@ from pydantic import JsonValue
 from drpo_graph.beam import prune_beam
 from drpo_graph.errors import ReplyError, SettingsError
 from drpo_graph.ladder import Models, Sample
+from drpo_graph.ledger import Choice
 from drpo_graph.parsing import (
     parse_critique,
     parse_critique_published,
@@ -23,6 +24,7 @@ from drpo_graph.prompts.library import PromptLibrary
 from drpo_graph.protocols import BeamPolicy, Critic, MetricSelector, RewardFunction, Rewriter, RewriteRequest
 from drpo_graph.records import MAX_SCORE, MIN_SCORE, Critique, Metric, MetricScore, MetricSelection, Query, Rollout
 from drpo_graph.settings import Settings
+from drpo_graph.soft_scores import soften_critique
 from drpo_graph.transport import ReplySchema
 
 T = TypeVar("T")
@@ -89,6 +91,7 @@ class LLMCritic:
         samples = await models.critic.ask(
             self.prompts.render_critique(query=query, response=response, selection=selection),
             parse=parse_critique_published if self.settings.is_compat else strict,
+            soften=_soften if self.settings.soft_scores else None,
             schema=_critique_schema(selection.metrics, self.settings.max_rationale_chars),
         )
         return _value_of(samples[0], f"critique on query {query.id!r}")
@@ -216,6 +219,10 @@ def _value_of(sample: Sample[T], what: str) -> T:
         reason = sample.failure
         raise ReplyError(f"{what}: {reason.detail if reason else 'no reply'}", kind=reason.kind if reason else "empty")
     return sample.value
+
+
+def _soften(critique: Critique, choice: Choice) -> Critique:
+    return soften_critique(critique, choice.text, choice.score_tokens)
 
 
 def _object_schema(properties: dict[str, JsonValue]) -> dict[str, JsonValue]:

@@ -12,7 +12,9 @@ from langgraph.store.base import BaseStore
 from pydantic import JsonValue
 
 from drpo_graph.archive import Archive
-from drpo_graph.chat import CallChannel, Learned, ModelClient
+from drpo_graph.capabilities import Capabilities, CapabilityCache
+from drpo_graph.chat import CallChannel, ModelClient
+from drpo_graph.client_setup import find_capabilities, fit_client, make_learned
 from drpo_graph.components import Components
 from drpo_graph.emitter import Emitter, EventSink
 from drpo_graph.errors import FingerprintMismatchError
@@ -135,16 +137,18 @@ class RunContext:
         emitter = Emitter(run_id, self.sinks, is_streamed=self.is_streamed)
         await ledger.load()
         learned = await archive.get_all("learned")
+        known: dict[Role, Capabilities | None] = {}
+        await ledger.stop.guard(self._ask_endpoints(archive, known))
         models = Models(
             **{
                 role: RoleModel(
                     CallChannel(
-                        client=client,
+                        client=fit_client(client, known.get(role)),
                         settings=self.settings,
                         ledger=ledger,
                         archive=archive,
                         emitter=emitter,
-                        learned=_read_learned(learned.get(f"{role}/{client.settings.model}")),
+                        learned=make_learned(learned.get(f"{role}/{client.settings.model}"), known.get(role)),
                     ),
                     self.prompts,
                 )
@@ -155,6 +159,16 @@ class RunContext:
             run_id=run_id, archive=archive, ledger=ledger, models=models, emitter=emitter, started_at=time.time()
         )
 
+    async def _ask_endpoints(self, archive: Archive, known: dict[Role, Capabilities | None]) -> None:
+        """Fill in what each role's servers can do."""
+        if not self.settings.probe:
+            return
+        cache = CapabilityCache()
+        clients = self.clients.values()
+        found = await asyncio.gather(*(find_capabilities(one, archive=archive, cache=cache) for one in clients))
+        known.update(zip(self.clients, found, strict=True))
+
+
 
 async def session_of(runtime: Runtime[RunContext], run_id: str) -> RunSession:
     """Return the session of the run that a node works for."""
@@ -164,14 +178,3 @@ async def session_of(runtime: Runtime[RunContext], run_id: str) -> RunSession:
 def digest_json(value: JsonValue) -> str:
     """Return the SHA-256 of a JSON value in canonical form."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def _read_learned(stored: Mapping[str, JsonValue] | None) -> Learned:
-    if stored is None:
-        return Learned()
-    rung = stored["rung"]
-    return Learned(
-        rung=rung if isinstance(rung, int) else 0,
-        merges_system=bool(stored["merges_system"]),
-        ignores_n=bool(stored["ignores_n"]),
-    )

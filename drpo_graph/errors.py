@@ -6,7 +6,9 @@ Each one says what was expected, what came and what to do, and carries the facts
 
 from typing import ClassVar, Literal
 
-FailureKind = Literal["unparsable", "truncated", "refused", "empty", "rejected", "unavailable", "reward_error"]
+FailureKind = Literal[
+    "unparsable", "truncated", "refused", "empty", "overflow", "rejected", "unavailable", "reward_error"
+]
 """Why a sample has no usable reply: a closed set, counted by kind in the result."""
 
 
@@ -75,6 +77,22 @@ class ReplyError(DRPOError):
     def __init__(self, message: str, *, kind: FailureKind = "unparsable") -> None:
         super().__init__(message)
         self.kind: FailureKind = kind
+
+
+class ServeError(DRPOError):
+    """A model server cannot be started, or has ended by itself; the message ends with the last lines of its log.
+
+    Attributes:
+        log_lines: Those lines.
+    """
+
+    def __init__(self, message: str, log_lines: tuple[str, ...] = ()) -> None:
+        super().__init__("\n".join((message, *(f"  {line}" for line in log_lines))))
+        self.log_lines = log_lines
+
+
+class UnusableModelError(DRPOError):
+    """A model answers, but its replies are of no use in a role."""
 
 
 class CheckpointError(DRPOError):

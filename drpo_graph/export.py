@@ -114,7 +114,7 @@ def describe_level(candidate: Candidate) -> dict[str, JsonValue]:
     evaluation: dict[str, JsonValue] = {
         metric: {
             "rationale": "\n".join(remark for _, remark in given),
-            "score": f"{mean([score for score, _ in given]):g}",
+            "score": f"{mean([score for score, _ in given]):.3g}",
         }
         for metric, given in entries.items()
     }

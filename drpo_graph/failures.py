@@ -10,9 +10,12 @@ from typing import Literal, NamedTuple
 
 from drpo_graph.parsing import shorten
 
-Remedy = Literal["retry", "climb", "merge_system", "reject", "refuse", "stop"]
-"""Ask again; take the next rung of the reply ladder; put the system prompt into the user message; give up this one
-request; treat it as refused by a content filter; stop the run."""
+Remedy = Literal["retry", "climb", "merge_system", "lower_logprobs", "reject", "refuse", "stop"]
+"""Ask again; take the next rung of the reply ladder; put the system prompt into the user message; ask for fewer token
+probabilities, or none; give up this one request; treat it as refused by a content filter; stop the run."""
+
+OVERFLOW = "context_overflow"
+"""The kind of failure of a request that was seen to be longer than the model's context, and was not sent."""
 
 _RETRYABLE = frozenset({408, 409, 425, 429})
 _OVERLOAD = frozenset({429, 503, 529})
@@ -22,6 +25,7 @@ _MIN_SECRET_CHARS = 4
 
 _FORMAT_WORDS = re.compile(r"response_format|json_schema|json_object|structured|grammar|guided|tool|function", re.I)
 _SYSTEM_WORDS = re.compile(r"system (role|message|prompt)|roles? must|only user and assistant", re.I)
+_LOGPROB_WORDS = re.compile(r"logprob|log_prob|log prob", re.I)
 _FILTER_WORDS = re.compile(r"content[_ ](filter|policy|management)|moderation|flagged", re.I)
 _CONTEXT_WORDS = re.compile(
     r"context.?(length|window|size)|too long|maximum.{0,40}(length|tokens)"
@@ -70,7 +74,8 @@ def classify_failure(error: Exception, *, secret: str = "") -> CallFailure | Non
 
 def is_context_overflow(failure: CallFailure) -> bool:
     """Return whether the request was rejected for its length: the fault of this request, not of the settings."""
-    return failure.remedy == "reject" and bool(_CONTEXT_WORDS.search(failure.message))
+    is_told = failure.kind == OVERFLOW or bool(_CONTEXT_WORDS.search(failure.message))
+    return failure.remedy == "reject" and is_told
 
 
 def hides(secret: str, error: Exception) -> bool:
@@ -107,6 +112,8 @@ def _classify_status(status: int, message: str, error: Exception) -> CallFailure
         return CallFailure(kind, remedy, message, _read_retry_after(_headers_of(error)), status in _OVERLOAD)
     if status == 403 and _FILTER_WORDS.search(message):
         return CallFailure(kind, "refuse", message)
+    if status == 403 and _LOGPROB_WORDS.search(message):
+        return CallFailure(kind, "lower_logprobs", message)
     if status in (400, 413, 415, 422):
         return CallFailure(kind, _remedy_for_bad_request(message, error), message)
     return CallFailure(kind, "stop", message)
@@ -117,11 +124,15 @@ def _remedy_for_bad_request(message: str, error: Exception) -> Remedy:
     # The server names what it objects to; only then do its words count, which may quote the request.
     if param.startswith(("response_format", "tool", "function")):
         return "climb"
+    if param.startswith(("logprobs", "top_logprobs")):
+        return "lower_logprobs"
     text = f"{_code_of(error)} {message}"
     if _FILTER_WORDS.search(text):
         return "refuse"
     if _CONTEXT_WORDS.search(text):
         return "reject"
+    if _LOGPROB_WORDS.search(text):
+        return "lower_logprobs"
     if _SYSTEM_WORDS.search(text):
         return "merge_system"
     return "climb" if _FORMAT_WORDS.search(text) else "reject"

@@ -6,22 +6,27 @@ again, then repaired once; after that the sample has a reason instead of a value
 
 import asyncio
 import random
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, NamedTuple, TypeVar
 
 from drpo_graph.chat import CallChannel, RefusedRequestError
 from drpo_graph.errors import FailureKind, ReplyError
-from drpo_graph.failures import CallFailure
+from drpo_graph.events import Warned
+from drpo_graph.failures import CallFailure, is_context_overflow
 from drpo_graph.ledger import Choice
 from drpo_graph.parsing import shorten
-from drpo_graph.prompts.library import Message, PromptLibrary
+from drpo_graph.prompts.flat import REPLY_STOPS, merge_stops
+from drpo_graph.prompts.library import Message, PromptLibrary, ResponseFormat
 from drpo_graph.records import Failure
+from drpo_graph.soft_scores import FEW_TOP_LOGPROBS, MAX_TOP_LOGPROBS
 from drpo_graph.transport import ReplySchema, Request
 
 T = TypeVar("T")
 
 LADDER = ("json_schema", "tool", "json", "text")
+_DIGIT = re.compile("[1-5]")
 
 
 class Sample(NamedTuple, Generic[T]):
@@ -45,6 +50,7 @@ class RoleModel:
         messages: Sequence[Message],
         *,
         parse: Callable[[str], T],
+        soften: Callable[[T, Choice], T] | None = None,
         schema: ReplySchema | None = None,
         num_samples: int = 1,
         seed: int | None = None,
@@ -57,6 +63,8 @@ class RoleModel:
         Args:
             messages: The request.
             parse: Turns a reply's text into a value; raises ``ReplyError`` when it cannot.
+            soften: Refines a value by the probabilities of the reply's digits, which are asked for then. A choice
+                without them, because the server tells none, leaves the value as it is.
             schema: The JSON object the reply should be, for servers that can enforce it.
             num_samples: Samples wanted; one request where the server honours ``n``.
             seed: Sampling seed sent to the server; further requests derive theirs from it.
@@ -65,19 +73,62 @@ class RoleModel:
             ModelCallError: the endpoint cannot be used at all (wrong key, unknown model, unreachable).
             RunInterruptedError: the run was asked to stop.
         """
-        exchange = _Exchange(self, messages, schema, lambda choice: parse(_usable_text(choice)), seed)
-        return await exchange.run(num_samples)
+
+        def read(choice: Choice) -> T:
+            value = parse(_usable_text(choice))
+            return value if soften is None else soften(value, choice)
+
+        request = replace(
+            self._request(messages, schema=schema, stops=REPLY_STOPS if schema is not None and self._is_flat else ()),
+            seed=seed,
+            top_logprobs=0 if soften is None else MAX_TOP_LOGPROBS,
+        )
+        return await _Exchange(self, request, read).run(num_samples)
 
     async def respond(self, messages: Sequence[Message], *, accepts_empty: bool = False) -> Sample[str]:
         """Return the base model's free-text response: a refusal or a truncated text is a response too.
+
+        Args:
+            messages: What :attr:`response_format` renders.
+            accepts_empty: Whether an empty response is one.
 
         Raises:
             ModelCallError: the endpoint cannot be used at all.
             RunInterruptedError: the run was asked to stop.
         """
-        exchange = _Exchange(self, messages, None, lambda choice: response_text(choice, accepts_empty), None)
+        form = self.response_format
+        exchange = _Exchange(
+            self,
+            self._request(messages, stops=form.stops),
+            lambda choice: response_text(choice, form, accepts_empty=accepts_empty),
+        )
         (sample,) = await exchange.run(1, may_repair=False)
         return sample
+
+    @property
+    def response_format(self) -> ResponseFormat:
+        """How this model is asked for a free-text response, and how that is read."""
+        return self.prompts.response_format(self.channel.client.prompt_format)
+
+    @property
+    def _is_flat(self) -> bool:
+        return self.channel.client.endpoint == "completions"
+
+    def _request(
+        self, messages: Sequence[Message], *, schema: ReplySchema | None = None, stops: Sequence[str]
+    ) -> Request:
+        role = self.channel.client.settings
+        return Request(
+            messages=list(messages),
+            temperature=role.temperature,
+            top_p=role.top_p,
+            max_tokens=role.max_tokens,
+            stop=merge_stops(role.stop, stops),
+            mode=role.reply_mode if schema is not None else "text",
+            schema=schema,
+            extra_body=role.extra_body,
+            endpoint=self.channel.client.endpoint,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,16 +154,23 @@ def _usable_text(choice: Choice) -> str:
     return choice.text
 
 
-def response_text(choice: Choice, accepts_empty: bool = False) -> str:
-    """Return a base model's response: its text, or its refusal, without the white space around it.
+def response_text(choice: Choice, form: ResponseFormat, *, accepts_empty: bool = False) -> str:
+    """Return a base model's response: its text as its format reads it, or its refusal.
+
+    The ledger keeps the text as it came, so that a resumed run reads the same response in it.
 
     Raises:
         ReplyError: it is empty and may not be.
     """
-    text = (choice.refusal or choice.text).strip()
+    text = (choice.refusal or form.clean(choice.text, is_cut=choice.finish_reason == "length")).strip()
     if not text and not accepts_empty:
         raise ReplyError("the response is empty", kind="empty")
     return text
+
+
+def _is_untold(choice: Choice) -> bool:
+    """Return whether a reply has digits, and came without the probabilities of any."""
+    return not choice.score_tokens and _DIGIT.search(choice.text) is not None
 
 
 def derive_seed(seed: int | None, *parts: object) -> int | None:
@@ -125,30 +183,12 @@ def derive_seed(seed: int | None, *parts: object) -> int | None:
 class _Exchange(Generic[T]):
     """One question and everything done to get usable samples of its answer."""
 
-    def __init__(
-        self,
-        model: RoleModel,
-        messages: Sequence[Message],
-        schema: ReplySchema | None,
-        read: Callable[[Choice], T],
-        seed: int | None,
-    ) -> None:
+    def __init__(self, model: RoleModel, request: Request, read: Callable[[Choice], T]) -> None:
         self._model = model
         self._channel = model.channel
+        self._request = request
         self._read = read
-        self._seed = seed
-        role = model.channel.client.settings
-        self._request = Request(
-            messages=list(messages),
-            temperature=role.temperature,
-            top_p=role.top_p,
-            max_tokens=role.max_tokens,
-            seed=seed,
-            stop=role.stop,
-            mode=role.reply_mode if schema is not None else "text",
-            schema=schema,
-            extra_body=role.extra_body,
-        )
+        self._seed = request.seed
         self._samples: list[Sample[T]] = []
         self._last_choices: dict[int, Choice] = {}
         self._refused_slots: set[int] = set()
@@ -213,6 +253,8 @@ class _Exchange(Generic[T]):
         if not choices:
             for slot in slots:
                 self._settle(slot, Choice(text=""), key)
+        if request.top_logprobs and choices and all(_is_untold(choice) for choice in choices):
+            await self._learn_top_logprobs(0)
         return len(choices)
 
     async def _repair(self, slot: int) -> None:
@@ -239,7 +281,12 @@ class _Exchange(Generic[T]):
         channel = self._channel
         while True:
             rung = self._rung()
-            sent = replace(request, mode=LADDER[rung], messages=self._adapt(request.messages))
+            sent = replace(
+                request,
+                mode=LADDER[rung],
+                messages=self._adapt(request.messages),
+                top_logprobs=min(request.top_logprobs, channel.learned.top_logprobs),
+            )
             try:
                 return (await channel.call(key, sent)).record.choices
             except RefusedRequestError as error:
@@ -249,6 +296,9 @@ class _Exchange(Generic[T]):
                         await channel.learn(rung=rung + 1)
                 elif remedy == "merge_system" and self._has_system_to_merge(sent.messages):
                     await channel.learn(merges_system=True)
+                elif remedy == "lower_logprobs" and sent.top_logprobs:
+                    is_many = sent.top_logprobs > FEW_TOP_LOGPROBS
+                    await self._learn_top_logprobs(FEW_TOP_LOGPROBS if is_many else 0)
                 else:
                     self._fail(slots, error.failure)
                     return None
@@ -257,7 +307,20 @@ class _Exchange(Generic[T]):
         mode = self._channel.client.settings.reply_mode
         if self._request.schema is None or self._channel.settings.is_compat:
             return len(LADDER) - 1
-        return max(0 if mode == "auto" else LADDER.index(mode), self._channel.learned.rung)
+        rung = max(0 if mode == "auto" else LADDER.index(mode), self._channel.learned.rung)
+        # Tools are a matter of chat.
+        return rung + (self._request.endpoint == "completions" and LADDER[rung] == "tool")
+
+    async def _learn_top_logprobs(self, given: int) -> None:
+        """Remember that the model's server tells no more token probabilities than these; tell once that it has none."""
+        channel = self._channel
+        if given >= channel.learned.top_logprobs:
+            return
+        await channel.learn(top_logprobs=given)
+        if given == 0:
+            name = f"{channel.client.role} model {channel.client.settings.model!r}"
+            message = f"the {name} tells no token probabilities: its scores stay whole numbers"
+            channel.emitter.emit(Warned(run_id=channel.emitter.run_id, message=message))
 
     def _adapt(self, messages: Sequence[Message]) -> list[Message]:
         """Return the messages with the system prompt merged into the user's where the model has no system role."""
@@ -285,6 +348,8 @@ class _Exchange(Generic[T]):
         kind: FailureKind = "unavailable" if failure.remedy == "retry" else "rejected"
         if failure.remedy == "refuse":
             kind = "refused"
+        elif is_context_overflow(failure):
+            kind = "overflow"
         for slot in slots:
             self._refused_slots.add(slot)
             # What was wrong with an earlier reply says more than that no better one could be had.

@@ -17,6 +17,7 @@ from pydantic import Field, JsonValue
 from drpo_graph.archive import Archive
 from drpo_graph.errors import RunInterruptedError
 from drpo_graph.records import Record, Role, Usage
+from drpo_graph.soft_scores import ScoreToken
 
 
 class Choice(Record):
@@ -25,6 +26,8 @@ class Choice(Record):
     text: str
     finish_reason: str = "stop"
     refusal: str | None = None
+    score_tokens: tuple[ScoreToken, ...] = ()
+    """Where token probabilities were asked for: those of the tokens that may be scores."""
 
 
 class CallRecord(Record):
@@ -184,7 +187,7 @@ class Ledger:
         on_commit: Callable[[CallRecord], None] | None,
     ) -> CallRecord:
         record = await call()
-        await self._archive.put("calls", key, record.model_dump(mode="json"))
+        await self._archive.put("calls", key, record.model_dump(mode="json", exclude_defaults=True))
         self._stored_keys.add(key)
         self._tally(record)
         if on_commit is not None:

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr
 
 from drpo_graph.balancer import Balancer, Replica
+from drpo_graph.capabilities import NO_KEY, Address
 from drpo_graph.chat import ModelClient
 from drpo_graph.errors import ModelSpecError
 from drpo_graph.records import ROLES, Role
@@ -21,9 +22,9 @@ from drpo_graph.scheduler import gate_for
 from drpo_graph.server import serve_embedded
 from drpo_graph.settings import RoleSettings, Settings
 from drpo_graph.transport import (
-    CompletionsTransport,
     LangChainTransport,
     OpenAIChatTransport,
+    OpenAITransport,
     PerLoop,
     Reply,
     Request,
@@ -35,19 +36,14 @@ if TYPE_CHECKING:
 
 DEFAULT_VLLM_URL = "http://127.0.0.1:8000/v1"
 _OPENAI_URL = "https://api.openai.com/v1"
-_NO_KEY = "EMPTY"
-"""What servers without a key are sent, as vLLM's own documentation does."""
 
 
-class Endpoint:
-    """Where an OpenAI-compatible model is served, and under which name and key."""
+class Endpoint(NamedTuple):
+    """Where an OpenAI-compatible model is served."""
 
-    __slots__ = ("api_key", "base_url", "name")
-
-    def __init__(self, name: str, base_url: str, api_key: str) -> None:
-        self.name = name
-        self.base_url = base_url
-        self.api_key = api_key
+    address: Address
+    identity: str
+    """What is served there, by a name that outlives the process."""
 
 
 class _Opened(NamedTuple):
@@ -56,6 +52,7 @@ class _Opened(NamedTuple):
     transport: Transport
     place: str
     secret: str = ""
+    endpoint: Endpoint | None = None
 
 
 def build_clients(
@@ -118,7 +115,17 @@ def _build_balancer(opened: Sequence[_Opened], settings: Settings) -> Balancer:
     limited = partial(
         gate_for, max_concurrency=settings.max_concurrency, requests_per_second=settings.requests_per_second
     )
-    replicas = tuple(Replica(one.place, one.transport, partial(limited, one.place), one.secret) for one in opened)
+    replicas = tuple(
+        Replica(
+            endpoint=one.place,
+            transport=one.transport,
+            gate=partial(limited, one.place),
+            secret=one.secret,
+            address=one.endpoint.address if one.endpoint else None,
+            identity=one.endpoint.identity if one.endpoint else "",
+        )
+        for one in opened
+    )
     return Balancer(replicas, settings.routing)
 
 
@@ -138,7 +145,7 @@ def find_endpoints(role: Role, settings: RoleSettings) -> tuple[Endpoint, ...]:
         raise ModelSpecError(f"The {role} model {settings.model!r}: expected provider:model, e.g. openai:gpt-4o-mini.")
     if provider == "local":
         server = serve_embedded(name)
-        return (Endpoint(name, server.base_url, server.api_key),)
+        return (Endpoint(Address(server.base_url, name, server.api_key), server.identity),)
     if provider == "vllm":
         urls = settings.base_urls or _split_urls(os.environ.get("VLLM_BASE_URL", "")) or (DEFAULT_VLLM_URL,)
         key = _read_key(role, settings, "VLLM_API_KEY")
@@ -151,7 +158,7 @@ def find_endpoints(role: Role, settings: RoleSettings) -> tuple[Endpoint, ...]:
     checked = dict.fromkeys(_check_url(role, url) for url in urls)
     if key is None and any(urlsplit(url).hostname == "api.openai.com" for url in checked):
         raise ModelSpecError(f"The {role} model {settings.model!r}: set OPENAI_API_KEY.")
-    return tuple(Endpoint(name, url, key or _NO_KEY) for url in checked)
+    return tuple(Endpoint(Address(url, name, key or NO_KEY), url) for url in checked)
 
 
 def _split_urls(text: str) -> tuple[str, ...]:
@@ -164,24 +171,18 @@ def _open(role: Role, settings: RoleSettings, timeout_s: float) -> list[_Opened]
         model = _init_other_provider(role, settings)
         return [_Opened(LangChainTransport(model), settings.model.partition(":")[0])]
     return [
-        _Opened(
-            _open_transport(endpoint, settings, timeout_s),
-            endpoint.base_url,
-            "" if endpoint.api_key == _NO_KEY else endpoint.api_key,
-        )
-        for endpoint in endpoints
+        _Opened(_open_transport(one.address, timeout_s), one.address.base_url, one.address.secret, one)
+        for one in endpoints
     ]
 
 
-def _open_transport(endpoint: Endpoint, settings: RoleSettings, timeout_s: float) -> Transport:
+def _open_transport(address: Address, timeout_s: float) -> Transport:
     from drpo_graph import openai_clients  # Two seconds to import: only a run that calls models pays for it.
 
-    place = {"base_url": endpoint.base_url, "api_key": endpoint.api_key}
-    if settings.endpoint == "completions":
-        open_flat = partial(openai_clients.open_completions, endpoint.name, **place, timeout_s=timeout_s)
-        return CompletionsTransport(PerLoop(open_flat).get)
-    open_chat = partial(openai_clients.open_chat, endpoint.name, **place, timeout_s=timeout_s)
-    return OpenAIChatTransport(PerLoop(open_chat).get)
+    place = {"base_url": address.base_url, "api_key": address.api_key}
+    open_chat = partial(openai_clients.open_chat, address.name, **place, timeout_s=timeout_s)
+    open_flat = partial(openai_clients.open_completions, address.name, **place, timeout_s=timeout_s)
+    return OpenAITransport(PerLoop(open_chat).get, PerLoop(open_flat).get)
 
 
 def _open_given(model: "BaseChatModel") -> _Opened:

@@ -1,22 +1,25 @@
-"""Clients of OpenAI-compatible servers: ``ChatOpenAI`` that loses nothing, on one HTTP client per event loop.
+"""Clients of OpenAI-compatible servers, which lose nothing of a reply, on one HTTP client per event loop.
 
 Imported on first use, because ``langchain_openai`` takes two seconds.
 """
 
-from collections.abc import AsyncGenerator
+import json
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import suppress
 from functools import cache
 from typing import Any, NamedTuple
 
 import openai
-from langchain_core.language_models import BaseChatModel, LanguageModelInput
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatResult
-from langchain_openai import ChatOpenAI, OpenAI
+from langchain_openai import ChatOpenAI
 from langchain_openai.chat_models.base import BaseChatOpenAI
-from pydantic import SecretStr
+from pydantic import JsonValue, SecretStr
 
 from drpo_graph.failures import MalformedReplyError
-from drpo_graph.transport import PerLoop
+from drpo_graph.transport import Complete, PerLoop
 
 _CONNECT_TIMEOUT_S = 15.0
 
@@ -27,15 +30,16 @@ class _LossLessChatOpenAI(ChatOpenAI):
     LangChain keeps the refusal of the first choice only, and one choice whose tool arguments are no object costs all.
     """
 
-    def _get_request_payload(
-        self, input_: LanguageModelInput, *, stop: list[str] | None = None, **kwargs: Any
-    ) -> dict[str, Any]:
-        payload: dict[str, Any] = super()._get_request_payload(input_, stop=stop, **kwargs)
-        # The client matches each field of each message with a union of types, a sixth of a call's CPU; what is in
-        # extra_body is sent as it stands, in place of the field of the same name.
-        payload["extra_body"] = {**(payload.get("extra_body") or {}), "messages": payload["messages"]}
-        payload["messages"] = []
-        return payload
+    async def _agenerate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        payload = self._get_request_payload(messages, stop=stop, **kwargs)
+        own = payload.pop("extra_body", None) or {}
+        return self._create_chat_result(await _post(self.root_async_client, "/chat/completions", {**payload, **own}))
 
     def _create_chat_result(
         self, response: dict[str, Any] | openai.BaseModel, generation_info: dict[str, Any] | None = None
@@ -69,17 +73,20 @@ def open_chat(name: str, *, base_url: str, api_key: str, timeout_s: float) -> Ba
     )
 
 
-def open_completions(name: str, *, base_url: str, api_key: str, timeout_s: float) -> OpenAI:
+def open_completions(name: str, *, base_url: str, api_key: str, timeout_s: float) -> Complete:
     """Return a client of ``/v1/completions`` for the running event loop; it retries nothing."""
-    return OpenAI(
-        model=name,
+    client = openai.AsyncOpenAI(
         base_url=base_url,
-        api_key=SecretStr(api_key),
+        api_key=api_key,
         max_retries=0,
         timeout=_timeout(timeout_s),
-        http_client=_blocking_http_client(),
-        http_async_client=_http_clients.get().client,
+        http_client=_http_clients.get().client,
     )
+
+    async def complete(body: Mapping[str, JsonValue]) -> Mapping[str, object]:
+        return await _post(client, "/completions", {"model": name, **body})
+
+    return complete
 
 
 def without_retries(model: BaseChatModel) -> BaseChatModel:
@@ -89,6 +96,29 @@ def without_retries(model: BaseChatModel) -> BaseChatModel:
     client = model.root_async_client.with_options(max_retries=0)
     changes = {"root_async_client": client, "async_client": client.chat.completions, "max_retries": 0}
     return model.model_copy(update={**changes, "disable_streaming": True})
+
+
+async def _post(client: openai.AsyncOpenAI, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the server's answer as it came.
+
+    The client's own methods make objects of each message and of each token's probabilities: most of a call's CPU.
+
+    Raises:
+        MalformedReplyError: it is no JSON object.
+    """
+    try:
+        answer = await client.post(path, cast_to=object, body=dict(body))
+    except json.JSONDecodeError as error:
+        raise MalformedReplyError(f"the server's answer is no JSON: {error}") from error
+    if not isinstance(answer, dict):
+        raise MalformedReplyError(f"the server's answer is no JSON object: {str(answer)[:200]}")
+    return answer
+
+
+def shared_http_client() -> openai.DefaultAsyncHttpxClient:
+    """Return the running event loop's HTTP client; whoever uses it leaves it open."""
+    client: openai.DefaultAsyncHttpxClient = _http_clients.get().client
+    return client
 
 
 class _HttpClient(NamedTuple):

@@ -7,6 +7,7 @@ guessed at: it raises :class:`~drpo_graph.errors.ReplyError`, and the sample sta
 import json
 import re
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from pydantic import JsonValue
 
@@ -19,10 +20,26 @@ _BRACES_AND_STRINGS = re.compile(r'[{}]|"(?:[^"\\]|\\.)*"', re.DOTALL)
 _decoder = json.JSONDecoder(strict=False)
 
 
+class FoundObject(NamedTuple):
+    """A JSON object in a reply, and where it begins."""
+
+    value: dict[str, JsonValue]
+    start: int
+
+
 def extract_json(text: str) -> dict[str, JsonValue]:
     """Return the first JSON object in a reply, alone or surrounded by prose, a code fence or a model's thinking.
 
     An object inside one that was cut off is not taken for it.
+
+    Raises:
+        ReplyError: there is none.
+    """
+    return find_json(text).value
+
+
+def find_json(text: str) -> FoundObject:
+    """Return the object that :func:`extract_json` takes, with its place in the reply.
 
     Raises:
         ReplyError: there is none.
@@ -35,7 +52,7 @@ def extract_json(text: str) -> dict[str, JsonValue]:
         except (ValueError, RecursionError):  # Not JSON, a number of thousands of digits, or nested without end.
             value = None
         if isinstance(value, dict):
-            return value
+            return FoundObject(value, len(text) - len(answer) + position)
         position = answer.find("{", position + 1) if _is_closed(answer, position) else -1
     raise ReplyError(f"expected a JSON object, got {shorten(text)!r}")
 

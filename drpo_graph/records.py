@@ -63,6 +63,8 @@ class MetricScore(Record):
     score: float
     """1 (worst) to 5 (best)."""
     rationale: str = ""
+    hard_score: float | None = None
+    """The whole score that the critic wrote, where ``score`` is the expectation over what it might have written."""
 
 
 class Critique(Record):

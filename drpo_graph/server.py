@@ -26,6 +26,8 @@ class EmbeddedServer:
 
     base_url: str
     api_key: str = field(repr=False)
+    identity: str
+    """The file that is served, as it was when the server started."""
     handle: object
     """Keeps the server alive; it ends with the process."""
 
@@ -91,7 +93,13 @@ def _start(path: Path) -> EmbeddedServer:
     except (RuntimeError, ValueError, OSError) as error:
         raise ModelSpecError(f"Model 'local:{path}': llama.cpp cannot load it: {error}") from error
     logger.info("Embedded model %s listens at %s", path.name, handle.listening_address)
-    return EmbeddedServer(base_url=f"{handle.listening_address}/v1", api_key=api_key, handle=handle)
+    stat = path.stat()
+    return EmbeddedServer(
+        base_url=f"{handle.listening_address}/v1",
+        api_key=api_key,
+        identity=f"local:{path}:{stat.st_size}:{stat.st_mtime_ns}",
+        handle=handle,
+    )
 
 
 def _num_threads(num_cpus: int) -> int:

@@ -40,6 +40,7 @@ COMPAT_DRPO: Mapping[str, JsonValue] = {
     "keep_parents": False,
     "deduplicate": False,
     "reward_aggregate": "auto",
+    "soft_scores": False,
 }
 """What ``compat="drpo"`` fixes; a different explicit value is an error."""
 
@@ -72,10 +73,10 @@ class RoleSettings(Record):
     top_p: float = Field(1.0, gt=0, le=1)
     max_tokens: int = Field(2048, ge=1)
     """Longest reply, in tokens."""
-    endpoint: Literal["chat", "completions"] = "chat"
-    """``completions`` sends a flat prompt to ``/v1/completions``: for base models without a chat template."""
-    prompt_format: Literal["chat", "flat"] = "chat"
-    """``flat`` puts system prompt and query into one user message with headings."""
+    endpoint: Literal["auto", "chat", "completions"] = "auto"
+    """``completions`` sends one text to ``/v1/completions``; ``auto`` does for a model without a chat template."""
+    prompt_format: Literal["auto", "chat", "flat"] = "auto"
+    """``flat`` puts system prompt and query into one text with headings; ``auto`` does for ``completions``."""
     system_role: Literal["auto", "keep", "merge"] = "auto"
     """``merge`` puts the system prompt into the user message; ``auto`` does so once a server refuses the role."""
     stop: tuple[str, ...] = ()
@@ -83,7 +84,6 @@ class RoleSettings(Record):
     """First rung of the reply ladder; ``auto`` starts at JSON schema and remembers what the server refuses."""
     extra_body: dict[str, JsonValue] = Field(default_factory=dict)
     """Further fields of the request, e.g. vLLM's sampling extensions."""
-
 
     @property
     def base_urls(self) -> tuple[str, ...]:
@@ -132,6 +132,8 @@ class Settings(Record):
     """A candidate whose reward is above this is kept as it is and makes its level easy."""
     history_window: int = Field(10, ge=1)
     """How many prompts of its path the optimizer sees, the current one included."""
+    soft_scores: bool = False
+    """Whether a metric's score is the expectation over the probabilities of 1 to 5, where the critic's server tells."""
     max_metrics: int = Field(5, ge=1)
     """Metrics selected per query at most; the paper has 2 to 5."""
     max_rationale_chars: int | None = Field(None, ge=40)
@@ -163,6 +165,8 @@ class Settings(Record):
     max_concurrency: int = Field(32, ge=1)
     """Calls in flight per endpoint."""
     requests_per_second: float | None = Field(None, gt=0)
+    probe: bool = True
+    """Whether endpoints are asked, once a day, what they can do; without, a run learns it from refusals."""
     routing: Routing = "prefix"
     """Which of several servers takes a request: the one that was sent the beginning of its prompt before, while it is
     not overloaded; ``least_loaded``; or ``round_robin``."""
@@ -230,6 +234,7 @@ class Settings(Record):
         operational = {
             "max_concurrency",
             "requests_per_second",
+            "probe",
             "routing",
             "timeout_s",
             "max_retries",

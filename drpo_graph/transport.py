@@ -1,21 +1,27 @@
-"""One request to one model, through LangChain: chat, completions, or any chat model instance. No retries here."""
+"""One request to one model: chat through LangChain, completions as they are. No retries here."""
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
-from langchain_core.language_models import BaseChatModel, BaseLLM
+from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
 from langchain_core.outputs import ChatGeneration, LLMResult
 from pydantic import JsonValue
 
+from drpo_graph.failures import MalformedReplyError
 from drpo_graph.ledger import Choice
+from drpo_graph.prompts.flat import join_messages
 from drpo_graph.prompts.library import Message
 from drpo_graph.records import Usage
+from drpo_graph.soft_scores import find_score_tokens, read_tokens
 
 T = TypeVar("T")
+
+Complete = Callable[[Mapping[str, JsonValue]], Awaitable[Mapping[str, object]]]
+"""Posts a body to ``/v1/completions``, without the model's name, and returns the server's answer."""
 
 _MESSAGE_TYPES: Mapping[str, type[BaseMessage]] = {
     "system": SystemMessage,
@@ -47,10 +53,20 @@ class Request:
     """Rung of the reply ladder: ``json_schema``, ``tool``, ``json`` or ``text``."""
     schema: ReplySchema | None = None
     extra_body: Mapping[str, JsonValue] = field(default_factory=dict)
+    endpoint: Literal["chat", "completions"] = "chat"
+    """``completions`` makes one text of the messages, for the model to continue."""
+    top_logprobs: int = 0
+    """How many alternatives to tell the probabilities of, per token; 0 asks for none."""
 
     def key_parts(self) -> dict[str, JsonValue]:
         """Return the request as JSON, for its ledger key."""
+        rarely: dict[str, JsonValue] = {}
+        if self.endpoint != "chat":
+            rarely["endpoint"] = self.endpoint
+        if self.top_logprobs:
+            rarely["top_logprobs"] = self.top_logprobs
         return {
+            **rarely,
             "messages": [{"role": one["role"], "content": one["content"]} for one in self.messages],
             "n": self.num_samples,
             "temperature": self.temperature,
@@ -97,6 +113,25 @@ class PerLoop(Generic[T]):
         return self._values[loop]
 
 
+class OpenAITransport:
+    """An OpenAI-compatible server: each request goes to the endpoint that it names.
+
+    Args:
+        chat: Returns the running event loop's client of ``/v1/chat/completions``; called on the first request for it.
+        completions: The same for ``/v1/completions``.
+    """
+
+    def __init__(self, chat: Callable[[], BaseChatModel], completions: Callable[[], Complete]) -> None:
+        self._chat = OpenAIChatTransport(chat)
+        self._completions = CompletionsTransport(completions)
+
+    async def send(self, request: Request) -> Reply:
+        """Return all samples of one request."""
+        if request.endpoint == "completions":
+            return await self._completions.send(request)
+        return await self._chat.send(request)
+
+
 class OpenAIChatTransport:
     """An OpenAI-compatible ``/v1/chat/completions`` through ``ChatOpenAI``.
 
@@ -110,15 +145,9 @@ class OpenAIChatTransport:
     async def send(self, request: Request) -> Reply:
         """Return all samples of one request; ``agenerate`` is the one LangChain call that keeps them."""
         body = {**request.extra_body, **_format_fields(request)}
-        options: dict[str, Any] = {
-            "n": request.num_samples,
-            "temperature": request.temperature,
-            "top_p": request.top_p,
-            "max_tokens": request.max_tokens,
-            **_tool_options(request),
-        }
-        if request.seed is not None:
-            options["seed"] = request.seed
+        options: dict[str, Any] = {**_sampling_fields(request), **_tool_options(request)}
+        if request.top_logprobs:
+            options |= {"logprobs": True, "top_logprobs": request.top_logprobs}
         if body:
             # Inside extra_body, or LangChain parses the reply itself and one truncated sample loses them all.
             options["extra_body"] = body
@@ -128,34 +157,27 @@ class OpenAIChatTransport:
 
 
 class CompletionsTransport:
-    """An OpenAI-compatible ``/v1/completions`` for base models: the messages' texts are the flat prompt.
+    """An OpenAI-compatible ``/v1/completions`` for base models.
+
+    Not through LangChain, which drops how much of the prompt the server had in its cache.
 
     Args:
-        model: Returns the running event loop's client.
+        complete: Returns the running event loop's client.
     """
 
-    def __init__(self, model: Callable[[], BaseLLM]) -> None:
-        self._model = model
+    def __init__(self, complete: Callable[[], Complete]) -> None:
+        self._complete = complete
 
     async def send(self, request: Request) -> Reply:
-        """Return all samples of one request, without the white space around them."""
-        prompt = "\n\n".join(message["content"] for message in request.messages)
-        options: dict[str, Any] = {
-            "n": request.num_samples,
-            "temperature": request.temperature,
-            "top_p": request.top_p,
-            "max_tokens": request.max_tokens,
-        }
-        if request.seed is not None:
-            options["seed"] = request.seed
-        if request.extra_body:
-            options["extra_body"] = dict(request.extra_body)
-        result = await self._model().agenerate([prompt], stop=list(request.stop) or None, **options)
-        choices = tuple(
-            Choice(text=one.text.strip(), finish_reason=str((one.generation_info or {}).get("finish_reason") or "stop"))
-            for one in result.generations[0]
-        )
-        return Reply(choices, _read_usage(result.llm_output or {}))
+        """Return all samples of one request, as the model wrote them."""
+        messages = [(one["role"], one["content"]) for one in request.messages]
+        prompt = join_messages(messages, is_structured=request.schema is not None)
+        body: dict[str, JsonValue] = {"prompt": prompt, **_sampling_fields(request)}
+        if request.stop:
+            body["stop"] = list(request.stop)
+        if request.top_logprobs:
+            body["logprobs"] = request.top_logprobs
+        return _read_completion(await self._complete()({**body, **request.extra_body, **_format_fields(request)}))
 
 
 class LangChainTransport:
@@ -172,6 +194,16 @@ class LangChainTransport:
 
 def _to_messages(messages: Sequence[Message]) -> list[BaseMessage]:
     return [_MESSAGE_TYPES[one["role"]](content=one["content"]) for one in messages]
+
+
+def _sampling_fields(request: Request) -> dict[str, JsonValue]:
+    fields: dict[str, JsonValue] = {
+        "n": request.num_samples,
+        "temperature": request.temperature,
+        "top_p": request.top_p,
+        "max_tokens": request.max_tokens,
+    }
+    return fields if request.seed is None else {**fields, "seed": request.seed}
 
 
 def _format_fields(request: Request) -> dict[str, JsonValue]:
@@ -198,9 +230,8 @@ def _read_result(result: LLMResult) -> Reply:
     for generation in result.generations[0]:
         assert isinstance(generation, ChatGeneration)
         choices.append(_read_message(generation))
-    output = result.llm_output or {}
-    usage = _read_usage(output) if output.get("token_usage") else _usage_of_message(result)
-    return Reply(tuple(choices), usage)
+    told = (result.llm_output or {}).get("token_usage")
+    return Reply(tuple(choices), _read_usage(told) if told else _usage_of_message(result))
 
 
 def _read_message(generation: ChatGeneration) -> Choice:
@@ -213,12 +244,38 @@ def _read_message(generation: ChatGeneration) -> Choice:
         text = json.dumps(message.tool_calls[0]["args"])
     elif isinstance(message, AIMessage) and message.invalid_tool_calls:
         text = message.invalid_tool_calls[0]["args"] or ""
-    return Choice(text=text, finish_reason=str(reason), refusal=refusal if isinstance(refusal, str) else None)
+    return Choice(
+        text=text,
+        finish_reason=str(reason),
+        refusal=refusal if isinstance(refusal, str) else None,
+        score_tokens=find_score_tokens(read_tokens(metadata.get("logprobs")), text),
+    )
 
 
-def _read_usage(output: Mapping[str, object]) -> Usage:
+def _read_completion(answer: Mapping[str, object]) -> Reply:
+    """Return the reply in an answer of ``/v1/completions``.
+
+    Raises:
+        MalformedReplyError: it is none; some gateways answer 200 with an error in the body.
+    """
+    given = answer.get("choices")
+    choices = [_read_completed(one) for one in given] if isinstance(given, list) else [None]
+    told = tuple(one for one in choices if one is not None)
+    if len(told) < len(choices):
+        raise MalformedReplyError(f"the server's answer is no completion: {str(answer)[:200]}")
+    return Reply(told, _read_usage(answer.get("usage")))
+
+
+def _read_completed(given: object) -> Choice | None:
+    text = given.get("text") if isinstance(given, Mapping) else None
+    if not isinstance(given, Mapping) or not isinstance(text, str):
+        return None
+    score_tokens = find_score_tokens(read_tokens(given.get("logprobs")), text)
+    return Choice(text=text, finish_reason=str(given.get("finish_reason") or "stop"), score_tokens=score_tokens)
+
+
+def _read_usage(usage: object) -> Usage:
     """Return the usage of a whole request as OpenAI-compatible servers report it."""
-    usage = output.get("token_usage")
     if not isinstance(usage, Mapping):
         return Usage(calls=1)
     details = usage.get("prompt_tokens_details")

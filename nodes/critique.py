@@ -71,7 +71,8 @@ async def _read_response(state: RolloutState, session: RunSession) -> str | None
     stored = await session.archive.get("calls", key)
     if stored is None:
         raise StateFormatError(f"Run {session.run_id!r}: its store does not hold call {key[:12]}, a response it needs.")
-    return response_text(CallRecord.model_validate(stored).choices[0], accepts_empty=True)
+    choice = CallRecord.model_validate(stored).choices[0]
+    return response_text(choice, session.models.base.response_format, accepts_empty=True)
 
 
 def _report(session: RunSession, rollout: Rollout, level: int) -> None:

@@ -19,14 +19,12 @@ class SampleUpdate(TypedDict):
 async def sample_errors(state: RolloutState, runtime: Runtime[RunContext]) -> SampleUpdate:
     """Return the ledger key of the response; its text does not pass through the state."""
     session = await session_of(runtime, state["run_id"])
-    settings = runtime.context.settings
-    sample = await session.models.base.respond(
-        runtime.context.prompts.render_response(
-            system_prompt=await session.archive.prompt_of(state["candidate_id"]),
-            query=await session.archive.query(state["query_id"]),
-            prompt_format=settings.base.prompt_format,
+    base, query = session.models.base, await session.archive.query(state["query_id"])
+    sample = await base.respond(
+        base.response_format.render(
+            system_prompt=await session.archive.prompt_of(state["candidate_id"]), query=query.text
         ),
-        accepts_empty=settings.is_compat,
+        accepts_empty=runtime.context.settings.is_compat,
     )
     failure = sample.failure.model_dump(mode="json") if sample.failure else None
     return {"response_key": sample.key, "failure": failure}

@@ -15,6 +15,7 @@ from string import Template
 from typing import Literal, TypedDict
 
 from drpo_graph.errors import TemplateError
+from drpo_graph.prompts.flat import FLAT_STOPS, clean_answer
 from drpo_graph.records import Metric, MetricSelection, Query, Rollout, metric_key
 
 PLACEHOLDERS: Mapping[str, frozenset[str]] = {
@@ -27,8 +28,7 @@ PLACEHOLDERS: Mapping[str, frozenset[str]] = {
 METRICS_FILE = "metrics.toml"
 _FIRST_SENTENCE = re.compile(r"(?<=[.?!])\s")
 
-FLAT_STOPS = ("\n# Query", "\n# Instructions")
-"""Where a base model starts to invent the next exchange of the flat format."""
+PromptFormat = Literal["chat", "flat"]
 
 
 class Message(TypedDict):
@@ -36,6 +36,32 @@ class Message(TypedDict):
 
     role: Literal["system", "user", "assistant"]
     content: str
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseFormat:
+    """How the model that is aligned is asked for a response, and how its response is read.
+
+    The search and the use of a prompt that it found go through the same format: a prompt is served as it was scored.
+    """
+
+    flat: Template | None = None
+    """The flat prompt's template; without it the request has chat roles."""
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """Texts at which the server should end the response, beside the role's own."""
+        return FLAT_STOPS if self.flat is not None else ()
+
+    def render(self, *, system_prompt: str, query: str) -> list[Message]:
+        """Return the request: chat roles, or one flat text."""
+        if self.flat is None:
+            return [{"role": "system", "content": system_prompt}, {"role": "user", "content": query}]
+        return [{"role": "user", "content": self.flat.substitute(system_prompt=system_prompt, query=query)}]
+
+    def clean(self, text: str, *, is_cut: bool) -> str:
+        """Return the response in a model's text, of which the token limit may have cut off the end."""
+        return clean_answer(text, is_cut=is_cut) if self.flat is not None else text.strip()
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,13 +118,9 @@ class PromptLibrary:
         """Return the message that asks for a usable reply after one that was not."""
         return {"role": "user", "content": self._fill("repair", problem=problem)}
 
-    def render_response(
-        self, *, system_prompt: str, query: Query, prompt_format: Literal["chat", "flat"]
-    ) -> list[Message]:
-        """Return the request to the base model: chat roles, or one flat text (URIAL style, arXiv 2312.01552)."""
-        if prompt_format == "flat":
-            return self._user("respond_flat", system_prompt=system_prompt, query=query.text)
-        return [{"role": "system", "content": system_prompt}, {"role": "user", "content": query.text}]
+    def response_format(self, prompt_format: PromptFormat) -> ResponseFormat:
+        """Return how responses are asked for and read: with chat roles, or flat (URIAL style, arXiv 2312.01552)."""
+        return ResponseFormat(self.templates["respond_flat"] if prompt_format == "flat" else None)
 
     def _user(self, name: str, **values: str) -> list[Message]:
         return [{"role": "user", "content": self._fill(name, **values)}]
@@ -177,7 +199,7 @@ def _parse_metrics(text: str) -> tuple[Metric, ...]:
 
 def _render_example(number: int, query: Query, rollout: Rollout) -> str:
     scores = rollout.critique.scores if rollout.critique else ()
-    remarks = "\n".join(f"- {one.metric}: {one.score:g} of 5. {one.rationale}" for one in scores)
+    remarks = "\n".join(f"- {one.metric}: {round(one.score, 2):g} of 5. {one.rationale}" for one in scores)
     return (
         f"## Answer {number}\n\n{fence('query', query.text)}\n\n{fence('answer', rollout.response or '')}\n\n"
         f"{fence('remarks', remarks)}"

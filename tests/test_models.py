@@ -11,7 +11,7 @@ from pydantic import SecretStr
 from drpo_graph.errors import ModelSpecError
 from drpo_graph.models import DEFAULT_VLLM_URL, build_client, build_clients, find_endpoints
 from drpo_graph.settings import RoleSettings, Settings, build_settings
-from drpo_graph.transport import CompletionsTransport, LangChainTransport, OpenAIChatTransport
+from drpo_graph.transport import LangChainTransport, OpenAITransport
 
 KEY = "canary-8c1f0a77b2d94e"
 NAMES = ("OPENAI_BASE_URL", "OPENAI_API_KEY", "VLLM_BASE_URL", "VLLM_API_KEY", "MY_KEY")
@@ -25,7 +25,8 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def find(model: str, **fields: Any) -> tuple[str, str, str] | None:
     found = [
-        (one.name, one.base_url, one.api_key) for one in find_endpoints("critic", RoleSettings(model=model, **fields))
+        (one.address.name, one.address.base_url, one.address.api_key)
+        for one in find_endpoints("critic", RoleSettings(model=model, **fields))
     ]
     assert len(found) < 2
     return found[0] if found else None
@@ -35,11 +36,11 @@ def find(model: str, **fields: Any) -> tuple[str, str, str] | None:
 def test_several_servers_of_one_model(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     urls = ("http://a:1/v1", "http://b:2/v1/", "http://a:1/v1")
     listed = find_endpoints("base", RoleSettings(model=model, base_url=urls))
-    assert [one.base_url for one in listed] == ["http://a:1/v1", "http://b:2/v1"]
+    assert [one.address.base_url for one in listed] == ["http://a:1/v1", "http://b:2/v1"]
     monkeypatch.setenv("VLLM_BASE_URL", "http://c/v1, http://d/v1")
     monkeypatch.setenv("OPENAI_BASE_URL", "http://c/v1 http://d/v1")
     named = find_endpoints("base", RoleSettings(model=model))
-    assert [one.base_url for one in named] == ["http://c/v1", "http://d/v1"]
+    assert [one.address.base_url for one in named] == ["http://c/v1", "http://d/v1"]
     with pytest.raises(ModelSpecError, match="expected http"):
         find_endpoints("base", RoleSettings(model=model, base_url=("http://a/v1", "nonsense")))
 
@@ -126,9 +127,9 @@ def test_every_role_has_its_own_client(monkeypatch: pytest.MonkeyPatch) -> None:
     clients = build_clients(settings, {"optimizer": FakeListChatModel(responses=["x"])})
     kinds = {role: type(client.replicas[0].transport) for role, client in clients.items()}
     assert kinds == {
-        "base": CompletionsTransport,
-        "metrics": OpenAIChatTransport,
-        "critic": OpenAIChatTransport,
+        "base": OpenAITransport,
+        "metrics": OpenAITransport,
+        "critic": OpenAITransport,
         "optimizer": LangChainTransport,
     }
     assert {role: client.replicas[0].endpoint for role, client in clients.items()} == {

@@ -1,17 +1,21 @@
 """One request to one model: what is sent, and every choice and count that comes back."""
 
 import json
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import pytest
+from aiohttp import web
 from langchain_core.language_models import BaseChatModel
 from langchain_core.language_models.fake_chat_models import FakeListChatModel
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
 
+from drpo_graph import openai_clients
+from drpo_graph.failures import MalformedReplyError
 from drpo_graph.records import Usage
-from drpo_graph.transport import LangChainTransport, Reply, ReplySchema, Request
-from tests.support.fake_server import FakeServer, LogEntry, ServerOptions
+from drpo_graph.transport import LangChainTransport, OpenAITransport, PerLoop, Reply, ReplySchema, Request
+from tests.support.fake_server import FakeServer, LogEntry, ServerOptions, build_echo_responder
 from tests.support.fake_server import Reply as ServerReply
 from tests.support.roles import QUESTION, Desk, open_desk, parse_answer, script, serve
 
@@ -136,6 +140,7 @@ async def test_base_model_gets_a_flat_prompt_with_stops() -> None:
             seed=3,
             stop=("# Query",),
             extra_body={"top_k": 3},
+            endpoint="completions",
         )
         reply = await send(desk, request)
         (entry,) = server.finished
@@ -144,16 +149,63 @@ async def test_base_model_gets_a_flat_prompt_with_stops() -> None:
     assert says.bodies[0]["prompt"] == "# Instruction\n\n# Query:\nHi\n# Answer:\n"
     assert (body["n"], body["max_tokens"], body["seed"], body["stop"]) == (2, 50, 3, ["# Query"])
     assert (body["temperature"], body["top_k"]) == (0.0, 3)
-    assert [(one.text, one.finish_reason) for one in reply.choices] == [("A fine day.", "stop"), ("B", "length")]
+    assert [(one.text, one.finish_reason) for one in reply.choices] == [("  A fine day.\n", "stop"), ("\tB", "length")]
     assert (reply.usage.calls, reply.usage.completion_tokens) == (1, 4)
 
 
-async def test_response_of_a_base_model_uses_the_role_s_stops() -> None:
-    says = script(ServerReply([" Hello. "]))
-    role = {"endpoint": "completions", "stop": ["# Query"]}
-    async with serve(says, role=role) as (_, desk):
-        assert (await desk.models.base.respond(QUESTION)).value == "Hello."
-    assert says.bodies[0]["stop"] == ["# Query"]
+async def test_completions_count_what_the_server_had_in_its_cache() -> None:
+    async with CachingServer(script(ServerReply(["a b"]))) as server:
+        desk = await open_desk(server.base_url)
+        reply = await send(desk, Request([{"role": "user", "content": "a b c d"}], endpoint="completions"))
+    assert reply.usage == Usage(calls=1, prompt_tokens=4, completion_tokens=2, cached_tokens=3)
+
+
+async def test_key_is_sent_to_both_endpoints() -> None:
+    options = ServerOptions(api_key="secret", log_bodies=True)
+    async with FakeServer(build_echo_responder(), options) as server:
+        place: dict[str, Any] = {"base_url": server.base_url, "api_key": "secret", "timeout_s": 30.0}
+        transport = OpenAITransport(
+            PerLoop(partial(openai_clients.open_chat, "m", **place)).get,
+            PerLoop(partial(openai_clients.open_completions, "m", **place)).get,
+        )
+        for endpoint in ("chat", "completions"):
+            await transport.send(Request(QUESTION, endpoint=endpoint))
+        assert [entry["path"] for entry in server.finished] == ["/v1/chat/completions", "/v1/completions"]
+        assert [entry["status"] for entry in server.finished] == [200, 200]
+
+
+@pytest.mark.parametrize("endpoint", ["chat", "completions"])
+@pytest.mark.parametrize(
+    "body", ["<html>busy</html>", "[]", '{"error": "no"}', '{"choices": [3]}', '{"choices": null}']
+)
+async def test_answer_that_is_no_reply_is_malformed(endpoint: Literal["chat", "completions"], body: str) -> None:
+    class BrokenServer(FakeServer):
+        def _reply_to(self, *_: Any, **__: Any) -> Any:
+            return web.Response(text=body, content_type="application/json")
+
+    async with BrokenServer(script()) as server:
+        desk = await open_desk(server.base_url)
+        with pytest.raises(MalformedReplyError):
+            await send(desk, Request(QUESTION, endpoint=endpoint))
+
+
+@pytest.mark.parametrize("endpoint", ["chat", "completions"])
+async def test_probabilities_of_possible_scores_are_kept_for_each_sample(
+    endpoint: Literal["chat", "completions"],
+) -> None:
+    texts = ['"é☃": 4, "4": "a 2"', "no number", '"b": 9']
+    says = script(ServerReply(texts, probabilities={6: {"4": 0.6, "5": 0.2, " 3": 0.1, "x": 0.1}}))
+    async with serve(says) as (_, desk):
+        reply = await send(desk, Request(QUESTION, num_samples=3, top_logprobs=3, endpoint=endpoint))
+    first, second, third = (choice.score_tokens for choice in reply.choices)
+    assert [(one.offset, one.probabilities) for one in first] == [
+        (6, (0, 0, 0.111111, 0.666667, 0.222222)),
+        (10, (0, 0, 0, 1, 0)),
+        (17, (0, 1, 0, 0, 0)),
+    ]
+    assert second == third == ()
+    asked = {name: value for name, value in says.bodies[0].items() if "logprobs" in name}
+    assert asked == ({"logprobs": True, "top_logprobs": 3} if endpoint == "chat" else {"logprobs": 3})
 
 
 # Any chat model
@@ -240,3 +292,11 @@ def test_format_is_part_of_a_request_s_identity_only_where_one_is_asked_for() ->
     assert plain["schema"] is None
     assert Request(QUESTION, schema=SCHEMA, mode="tool").key_parts()["schema"] == {"type": "object"}
     assert json.loads(json.dumps(plain)) == plain
+
+
+def test_what_is_rarely_asked_for_is_part_of_a_key_only_where_it_is() -> None:
+    plain = Request(QUESTION).key_parts()
+    names = {"messages", "n", "temperature", "top_p", "max_tokens", "seed", "stop", "mode", "schema", "extra_body"}
+    assert plain.keys() == names
+    flat = Request(QUESTION, endpoint="completions", top_logprobs=20).key_parts()
+    assert flat == {**plain, "endpoint": "completions", "top_logprobs": 20}

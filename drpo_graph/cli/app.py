@@ -8,13 +8,15 @@ from typing import Annotated
 import typer
 
 from drpo_graph import __version__
-from drpo_graph.cli import optimize_commands, run_commands
+from drpo_graph.cli import models_commands, optimize_commands, run_commands, serve_commands
 from drpo_graph.cli.options import FLAG_BY_PUBLISHED_NAME
+from drpo_graph.display import inert_block
 from drpo_graph.errors import DRPOError
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
+_MAX_MESSAGE = 100_000
 
 app = typer.Typer(
     name="drpo",
@@ -28,11 +30,14 @@ for _name, _command in (
     ("runs", run_commands.runs_command),
     ("show", run_commands.show_command),
     ("events", run_commands.events_command),
+    ("serve", serve_commands.serve_command),
 ):
     # Typer keeps the line breaks of a docstring: the terminal's width should decide.
     app.command(_name, help="\n\n".join(" ".join(one.split()) for one in (_command.__doc__ or "").split("\n\n")))(
         _command
     )
+
+app.add_typer(models_commands.app, name="models", help="Find out what models can do.")
 
 
 def _print_version(value: bool) -> None:
@@ -95,7 +100,8 @@ def _report(error: Exception, code: int, *, is_debug: bool) -> int:
         traceback.print_exception(error)
     elif isinstance(error, DRPOError):
         if not error.was_shown:
-            typer.echo(f"error: {error}", err=True)
+            # A server's words may stand in it.
+            typer.echo(f"error: {inert_block(str(error), max_chars=_MAX_MESSAGE)}", err=True)
     elif _is_usage_error(error):
         typer.echo(f"error: {_describe_usage(error)}", err=True)
     else:

@@ -11,9 +11,11 @@ from pathlib import Path
 import typer
 
 from drpo_graph.checkpoint import DEFAULT_CHECKPOINT
-from drpo_graph.cli.reading import find_run
+from drpo_graph.cli.reading import find_run, list_runs
+from drpo_graph.cli.serve_commands import SERVE_FOLDER
+from drpo_graph.cli.served_roles import RoleServing, serve_roles
 from drpo_graph.display import DisplayKind, make_display
-from drpo_graph.errors import DRPOError, FingerprintMismatchError
+from drpo_graph.errors import DRPOError, FingerprintMismatchError, RunExistsError, UsageError
 from drpo_graph.events import Event, RunFinished, RunStopped
 from drpo_graph.export import ALGORITHM_FOLDER, EVENTS_FILE, LOG_FILE, PROMPT_FILE, RESULT_FILE
 from drpo_graph.records import Query, RunResult
@@ -61,17 +63,61 @@ def build_options(checkpoint: Path, log_dir: Path | None, *, disable_log: bool, 
     )
 
 
-def start(run: NewRun, thread_id: str | None, *, options: RunOptions, display: DisplayKind) -> None:
+def build_serving(
+    is_wanted: bool, options: str | None, *, checkpoint: Path, display: DisplayKind
+) -> RoleServing | None:
+    """Return how the run's model is served, or ``None`` when it is not.
+
+    Raises:
+        UsageError: there are options for a server that is not wanted.
+    """
+    if not is_wanted:
+        if options is not None:
+            raise UsageError("--serve-options is for the server that --serve starts: give both.")
+        return None
+    progress = None if display == "none" else sys.stderr
+    return RoleServing(options or "", checkpoint.parent / SERVE_FOLDER, progress)
+
+
+def start(
+    run: NewRun,
+    thread_id: str | None,
+    *,
+    options: RunOptions,
+    display: DisplayKind,
+    serving: RoleServing | None = None,
+) -> None:
     """Start a run, under a new name unless it is given one, and show it."""
     name = thread_id or new_thread_id()
+    if serving is not None and thread_id is not None:
+        # The run would find out itself, but only after the server's start.
+        _check_is_new(options.checkpoint, name)
 
     def begin(shown: RunOptions) -> Coroutine[None, None, RunResult]:
         return optimize(run.training, settings=run.settings, validation=run.held_out, thread_id=name, options=shown)
 
-    _carry_out(name, begin, options=options, kind=display)
+    with serve_roles(run.settings, serving):
+        _carry_out(name, begin, options=options, kind=display, serving=serving)
 
 
-def go_on(run: ResumedRun, thread_id: str, *, options: RunOptions, display: DisplayKind) -> None:
+def _check_is_new(checkpoint: Path, thread_id: str) -> None:
+    """Do nothing when no run has this name.
+
+    Raises:
+        RunExistsError: there is one.
+    """
+    if checkpoint.exists() and any(run.thread_id == thread_id for run in asyncio.run(list_runs(checkpoint))):
+        raise RunExistsError(f"Run {thread_id!r} exists already. `drpo resume {thread_id}` continues it.")
+
+
+def go_on(
+    run: ResumedRun,
+    thread_id: str,
+    *,
+    options: RunOptions,
+    display: DisplayKind,
+    serving: RoleServing | None = None,
+) -> None:
     """Resume a run and show it; a finished one shows its result again."""
     record = asyncio.run(find_run(options.checkpoint, thread_id))
     if options.log_dir is None and record.log_dir is not None:
@@ -89,7 +135,11 @@ def go_on(run: ResumedRun, thread_id: str, *, options: RunOptions, display: Disp
             accepts_changes=run.accepts_changes,
         )
 
-    _carry_out(thread_id, begin, options=options, kind=display)
+    # A finished run only shows what it found: nothing is asked.
+    serving = None if record.status == "done" else serving
+    settings = build_settings(merge_settings(record.settings.model_dump(), run.changes))
+    with serve_roles(settings, serving):
+        _carry_out(thread_id, begin, options=options, kind=display, serving=serving)
 
 
 def _check_changes(settings: Settings, changes: Mapping[str, object]) -> None:
@@ -110,8 +160,8 @@ def _check_changes(settings: Settings, changes: Mapping[str, object]) -> None:
 class _Screen:
     """A display that begins with the first event: what goes wrong before it needs no panel."""
 
-    def __init__(self, thread_id: str, options: RunOptions, kind: DisplayKind) -> None:
-        files, commands = _list_files(options, thread_id), _list_commands(options, thread_id)
+    def __init__(self, thread_id: str, options: RunOptions, kind: DisplayKind, serving: RoleServing | None) -> None:
+        files, commands = _list_files(options, thread_id), _list_commands(options, thread_id, serving)
         self._display = make_display(kind, stdout=sys.stdout, stderr=sys.stderr, files=files, commands=commands)
         self._shows_stops = kind in ("rich", "plain")
         self._is_started = False
@@ -141,9 +191,10 @@ def _carry_out(
     *,
     options: RunOptions,
     kind: DisplayKind,
+    serving: RoleServing | None,
 ) -> None:
     """Run with a display; an error that it has not shown says how to go on."""
-    screen = _Screen(thread_id, options, kind)
+    screen = _Screen(thread_id, options, kind, serving)
     calm_collector()
     try:
         result = asyncio.run(begin(replace(options, sinks=(screen.handle,))))
@@ -171,10 +222,10 @@ def _list_files(options: RunOptions, thread_id: str) -> list[Path]:
     return [folder / name for name in names] if folder is not None else []
 
 
-def _list_commands(options: RunOptions, thread_id: str) -> list[str]:
+def _list_commands(options: RunOptions, thread_id: str, serving: RoleServing | None) -> list[str]:
     where = "" if options.checkpoint == DEFAULT_CHECKPOINT else f" --checkpoint {shlex.quote(str(options.checkpoint))}"
     return [
-        f"drpo resume {thread_id}{where}",
+        f"drpo resume {thread_id}{where}{serving.flags if serving is not None else ''}",
         f"drpo show {thread_id}{where}",
         f"drpo events {thread_id}{where}",
     ]

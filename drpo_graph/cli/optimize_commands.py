@@ -17,6 +17,8 @@ def optimize_command(
     optimizer_model: flags.OptimizerModelOption = None,
     base_url: flags.BaseUrlOption = None,
     api_key_env: flags.ApiKeyEnvOption = None,
+    serve: flags.ServeOption = False,
+    serve_options: flags.ServeOptionsOption = None,
     initial_prompt: flags.InitialPromptOption = None,
     depth: flags.DepthOption = None,
     max_depth_increase: flags.MaxDepthIncreaseOption = None,
@@ -72,7 +74,8 @@ def optimize_command(
     options = execution.build_options(checkpoint, log_dir, disable_log=disable_log, log_level=logging_level)
     kind = "plain" if disable_tqdm and display == "rich" else display
     run = execution.NewRun(settings=settings, training=training, held_out=held_out)
-    execution.start(run, thread_id, options=options, display=kind)
+    serving = execution.build_serving(serve, serve_options, checkpoint=checkpoint, display=kind)
+    execution.start(run, thread_id, options=options, display=kind, serving=serving)
 
 
 def resume_command(
@@ -81,6 +84,8 @@ def resume_command(
     config: flags.ConfigOption = None,
     overrides: flags.OverridesOption = None,
     force: flags.ForceOption = False,
+    serve: flags.ServeOption = False,
+    serve_options: flags.ServeOptionsOption = None,
     checkpoint: flags.CheckpointOption = DEFAULT_CHECKPOINT,
     log_dir: flags.LogDirOption = None,
     disable_log: flags.DisableLogOption = False,
@@ -100,4 +105,5 @@ def resume_command(
 
     options = execution.build_options(checkpoint, log_dir, disable_log=disable_log, log_level=logging_level)
     run = execution.ResumedRun(changes=changes, training=training, accepts_changes=force)
-    execution.go_on(run, thread_id, options=options, display=display)
+    serving = execution.build_serving(serve, serve_options, checkpoint=checkpoint, display=display)
+    execution.go_on(run, thread_id, options=options, display=display, serving=serving)

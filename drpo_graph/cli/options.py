@@ -88,6 +88,24 @@ ApiKeyEnvOption = Annotated[
     str | None,
     typer.Option("--api-key-env", metavar="NAME", help="Environment variable with the key.", rich_help_panel=_MODELS),
 ]
+ServeOption = Annotated[
+    bool,
+    typer.Option(
+        "--serve",
+        metavar=_FLAG,
+        help="Start vLLM for the roles' vllm:NAME, and stop it after the run.",
+        rich_help_panel=_MODELS,
+    ),
+]
+ServeOptionsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--serve-options",
+        metavar="TEXT",
+        help="What `drpo serve` would be given, in quotes.",
+        rich_help_panel=_MODELS,
+    ),
+]
 InitialPromptOption = Annotated[
     str | None,
     typer.Option(
@@ -225,6 +243,13 @@ ForceOption = Annotated[
     ),
 ]
 RunArgument = Annotated[str, typer.Argument(metavar="THREAD", help="The run's name; `drpo runs` lists them.")]
+ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="provider:model, e.g. vllm:NAME or local:smollm2.")]
+RolesOption = Annotated[
+    list[str] | None, typer.Option("--role", metavar="ROLE", help="Only this role; may be given several times.")
+]
+NoSamplesOption = Annotated[
+    bool, typer.Option("--no-samples", metavar=_FLAG, help="Only what the endpoint can do: no sample of each role.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", metavar=_FLAG, help="Print JSON.")]
 FollowOption = Annotated[
     bool, typer.Option("--follow", "-f", metavar=_FLAG, help="Wait for further events until the run ends.")

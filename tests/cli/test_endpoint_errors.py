@@ -20,7 +20,7 @@ def closed_port() -> int:
 
 def test_an_unknown_model_is_named_with_its_role_and_place(drpo: Drpo, world: FakeServer) -> None:
     outcome = drpo(*START, "--critic-model", "openai:wrold")
-    assert_one_line(outcome, 1, "critic model 'openai:wrold'", world.base_url, "404", "does not exist", "name")
+    assert_one_line(outcome, 1, "critic model 'wrold'", world.base_url, "404", "does not exist", "name")
     assert "drpo resume t" in outcome.err
     assert list_runs(drpo) == {"t": "failed"}
 
@@ -45,7 +45,7 @@ def test_an_unreachable_server_is_told_and_the_run_goes_on_where_it_is_reachable
 ) -> None:
     url = f"http://127.0.0.1:{closed_port()}/v1"
     outcome = drpo(*START, "--base-url", url, "--set", "max_retries=0")
-    assert_one_line(outcome, 1, url, "cannot be reached", "server runs", "drpo resume t")
+    assert_one_line(outcome, 1, url, "base model", "cannot be reached", "it runs", "drpo resume t")
     moved = [part for role in ("base", "metrics", "critic", "optimizer") for part in ("--set", f"{role}.base_url=")]
     moved = [f"{part}{world.base_url}" if part.endswith("=") else part for part in moved]
     assert drpo("resume", "t", "--display", "none", *moved).code == 0

@@ -19,7 +19,8 @@ def stopped(drpo: Drpo, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that a wrong key for the critic stopped after its first calls."""
     monkeypatch.setenv("WRONG_KEY", "wrong")
     (folder / "queries.jsonl").write_text("".join(f'{{"id": "q{n}", "text": "Question {n}?"}}\n' for n in range(6)))
-    outcome = drpo(*START, "queries.jsonl", "--set", "critic.api_key_env=WRONG_KEY")
+    # Unasked, the critic's server refuses the key at the first critique, not before the run begins.
+    outcome = drpo(*START, "queries.jsonl", "--set", "critic.api_key_env=WRONG_KEY", "--set", "probe=false")
     assert outcome.code == 1
     assert list_runs(drpo) == {"t": "failed"}
 

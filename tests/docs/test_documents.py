@@ -96,7 +96,8 @@ def commands(document: Path, program: str) -> Iterator[tuple[str, str]]:
     inline = [" ".join(one.split()) for one in re.findall(r"`([^`]+)`", _BLOCK.sub("", text))]
     for line in [*"\n".join(blocks).splitlines(), *inline]:
         if found := re.match(rf"{program} ([a-z-]+)(.*)", line):
-            yield found[1], found[2].split("  #")[0]
+            # What stands in quotes or after a lone -- is for another program.
+            yield found[1], re.sub(r'"[^"]*"', "", found[2].split("  #")[0]).split(" -- ")[0]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

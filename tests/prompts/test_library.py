@@ -2,6 +2,7 @@
 
 import shutil
 from importlib.resources import files
+from itertools import takewhile
 from pathlib import Path
 from string import Template
 
@@ -10,12 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drpo_graph.errors import TemplateError
-from drpo_graph.prompts import PromptLibrary, load_prompts
-from drpo_graph.prompts.library import METRICS_FILE, PLACEHOLDERS, fence
+from drpo_graph.prompts import Message, PromptLibrary, load_prompts
+from drpo_graph.prompts.library import METRICS_FILE, PLACEHOLDERS, PromptFormat, fence
 from drpo_graph.records import Critique, Metric, MetricScore, MetricSelection, Query, Rollout
 
 PROMPTS = load_prompts()
 SELECTION = MetricSelection(metrics=(Metric(name="Clarity", definition="Is it clear?"),), reasoning="because")
+QUERY = Query(id="q", text="Why is the sky blue?")
 PLACEHOLDER_NAMES = sorted({name for names in PLACEHOLDERS.values() for name in names})
 NASTY = [
     "What is $response and $query and ${metrics}?",
@@ -36,7 +38,7 @@ def text_of(library: PromptLibrary, name: str, value: str) -> str:
     if name == "critique":
         return library.render_critique(query=query, response=value, selection=SELECTION)[0]["content"]
     if name == "respond_flat":
-        return library.render_response(system_prompt=value, query=query, prompt_format="flat")[0]["content"]
+        return library.response_format("flat").render(system_prompt=value, query=value)[0]["content"]
     if name == "repair":
         return library.render_repair(value)["content"]
     return library.render_rewrite(
@@ -68,7 +70,7 @@ def test_query_with_a_placeholder_is_not_filled(placeholder: str) -> None:
     for messages in (
         PROMPTS.render_select_metrics(query),
         PROMPTS.render_critique(query=query, response="THE RESPONSE", selection=SELECTION),
-        PROMPTS.render_response(system_prompt="THE PROMPT", query=query, prompt_format="flat"),
+        PROMPTS.response_format("flat").render(system_prompt="THE PROMPT", query=query.text),
     ):
         assert query.text in messages[0]["content"]
 
@@ -106,6 +108,42 @@ def test_templates_start_with_what_all_requests_share() -> None:
             assert first > 500
 
 
+def shared(first: list[Message], second: list[Message]) -> str:
+    """Return what two requests begin with alike: what a server's prefix cache can answer from."""
+    texts = ["\0".join(one["content"] for one in messages) for messages in (first, second)]
+    return "".join(one for one, _ in takewhile(lambda pair: pair[0] == pair[1], zip(*texts, strict=False)))
+
+
+def test_critiques_of_one_query_share_all_but_the_answer() -> None:
+    first, second = (PROMPTS.render_critique(query=QUERY, response=one, selection=SELECTION) for one in ("A", "B"))
+    assert shared(first, second).endswith("# The answer to judge\n<answer-")
+
+
+def test_metric_requests_share_all_but_the_query() -> None:
+    first, second = (PROMPTS.render_select_metrics(Query(id=one, text=one)) for one in ("Who?", "Why?"))
+    assert shared(first, second).endswith("# The query\n<query-")
+
+
+@pytest.mark.parametrize(("prompt_format", "end"), [("chat", "Be kind.\0Wh"), ("flat", "Be kind.\n\n# Query\nWh")])
+def test_responses_under_one_prompt_share_the_prompt(prompt_format: PromptFormat, end: str) -> None:
+    form = PROMPTS.response_format(prompt_format)
+    first, second = (form.render(system_prompt="Be kind.", query=one) for one in ("Who?", "Why?"))
+    assert shared(first, second).endswith(end)
+
+
+def test_rewrites_of_siblings_share_their_history_and_those_of_a_child_go_on_from_it() -> None:
+    def rewrite(*path: str) -> list[Message]:
+        return PROMPTS.render_rewrite(
+            current_prompt=path[-1], former_prompts=path[:-1], examples=[(QUERY, rollout_with(path[-1]))]
+        )
+
+    history = f"Version 2:\n{fence('prompt', 'second')}"
+    siblings = shared(rewrite("first", "second", "a"), rewrite("first", "second", "b"))
+    assert siblings.endswith(f"{history}\n\n# The current system prompt\n<prompt-")
+    child = shared(rewrite("first", "second", "a"), rewrite("first", "second", "a", "deeper"))
+    assert child.rstrip().endswith(history)
+
+
 def test_rewrite_request_without_history_or_critiques_says_so() -> None:
     content = PROMPTS.render_rewrite(current_prompt="P", former_prompts=[], examples=[])[0]["content"]
     assert "(none: this is the first version)" in content
@@ -113,7 +151,7 @@ def test_rewrite_request_without_history_or_critiques_says_so() -> None:
 
 
 def test_chat_response_request_is_the_prompt_and_the_query_alone() -> None:
-    messages = PROMPTS.render_response(system_prompt="S $x", query=Query(id="q", text="Q $y"), prompt_format="chat")
+    messages = PROMPTS.response_format("chat").render(system_prompt="S $x", query="Q $y")
     assert messages == [{"role": "system", "content": "S $x"}, {"role": "user", "content": "Q $y"}]
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import NormalDist
@@ -33,6 +34,9 @@ class Reply:
     tool_arguments: list[str] | None = None
     """JSON per choice: a request with tools gets them as a call of the function that it names (the first it offers
     if it names none), any other request gets ``texts``."""
+    probabilities: Mapping[int, Mapping[str, float]] | None = None
+    """For requests with ``logprobs``: what each token could have been and how probably, by its offset in the text; the
+    other tokens are certain. ``None``: the server tells none, as with a call of a tool."""
     status: int = 200
     """Anything but 200 is an error in OpenAI's format."""
     error_message: str = ""
@@ -106,6 +110,7 @@ class Choice:
     finish_reason: str | None = None
     refusal: str | None = None
     arguments: str | None = None
+    probabilities: Mapping[int, Mapping[str, float]] | None = None
 
 
 def choices_of(reply: Reply, n: int, *, has_tools: bool) -> list[Choice]:
@@ -116,7 +121,13 @@ def choices_of(reply: Reply, n: int, *, has_tools: bool) -> list[Choice]:
 
     arguments = reply.tool_arguments if has_tools else None
     return [
-        Choice(at(reply.texts, i), at(reply.finish_reasons, i), at(reply.refusals, i), at(arguments, i))
+        Choice(
+            at(reply.texts, i),
+            at(reply.finish_reasons, i),
+            at(reply.refusals, i),
+            at(arguments, i),
+            None if arguments else reply.probabilities,
+        )
         for i in range(n)
     ]
 
@@ -159,7 +170,57 @@ def _chat_choice(body: dict[str, object], choice: Choice, *, key: str, index: in
         message["tool_calls"] = [{"id": call_id, "type": "function", "function": function}]
         # OpenAI ends a call that the request forced with "stop".
         finish_reason = choice.finish_reason or ("stop" if is_forced else "tool_calls")
-    return {"index": index, "message": message, "finish_reason": finish_reason, "logprobs": None}
+    logprobs: dict[str, object] | None = None
+    if body.get("logprobs") and choice.probabilities is not None:
+        logprobs = {"content": [_chat_token(*one, asked_logprobs(body)) for one in _tokens_of(choice)], "refusal": None}
+    return {"index": index, "message": message, "finish_reason": finish_reason, "logprobs": logprobs}
+
+
+def asked_logprobs(body: Mapping[str, object]) -> int:
+    """Return how many alternatives per token a request asks for."""
+    return cast(int, body.get("top_logprobs") if "messages" in body else body.get("logprobs")) or 0
+
+
+_TOKEN = re.compile(r"[^\x00-\x7f]|\d| ?[A-Za-z]+|.", re.DOTALL)
+
+
+def _tokens_of(choice: Choice) -> list[tuple[bytes, dict[bytes, float]]]:
+    """Return the tokens of a choice's text with the log probabilities of what each could have been, best first.
+
+    Words and digits are tokens; a character that is not ASCII is one token per byte, as it is for many models.
+    """
+    tokens: list[tuple[bytes, dict[bytes, float]]] = []
+    for match in _TOKEN.finditer(choice.text or ""):
+        given = (choice.probabilities or {}).get(match.start(), {match[0]: 1.0})
+        told = {one.encode(): math.log(share) if share else -9999.0 for one, share in given.items()}
+        best_first = dict(sorted(told.items(), key=lambda item: -item[1]))
+        if match[0].isascii():
+            tokens.append((match[0].encode(), best_first))
+        else:
+            tokens += [(bytes([byte]), {bytes([byte]): 0.0}) for byte in match[0].encode()]
+    return tokens
+
+
+def _chat_token(text: bytes, alternatives: Mapping[bytes, float], top: int) -> dict[str, object]:
+    entries = [
+        {"token": one.decode("utf-8", "replace"), "bytes": list(one), "logprob": logprob}
+        for one, logprob in [(text, alternatives.get(text, -9999.0)), *list(alternatives.items())[:top]]
+    ]
+    return {**entries[0], "top_logprobs": entries[1:]}
+
+
+def _completion_logprobs(body: Mapping[str, object], choice: Choice) -> dict[str, object] | None:
+    if choice.probabilities is None or not asked_logprobs(body):
+        return None
+    tokens = _tokens_of(choice)
+    return {
+        "tokens": [text.decode("utf-8", "replace") for text, _ in tokens],
+        "token_logprobs": [alternatives.get(text, -9999.0) for text, alternatives in tokens],
+        "top_logprobs": [
+            {one.decode("utf-8", "replace"): told[one] for one in list(told)[: asked_logprobs(body)]}
+            for _, told in tokens
+        ],
+    }
 
 
 def completion(body: dict[str, object], choices: list[Choice], *, key: str) -> dict[str, object]:
@@ -170,7 +231,7 @@ def completion(body: dict[str, object], choices: list[Choice], *, key: str) -> d
             "index": index,
             "text": choice.refusal or choice.text or "",
             "finish_reason": choice.finish_reason or "stop",
-            "logprobs": None,
+            "logprobs": _completion_logprobs(body, choice),
         }
         for index, choice in enumerate(choices)
     ]

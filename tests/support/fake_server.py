@@ -17,23 +17,33 @@ import os
 import signal
 import socket
 import struct
-import subprocess
-import sys
-import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import IO, Literal, NamedTuple, NotRequired, Self, TypedDict, cast
+from typing import IO, Literal, NotRequired, Self, TypedDict, cast
 
 from aiohttp import web
 
+from tests.support.fake_options import ServerOptions as ServerOptions
+from tests.support.fake_probes import (
+    NO_TEMPLATE,
+    describe_models,
+    describe_server,
+    is_probe,
+    not_found,
+    objection_to_probe,
+    probe_reply,
+    tokenize,
+)
+from tests.support.fake_process import SpawnedServer as SpawnedServer
+from tests.support.fake_process import spawn_fake_server as spawn_fake_server
+from tests.support.fake_replies import FAULT_KINDS as FAULT_KINDS
+from tests.support.fake_replies import REFUSAL as REFUSAL
 from tests.support.fake_replies import (
-    CREATED,
     SPOILING_KINDS,
     Choice,
+    asked_logprobs,
     chat_completion,
     choices_of,
     completion,
@@ -45,8 +55,6 @@ from tests.support.fake_replies import (
     prompts_of,
     spoiled,
 )
-from tests.support.fake_replies import FAULT_KINDS as FAULT_KINDS
-from tests.support.fake_replies import REFUSAL as REFUSAL
 from tests.support.fake_replies import FaultKind as FaultKind
 from tests.support.fake_replies import FaultPlan as FaultPlan
 from tests.support.fake_replies import Latency as Latency
@@ -57,37 +65,6 @@ from tests.support.fake_replies import request_key as request_key
 
 _CHAT_PATH = "/v1/chat/completions"
 STATUS_RESET, STATUS_CLIENT_GONE = 0, 499
-_ROOT = Path(__file__).resolve().parents[2]
-
-
-@dataclass(frozen=True, slots=True)
-class ServerOptions:
-    """How the server behaves, whatever the responder says."""
-
-    port: int = 0
-    """0 takes a free one."""
-    latency: Latency = field(default_factory=Latency)
-    faults: FaultPlan | None = None
-    api_key: str | None = None
-    """Any other key gets 401."""
-    models: Sequence[str] | None = None
-    """Any other model gets 404; ``None`` takes every name."""
-    ignore_n: bool = False
-    """Always one choice."""
-    reject_response_format: bool = False
-    reject_tools: bool = False
-    reject_system_role: bool = False
-    log_path: str | None = None
-    """JSONL file that log entries are appended to, flushed line by line."""
-    log_bodies: bool = False
-
-    @classmethod
-    def from_json(cls, text: str) -> Self:
-        """Return the options that ``json.dumps(asdict(options))`` wrote; what is left out has its default."""
-        values = json.loads(text)
-        values["latency"] = Latency(**values.get("latency", {}))
-        values["faults"] = FaultPlan(**values["faults"]) if values.get("faults") else None
-        return cls(**values)
 
 
 class LogEntry(TypedDict):
@@ -118,6 +95,10 @@ class FakeServer:
         self.options = options or ServerOptions()
         self.log: list[LogEntry] = []
         """Both entries of every POST request, in the order they happened."""
+        self.probes: list[dict[str, object]] = []
+        """The bodies of capability probes, which are in no log and meet no fault and no latency."""
+        self.gets: list[str] = []
+        """The paths of GET requests."""
         self.max_in_flight = 0
         self._in_flight = 0
         self._num_requests = 0
@@ -127,7 +108,11 @@ class FakeServer:
         app = web.Application(client_max_size=64 * 2**20)
         app.router.add_post(_CHAT_PATH, self._handle)
         app.router.add_post("/v1/completions", self._handle)
-        app.router.add_get("/v1/models", self._list_models)
+        app.router.add_get("/v1/models", self._describe)
+        app.router.add_get("/version", self._describe)
+        app.router.add_get("/props", self._describe)
+        app.router.add_post("/tokenize", self._tokenize)
+        app.router.add_post("/apply-template", self._tokenize)
         # With handler_cancellation, a client that gives up frees its request at once.
         self._runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.05)
 
@@ -159,6 +144,9 @@ class FakeServer:
         if body is None:
             return error_response(400, "We could not parse the JSON body of your request.")
         objection = self._objection_to(request, body)
+        if is_probe(body):
+            self.probes.append(body)
+            return objection or objection_to_probe(body, self.options) or self._answer(request, body, key="probe")
         entry = self._log_start(request.path, body, is_faultless=objection is not None)
         fault, status = entry["fault"], STATUS_CLIENT_GONE
         try:
@@ -174,6 +162,8 @@ class FakeServer:
     def _objection_to(self, request: web.Request, body: dict[str, object]) -> web.Response | None:
         """Return the error for a request that this server does not serve."""
         options, is_chat = self.options, request.path == _CHAT_PATH
+        if request.path in options.missing_routes:
+            return not_found()
         if not self._is_authorized(request):
             return error_response(401, "Incorrect API key provided.", code="invalid_api_key")
         model = body.get("model")
@@ -195,14 +185,30 @@ class FakeServer:
     def _limit_objection(self, body: dict[str, object]) -> web.Response | None:
         """Return the error for something that a fuller server would do."""
         options = self.options
-        rejected = {"response_format": options.reject_response_format, "tools": options.reject_tools}
+        rejected = {
+            "response_format": options.reject_response_format,
+            "tools": options.reject_tools,
+            "logprobs": options.reject_logprobs,
+        }
         for param in rejected:
             if rejected[param] and body.get(param):
                 message = f"Unsupported parameter: '{param}' is not supported with this model."
                 return error_response(400, message, code="unsupported_parameter", param=param)
+        if options.reject_chat and messages_of(body):
+            return error_response(400, NO_TEMPLATE)
+        is_thinking = options.wants_max_completion_tokens and messages_of(body) is not None
+        if is_thinking and "max_tokens" in body:
+            message = "Unsupported parameter: 'max_tokens' is not supported. Use 'max_completion_tokens' instead."
+            return error_response(400, message, code="unsupported_parameter", param="max_tokens")
+        if is_thinking and body.get("temperature") not in (None, 1):
+            message = "Unsupported value: 'temperature' does not support 0.0 with this model."
+            return error_response(400, message, code="unsupported_value", param="temperature")
         roles = {message.get("role") for message in messages_of(body) or []}
         if options.reject_system_role and roles & {"system", "developer"}:
             return error_response(400, "System role not supported", param="messages")
+        asked, limit = asked_logprobs(body), options.max_top_logprobs
+        if limit is not None and asked > limit:
+            return error_response(400, f"Requested logprobs of {asked}, which is greater than max allowed: {limit}")
         return None
 
     def _is_authorized(self, request: web.Request) -> bool:
@@ -223,17 +229,37 @@ class FakeServer:
             return web.Response()
         if fault is not None and fault not in SPOILING_KINDS:
             return self._fault_response(fault)
+        return self._answer(request, body, key=key, fault=fault)
+
+    def _answer(
+        self, request: web.Request, body: dict[str, object], *, key: str, fault: FaultKind | None = None
+    ) -> web.Response:
         n = 1 if self.options.ignore_n else cast(int, body.get("n") or 1)
         prompts = None if request.path == _CHAT_PATH else prompts_of(body)
         asked = [body] if prompts is None else [{**body, "prompt": prompt} for prompt in prompts]
         choices: list[Choice] = []
         for each in asked:
-            reply = self.responder(each)
+            reply = probe_reply(each, self.options) if is_probe(body) else self.responder(each)
             if reply.status != 200:
                 return error_response(reply.status, reply.error_message, headers=reply.headers)
             choices += [spoiled(choice, fault) for choice in choices_of(reply, n, has_tools=has_tools(body))]
         complete = chat_completion if prompts is None else completion
-        return json_response(complete(body, choices, key=key))
+        return json_response(self._as_reported(complete(self._as_read(body), choices, key=key)))
+
+    def _as_read(self, body: dict[str, object]) -> dict[str, object]:
+        """Return the request without what the server overlooks."""
+        read = {name: value for name, value in body.items() if name != "logprobs" or not self.options.no_logprobs}
+        messages = messages_of(body)
+        if self.options.drops_system and messages:
+            read["messages"] = [one for one in messages if one.get("role") != "system"]
+        return read
+
+    def _as_reported(self, payload: dict[str, object]) -> dict[str, object]:
+        if not self.options.reports_cached_tokens:
+            cast(dict[str, object], payload["usage"]).pop("prompt_tokens_details")
+        if not self.options.reports_usage:
+            payload.pop("usage")
+        return payload
 
     def _fault_response(self, fault: FaultKind) -> web.Response:
         if fault in ("429", "429_retry_after"):
@@ -245,12 +271,17 @@ class FakeServer:
             return error_response(500, "The server had an error while processing your request.")
         return error_response(503, "The engine is currently overloaded, please try again later.")
 
-    async def _list_models(self, request: web.Request) -> web.Response:
+    async def _describe(self, request: web.Request) -> web.Response:
+        self.gets.append(request.path)
         if not self._is_authorized(request):
             return error_response(401, "Incorrect API key provided.", code="invalid_api_key")
-        names = ("fake-model",) if self.options.models is None else self.options.models
-        models = [{"id": name, "object": "model", "created": CREATED, "owned_by": "tests"} for name in names]
-        return json_response({"object": "list", "data": models})
+        if request.path in self.options.missing_routes:
+            return not_found()
+        is_models = request.path == "/v1/models"
+        return describe_models(self.options) if is_models else describe_server(request.path, self.options)
+
+    async def _tokenize(self, request: web.Request) -> web.Response:
+        return tokenize(request.path, parse_object(await request.read()) or {}, options=self.options)
 
     def _log_start(self, path: str, body: dict[str, object], *, is_faultless: bool) -> LogEntry:
         key = request_key(body)
@@ -287,53 +318,6 @@ class FakeServer:
         if self._file:
             self._file.write(json.dumps(entry) + "\n")
             self._file.flush()
-
-
-class SpawnedServer(NamedTuple):
-    """A server that runs as its own process."""
-
-    base_url: str
-    pid: int
-
-
-@contextmanager
-def spawn_fake_server(
-    responder: str,
-    *,
-    config: Mapping[str, object] | None = None,
-    options: ServerOptions | None = None,
-    timeout_s: float = 30.0,
-) -> Iterator[SpawnedServer]:
-    """Run the server as its own process until the block ends.
-
-    Args:
-        responder: ``module:factory``; the factory returns the ``Responder``.
-        config: JSON-native keyword arguments of the factory.
-        options: How the server behaves.
-        timeout_s: How long it may take to start.
-    """
-    python_path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
-    with tempfile.TemporaryDirectory() as folder:
-        port_file, stderr_file = Path(folder, "url"), Path(folder, "stderr")
-        command = [sys.executable, "-m", "tests.support.fake_server", "--responder", responder]
-        command += ["--responder-config", json.dumps(dict(config or {})), "--port-file", str(port_file)]
-        command += ["--options", json.dumps(asdict(options or ServerOptions()))]
-        with stderr_file.open("wb") as stderr:
-            process = subprocess.Popen(command, stderr=stderr, env={**os.environ, "PYTHONPATH": python_path})
-        try:
-            deadline = time.monotonic() + timeout_s
-            while not port_file.exists():
-                if process.poll() is not None or time.monotonic() > deadline:
-                    raise RuntimeError(f"The fake server did not start: {stderr_file.read_text()[-2000:]}")
-                time.sleep(0.01)
-            yield SpawnedServer(port_file.read_text(), process.pid)
-        finally:
-            process.terminate()
-            try:
-                process.wait(10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
 
 
 def read_log(path: str | Path) -> list[LogEntry]:

@@ -13,7 +13,7 @@ from tests.support.fake_server import Reply as ServerReply
 from tests.support.world import World
 
 _FENCE = re.compile(r"<(?P<mark>(?P<label>[a-z]+)-[0-9a-f]{8})>\n(?P<text>.*?)\n</(?P=mark)>", re.DOTALL)
-_REMARK = re.compile(r"^- (.+?): (\d+) of 5\.", re.MULTILINE)
+_REMARK = re.compile(r"^- (.+?): (\d+(?:\.\d+)?) of 5\.", re.MULTILINE)
 _METRIC = re.compile(r"^- (.+?): ", re.MULTILINE)
 _OPENINGS: dict[str, Role] = {
     load_prompts().templates[name].template.splitlines()[0]: role
@@ -59,7 +59,7 @@ class Oracle:
         queries = [text for label, text in fenced if label == "query"]
         remarks = [text for label, text in fenced if label == "remarks"]
         feedback = [
-            (query, {name: int(score) for name, score in _REMARK.findall(remark)})
+            (query, {name: round(float(score)) for name, score in _REMARK.findall(remark)})
             for query, remark in zip(queries, remarks, strict=True)
         ]
         rewrites = self.world.rewrite(

@@ -1,0 +1,130 @@
+"""A vLLM server for as long as a block lasts: its key, its start, the signals, its end."""
+
+import os
+import re
+import secrets
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import TextIO
+
+import typer
+
+from drpo_graph.cli.start_progress import StartProgress
+from drpo_graph.display import inert
+from drpo_graph.serving import ServeOptions, Server, ServerKey, new_key, plan_server, start_server
+
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_Handler = Callable[[int, FrameType | None], object] | int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServeRequest:
+    """What the user asks ``drpo serve`` for."""
+
+    options: ServeOptions
+    has_own_port: bool
+    """Whether the port was given, and is not just the default."""
+    python: Path
+    api_key_env: str | None
+    api_key_file: Path | None
+    log_file: Path | None
+    timeout_s: float
+
+
+class StopRequests:
+    """Counts Ctrl-C and its like, in place of ending at once; one request too many kills the server."""
+
+    def __init__(self, server: Server) -> None:
+        self.num = 0
+        self.is_stopping = False
+        """Whether the server has been told to stop already: then the next request kills it."""
+        self._server = server
+        self._former: dict[signal.Signals, _Handler] = {}
+
+    def install(self) -> None:
+        """Begin to count."""
+        for number in _STOP_SIGNALS:
+            former = signal.signal(number, self._handle)
+            self._former.setdefault(number, former)
+
+    def restore(self) -> None:
+        """Leave the signals to whom they belonged before."""
+        for number, handler in self._former.items():
+            # None: whoever it belonged to did not set it from Python.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.num += 1
+        if self.is_stopping or self.num > 1:
+            self._server.kill()
+
+
+@dataclass(frozen=True, slots=True)
+class RunningServer:
+    """A server that answers."""
+
+    server: Server
+    key: ServerKey
+    requests: StopRequests
+    started_s: float
+    """How long the start took."""
+
+
+@contextmanager
+def run_server(
+    request: ServeRequest,
+    *,
+    folder: Path,
+    progress: TextIO | None,
+    key: ServerKey | None = None,
+    keeps_signals: bool = False,
+) -> Iterator[RunningServer]:
+    """Start a server, yield it when it answers, and end it whatever happens.
+
+    Args:
+        request: What to serve.
+        folder: Where log and key go unless the request says.
+        progress: Where the start is shown.
+        key: The key that requests will carry; a new one when absent.
+        keeps_signals: Whether requests to stop are counted in the block, too; it has to look at them.
+
+    Raises:
+        ServeError: it cannot be started; its log tells why.
+        Abort: the user stopped it before it was ready.
+    """
+    stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    slug = re.sub(r"[^A-Za-z0-9.]+", "-", request.options.model)[-60:].strip("-.")
+    log_file = request.log_file or folder / f"{stem}-{slug}.log"
+    plan = plan_server(request.options, python=request.python, log_file=log_file, inherited=os.environ)
+    with nullcontext(key) if key is not None else new_key(log_file.parent / f"{stem}.key") as chosen:
+        began = time.monotonic()
+        server = start_server(plan, chosen.value)
+        requests = StopRequests(server)
+        requests.install()
+        try:
+            _wait(server, requests, timeout_s=request.timeout_s, progress=progress)
+            if not keeps_signals:
+                requests.restore()
+            yield RunningServer(server, chosen, requests, time.monotonic() - began)
+        finally:
+            requests.install()
+            requests.is_stopping = True
+            server.stop()
+            requests.restore()
+
+
+def _wait(server: Server, requests: StopRequests, *, timeout_s: float, progress: TextIO | None) -> None:
+    what = f"starting {inert(server.plan.model, max_chars=80)}"
+    with StartProgress(what, progress) as shown:
+
+        def report(elapsed_s: float, line: str) -> None:
+            if requests.num:
+                raise typer.Abort
+            shown.show(elapsed_s, line)
+
+        server.wait_until_ready(timeout_s=timeout_s, report=report)

@@ -1,0 +1,124 @@
+"""``drpo models check``: what an endpoint can do, and whether a model is of use in each role."""
+
+import asyncio
+import io
+import json
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import typer
+from pydantic import JsonValue
+
+from drpo_graph.capabilities import Capabilities, CapabilityCache
+from drpo_graph.cli import options as flags
+from drpo_graph.cli.inputs import read_overrides
+from drpo_graph.display.streams import quiet
+from drpo_graph.errors import UnusableModelError, UsageError
+from drpo_graph.records import ROLES, Role
+from drpo_graph.settings import Settings, build_settings, merge_settings
+
+if TYPE_CHECKING:
+    from drpo_graph.models import Endpoint
+
+_TIMEOUT_S = 60.0
+_DEFAULTS: dict[str, object] = {"timeout_s": _TIMEOUT_S, "max_retries": 2}
+"""Less than a run's: somebody waits for the answer."""
+
+app = typer.Typer(no_args_is_help=False)
+
+
+@app.callback()
+def _models() -> None:
+    """Find out what models can do."""
+
+
+@app.command("check")
+def check_command(
+    model: flags.ModelArgument,
+    base_url: flags.BaseUrlOption = None,
+    api_key_env: flags.ApiKeyEnvOption = None,
+    roles: flags.RolesOption = None,
+    overrides: flags.OverridesOption = None,
+    no_samples: flags.NoSamplesOption = False,
+    as_json: flags.JsonOption = False,
+) -> None:
+    """Tell what an endpoint can do with MODEL, by a dozen small requests, and try it once in each role.
+
+    Each role is tried on one bundled query, with the templates, parsers and settings of a run, for at most 60 seconds
+    (--set timeout_s=...). Exits with 1 where the endpoint or one of the roles cannot be used.
+    """
+    given = {"model": model, "base_url": base_url or None, "api_key_env": api_key_env}
+    named = {name: value for name, value in given.items() if value is not None}
+    settings = build_settings(merge_settings(_DEFAULTS, named, read_overrides(overrides)))
+    for role in roles or ():
+        if role not in ROLES:
+            raise UsageError(f"--role {role}: expected one of {', '.join(ROLES)}.")
+    chosen = tuple(role for role in ROLES if role in (roles or ROLES))
+    asyncio.run(_check(model, settings, roles=chosen, has_samples=not no_samples, as_json=as_json))
+
+
+async def _check(model: str, settings: Settings, *, roles: Sequence[Role], has_samples: bool, as_json: bool) -> None:
+    from drpo_graph.checkup import check_roles  # Loads LangGraph: wrong usage is told before that.
+    from drpo_graph.cli.models_page import Page
+
+    stdout = quiet(sys.stdout)
+    # With --json the page is written for nobody.
+    page = Page(io.StringIO() if as_json else stdout)
+    endpoints = await _probe(
+        settings, roles, on_done=lambda one: page.show_endpoint(one.name, one.place, capabilities=one.capabilities)
+    )
+    if not endpoints:
+        page.show_note("This provider's API is not OpenAI's: what its endpoint can do shows during a run.")
+    checks = await check_roles(settings, roles, on_done=page.show_role) if has_samples else ()
+    page.show_verdicts(checks)
+    bad = [check.role for check in checks if not check.is_usable]
+    if as_json:
+        found = {
+            "model": model,
+            "is_usable": not bad,
+            "endpoints": [one.as_json() for one in endpoints],
+            "roles": [one.model_dump(mode="json") for one in checks],
+        }
+        stdout.write(f"{json.dumps(found, indent=2)}\n")
+    stdout.flush()
+    if bad:
+        raise UnusableModelError(f"The model {model!r} is not usable as {' and '.join(bad)}.")
+
+
+class _EndpointCheck(NamedTuple):
+    """What a probe found, and for which roles."""
+
+    place: str
+    name: str
+    roles: list[Role]
+    capabilities: Capabilities
+
+    def as_json(self) -> dict[str, JsonValue]:
+        """Return it for ``--json``."""
+        found = {**self.capabilities.model_dump(mode="json"), "first_rung": self.capabilities.first_rung}
+        return {"url": self.place, "model": self.name, "roles": list(self.roles), "capabilities": found}
+
+
+async def _probe(
+    settings: Settings, roles: Sequence[Role], *, on_done: Callable[[_EndpointCheck], None]
+) -> list[_EndpointCheck]:
+    """Return what each endpoint of the roles can do, asked now and remembered for the runs to come.
+
+    Raises:
+        ModelCallError: one cannot be used at all.
+    """
+    from drpo_graph.models import find_endpoints  # Loads LangChain.
+    from drpo_graph.probe import probe_endpoint
+
+    roles_by_endpoint: dict[Endpoint, list[Role]] = {}
+    for role in roles:
+        for endpoint in find_endpoints(role, settings.role(role)):
+            roles_by_endpoint.setdefault(endpoint, []).append(role)
+    checks, cache = [], CapabilityCache()
+    for (address, identity), served in roles_by_endpoint.items():
+        found = await probe_endpoint(address, timeout_s=min(settings.timeout_s, _TIMEOUT_S))
+        cache.put(identity, address.name, capabilities=found)
+        checks.append(_EndpointCheck(address.place, address.name, served, found))
+        on_done(checks[-1])
+    return checks

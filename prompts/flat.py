@@ -1,0 +1,72 @@
+"""The flat format: headings in place of chat roles, for base models that continue a text (URIAL, arXiv 2312.01552)."""
+
+import re
+from collections.abc import Sequence
+from typing import Final
+
+FLAT_STOPS: Final = ("\n# Query\n", "\n# Answer\n")
+"""Where a base model has ended its answer and begins to invent the next exchange."""
+REPLY_STOPS: Final = ("\n# Reply\n", "\n# The ", "\n# Metrics\n")
+"""The same for a structured reply: the headings of our own requests. In JSON no line begins with one."""
+REPLY_HEADING: Final = "# Reply"
+MAX_STOPS: Final = 4
+"""OpenAI takes no more in one request."""
+
+_HEADING = re.compile(r"^# (?:Query|Answer):?[ \t]*$", re.MULTILINE)
+_OWN_HEADING = re.compile(r"# Answer:?[ \t]*\n")
+# A fence that names a language belongs to the answer.
+_FENCE = re.compile(r"```(?:text|markdown|md)?[ \t]*\n(?P<inside>.*?)(?P<end>\n```)?", re.DOTALL)
+
+
+def merge_stops(own: Sequence[str], of_format: Sequence[str]) -> tuple[str, ...]:
+    """Return a role's own stops, then as many of its format's as a request has room for."""
+    return (*own, *[stop for stop in of_format if stop not in own][: max(0, MAX_STOPS - len(own))])
+
+
+def clean_answer(text: str, *, is_cut: bool) -> str:
+    """Return the answer in what a model made of a flat prompt; what stands inside the answer stays as it is.
+
+    The answer ends at the next heading of the format, whether or not the server heeded the stops. The white space
+    around it goes, and so does a bare code fence around all of it.
+
+    Args:
+        text: The model's continuation of the prompt.
+        is_cut: Whether the token limit ended it: it may then end in the middle of a heading, or inside the fence.
+    """
+    begin = _OWN_HEADING.match(text)
+    answer = text[begin.end() :] if begin else text
+    heading = _HEADING.search(answer)
+    if heading:
+        answer = answer[: heading.start()]
+    elif is_cut:
+        answer = _without_partial_stop(answer)
+    return _without_fence(answer.strip(), is_cut=is_cut and heading is None).strip()
+
+
+def join_messages(messages: Sequence[tuple[str, str]], *, is_structured: bool) -> str:
+    """Return a conversation of roles and texts as one text for a base model to continue.
+
+    Args:
+        messages: Role and text of each message.
+        is_structured: Whether a reply of our form comes next; a heading announces it then.
+    """
+    texts = [f"{REPLY_HEADING}\n{text}" if role == "assistant" else text for role, text in messages]
+    prompt = "\n\n".join(texts)
+    return f"{prompt.rstrip()}\n\n{REPLY_HEADING}\n" if is_structured else prompt
+
+
+def _without_partial_stop(text: str) -> str:
+    longest = max((one for stop in FLAT_STOPS for one in _beginnings(stop) if text.endswith(one)), key=len, default="")
+    return text.removesuffix(longest)
+
+
+def _beginnings(stop: str) -> list[str]:
+    """Return the beginnings of a stop, from its ``#`` on."""
+    return [stop[:length] for length in range(2, len(stop))]
+
+
+def _without_fence(text: str, *, is_cut: bool) -> str:
+    fence = _FENCE.fullmatch(text)
+    if fence is None or "```" in fence["inside"] or (fence["end"] is None and not is_cut):
+        return text
+    return fence["inside"]

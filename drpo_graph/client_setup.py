@@ -26,11 +26,17 @@ _COUNT_TIMEOUT_S = 30.0
 
 
 async def find_capabilities(
-    client: ModelClient, *, archive: Archive, cache: CapabilityCache | None
+    client: ModelClient, *, archive: Archive, cache: CapabilityCache | None, may_ask: bool = True
 ) -> Capabilities | None:
     """Return what a client's servers can do: as the run found it first, else as remembered, else by asking them.
 
     A resumed run asks as it did before, whatever its servers say now: its finished calls are found by what was asked.
+
+    Args:
+        client: The role's client.
+        archive: The run's.
+        cache: What is remembered of endpoints.
+        may_ask: Whether the servers may be asked; else a new run knows nothing, then and when it is resumed.
 
     Returns:
         What all of them can; ``None`` for a model that is not behind an OpenAI-compatible URL.
@@ -46,7 +52,7 @@ async def find_capabilities(
     if stored is not None:
         return Capabilities.model_validate(stored)
     try:
-        found = _weakest(await _ask_all(addresses, cache))
+        found = _weakest(await _ask_all(addresses, cache)) if may_ask else Capabilities()
     except ModelCallError as error:
         # It says "The model ... at ...", of a server that several roles may share.
         message = f"The {client.role} {str(error).removeprefix('The ')}"

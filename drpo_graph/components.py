@@ -248,7 +248,7 @@ def _selection_schema(known: Sequence[Metric], settings: Settings) -> ReplySchem
         _object_schema(
             {
                 "reasoning": _text_schema(bound),
-                "metrics": {"type": "array", "items": name, "maxItems": settings.max_metrics},
+                "metrics": {"type": "array", "items": name, "minItems": 1, "maxItems": settings.max_metrics},
                 "new_metrics": {"type": "array", "items": new_metric, "maxItems": 1},
             }
         ),

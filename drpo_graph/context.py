@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from langgraph.runtime import Runtime
 from langgraph.store.base import BaseStore
@@ -161,13 +162,9 @@ class RunContext:
 
     async def _ask_endpoints(self, archive: Archive, known: dict[Role, Capabilities | None]) -> None:
         """Fill in what each role's servers can do."""
-        if not self.settings.probe:
-            return
-        cache = CapabilityCache()
-        clients = self.clients.values()
-        found = await asyncio.gather(*(find_capabilities(one, archive=archive, cache=cache) for one in clients))
+        find = partial(find_capabilities, archive=archive, cache=CapabilityCache(), may_ask=self.settings.probe)
+        found = await asyncio.gather(*map(find, self.clients.values()))
         known.update(zip(self.clients, found, strict=True))
-
 
 
 async def session_of(runtime: Runtime[RunContext], run_id: str) -> RunSession:

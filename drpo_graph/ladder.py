@@ -14,7 +14,7 @@ from typing import Generic, NamedTuple, TypeVar
 from drpo_graph.chat import CallChannel, RefusedRequestError
 from drpo_graph.errors import FailureKind, ReplyError
 from drpo_graph.events import Warned
-from drpo_graph.failures import CallFailure, is_context_overflow
+from drpo_graph.failures import OVERFLOW, CallFailure, is_context_overflow
 from drpo_graph.ledger import Choice
 from drpo_graph.parsing import shorten
 from drpo_graph.prompts.flat import REPLY_STOPS, merge_stops
@@ -350,11 +350,13 @@ class _Exchange(Generic[T]):
             kind = "refused"
         elif is_context_overflow(failure):
             kind = "overflow"
+        # What was found out here is in our own words; a server's need the status that they came with.
+        detail = failure.message if failure.kind == OVERFLOW else f"{failure.kind}: {failure.message}"
         for slot in slots:
             self._refused_slots.add(slot)
             # What was wrong with an earlier reply says more than that no better one could be had.
             if self._samples[slot].failure is None:
-                self._samples[slot] = Sample(None, Failure(kind=kind, detail=f"{failure.kind}: {failure.message}"))
+                self._samples[slot] = Sample(None, Failure(kind=kind, detail=detail))
 
     def _token_limit(self, slots: list[int]) -> int:
         """Return the reply's token limit, doubled where a former reply was cut off by it."""

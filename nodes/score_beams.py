@@ -176,8 +176,15 @@ def _announce_level(session: RunSession, update: SearchState, easy_ids: set[str]
 async def _stalled(session: RunSession, state: SearchState, children: Sequence[CandidateRef]) -> SearchStalledError:
     worst = rank(children)[0]
     reasons = [(await session.archive.rollout(worst["id"], query_id)).failure for query_id in worst["query_ids"]]
-    reason = next((f"{one.kind}: {one.detail}" for one in reasons if one is not None), "no reason recorded")
+    failure = next((one for one in reasons if one is not None), None)
+    reason = "no reason recorded" if failure is None else f"{failure.kind}: {failure.detail}"
+    advice = "Check the critic's model with a short run, then start this one again: its failed critiques are settled."
+    if failure is not None and failure.kind == "overflow":
+        reason = failure.detail
+        advice = (
+            "Serve the model with a longer context, use shorter queries, or bound what it is shown "
+            "(base.max_tokens, max_critique_chars, history_window)."
+        )
     return SearchStalledError(
-        f"No candidate of the last {_MAX_STALLED} levels could be scored (level {state['level']}: {reason}). "
-        "Check the critic's model with a short run, then start this one again: its failed critiques are settled."
+        f"No candidate of the last {_MAX_STALLED} levels could be scored (level {state['level']}: {reason}). {advice}"
     )

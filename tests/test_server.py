@@ -94,8 +94,11 @@ async def test_tokens_that_the_embedded_model_had_in_its_cache_are_counted() -> 
 
 
 @needs_model
-async def test_request_longer_than_its_context_is_rejected_alone() -> None:
-    desk = await open_desk("", role={**ROLE, "base_url": None})
+@pytest.mark.parametrize("probe", [True, False])
+async def test_request_longer_than_its_context_fails_alone_and_is_sent_only_by_who_does_not_know(probe: bool) -> None:
+    desk = await open_desk("", probe=probe, role={**ROLE, "base_url": None})
     sample = await desk.models.base.respond([{"role": "user", "content": "word " * 9000}])
     assert sample.failure is not None
-    assert sample.failure.kind == "rejected"
+    assert sample.failure.kind == "overflow"
+    # The server's own answer comes with its status; what was found out before is told with both numbers.
+    assert sample.failure.detail.startswith("the prompt has 9,0" if probe else "http_400: ")

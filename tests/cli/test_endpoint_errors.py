@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from drpo_graph.records import RunResult
-from tests.support.command import KEY, SMALL, Drpo, assert_one_line, list_runs, read_result
-from tests.support.fake_server import FakeServer
+from tests.support.command import KEY, SMALL, Drpo, assert_one_line, list_runs, read_result, serve
+from tests.support.fake_server import FakeServer, ServerOptions
+from tests.support.oracle import build_responder
 
 START = ("optimize", *SMALL, "--thread-id", "t", "--display", "none")
 
@@ -62,3 +63,10 @@ def test_a_failed_run_shows_its_reason_once_on_the_plain_display(drpo: Drpo) -> 
     assert "failed: " in status.out
     assert "does not exist" in status.out
     assert "drpo resume t" in status.out
+
+
+def test_a_context_too_small_for_the_prompts_is_one_line_with_both_numbers(drpo: Drpo) -> None:
+    with serve(build_responder(), ServerOptions(server="vllm", tokenizes="vllm", max_model_len=400)) as server:
+        outcome = drpo(*START, "--base-url", server.base_url)
+    assert_one_line(outcome, 1, "the prompt has", "the model's context 400)", "with a longer context")
+    assert "…" not in outcome.err

@@ -186,5 +186,7 @@ def test_two_replicas_share_the_work_and_one_may_die(
     assert runs.finish(process) == 0, runs.said
     result = runs.result("bereaved")
     assert result.status == "done"
-    assert set(result.failures_by_kind) <= {"connection", *runs.result("two-round_robin").failures_by_kind}
+    # A server that is being killed closes connections, or says in its last moment that its engine is gone.
+    known = {"connection", "http_500", *runs.result("two-round_robin").failures_by_kind}
+    assert set(result.failures_by_kind) <= known
     assert Path(runs.folder / "bereaved" / "best_prompt.txt").read_text().strip() == result.system_prompt.strip()

@@ -245,6 +245,7 @@ def _advise(error: ReplyError, role: Role, *, settings: Settings, rung: str) -> 
         "refused": "It declines: give this role another model.",
         "rejected": "The server refuses the request: mend what it names, or give this role another model.",
         "unavailable": "The server fails again and again: see its log, or try later.",
+        "overflow": "Serve it with a longer context, or give this role another model.",
         "reward_error": "",
     }[error.kind]
 

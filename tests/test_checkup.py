@@ -128,3 +128,12 @@ async def test_model_without_a_chat_template_is_checked_by_text_completions() ->
         settings = build_settings({"model": "vllm:base", "base_url": server.base_url})
         (one,) = await check_roles(settings, ["base"])
     assert (one.endpoint, one.reading, one.is_usable) == ("completions", "A hedgehog met a balloon.", True)
+
+
+async def test_context_too_small_for_the_prompts_is_told_with_both_numbers() -> None:
+    options = ServerOptions(server="vllm", tokenizes="vllm", max_model_len=400)
+    checks = await check(options=options)
+    assert checks["base"].is_usable
+    verdict = checks["critic"].verdict
+    assert "the model's context 400. Serve it with a longer context" in verdict
+    assert checks["critic"].num_requests == 0

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pydantic import JsonValue
@@ -62,9 +63,12 @@ async def find_capabilities(
 
 
 async def _ask_all(addresses: Sequence[tuple[Address, str]], cache: CapabilityCache | None) -> list[Capabilities]:
-    from drpo_graph.probe import capabilities_of  # Loads the client library: only a run that asks pays for it.
+    # Loads the client library: only a run that asks pays for it.
+    from drpo_graph.openai_clients import shared_http_client
+    from drpo_graph.probe import capabilities_of
 
-    asked = (capabilities_of(address, identity=identity, cache=cache) for address, identity in addresses)
+    ask = partial(capabilities_of, cache=cache, http_client=shared_http_client())
+    asked = (ask(address, identity=identity) for address, identity in addresses)
     answers = await asyncio.gather(*asked, return_exceptions=True)
     errors = [answer for answer in answers if isinstance(answer, BaseException)]
     found = [answer for answer in answers if isinstance(answer, Capabilities)]

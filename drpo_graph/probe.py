@@ -3,6 +3,7 @@
 import asyncio
 import re
 import weakref
+from functools import partial
 from typing import NamedTuple
 
 from drpo_graph.capabilities import PROBE_TEXT, Address, Capabilities, CapabilityCache, TokenDialect
@@ -12,7 +13,7 @@ from drpo_graph.parsing import shorten
 from drpo_graph.probe_replies import ProbeReply
 from drpo_graph.probe_requests import PLAIN, Asker, ask_all
 from drpo_graph.token_counts import read_count
-from drpo_graph.wire import Answer, Wire
+from drpo_graph.wire import Answer, HttpClient, Wire
 
 _TIMEOUT_S = 60.0
 _MAX_NAMED = 5
@@ -55,7 +56,12 @@ class _About(NamedTuple):
 
 
 async def capabilities_of(
-    address: Address, *, identity: str, cache: CapabilityCache | None, timeout_s: float = _TIMEOUT_S
+    address: Address,
+    *,
+    identity: str,
+    cache: CapabilityCache | None,
+    timeout_s: float = _TIMEOUT_S,
+    http_client: HttpClient | None = None,
 ) -> Capabilities:
     """Return what is remembered of an endpoint and still holds, else what a probe finds.
 
@@ -66,6 +72,7 @@ async def capabilities_of(
         identity: Names what is served there: the base URL, or something lasting where the port changes.
         cache: Where it is remembered; nowhere when absent.
         timeout_s: Longest wait for one reply.
+        http_client: Carries the requests; one of its own when absent.
 
     Raises:
         ModelCallError: the endpoint cannot be used at all (wrong key, unknown model, unreachable).
@@ -74,7 +81,8 @@ async def capabilities_of(
     key = (address, identity)
     task = running.get(key)
     if task is None:
-        task = asyncio.create_task(_recall_or_probe(address, identity, cache=cache, timeout_s=timeout_s))
+        find = partial(_recall_or_probe, address, identity, cache=cache)
+        task = asyncio.create_task(find(timeout_s=timeout_s, http_client=http_client))
         running[key] = task
         task.add_done_callback(lambda done: _forget(key, done))
     return await asyncio.shield(task)
@@ -91,20 +99,28 @@ def _forget(key: tuple[Address, str], done: asyncio.Task[Capabilities]) -> None:
 
 
 async def _recall_or_probe(
-    address: Address, identity: str, *, cache: CapabilityCache | None, timeout_s: float
+    address: Address,
+    identity: str,
+    *,
+    cache: CapabilityCache | None,
+    timeout_s: float,
+    http_client: HttpClient | None,
 ) -> Capabilities:
     remembered = cache.get(identity, address.name) if cache else None
-    if remembered is not None and await is_current(address, remembered, timeout_s=timeout_s):
+    holds = partial(is_current, timeout_s=timeout_s, http_client=http_client)
+    if remembered is not None and await holds(address, remembered):
         return remembered
-    found = await probe_endpoint(address, timeout_s=timeout_s)
+    found = await probe_endpoint(address, timeout_s=timeout_s, http_client=http_client)
     if cache is not None:
         cache.put(identity, address.name, capabilities=found)
     return found
 
 
-async def is_current(address: Address, cached: Capabilities, *, timeout_s: float = _TIMEOUT_S) -> bool:
+async def is_current(
+    address: Address, cached: Capabilities, *, timeout_s: float = _TIMEOUT_S, http_client: HttpClient | None = None
+) -> bool:
     """Return whether the server still lists the model as it did, by one request; true where it tells nothing."""
-    async with Wire(address, timeout_s=timeout_s) as wire:
+    async with Wire(address, timeout_s=timeout_s, http_client=http_client) as wire:
         answer = await wire.get("/models")
     if isinstance(answer, CallFailure):
         # That a server is gone, or wants another key now, is for a probe to report.
@@ -115,7 +131,9 @@ async def is_current(address: Address, cached: Capabilities, *, timeout_s: float
     return listing.max_context is None or listing.max_context == cached.max_context
 
 
-async def probe_endpoint(address: Address, *, timeout_s: float = _TIMEOUT_S) -> Capabilities:
+async def probe_endpoint(
+    address: Address, *, timeout_s: float = _TIMEOUT_S, http_client: HttpClient | None = None
+) -> Capabilities:
     """Return what an endpoint can do with one model.
 
     A request that fails for the moment leaves its own answer unknown, and no other.
@@ -123,7 +141,7 @@ async def probe_endpoint(address: Address, *, timeout_s: float = _TIMEOUT_S) -> 
     Raises:
         ModelCallError: the endpoint cannot be used at all (wrong key, unknown model, unreachable).
     """
-    async with Wire(address, timeout_s=timeout_s) as wire:
+    async with Wire(address, timeout_s=timeout_s, http_client=http_client) as wire:
         models = await wire.get("/models")
         if isinstance(models, CallFailure) and models.kind in ("connection", "timeout"):
             raise _unusable(address, models, listing=_Listing())

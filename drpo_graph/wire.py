@@ -17,6 +17,8 @@ from drpo_graph.parsing import shorten
 
 _CONNECT_TIMEOUT_S = 15.0
 
+HttpClient = openai.DefaultAsyncHttpxClient
+
 Answer = dict[str, JsonValue] | CallFailure
 """A body, or why there is none."""
 
@@ -28,7 +30,7 @@ class Wire:
         address: Where to, and with which key.
         timeout_s: Longest wait for one answer.
         max_concurrency: Requests in flight at once.
-        http_client: Carries the requests; one of its own when absent, which is slow to make.
+        http_client: Carries the requests, and is left open; one of its own when absent, which is slow to make.
     """
 
     def __init__(
@@ -37,11 +39,12 @@ class Wire:
         *,
         timeout_s: float,
         max_concurrency: int = 4,
-        http_client: openai.DefaultAsyncHttpxClient | None = None,
+        http_client: HttpClient | None = None,
     ) -> None:
         self.address = address
         self._timeout_s = timeout_s
         self._places = asyncio.Semaphore(max_concurrency)
+        self._is_owner = http_client is None
         self._client = openai.AsyncOpenAI(
             base_url=address.base_url,
             api_key=address.api_key,
@@ -56,7 +59,8 @@ class Wire:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._client.close()
+        if self._is_owner:
+            await self._client.close()
 
     async def get(self, path: str) -> Answer:
         """Return the answer to a GET request; a path that begins with ``http`` is taken as it is."""

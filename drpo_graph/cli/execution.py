@@ -93,8 +93,10 @@ def start(
         # The run would find out itself, but only after the server's start.
         _check_is_new(options.checkpoint, name)
 
+    settings = run.settings if serving is None else run.settings.model_copy(update=_NO_WAITING)
+
     def begin(shown: RunOptions) -> Coroutine[None, None, RunResult]:
-        return optimize(run.training, settings=run.settings, validation=run.held_out, thread_id=name, options=shown)
+        return optimize(run.training, settings=settings, validation=run.held_out, thread_id=name, options=shown)
 
     with serve_roles(run.settings, serving):
         _carry_out(name, begin, options=options, kind=display, serving=serving)
@@ -130,7 +132,7 @@ def go_on(
         return resume(
             thread_id,
             options=shown,
-            changes=run.changes,
+            changes=run.changes if serving is None else {**_NO_WAITING, **run.changes},
             queries=run.training,
             accepts_changes=run.accepts_changes,
         )
@@ -155,6 +157,10 @@ def _check_changes(settings: Settings, changes: Mapping[str, object]) -> None:
             "run, or accept the change with --force.",
             ("settings",),
         )
+
+
+_NO_WAITING: Mapping[str, object] = {"max_outage_s": 0.0}
+"""A server that the command has started itself, and that has died, does not come back while the run waits."""
 
 
 class _Screen:

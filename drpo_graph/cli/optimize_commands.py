@@ -45,6 +45,7 @@ def optimize_command(
     display: flags.DisplayOption = "rich",
     max_concurrency: flags.MaxConcurrencyOption = None,
     requests_per_second: flags.RequestsPerSecondOption = None,
+    max_outage: flags.MaxOutageOption = None,
     data_dir: flags.DataDirOption = None,
     is_gpt: flags.IsGptOption = None,
     base_model_family: flags.BaseModelFamilyOption = None,

@@ -207,6 +207,10 @@ RequestsPerSecondOption = Annotated[
     float | None,
     typer.Option("--requests-per-second", metavar="X", help="Rate limit per endpoint.", rich_help_panel=_RUN),
 ]
+MaxOutageOption = Annotated[
+    float | None,
+    typer.Option("--max-outage", metavar="S", help="Wait for a lost endpoint; 0 stops at once.", rich_help_panel=_RUN),
+]
 DataDirOption = Annotated[
     str | None,
     typer.Option(

@@ -25,6 +25,7 @@ Kind = Literal[
     "learned",
     "capabilities",
     "expansions",
+    "failures",
 ]
 
 _PAGE = 500

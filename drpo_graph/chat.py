@@ -3,6 +3,7 @@
 import asyncio
 import random
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -61,9 +62,11 @@ class ModelClient:
 class RefusedRequestError(Exception):
     """The endpoint refuses this one request; the caller decides what that means. Never reaches a node."""
 
-    def __init__(self, failure: CallFailure) -> None:
+    def __init__(self, failure: CallFailure, retries: Mapping[str, int] | None = None) -> None:
         super().__init__(failure.message)
         self.failure = failure
+        self.retries = dict(retries or {})
+        """The call's failed tries by kind, the last one included."""
 
 
 @dataclass(eq=False, slots=True)
@@ -155,6 +158,12 @@ class CallChannel:
                 "top_logprobs": self.learned.top_logprobs,
             },
         )
+
+    async def note_failures(self, key: str, counts: Mapping[str, int], *, is_reply: bool) -> None:
+        """Keep, with the run, what failed of a call, by kind: its replies, or its tries when it was given up."""
+        if counts:
+            where = "reply" if is_reply else "call"
+            await self.archive.put("failures", f"{where}/{key}", dict(counts))
 
     async def _send(self, request: Request) -> CallRecord:
         request, tries = await self._fit(request), _Tries()
@@ -298,7 +307,8 @@ class CallChannel:
         if num_retries < limit:
             return None
         if not is_first_contact and gate.note_exhausted() < _MAX_EXHAUSTED:
-            return RefusedRequestError(failure)
+            tries.count(failure, is_spent=True)
+            return RefusedRequestError(failure, tries.retries)
         what = "cannot be reached" if failure.kind == "connection" else f"gave no reply ({failure.kind})"
         return ModelCallError(
             f"{self._name(replica)} {what} after {num_retries + 1} tries: {_sentence(failure.message)} "
@@ -308,7 +318,7 @@ class CallChannel:
         )
 
     def _refuse(self, failed: "_Attempt") -> Exception:
-        replica, failure, _ = failed
+        replica, failure, tries = failed
         never_succeeded = replica.gate().num_successes == 0
         is_settings_fault = failure.remedy == "reject" and never_succeeded and not is_context_overflow(failure)
         if failure.remedy == "stop" or is_settings_fault:
@@ -318,7 +328,7 @@ class CallChannel:
                 kind=failure.kind,
                 role=self.client.role,
             )
-        return RefusedRequestError(failure)
+        return RefusedRequestError(failure, tries.retries)
 
     def _name(self, replica: Replica) -> str:
         return f"The {self.client.role} model {self.client.settings.model!r} at {replica.endpoint}"

@@ -7,6 +7,7 @@ again, then repaired once; after that the sample has a reason instead of a value
 import asyncio
 import random
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, NamedTuple, TypeVar
@@ -248,11 +249,11 @@ class _Exchange(Generic[T]):
         choices = await self._call(key, request, slots)
         if choices is None:
             return 0
-        for slot, choice in zip(slots, choices, strict=False):
+        for slot, choice in zip(slots, choices or [Choice(text="")] * len(slots), strict=False):
             self._settle(slot, choice, key)
-        if not choices:
-            for slot in slots:
-                self._settle(slot, Choice(text=""), key)
+        settled = slots[: len(choices)] if choices else slots
+        failures = [failure for slot in settled if (failure := self._samples[slot].failure) is not None]
+        await self._channel.note_failures(key, Counter(failure.kind for failure in failures), is_reply=True)
         if request.top_logprobs and choices and all(_is_untold(choice) for choice in choices):
             await self._learn_top_logprobs(0)
         return len(choices)
@@ -301,6 +302,7 @@ class _Exchange(Generic[T]):
                     await self._learn_top_logprobs(FEW_TOP_LOGPROBS if is_many else 0)
                 else:
                     self._fail(slots, error.failure)
+                    await channel.note_failures(key, error.retries, is_reply=False)
                     return None
 
     def _rung(self) -> int:

@@ -15,6 +15,7 @@ from drpo_graph.context_window import ContextWindow
 from drpo_graph.emitter import Emitter
 from drpo_graph.errors import ModelCallError
 from drpo_graph.events import CallFinished, CallRetried
+from drpo_graph.failure_budget import FailureBudget
 from drpo_graph.failures import CallFailure, classify_failure, hides, is_context_overflow
 from drpo_graph.ledger import CallRecord, Ledger, LedgerEntry, call_key
 from drpo_graph.outages import Circuit, OutageOverdueError, Waiting, are_lost
@@ -103,6 +104,7 @@ class CallChannel:
     archive: Archive
     emitter: Emitter
     learned: Learned = field(default_factory=Learned)
+    budget: FailureBudget = field(default_factory=FailureBudget)
 
     def key_of(self, request: Request, *, attempt: int = 0, sample_index: int = 0) -> str:
         """Return a call's ledger key: what was asked, not how the server had to be asked.

@@ -72,6 +72,7 @@ class RoleModel:
 
         Raises:
             ModelCallError: the endpoint cannot be used at all (wrong key, unknown model, unreachable).
+            TooManyFailuresError: too many of the role's samples have failed lately.
             RunInterruptedError: the run was asked to stop.
         """
 
@@ -206,6 +207,9 @@ class _Exchange(Generic[T]):
             await self._ask_for(slots, attempt)
         if may_repair and not self._channel.settings.is_compat:
             await asyncio.gather(*(self._repair(slot) for slot in self._open_slots()))
+        channel = self._channel
+        for sample in self._samples:
+            channel.budget.note(sample.failure, role=channel.client.role, max_share=channel.settings.max_failure_share)
         return self._samples
 
     def _open_slots(self) -> list[int]:

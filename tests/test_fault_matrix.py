@@ -1,4 +1,4 @@
-"""Every fault at a fifth of all calls: the run ends, finds what it finds without faults, and counts each one by kind."""
+"""Every fault at a fifth of all calls: the run ends, finds what it finds without faults, and counts each by kind."""
 
 import asyncio
 import json

@@ -30,8 +30,8 @@ FaultKind = Literal[
     "words",
     "repeated",
 ]
-"""``reset`` drops the connection, ``hang`` never answers; from ``empty`` on the reply comes, with a bad text: names other
-than those asked for, scores beyond 5 or in words, one sample several times."""
+"""``reset`` drops the connection, ``hang`` never answers; from ``empty`` on the reply comes, with a bad text: other
+names than were asked for, scores beyond 5 or in words, one sample several times."""
 
 FAULT_KINDS: tuple[FaultKind, ...] = get_args(FaultKind)
 REFUSAL = "I'm sorry, but I can't help with that."

@@ -144,7 +144,7 @@ class StateFormatError(DRPOError):
 
 
 class SearchStalledError(DRPOError):
-    """Two levels in a row gave no scored candidate: going on would only spend calls.
+    """No candidate of a level could be scored, nor on other queries: going on would only spend calls.
 
     Not resumable: the replies that could not be used are in the ledger, and a resumed run would find the same.
     """

@@ -146,7 +146,8 @@ class StateFormatError(DRPOError):
 class SearchStalledError(DRPOError):
     """No candidate of a level could be scored, nor on other queries: going on would only spend calls.
 
-    Not resumable: the replies that could not be used are in the ledger, and a resumed run would find the same.
+    Not resumable as it is: the replies that could not be used are in the ledger, and a resumed run would find the same,
+    unless they are asked for again (``drpo resume --retry-failed``).
     """
 
 

@@ -249,8 +249,8 @@ def _announce_level(session: RunSession, update: SearchState, easy_ids: set[str]
 async def _stalled(session: RunSession, state: SearchState, children: Sequence[CandidateRef]) -> SearchStalledError:
     reason = await _describe_failure(session, state, children)
     advice = (
-        "Check the critic with `drpo models check`, then start a new run: this one holds its unusable replies to be "
-        "final, and would find the same."
+        "The unusable replies are stored, and a resumed run finds them again. Check the critic with `drpo models "
+        f"check`, then ask for them again: `drpo resume {session.run_id} --retry-failed`."
     )
     if reason.kind == "overflow":
         advice = (

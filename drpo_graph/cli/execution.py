@@ -19,6 +19,7 @@ from drpo_graph.errors import DRPOError, FingerprintMismatchError, RunExistsErro
 from drpo_graph.events import Event, RunFinished, RunStopped
 from drpo_graph.export import ALGORITHM_FOLDER, EVENTS_FILE, LOG_FILE, PROMPT_FILE, RESULT_FILE
 from drpo_graph.records import Query, RunResult
+from drpo_graph.retrying import retry_failed
 from drpo_graph.runner import RunOptions, new_thread_id, optimize, resume, run_folder
 from drpo_graph.settings import Settings, build_settings, describe_changes, merge_settings
 
@@ -110,6 +111,12 @@ def _check_is_new(checkpoint: Path, thread_id: str) -> None:
     """
     if checkpoint.exists() and any(run.thread_id == thread_id for run in asyncio.run(list_runs(checkpoint))):
         raise RunExistsError(f"Run {thread_id!r} exists already. `drpo resume {thread_id}` continues it.")
+
+
+def release_failed(thread_id: str, checkpoint: Path) -> None:
+    """Let a run ask again for replies that could not be used, and say how many there are."""
+    number = asyncio.run(retry_failed(thread_id, checkpoint=checkpoint))
+    sys.stderr.write(f"note: {number} calls whose replies could not be used are made again where they are needed.\n")
 
 
 def go_on(

@@ -85,6 +85,7 @@ def resume_command(
     config: flags.ConfigOption = None,
     overrides: flags.OverridesOption = None,
     force: flags.ForceOption = False,
+    retry_failed: flags.RetryFailedOption = False,
     serve: flags.ServeOption = False,
     serve_options: flags.ServeOptionsOption = None,
     checkpoint: flags.CheckpointOption = DEFAULT_CHECKPOINT,
@@ -105,6 +106,8 @@ def resume_command(
     from drpo_graph.cli import execution  # Loads LangGraph: wrong usage is told before that.
 
     options = execution.build_options(checkpoint, log_dir, disable_log=disable_log, log_level=logging_level)
+    if retry_failed:
+        execution.release_failed(thread_id, checkpoint)
     run = execution.ResumedRun(changes=changes, training=training, accepts_changes=force)
     serving = execution.build_serving(serve, serve_options, checkpoint=checkpoint, display=display)
     execution.go_on(run, thread_id, options=options, display=display, serving=serving)

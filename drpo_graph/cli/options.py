@@ -246,6 +246,12 @@ ForceOption = Annotated[
         "--force", metavar=_FLAG, help="Go on although settings, prompts or data changed.", rich_help_panel=_RUN
     ),
 ]
+RetryFailedOption = Annotated[
+    bool,
+    typer.Option(
+        "--retry-failed", metavar=_FLAG, help="Ask again for replies that could not be used.", rich_help_panel=_RUN
+    ),
+]
 RunArgument = Annotated[str, typer.Argument(metavar="THREAD", help="The run's name; `drpo runs` lists them.")]
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="provider:model, e.g. vllm:NAME or local:smollm2.")]
 RolesOption = Annotated[

@@ -25,6 +25,7 @@ Kind = Literal[
     "learned",
     "capabilities",
     "expansions",
+    "failures",
 ]
 
 _PAGE = 500
@@ -74,6 +75,11 @@ class Archive:
         self._store = store
         self._run_id = run_id
         self._cache: OrderedDict[tuple[Kind, str], Mapping[str, JsonValue]] = OrderedDict()
+
+    @property
+    def run_id(self) -> str:
+        """The run whose records these are."""
+        return self._run_id
 
     async def put(self, kind: Kind, key: str, value: Mapping[str, JsonValue]) -> None:
         """Store a record; it is committed when this returns."""

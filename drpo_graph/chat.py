@@ -3,6 +3,7 @@
 import asyncio
 import random
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -14,15 +15,16 @@ from drpo_graph.context_window import ContextWindow
 from drpo_graph.emitter import Emitter
 from drpo_graph.errors import ModelCallError
 from drpo_graph.events import CallFinished, CallRetried
+from drpo_graph.failure_budget import FailureBudget
 from drpo_graph.failures import CallFailure, classify_failure, hides, is_context_overflow
 from drpo_graph.ledger import CallRecord, Ledger, LedgerEntry, call_key
+from drpo_graph.outages import Circuit, OutageOverdueError, Waiting, are_lost
 from drpo_graph.prompts.library import PromptFormat
 from drpo_graph.records import Role
 from drpo_graph.settings import RoleSettings, Settings
 from drpo_graph.soft_scores import MAX_TOP_LOGPROBS
 from drpo_graph.transport import Reply, Request
 
-_FIRST_BACKOFF_S = 0.5
 _MAX_BACKOFF_S = 60.0
 _MAX_EXHAUSTED = 2
 _FIRST_CONTACT_RETRIES = 2
@@ -61,17 +63,35 @@ class ModelClient:
 class RefusedRequestError(Exception):
     """The endpoint refuses this one request; the caller decides what that means. Never reaches a node."""
 
-    def __init__(self, failure: CallFailure) -> None:
+    def __init__(self, failure: CallFailure, retries: Mapping[str, int] | None = None) -> None:
         super().__init__(failure.message)
         self.failure = failure
+        self.retries = dict(retries or {})
+        """The call's failed tries by kind, the last one included."""
+
+
+@dataclass(eq=False, slots=True)
+class _Tries:
+    """What has happened to one call so far."""
+
+    retries: dict[str, int] = field(default_factory=dict)
+    """Failed tries by kind."""
+    num_spent: int = 0
+    """Those that count against the limit: not those while the endpoint was lost."""
+    waiting: Waiting = field(default_factory=Waiting)
+
+    def count(self, failure: CallFailure, *, is_spent: bool) -> None:
+        """Count one failed try."""
+        self.retries[failure.kind] = self.retries.get(failure.kind, 0) + 1
+        self.num_spent += is_spent
 
 
 class _Attempt(NamedTuple):
-    """One try that failed: where, how, and the failures of the call by kind before it."""
+    """One try that failed: where and how, and those of the call before it."""
 
     replica: Replica
     failure: CallFailure
-    retries: dict[str, int]
+    tries: _Tries
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +104,7 @@ class CallChannel:
     archive: Archive
     emitter: Emitter
     learned: Learned = field(default_factory=Learned)
+    budget: FailureBudget = field(default_factory=FailureBudget)
 
     def key_of(self, request: Request, *, attempt: int = 0, sample_index: int = 0) -> str:
         """Return a call's ledger key: what was asked, not how the server had to be asked.
@@ -140,33 +161,90 @@ class CallChannel:
             },
         )
 
+    async def note_failures(self, key: str, counts: Mapping[str, int], *, is_reply: bool) -> None:
+        """Keep, with the run, what failed of a call, by kind: its replies, or its tries when it was given up."""
+        if counts:
+            where = "reply" if is_reply else "call"
+            await self.archive.put("failures", f"{where}/{key}", dict(counts))
+
     async def _send(self, request: Request) -> CallRecord:
-        request = await self._fit(request)
-        retries: dict[str, int] = {}
-        balancer = self.client.balancer
-        replica = balancer.choose(request)
+        request, tries = await self._fit(request), _Tries()
+        replica: Replica | None = None
         while True:
+            probe = await self._admit(tries)
+            replica = self._replica_of(probe) if probe else self.client.balancer.choose(request, avoid=replica)
             try:
-                reply = await self._send_once(request, replica)
+                reply = await self._send_once(request, replica, probe=probe)
+                if reply is None:
+                    continue
                 break
             except Exception as error:  # Clients of different providers share no base class.
                 failure = classify_failure(error, secret=replica.secret)
                 if failure is None:
                     raise
-                attempt = _Attempt(replica, failure, retries)
+                attempt = _Attempt(replica, failure, tries)
+                self._note_failure(attempt)
                 final = self._refuse(attempt) if failure.remedy != "retry" else self._give_up(attempt)
                 if final is not None:
                     # A traceback shows the cause's text as well.
                     raise final from (None if hides(replica.secret, error) else error)
+            finally:
+                if probe is not None:
+                    probe.end_probe()
             await self._wait_to_retry(attempt)
-            replica = balancer.choose(request, avoid=replica)
+        tries.waiting.tell(self.emitter, max_outage_s=self.settings.max_outage_s)
         return CallRecord(
             role=self.client.role,
             model=self.client.settings.model,
             choices=reply.choices,
             usage=reply.usage,
-            retries=retries,
+            retries=tries.retries,
         )
+
+    async def _admit(self, tries: _Tries) -> Circuit | None:
+        """Return when the call may be sent: the circuit that it probes, where all servers are lost.
+
+        Raises:
+            ModelCallError: they have been lost for longer than the run waits.
+        """
+        try:
+            return await tries.waiting.admit(
+                self._circuits,
+                max_outage_s=self.settings.max_outage_s,
+                emitter=self.emitter,
+                guard=self.ledger.stop.guard,
+            )
+        except OutageOverdueError as error:
+            outage = error.outage
+            raise ModelCallError(
+                f"The {self.client.role} model {self.client.settings.model!r} at {outage.endpoint} has been away for "
+                f"{outage.lasted_s:.0f} s, longer than max_outage_s allows ({outage.failure.kind}: "
+                f"{_sentence(outage.failure.message)[:-1]}). Start its server again, then resume.",
+                kind="unreachable" if outage.failure.kind == "connection" else outage.failure.kind,
+                role=self.client.role,
+            ) from error
+
+    @property
+    def _circuits(self) -> list[Circuit]:
+        return [replica.gate().circuit for replica in self.client.replicas]
+
+    @property
+    def _is_lost(self) -> bool:
+        """Whether there is no server that a call could be sent to."""
+        return are_lost(self._circuits)
+
+    def _replica_of(self, circuit: Circuit) -> Replica:
+        return next(one for one in self.client.replicas if one.gate().circuit is circuit)
+
+    def _note_failure(self, failed: _Attempt) -> None:
+        """Take a failed try for what it says about the endpoint."""
+        replica, failure, tries = failed
+        circuit = replica.gate().circuit
+        if not failure.is_of_endpoint:
+            circuit.note_sign_of_life()
+        elif self.settings.max_outage_s > 0 and not self.client.balancer.is_untried:
+            # A server that was never reached is no outage but a mistake, which is told at once.
+            circuit.note_failure(failure, tries, endpoint=replica.endpoint, first_pause_s=self.settings.retry_wait_s)
 
     async def _fit(self, request: Request) -> Request:
         """Return the request, shortened to the model's context where only its reply is too long.
@@ -179,21 +257,22 @@ class CallChannel:
             raise RefusedRequestError(fitting)
         return fitting
 
-    async def _send_once(self, request: Request, replica: Replica) -> Reply:
+    async def _send_once(self, request: Request, replica: Replica, *, probe: Circuit | None) -> Reply | None:
+        """Return the reply, or ``None`` where the endpoint was lost before the call could be sent."""
         gate = replica.gate()
         async with gate.slot(self.ledger.stop.guard):
             self.ledger.stop.check()
+            if probe is None and self._is_lost:
+                return None
             async with asyncio.timeout(self.settings.timeout_s):
                 reply = await replica.transport.send(request)
         gate.note_success()
         return reply
 
     async def _wait_to_retry(self, failed: "_Attempt") -> None:
-        replica, failure, retries = failed
-        attempt = sum(retries.values())
-        retries[failure.kind] = retries.get(failure.kind, 0) + 1
+        replica, failure, tries = failed
         jitter = random.Random(f"{id(self)}/{time.monotonic_ns()}").uniform(0.5, 1.0)
-        backoff_s = min(_MAX_BACKOFF_S, _FIRST_BACKOFF_S * 2**attempt) * jitter
+        backoff_s = min(_MAX_BACKOFF_S, self.settings.retry_wait_s * 2**tries.num_spent) * jitter
         wait_s = backoff_s if failure.retry_after_s is None else failure.retry_after_s
         gate = replica.gate()
         if failure.is_overload:
@@ -201,15 +280,17 @@ class CallChannel:
             gate.note_overload(pause_s=0.0 if failure.kind == "timeout" else wait_s)
         elif failure.kind == "connection" or failure.kind.startswith("http_5"):
             gate.note_lost()
-        if self.client.balancer.has_other(replica):
+        if self._is_lost or self.client.balancer.has_other(replica):
+            # Nothing to wait for here: another server takes over, or all wait for the end of the outage.
             wait_s = 0.0
+        tries.count(failure, is_spent=not self._is_lost)
         self.emitter.emit(
             CallRetried(
                 run_id=self.emitter.run_id,
                 role=self.client.role,
                 model=self.client.settings.model,
                 kind=failure.kind,
-                attempt=attempt + 1,
+                attempt=sum(tries.retries.values()),
                 wait_s=round(wait_s, 3),
             )
         )
@@ -217,8 +298,10 @@ class CallChannel:
 
     def _give_up(self, failed: "_Attempt") -> Exception | None:
         """Return the error after the last try: for the run when the endpoint is gone, else for this call alone."""
-        replica, failure, retries = failed
-        gate, num_retries = replica.gate(), sum(retries.values())
+        replica, failure, tries = failed
+        if self._is_lost:
+            return None
+        gate, num_retries = replica.gate(), tries.num_spent
         is_first_contact = failure.kind == "connection" and self.client.balancer.is_untried
         limit = self.settings.max_retries
         if is_first_contact:
@@ -226,7 +309,8 @@ class CallChannel:
         if num_retries < limit:
             return None
         if not is_first_contact and gate.note_exhausted() < _MAX_EXHAUSTED:
-            return RefusedRequestError(failure)
+            tries.count(failure, is_spent=True)
+            return RefusedRequestError(failure, tries.retries)
         what = "cannot be reached" if failure.kind == "connection" else f"gave no reply ({failure.kind})"
         return ModelCallError(
             f"{self._name(replica)} {what} after {num_retries + 1} tries: {_sentence(failure.message)} "
@@ -236,7 +320,7 @@ class CallChannel:
         )
 
     def _refuse(self, failed: "_Attempt") -> Exception:
-        replica, failure, _ = failed
+        replica, failure, tries = failed
         never_succeeded = replica.gate().num_successes == 0
         is_settings_fault = failure.remedy == "reject" and never_succeeded and not is_context_overflow(failure)
         if failure.remedy == "stop" or is_settings_fault:
@@ -246,7 +330,7 @@ class CallChannel:
                 kind=failure.kind,
                 role=self.client.role,
             )
-        return RefusedRequestError(failure)
+        return RefusedRequestError(failure, tries.retries)
 
     def _name(self, replica: Replica) -> str:
         return f"The {self.client.role} model {self.client.settings.model!r} at {replica.endpoint}"

@@ -79,6 +79,22 @@ class ReplyError(DRPOError):
         self.kind: FailureKind = kind
 
 
+class TooManyFailuresError(DRPOError):
+    """Most samples of a role have no usable reply: the run would go on without getting on.
+
+    Attributes:
+        role: The role.
+        share: Of its last samples, those that failed.
+    """
+
+    is_resumable = True
+
+    def __init__(self, message: str, *, role: str, share: float) -> None:
+        super().__init__(message)
+        self.role = role
+        self.share = share
+
+
 class ServeError(DRPOError):
     """A model server cannot be started, or has ended by itself; the message ends with the last lines of its log.
 
@@ -128,9 +144,10 @@ class StateFormatError(DRPOError):
 
 
 class SearchStalledError(DRPOError):
-    """Two levels in a row gave no scored candidate: going on would only spend calls.
+    """No candidate of a level could be scored, nor on other queries: going on would only spend calls.
 
-    Not resumable: the replies that could not be used are in the ledger, and a resumed run would find the same.
+    Not resumable as it is: the replies that could not be used are in the ledger, and a resumed run would find the same,
+    unless they are asked for again (``drpo resume --retry-failed``).
     """
 
 

@@ -135,6 +135,27 @@ class CallRetried(EventBase):
     wait_s: float
 
 
+class EndpointLost(EventBase):
+    """No server of a model answers any more; calls wait, and one of them tries it from time to time."""
+
+    type: Literal["endpoint_lost"] = "endpoint_lost"
+    endpoint: str
+    kind: str
+    detail: str
+    lost_s: float
+    """Since the first failure."""
+    max_outage_s: float
+    """How long the run waits."""
+
+
+class EndpointBack(EventBase):
+    """A lost endpoint answers again; the run goes on."""
+
+    type: Literal["endpoint_back"] = "endpoint_back"
+    endpoint: str
+    lost_s: float
+
+
 class ValidationStarted(EventBase):
     """The search is over; its contenders are run on the held-out queries."""
 
@@ -188,6 +209,8 @@ Event = Annotated[
     | LevelFinished
     | CallFinished
     | CallRetried
+    | EndpointLost
+    | EndpointBack
     | ValidationStarted
     | ValidationFinished
     | RunFinished

@@ -15,7 +15,16 @@ from pydantic_core import PydanticSerializationError
 from drpo_graph.archive import Archive
 from drpo_graph.emitter import EventSink
 from drpo_graph.errors import CheckpointError
-from drpo_graph.events import CallFinished, CallRetried, Event, LevelFinished, RunStopped, Warned
+from drpo_graph.events import (
+    CallFinished,
+    CallRetried,
+    EndpointBack,
+    EndpointLost,
+    Event,
+    LevelFinished,
+    RunStopped,
+    Warned,
+)
 from drpo_graph.records import Candidate, RunResult, mean
 from drpo_graph.settings import Settings
 
@@ -246,6 +255,10 @@ def log_event(event: Event) -> None:
             )
         case Warned():
             logger.warning("%s", event.message)
+        case EndpointLost():
+            logger.warning("%s is lost (%s: %s); calls wait for it", event.endpoint, event.kind, event.detail)
+        case EndpointBack():
+            logger.warning("%s is back after %.1f s", event.endpoint, event.lost_s)
         case RunStopped():
             logger.warning("stopped (%s): %s", event.reason, event.message)
         case CallRetried():

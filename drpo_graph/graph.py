@@ -4,6 +4,7 @@
 
     START -> start_run -> rollout*(root) + select_metrics* -> score_beams
     score_beams -> expand* + select_metrics*(next level) -> score_beams -> ... -> [validate*] -> conclude -> END
+    score_beams -> rollout* -> score_beams         the same candidates on other queries, where none could be scored
     expand  = rewrite_prompts -> rollout*          one Send per child and query: no barrier between children
     rollout = sample_errors (+ select_metrics) -> critique
 """
@@ -186,7 +187,8 @@ def build_graph(
     graph.add_conditional_edges("start_run", _route_start, ["rollout", "select_metrics"])
     for name in ("rollout", "select_metrics", "expand"):
         graph.add_edge(name, "score_beams")
-    graph.add_conditional_edges("score_beams", _route_level, ["expand", "select_metrics", "validate", "conclude"])
+    after_level = ["expand", "rollout", "select_metrics", "validate", "conclude"]
+    graph.add_conditional_edges("score_beams", _route_level, after_level)
     graph.add_edge("validate", "conclude")
     graph.add_edge("conclude", END)
     compiled: SearchGraph = graph.compile(checkpointer=checkpointer, store=store, name="drpo")
@@ -199,11 +201,14 @@ def _route_start(state: SearchState) -> list[Send]:
 
 
 def _route_level(state: SearchState) -> list[Send] | str:
-    """Go on with a level, with validation, or to the end."""
+    """Go on with a level, or with the same one again, with validation, or to the end."""
     if state["phase"] == "conclude":
         return "conclude"
     if state["phase"] == "validate":
         return _send_rollouts(state, "validate", state["contender_ids"], state["validation_ids"])
+    if state["is_repeat"]:
+        candidate_ids = [child["id"] for child in state["children"]]
+        return [*_send_rollouts(state, "rollout", candidate_ids, state["query_ids"]), *_send_prefetch(state)]
     tasks: list[ExpandTask] = [
         {
             "run_id": state["run_id"],

@@ -7,6 +7,7 @@ again, then repaired once; after that the sample has a reason instead of a value
 import asyncio
 import random
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, NamedTuple, TypeVar
@@ -71,6 +72,7 @@ class RoleModel:
 
         Raises:
             ModelCallError: the endpoint cannot be used at all (wrong key, unknown model, unreachable).
+            TooManyFailuresError: too many of the role's samples have failed lately.
             RunInterruptedError: the run was asked to stop.
         """
 
@@ -205,6 +207,9 @@ class _Exchange(Generic[T]):
             await self._ask_for(slots, attempt)
         if may_repair and not self._channel.settings.is_compat:
             await asyncio.gather(*(self._repair(slot) for slot in self._open_slots()))
+        channel = self._channel
+        for sample in self._samples:
+            channel.budget.note(sample.failure, role=channel.client.role, max_share=channel.settings.max_failure_share)
         return self._samples
 
     def _open_slots(self) -> list[int]:
@@ -248,11 +253,11 @@ class _Exchange(Generic[T]):
         choices = await self._call(key, request, slots)
         if choices is None:
             return 0
-        for slot, choice in zip(slots, choices, strict=False):
+        for slot, choice in zip(slots, choices or [Choice(text="")] * len(slots), strict=False):
             self._settle(slot, choice, key)
-        if not choices:
-            for slot in slots:
-                self._settle(slot, Choice(text=""), key)
+        settled = slots[: len(choices)] if choices else slots
+        failures = [failure for slot in settled if (failure := self._samples[slot].failure) is not None]
+        await self._channel.note_failures(key, Counter(failure.kind for failure in failures), is_reply=True)
         if request.top_logprobs and choices and all(_is_untold(choice) for choice in choices):
             await self._learn_top_logprobs(0)
         return len(choices)
@@ -301,6 +306,7 @@ class _Exchange(Generic[T]):
                     await self._learn_top_logprobs(FEW_TOP_LOGPROBS if is_many else 0)
                 else:
                     self._fail(slots, error.failure)
+                    await channel.note_failures(key, error.retries, is_reply=False)
                     return None
 
     def _rung(self) -> int:

@@ -1,4 +1,7 @@
-"""Which queries a level uses, and how deep the search goes. Pure functions of the settings."""
+"""Which queries a level uses, and how deep the search goes. Pure functions of the settings.
+
+Queries are taken by rounds: a level is one, and so is its repetition where none of its candidates could be scored.
+"""
 
 import random
 from typing import NamedTuple
@@ -43,9 +46,16 @@ def has_fixed_queries(settings: Settings, *, num_queries: int) -> bool:
     return settings.query_policy == "pool" and settings.queries_per_level >= pool_size
 
 
-def has_level(level: int, *, max_depth: int, settings: Settings, num_queries: int) -> bool:
+def repeat_indices(query_round: int, *, settings: Settings, num_queries: int) -> list[int]:
+    """Return the queries that a round without any score is repeated on; none where there are no others."""
+    present = query_indices(query_round, settings=settings, num_queries=num_queries)
+    following = query_indices(query_round + 1, settings=settings, num_queries=num_queries)
+    return following if set(following) - set(present) else []
+
+
+def has_level(level: int, *, max_depth: int, settings: Settings, num_queries: int, num_repeats: int = 0) -> bool:
     """Return whether the search goes on to a level: depth and queries both last that far."""
-    return level <= max_depth and bool(query_indices(level, settings=settings, num_queries=num_queries))
+    return level <= max_depth and bool(query_indices(level + num_repeats, settings=settings, num_queries=num_queries))
 
 
 def plan_depth(*, is_easy: bool, max_depth: int, num_increases: int, settings: Settings) -> DepthPlan:
@@ -55,10 +65,12 @@ def plan_depth(*, is_easy: bool, max_depth: int, num_increases: int, settings: S
     return DepthPlan(max_depth, num_increases)
 
 
-def prefetch_indices(level: int, *, max_depth: int, settings: Settings, num_queries: int) -> list[int]:
+def prefetch_indices(
+    level: int, *, max_depth: int, settings: Settings, num_queries: int, num_repeats: int = 0
+) -> list[int]:
     """Return the queries of a coming level whose metrics can be selected ahead; none for a level that may not come."""
     if settings.stop_reward is not None:
         return []
-    if not has_level(level, max_depth=max_depth, settings=settings, num_queries=num_queries):
+    if not has_level(level, max_depth=max_depth, settings=settings, num_queries=num_queries, num_repeats=num_repeats):
         return []
-    return new_query_indices(level, settings=settings, num_queries=num_queries)
+    return new_query_indices(level + num_repeats, settings=settings, num_queries=num_queries)

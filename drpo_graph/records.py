@@ -194,7 +194,9 @@ class RunResult(Record):
     validation: Validation | None = None
     usage_by_role: dict[str, Usage]
     failures_by_kind: dict[str, int]
-    """Samples without a usable reply and transport failures that were retried, by kind."""
+    """Samples without a usable reply and transport failures, by kind."""
+    unusable_by_kind: dict[str, int] = Field(default_factory=dict)
+    """Single replies that could not be used, by kind; most were asked for again, or repaired, with success."""
     fingerprints: dict[str, str]
     format: int
 

@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager, suppress
 
 from asyncio_throttle.throttler import Throttler
 
+from drpo_graph.outages import Circuit
 from drpo_graph.prefixes import PrefixMemory
 
 Waiting = Coroutine[object, object, None]
@@ -41,6 +42,7 @@ class EndpointGate:
         self.chosen_at = 0
         """When it was last chosen among several, in nanoseconds of the monotonic clock."""
         self.prefixes = PrefixMemory()
+        self.circuit = Circuit()
         self.lost_until = 0.0
         """When a lost endpoint is to be tried again, on the monotonic clock."""
         self._num_losses = 0
@@ -90,6 +92,7 @@ class EndpointGate:
     def note_success(self) -> None:
         """Count a reply; a window of them opens the gate by one place."""
         self._num_losses = 0
+        self.circuit.note_sign_of_life()
         self.num_successes += 1
         self.num_exhausted = 0
         self._successes_at_limit += 1

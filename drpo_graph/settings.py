@@ -50,6 +50,7 @@ COMPAT_DEFAULTS: Mapping[str, JsonValue] = {
     "beam_size": 2,
     "n_actions": 3,
     "history_window": 5,
+    "max_failure_share": 1.0,
 }
 """The published command line's defaults, in force under ``compat="drpo"`` unless given."""
 
@@ -174,6 +175,13 @@ class Settings(Record):
     """Longest wait for one reply."""
     max_retries: int = Field(6, ge=0)
     """Further tries after a transport failure."""
+    retry_wait_s: float = Field(0.5, gt=0)
+    """Wait before the first further try, about twice as long before each one after it, unless the server says when;
+    also before a lost endpoint is tried again."""
+    max_outage_s: float = Field(600.0, ge=0)
+    """How long a run waits for an endpoint that was lost; 0 does not wait."""
+    max_failure_share: float = Field(0.5, gt=0, le=1)
+    """Stop when more of a role's last 50 samples (20 at least) have no usable reply; 1 never stops."""
     max_reply_attempts: int = Field(2, ge=1)
     """Replies asked for before the one repair request, when a reply cannot be used."""
 
@@ -238,6 +246,9 @@ class Settings(Record):
             "routing",
             "timeout_s",
             "max_retries",
+            "retry_wait_s",
+            "max_outage_s",
+            "max_failure_share",
             "templates",
             "metrics_cache",
         }

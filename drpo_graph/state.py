@@ -10,7 +10,7 @@ from pydantic import JsonValue
 
 from drpo_graph.records import Origin
 
-STATE_FORMAT = 1
+STATE_FORMAT = 2
 """Raised whenever a checkpoint of the former format could not be continued."""
 
 Phase = Literal["search", "validate", "conclude"]
@@ -84,7 +84,11 @@ class SearchState(SearchInput, SearchOutput, total=False):
     num_increases: int
     """Levels that easy levels have added so far."""
     num_stalled: int
-    """Levels in a row without any scored candidate."""
+    """Rounds in a row without any scored candidate."""
+    num_repeats: int
+    """Levels that were run again so far: each took one more round of queries."""
+    is_repeat: bool
+    """Whether the level's candidates are there already, and are to be run on other queries."""
     num_queries: int
     query_ids: list[str]
     """The level's queries; every child of the level is run on them."""

@@ -71,6 +71,7 @@ async def _make_result(
         validation=validation,
         usage_by_role=dict(sorted(session.ledger.usage_by_role.items())),
         failures_by_kind=await _count_failures(session),
+        unusable_by_kind=await _count_noted(session, "reply/"),
         fingerprints=state["fingerprints"],
         format=STATE_FORMAT,
     )
@@ -90,6 +91,7 @@ async def _initial_reward_on(session: RunSession, delivered: CandidateRef | None
 async def _count_failures(session: RunSession) -> dict[str, int]:
     """Return failures by kind; a kept prompt that meets its parent's failure again counts it once."""
     failures = Counter(session.ledger.retries_by_kind)
+    failures.update(await _count_noted(session, "call/"))
     seen = set()
     for stored in (await session.archive.get_all("rollouts")).values():
         rollout = Rollout.model_validate(stored)
@@ -98,3 +100,12 @@ async def _count_failures(session: RunSession) -> dict[str, int]:
             failures[rollout.failure.kind] += sample not in seen
             seen.add(sample)
     return dict(sorted(failures.items()))
+
+
+async def _count_noted(session: RunSession, prefix: str) -> dict[str, int]:
+    """Return what was noted of calls while they were made, by kind."""
+    counts: Counter[str] = Counter()
+    for key, stored in (await session.archive.get_all("failures")).items():
+        if key.startswith(prefix):
+            counts.update({kind: count for kind, count in stored.items() if isinstance(count, int)})
+    return dict(sorted(counts.items()))

@@ -1,14 +1,23 @@
 """Score a level's candidates, choose the beam, and decide whether and how the search goes on. No model call."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from langgraph.runtime import Runtime
 
 from drpo_graph.beam import hash_prompt, is_easy, rank, score_candidate
 from drpo_graph.context import RunContext, RunSession, session_of
 from drpo_graph.errors import SearchStalledError
-from drpo_graph.events import BeamEntry, LevelFinished, LevelStarted, ValidationStarted
-from drpo_graph.levels import DepthPlan, has_fixed_queries, has_level, plan_depth, prefetch_indices, query_indices
+from drpo_graph.events import BeamEntry, LevelFinished, LevelStarted, ValidationStarted, Warned
+from drpo_graph.levels import (
+    DepthPlan,
+    has_fixed_queries,
+    has_level,
+    plan_depth,
+    prefetch_indices,
+    query_indices,
+    repeat_indices,
+)
 from drpo_graph.selection import ROOT_ID, Contender, choose_contenders
 from drpo_graph.settings import Settings
 from drpo_graph.state import CandidateRef, RolloutRef, SearchState
@@ -19,21 +28,31 @@ _MAX_STALLED = 2
 async def score_beams(state: SearchState, runtime: Runtime[RunContext]) -> SearchState:
     """Return the next level's beam, depth and queries, or the turn to validation or conclusion.
 
+    A level none of whose candidates could be scored is run once more, on the next queries. Where there are none, it
+    ends the search, and the former beam stands: an unscored candidate never displaces a scored one.
+
     Raises:
-        SearchStalledError: two levels in a row gave no scored candidate.
+        SearchStalledError: no candidate could be scored, twice in a row.
     """
     session = await session_of(runtime, state["run_id"])
     runtime.context.check_fingerprints(state["fingerprints"])
     settings = runtime.context.settings
     children = _score_children(state, settings)
-    beam = runtime.context.components.beam_policy(children, settings=settings, level=state["level"])
     num_stalled = 0 if any(child["reward"] is not None for child in children) else state["num_stalled"] + 1
+    if num_stalled and num_stalled < _MAX_STALLED and (again := await _plan_repeat(session, state, settings)):
+        again["num_stalled"] = num_stalled
+        return again
+    if num_stalled and state["beam"] and _is_last_round(state, settings):
+        beam = state["beam"]
+    else:
+        beam = list(runtime.context.components.beam_policy(children, settings=settings, level=state["level"]))
     await _record_level(session, state, children, beam)
     _report_level(session, state, children, beam)
     if num_stalled >= _MAX_STALLED:
         raise await _stalled(session, state, children)
     update = await _plan_next(session, state, beam, settings)
     update["num_stalled"] = num_stalled
+    update["is_repeat"] = False
     if state["level"] == 0:
         update["initial_reward"] = children[0]["reward"]
     return update
@@ -51,11 +70,62 @@ def _score_children(state: SearchState, settings: Settings) -> list[CandidateRef
     return scored
 
 
+def _is_last_round(state: SearchState, settings: Settings) -> bool:
+    """Return whether neither this level nor a further one can have other queries."""
+    num_queries, num_repeats = state["num_queries"], state["num_repeats"]
+    depth = state["max_depth"]
+    return not has_level(
+        state["level"] + 1, max_depth=depth, settings=settings, num_queries=num_queries, num_repeats=num_repeats
+    )
+
+
+async def _plan_repeat(session: RunSession, state: SearchState, settings: Settings) -> SearchState | None:
+    """Return what runs the level's candidates again, on the next queries, or ``None`` where there are no others."""
+    level, num_queries, num_repeats = state["level"], state["num_queries"], state["num_repeats"] + 1
+    indices = repeat_indices(level + state["num_repeats"], settings=settings, num_queries=num_queries)
+    if not indices:
+        return None
+    order = await session.archive.query_order()
+    ahead = prefetch_indices(
+        level + 1, max_depth=state["max_depth"], settings=settings, num_queries=num_queries, num_repeats=num_repeats
+    )
+    query_ids = [order[one] for one in indices]
+    reason = await _describe_failure(session, state, state["children"])
+    session.emitter.emit(
+        Warned(
+            run_id=session.run_id,
+            message=f"level {level}: no candidate could be scored ({reason.text}); they are run on {len(indices)} "
+            "other queries",
+        )
+    )
+    num_done = len(state["rollouts"])
+    session.emitter.emit(
+        LevelStarted(
+            run_id=session.run_id,
+            level=level,
+            max_depth=state["max_depth"],
+            query_ids=tuple(query_ids),
+            num_rollouts=num_done + len(state["children"]) * len(query_ids),
+            num_done=num_done,
+        )
+    )
+    update: SearchState = {
+        "num_repeats": num_repeats,
+        "is_repeat": True,
+        "query_ids": query_ids,
+        "prefetch_ids": [order[one] for one in ahead],
+        "rollouts": None,  # type: ignore[typeddict-item]  # The reducer empties the list; the children stay.
+    }
+    return update
+
+
 async def _plan_next(
     session: RunSession, state: SearchState, beam: list[CandidateRef], settings: Settings
 ) -> SearchState:
-    level, num_queries = state["level"] + 1, state["num_queries"]
-    goes_on = has_level(level, max_depth=state["max_depth"], settings=settings, num_queries=num_queries)
+    level, num_queries, num_repeats = state["level"] + 1, state["num_queries"], state["num_repeats"]
+    goes_on = has_level(
+        level, max_depth=state["max_depth"], settings=settings, num_queries=num_queries, num_repeats=num_repeats
+    )
     goes_on = goes_on and not _is_settled(beam, settings=settings, num_queries=num_queries)
     depth = DepthPlan(state["max_depth"], state["num_increases"])
     failed = {one["candidate_id"] for one in state["rollouts"] if one["is_failed"]}
@@ -87,8 +157,11 @@ async def _plan_next(
             )
         return update
     order = await session.archive.query_order()
-    ahead = prefetch_indices(level + 1, max_depth=depth.max_depth, settings=settings, num_queries=num_queries)
-    update["query_ids"] = [order[one] for one in query_indices(level, settings=settings, num_queries=num_queries)]
+    ahead = prefetch_indices(
+        level + 1, max_depth=depth.max_depth, settings=settings, num_queries=num_queries, num_repeats=num_repeats
+    )
+    indices = query_indices(level + num_repeats, settings=settings, num_queries=num_queries)
+    update["query_ids"] = [order[one] for one in indices]
     update["prefetch_ids"] = [order[one] for one in ahead]
     update["selects_inline"] = settings.stop_reward is not None
     update["children"] = None  # type: ignore[typeddict-item]  # The reducer empties the list for the new level.
@@ -174,17 +247,31 @@ def _announce_level(session: RunSession, update: SearchState, easy_ids: set[str]
 
 
 async def _stalled(session: RunSession, state: SearchState, children: Sequence[CandidateRef]) -> SearchStalledError:
-    worst = rank(children)[0]
-    reasons = [(await session.archive.rollout(worst["id"], query_id)).failure for query_id in worst["query_ids"]]
-    failure = next((one for one in reasons if one is not None), None)
-    reason = "no reason recorded" if failure is None else f"{failure.kind}: {failure.detail}"
-    advice = "Check the critic's model with a short run, then start this one again: its failed critiques are settled."
-    if failure is not None and failure.kind == "overflow":
-        reason = failure.detail
+    reason = await _describe_failure(session, state, children)
+    advice = (
+        "The unusable replies are stored, and a resumed run finds them again. Check the critic with `drpo models "
+        f"check`, then ask for them again: `drpo resume {session.run_id} --retry-failed`."
+    )
+    if reason.kind == "overflow":
         advice = (
             "Serve the model with a longer context, use shorter queries, or bound what it is shown "
             "(base.max_tokens, max_critique_chars, history_window)."
         )
     return SearchStalledError(
-        f"No candidate of the last {_MAX_STALLED} levels could be scored (level {state['level']}: {reason}). {advice}"
+        f"No candidate could be scored, {_MAX_STALLED} times in a row (level {state['level']}: {reason.text}). {advice}"
     )
+
+
+class _Reason(NamedTuple):
+    kind: str
+    text: str
+
+
+async def _describe_failure(session: RunSession, state: SearchState, children: Sequence[CandidateRef]) -> _Reason:
+    """Return why the first of a level's candidates has no score."""
+    for query_id in state["query_ids"]:
+        failure = (await session.archive.rollout(rank(children)[0]["id"], query_id)).failure
+        if failure is not None:
+            text = failure.detail if failure.kind == "overflow" else f"{failure.kind}: {failure.detail}"
+            return _Reason(failure.kind, text)
+    return _Reason("", "no reason recorded")

@@ -46,6 +46,8 @@ async def start_run(state: SearchState, runtime: Runtime[RunContext]) -> SearchS
         "max_depth": settings.num_levels,
         "num_increases": 0,
         "num_stalled": 0,
+        "num_repeats": 0,
+        "is_repeat": False,
         "query_ids": level_queries,
         "prefetch_ids": _ids_ahead(queries, settings),
         "selects_inline": True,

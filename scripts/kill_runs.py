@@ -4,6 +4,9 @@ Each run is a child process that is forked from this one, so that its imports ar
 milliseconds. The model is the synthetic world behind a fake server in a process of its own, which logs every request.
 
     python scripts/kill_runs.py --kills 40
+    python scripts/kill_runs.py --kills 40 --faults    # a fifth of all calls goes wrong besides
+
+With faults, what a run cost depends on the kills; what it found is compared.
 """
 
 import argparse
@@ -17,7 +20,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +29,15 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from drpo_graph.errors import RunNotFoundError
 from drpo_graph.runner import RunOptions, optimize, resume
 from drpo_graph.settings import Settings, build_settings
-from tests.support.fake_server import Latency, LogEntry, ServerOptions, read_log, spawn_fake_server
+from tests.support.fake_server import (
+    FAULT_KINDS,
+    FaultPlan,
+    Latency,
+    LogEntry,
+    ServerOptions,
+    read_log,
+    spawn_fake_server,
+)
 from tests.support.world import INITIAL_PROMPT, World
 
 THREAD = "killed"
@@ -36,6 +47,22 @@ SEARCHES: dict[str, dict[str, Any]] = {
     "default 2x3": {"depth": 4, "queries_per_level": 3, "pool_size": 6},
 }
 
+FAULTS = FaultPlan(
+    rate=0.2,
+    # Equal samples are good replies, and change what is found.
+    kinds=[kind for kind in FAULT_KINDS if kind != "repeated"],
+    max_per_request=1_000,
+    retry_after_s=0.05,
+    spares_text=True,
+)
+# The published search asks for no reply again: only what the calls themselves suffer can be mended there.
+FAULTS_BY_SEARCH = {
+    "compat 2x3": replace(FAULTS, kinds=[*FAULT_KINDS[: FAULT_KINDS.index("empty")], "prose", "fenced"]),
+    "default 2x3": FAULTS,
+}
+WITH_FAULTS: dict[str, Any] = {"retry_wait_s": 0.02, "timeout_s": 1.0, "max_retries": 8, "max_reply_attempts": 6}
+COSTS = ("usage_by_role", "failures_by_kind", "unusable_by_kind")
+
 
 @dataclass
 class Tally:
@@ -44,6 +71,7 @@ class Tally:
     num_kills: int = 0
     num_runs: int = 0
     num_calls: int = 0
+    num_faults: int = 0
     num_repeats: int = 0
     """Calls that the server answered twice: answered, and killed before the answer was committed."""
     lags_s: list[float] = field(default_factory=list)
@@ -121,9 +149,19 @@ def break_run(settings: Settings, folder: Path, delays_s: Sequence[float], tally
     return kills
 
 
-def check_run(folder: Path, unbroken: bytes, log: Sequence[LogEntry], kills: Sequence[float], tally: Tally) -> None:
+def read_found(folder: Path, *, has_faults: bool) -> object:
+    """Return a run's result: every byte of it, or without what depends on when a fault met it."""
+    written = (folder / "run" / "result.json").read_bytes()
+    if not has_faults:
+        return written
+    return {name: value for name, value in json.loads(written).items() if name not in COSTS}
+
+
+def check_run(folder: Path, unbroken: object, log: Sequence[LogEntry], kills: Sequence[float], tally: Tally) -> None:
     """Compare a finished run with the unbroken one, and its requests with what was committed."""
-    if (folder / "run" / "result.json").read_bytes() != unbroken:
+    has_faults = any(entry["fault"] for entry in log)
+    tally.num_faults += sum(entry["event"] == "start" and entry["fault"] is not None for entry in log)
+    if read_found(folder, has_faults=isinstance(unbroken, dict)) != unbroken:
         tally.problems.append(f"{folder.name}: result.json differs from the unbroken run's")
     events = [json.loads(line) for line in (folder / "run" / "events.jsonl").read_text().splitlines()]
     committed = Counter(one["key"] for one in events if one["type"] == "call_finished" and not one["from_ledger"])
@@ -132,27 +170,39 @@ def check_run(folder: Path, unbroken: bytes, log: Sequence[LogEntry], kills: Seq
         tally.problems.append(f"{folder.name}: {len(twice)} committed calls were made again")
     answers: dict[str, list[float]] = {}
     for entry in log:
-        if entry["event"] == "end" and entry["status"] == 200:
+        if entry["event"] == "end" and entry["status"] == 200 and entry["fault"] is None:
             answers.setdefault(entry["key"], []).append(float(entry["t_end"] or 0))
     tally.num_calls += len(answers)
-    for times in answers.values():
+    # A request is asked again as well where its first answer was of no use.
+    for times in answers.values() if not has_faults else ():
         tally.num_repeats += len(times) - 1
         for answered_at in sorted(times)[:-1]:
             tally.lags_s.append(min((kill - answered_at for kill in kills if kill >= answered_at), default=0.0))
 
 
-def kill_search(name: str, search: dict[str, Any], *, num_kills: int, folder: Path, seed: int, tally: Tally) -> None:
+def kill_search(
+    name: str,
+    search: dict[str, Any],
+    *,
+    num_kills: int,
+    folder: Path,
+    seed: int,
+    tally: Tally,
+    faults: FaultPlan | None = None,
+) -> None:
     """Break runs of one search until it was killed often enough."""
     generator = random.Random(f"{seed}/{name}")
     slug = name.replace(" ", "-")
-    options = ServerOptions(latency=Latency(median_s=0.03, sigma=0.5), log_path=str(folder / f"{slug}.log"))
+    options = ServerOptions(
+        latency=Latency(median_s=0.03, sigma=0.5), log_path=str(folder / f"{slug}.log"), faults=faults
+    )
     with spawn_fake_server("tests.support.oracle:build_responder", config={"seed": 0}, options=options) as server:
-        settings = make_settings(server.base_url, search)
+        settings = make_settings(server.base_url, {**search, **(WITH_FAULTS if faults else {})})
         unbroken = folder / f"{slug}-unbroken"
         started = time.monotonic()
         run_in_child(settings, unbroken, kill_after_s=None)
         length_s = time.monotonic() - started
-        expected = (unbroken / "run" / "result.json").read_bytes()
+        expected = read_found(unbroken, has_faults=faults is not None)
         target = tally.num_kills + num_kills
         while tally.num_kills < target:
             # A third in the first moments, a third anywhere, a third towards the last level; half are killed again.
@@ -170,15 +220,26 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--faults", action="store_true", help="let a fifth of all calls go wrong")
     given = parser.parse_args()
     tally = Tally()
     with tempfile.TemporaryDirectory() as name:
         for index, (search_name, search) in enumerate(SEARCHES.items()):
             share = given.kills // len(SEARCHES) + (index < given.kills % len(SEARCHES))
-            kill_search(search_name, search, num_kills=share, folder=Path(name), seed=given.seed, tally=tally)
+            kill_search(
+                search_name,
+                search,
+                num_kills=share,
+                folder=Path(name),
+                seed=given.seed,
+                tally=tally,
+                faults=FAULTS_BY_SEARCH[search_name] if given.faults else None,
+            )
             print(f"{search_name}: {tally.num_kills} kills so far, {len(tally.problems)} problems", flush=True)
     lag = f"{1000 * max(tally.lags_s):.0f} ms" if tally.lags_s else "none seen"
-    print(f"{tally.num_kills} kills of {tally.num_runs} runs, {tally.num_calls} distinct calls")
+    print(
+        f"{tally.num_kills} kills of {tally.num_runs} runs, {tally.num_calls} distinct calls, {tally.num_faults} faults"
+    )
     print(f"answered but killed before the commit, so asked again: {tally.num_repeats}; longest commit lag: {lag}")
     for problem in tally.problems:
         print(f"PROBLEM {problem}")

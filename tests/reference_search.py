@@ -36,6 +36,8 @@ class Tried:
     """Rewards of its ancestors from depth 1 on, unscored ones left out."""
     rewards: dict[str, float | None] = field(default_factory=dict)
     """By query id."""
+    query_ids: list[str] = field(default_factory=list)
+    """The queries it was last run on."""
     critiques: list[tuple[Query, Scores]] = field(default_factory=list)
     has_failed: bool = False
     reward: float | None = None
@@ -65,6 +67,10 @@ class Found:
 
     levels: list[Level] = field(default_factory=list)
     has_stalled: bool = False
+    num_repeats: int = 0
+    """Levels that were run again, on other queries."""
+    keeps_former_beam: bool = False
+    """The last level could not be scored, and had no other queries."""
     requests: Counter[SemanticRequest] = field(default_factory=Counter)
     has_settled: bool = False
     """It ended because nothing could change any more, or because ``stop_reward`` was reached."""
@@ -103,6 +109,7 @@ class _Search:
         records = [Query(id=f"query-{number:03d}", text=text) for number, text in enumerate(queries, 1)]
         self.queries = order_queries(records, seed=settings.seed, num_queries=settings.num_queries)
         self.found = Found()
+        self.num_repeats = 0
 
     def run(self) -> Found:
         settings = self.settings
@@ -114,10 +121,18 @@ class _Search:
         while True:
             for child in children:
                 self.evaluate(child, level)
-            beam = self.choose_beam(children, level)
+            is_scored = any(child.reward is not None for child in children)
+            if not is_scored and num_unscored_levels == 0 and self.has_others(level):
+                # Once more, on the next queries.
+                self.num_repeats, num_unscored_levels = self.num_repeats + 1, 1
+                self.found.num_repeats = self.num_repeats
+                continue
+            former = self.found.levels[-1].beam if self.found.levels else []
+            is_last = level + 1 > max_depth or not self.level_queries(level + 1)
+            self.found.keeps_former_beam = bool(former) and is_last and not is_scored
+            beam = former if self.found.keeps_former_beam else self.choose_beam(children, level)
             ids = [query.id for query in self.level_queries(level)]
             self.found.levels.append(Level(ids, children, beam, has_easy, max_depth))
-            is_scored = any(child.reward is not None for child in children)
             num_unscored_levels = 0 if is_scored else num_unscored_levels + 1
             if num_unscored_levels == 2:
                 self.stall(level + 1, max_depth)
@@ -130,8 +145,14 @@ class _Search:
                 max_depth += 1
             children = [child for rank, parent in enumerate(beam) for child in self.expand(parent, level, rank)]
 
+    def has_others(self, level: int) -> bool:
+        """Return whether the next queries are others than a level's."""
+        return bool({one.id for one in self.level_queries(level + 1)} - {one.id for one in self.level_queries(level)})
+
     def level_queries(self, level: int) -> list[Query]:
+        """Return a level's queries; each level that was run twice has used up a round of them."""
         settings, m = self.settings, self.settings.queries_per_level
+        level += self.num_repeats
         if settings.query_policy == "stream":
             return list(self.queries[level * m : (level + 1) * m])
         pool = self.queries[: settings.pool_size or 16 * m]
@@ -174,9 +195,7 @@ class _Search:
     def expand(self, parent: Tried, level: int, rank: int) -> list[Tried]:
         """Return the parent's children."""
         # An unscored parent is criticised again where the queries are others; on the same ones it is rewritten blind.
-        awaits_critique = parent.reward is None and [one.id for one in self.level_queries(level)] != list(
-            parent.rewards
-        )
+        awaits_critique = parent.reward is None and [one.id for one in self.level_queries(level)] != parent.query_ids
         if awaits_critique or self.is_easy(parent):
             plans = [(parent.prompt, "kept")]
         else:
@@ -211,6 +230,7 @@ class _Search:
 
     def evaluate(self, candidate: Tried, level: int) -> None:
         """Run the candidate on the level's queries."""
+        candidate.query_ids = [query.id for query in self.level_queries(level)]
         for query in self.level_queries(level):
             metrics = self.world.select_metrics(query.text)
             response = self.world.respond(candidate.prompt, query.text)
@@ -224,7 +244,8 @@ class _Search:
             else:
                 candidate.critiques.append((query, scores))
                 candidate.rewards[query.id] = _mean(scores.values())
-        scored = [reward for reward in candidate.rewards.values() if reward is not None]
+        latest = [candidate.rewards[one] for one in candidate.query_ids]
+        scored = [reward for reward in latest if reward is not None]
         candidate.reward = _mean(scored) if scored else None
         candidate.path_reward = self.path_reward(candidate)
 

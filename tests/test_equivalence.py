@@ -95,6 +95,13 @@ CASES = {
     "worst-critiques-only": Case(ours(4, "pool", True, max_critiques_shown=2), seeds=FEW_SEEDS),
     "short-history-compat": Case(compat(2, 2, 7, history_window=2), seeds=FEW_SEEDS),
     "stop-reward-compat": Case(compat(2, 2, 6, stop_reward=3.0), seeds=FEW_SEEDS),
+    "levels-run-twice": Case(
+        ours(1, "stream", False, beam_size=1, n_actions=1, depth=8), missing_rate=0.35, num_queries=5
+    ),
+    "levels-run-twice-pool": Case(ours(1, "pool+", True, beam_size=1, n_actions=1, depth=8), missing_rate=0.35),
+    "levels-run-twice-stop": Case(
+        ours(1, "stream", False, beam_size=1, depth=8, stop_reward=4.0), missing_rate=0.35, seeds=FEW_SEEDS
+    ),
     "nothing-is-ever-scored": Case(ours(2, "stream", True), missing_rate=1.0, seeds=range(1)),
 }
 ALL_RUNS = [pytest.param(name, seed, id=f"{name}-seed{seed}") for name, case in CASES.items() for seed in case.seeds]
@@ -167,7 +174,8 @@ async def test_graph_and_reference_find_the_same(name: str, seed: int) -> None:
         assert (result.candidate_id, result.system_prompt) == (best.id, best.prompt)
         assert (result.reward, result.path_reward) == (best.reward, best.path_reward)
         assert (result.initial_prompt, result.initial_reward) == (root.prompt, root.reward)
-        assert result.depth == best.depth == len(expected.levels) - 1
+        assert result.depth == len(expected.levels) - 1
+        assert best.depth == result.depth - expected.keeps_former_beam
         assert list(result.trace) == expected.trace
         assert list(result.beam) == [one.id for one in expected.levels[-1].beam]
 
@@ -189,6 +197,10 @@ def test_the_worlds_reach_every_way_to_end() -> None:
     assert any(one.has_settled for one in found["stop-reward-compat"])
     # An unscored root on a fixed pool is rewritten blind, and its children come out.
     assert any(one.levels[0].children[0].reward is None and not one.has_stalled for one in found["ours-1-pool"])
+    for name in ("levels-run-twice", "levels-run-twice-pool", "levels-run-twice-stop"):
+        assert any(one.num_repeats > 0 and not one.has_stalled for one in found[name])
+    assert any(one.has_stalled for one in found["levels-run-twice"])
+    assert any(one.keeps_former_beam and not one.has_stalled for one in found["levels-run-twice"])
     assert any(len(one.levels) > 6 for one in found["compat-2x3"])
     assert any(len(one.levels) > 3 for one in found["ours-5-stream-keep"])
 

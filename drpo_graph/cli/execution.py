@@ -19,6 +19,7 @@ from drpo_graph.errors import DRPOError, FingerprintMismatchError, RunExistsErro
 from drpo_graph.events import Event, RunFinished, RunStopped
 from drpo_graph.export import ALGORITHM_FOLDER, EVENTS_FILE, LOG_FILE, PROMPT_FILE, RESULT_FILE
 from drpo_graph.records import Query, RunResult
+from drpo_graph.retrying import retry_failed
 from drpo_graph.runner import RunOptions, new_thread_id, optimize, resume, run_folder
 from drpo_graph.settings import Settings, build_settings, describe_changes, merge_settings
 
@@ -93,8 +94,10 @@ def start(
         # The run would find out itself, but only after the server's start.
         _check_is_new(options.checkpoint, name)
 
+    settings = run.settings if serving is None else run.settings.model_copy(update=_NO_WAITING)
+
     def begin(shown: RunOptions) -> Coroutine[None, None, RunResult]:
-        return optimize(run.training, settings=run.settings, validation=run.held_out, thread_id=name, options=shown)
+        return optimize(run.training, settings=settings, validation=run.held_out, thread_id=name, options=shown)
 
     with serve_roles(run.settings, serving):
         _carry_out(name, begin, options=options, kind=display, serving=serving)
@@ -108,6 +111,12 @@ def _check_is_new(checkpoint: Path, thread_id: str) -> None:
     """
     if checkpoint.exists() and any(run.thread_id == thread_id for run in asyncio.run(list_runs(checkpoint))):
         raise RunExistsError(f"Run {thread_id!r} exists already. `drpo resume {thread_id}` continues it.")
+
+
+def release_failed(thread_id: str, checkpoint: Path) -> None:
+    """Let a run ask again for replies that could not be used, and say how many there are."""
+    number = asyncio.run(retry_failed(thread_id, checkpoint=checkpoint))
+    sys.stderr.write(f"note: {number} calls whose replies could not be used are made again where they are needed.\n")
 
 
 def go_on(
@@ -130,7 +139,7 @@ def go_on(
         return resume(
             thread_id,
             options=shown,
-            changes=run.changes,
+            changes=run.changes if serving is None else {**_NO_WAITING, **run.changes},
             queries=run.training,
             accepts_changes=run.accepts_changes,
         )
@@ -155,6 +164,10 @@ def _check_changes(settings: Settings, changes: Mapping[str, object]) -> None:
             "run, or accept the change with --force.",
             ("settings",),
         )
+
+
+_NO_WAITING: Mapping[str, object] = {"max_outage_s": 0.0}
+"""A server that the command has started itself, and that has died, does not come back while the run waits."""
 
 
 class _Screen:

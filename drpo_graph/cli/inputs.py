@@ -33,6 +33,7 @@ _FLAGS_NAMED_LIKE_SETTINGS = (
     "optimizer_model",
 )
 _SETTING_BY_FLAG = {**{name: name for name in _FLAGS_NAMED_LIKE_SETTINGS}, "temperature": "optimizer_temperature"}
+_SETTING_BY_FLAG["max_outage"] = "max_outage_s"
 
 
 def read_settings(given: Mapping[str, object]) -> Settings:

@@ -45,6 +45,7 @@ def optimize_command(
     display: flags.DisplayOption = "rich",
     max_concurrency: flags.MaxConcurrencyOption = None,
     requests_per_second: flags.RequestsPerSecondOption = None,
+    max_outage: flags.MaxOutageOption = None,
     data_dir: flags.DataDirOption = None,
     is_gpt: flags.IsGptOption = None,
     base_model_family: flags.BaseModelFamilyOption = None,
@@ -84,6 +85,7 @@ def resume_command(
     config: flags.ConfigOption = None,
     overrides: flags.OverridesOption = None,
     force: flags.ForceOption = False,
+    retry_failed: flags.RetryFailedOption = False,
     serve: flags.ServeOption = False,
     serve_options: flags.ServeOptionsOption = None,
     checkpoint: flags.CheckpointOption = DEFAULT_CHECKPOINT,
@@ -104,6 +106,8 @@ def resume_command(
     from drpo_graph.cli import execution  # Loads LangGraph: wrong usage is told before that.
 
     options = execution.build_options(checkpoint, log_dir, disable_log=disable_log, log_level=logging_level)
+    if retry_failed:
+        execution.release_failed(thread_id, checkpoint)
     run = execution.ResumedRun(changes=changes, training=training, accepts_changes=force)
     serving = execution.build_serving(serve, serve_options, checkpoint=checkpoint, display=display)
     execution.go_on(run, thread_id, options=options, display=display, serving=serving)

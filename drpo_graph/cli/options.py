@@ -207,6 +207,10 @@ RequestsPerSecondOption = Annotated[
     float | None,
     typer.Option("--requests-per-second", metavar="X", help="Rate limit per endpoint.", rich_help_panel=_RUN),
 ]
+MaxOutageOption = Annotated[
+    float | None,
+    typer.Option("--max-outage", metavar="S", help="Wait for a lost endpoint; 0 stops at once.", rich_help_panel=_RUN),
+]
 DataDirOption = Annotated[
     str | None,
     typer.Option(
@@ -240,6 +244,12 @@ ForceOption = Annotated[
     bool,
     typer.Option(
         "--force", metavar=_FLAG, help="Go on although settings, prompts or data changed.", rich_help_panel=_RUN
+    ),
+]
+RetryFailedOption = Annotated[
+    bool,
+    typer.Option(
+        "--retry-failed", metavar=_FLAG, help="Ask again for replies that could not be used.", rich_help_panel=_RUN
     ),
 ]
 RunArgument = Annotated[str, typer.Argument(metavar="THREAD", help="The run's name; `drpo runs` lists them.")]

@@ -105,6 +105,8 @@ def _progress(view: RunView) -> Table:
     share = min(num_done / num_rollouts, 1.0) if num_rollouts else 0.0
     is_searching = bool(view.level) and not view.is_level_finished
     level = Text(view.phase, style=_STYLE_BY_PHASE.get(view.phase, "bold"))
+    if view.lost_endpoints and view.stopped is None:
+        level = Text("server lost", style="bold red")
     levels_done = view.levels_done + (share if is_searching else 0.0)
     grid.add_row(level, _bar(levels_done, view.max_depth, style="cyan"), f"{view.level or 0}/{view.max_depth}")
     expected = "" if num_rollouts is None else f"/{num_rollouts}"

@@ -19,8 +19,10 @@ from drpo_graph.display.formatting import (
 from drpo_graph.display.inert import inert
 from drpo_graph.display.streams import quiet
 from drpo_graph.display.summary import print_stop, print_summary
-from drpo_graph.display.view import RunView
+from drpo_graph.display.view import RunView, describe_endpoint
 from drpo_graph.events import (
+    EndpointBack,
+    EndpointLost,
     Event,
     LevelFinished,
     RunFinished,
@@ -63,6 +65,8 @@ class PlainDisplay:
                 self._write(_validation_line(event))
             case Warned():
                 self._write(f"warning: {inert(event.message, max_chars=_MAX_LINE)}")
+            case EndpointLost() | EndpointBack():
+                self._write(inert(describe_endpoint(event), max_chars=_MAX_LINE))
             case RunFinished():
                 elapsed_s = self._view.elapsed_s(event.time)
                 self._write(f"done  {inert(event.run_id, max_chars=80)}  {format_duration(elapsed_s)}")

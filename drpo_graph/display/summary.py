@@ -37,6 +37,8 @@ def render_summary(
     facts.add_row("search", _search_text(result, elapsed_s=elapsed_s))
     if result.failures_by_kind:
         facts.add_row("failures", Text(format_kinds(result.failures_by_kind)))
+    if result.unusable_by_kind:
+        facts.add_row("bad replies", Text(format_kinds(result.unusable_by_kind)))
     parts: list[RenderableType] = [_prompt_panel(result), Text(), facts, Text(), _cost_table(result)]
     parts.extend(_listing("files", [str(path) for path in files]))
     parts.extend(_listing("next", commands))

@@ -4,10 +4,13 @@ from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
+from drpo_graph.display.formatting import format_duration
 from drpo_graph.events import (
     BeamEntry,
     CallFinished,
     CallRetried,
+    EndpointBack,
+    EndpointLost,
     Event,
     LevelFinished,
     LevelStarted,
@@ -84,6 +87,8 @@ class RunView:
     """The whole run's, former processes included as soon as a level has finished."""
     warnings: deque[str] = field(default_factory=lambda: deque(maxlen=MAX_MESSAGES))
     messages: deque[Message] = field(default_factory=lambda: deque(maxlen=MAX_MESSAGES))
+    lost_endpoints: set[str] = field(default_factory=set)
+    """Those that the run waits for."""
     validation: ValidationFinished | None = None
     result: RunResult | None = None
     stopped: RunStopped | None = None
@@ -159,6 +164,13 @@ class RunView:
             case CallRetried():
                 self.calls[event.role].retries += 1
                 _count(self.retries_by_kind, event.kind)
+            case EndpointLost():
+                self.lost_endpoints.add(event.endpoint)
+                self._note(event.time, "warning", describe_endpoint(event))
+            case EndpointBack():
+                # One server of a model is enough; what is still lost is told when it is waited for.
+                self.lost_endpoints.clear()
+                self._note(event.time, "note", describe_endpoint(event))
             case ValidationFinished():
                 self.validation = event
             case RunFinished():
@@ -176,6 +188,7 @@ class RunView:
     def _start_run(self, event: RunStarted) -> None:
         self.run_id, self.is_resumed, self.models = event.run_id, event.is_resumed, dict(event.models)
         self.beam_size = event.beam_size
+        self.lost_endpoints.clear()
         self.max_depth = max(self.max_depth, event.num_levels)
         self._started_at, self._ended_at, self.stopped = event.time, None, None
         # The pause before a resume is no part of a level's duration.
@@ -253,6 +266,14 @@ class RunView:
 
     def _note(self, time: float, kind: Literal["warning", "unscored", "note"], text: str) -> None:
         self.messages.append(Message(self.elapsed_s(time), kind, text[:MAX_TEXT]))
+
+
+def describe_endpoint(event: EndpointLost | EndpointBack) -> str:
+    """Return what a lost endpoint, or one that is back, means for the run."""
+    if isinstance(event, EndpointBack):
+        return f"back {event.endpoint} answers again after {format_duration(event.lost_s)}"
+    limit = format_duration(event.max_outage_s)
+    return f"lost {event.endpoint} ({event.kind}: {event.detail}); calls wait for it, {limit} at most"
 
 
 def _count(counter: Counter[str], kind: str) -> None:

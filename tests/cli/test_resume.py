@@ -1,11 +1,14 @@
 """``drpo resume``: what may change, what may not, and what a finished run does."""
 
+import asyncio
 import json
 from pathlib import Path
 
 import pytest
+from langchain_core.runnables import RunnableConfig
 
-from drpo_graph.checkpoint import lock_thread
+from drpo_graph.checkpoint import lock_thread, open_checkpoint
+from drpo_graph.graph import build_graph
 from drpo_graph.records import RunResult
 from tests.support.command import SMALL, Drpo, assert_one_line, finished_keys, list_runs, read_result
 from tests.support.fake_server import FakeServer
@@ -123,3 +126,16 @@ def test_the_files_named_by_a_resumed_run_are_where_it_was_told_to_put_them(drpo
     assert drpo("resume", "t", "--display", "none", "--log-dir", "third").code == 0
     assert (folder / "third" / "best_prompt.txt").exists()
     assert "run_finished" in drpo("events", "t").out
+
+
+def test_state_of_a_former_version_is_refused_with_what_to_do(drpo: Drpo, folder: Path) -> None:
+    assert drpo(*START).code == 0
+
+    async def age() -> None:
+        async with open_checkpoint(folder / "drpo_runs" / "checkpoints.sqlite") as checkpoint:
+            graph = build_graph(checkpointer=checkpoint.saver)
+            config: RunnableConfig = {"configurable": {"thread_id": "t"}}
+            await graph.aupdate_state(config, {"format": 1}, as_node="conclude")
+
+    asyncio.run(age())
+    assert_one_line(drpo(*RESUME), 1, "state format 1", "this version reads 2", "the version that started it")

@@ -1,15 +1,17 @@
 """A checkpoint or folder that cannot be written: one line that says so; what was committed is kept."""
 
 import os
+import resource
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from drpo_graph.records import RunResult
-from tests.support.command import SMALL, Drpo, assert_one_line, finished_keys, list_runs, read_result
+from tests.support.command import ROOT, SMALL, Drpo, assert_one_line, finish, finished_keys, list_runs, read_result
 from tests.support.fake_server import FakeServer
 
 START = ("optimize", *SMALL, "--thread-id", "t", "--display", "none")
@@ -141,3 +143,19 @@ def test_results_that_cannot_be_written_are_kept_and_written_by_resume(
     assert len(finished_keys(world)) == num_calls
     assert RunResult.model_validate_json((folder / "logs" / "result.json").read_bytes()) == unbroken
     assert (folder / "logs" / "algo_output" / "output.json").is_file()
+
+
+def test_a_limit_on_file_sizes_stops_the_run_like_a_full_disk(drpo: Drpo, folder: Path, unbroken: RunResult) -> None:
+    limit = 400 * 1024
+    process = subprocess.Popen(
+        [sys.executable, "-m", "drpo_graph", *START],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )
+    assert_one_line(finish(process), 1, "drpo resume")
+    assert drpo("resume", "t", "--display", "none").code == 0
+    assert read_result(folder / "drpo_runs") == unbroken

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from drpo_graph.display import make_display
-from drpo_graph.events import CallFinished, Event, Warned
+from drpo_graph.events import CallFinished, EndpointBack, EndpointLost, Event, Warned
 from tests.display.hostile import HOSTILE, is_inert
 from tests.display.sample_events import COMMANDS, RUN_ID, START, rollout_scored, run_started, run_stopped, sample_events
 
@@ -69,6 +69,17 @@ def test_hostile_text_is_written_inert() -> None:
     assert len(lines) == 4
     assert is_inert("".join(lines))
     assert "[bold]markup[/bold]" in lines[1]
+
+
+def test_lost_endpoint_and_its_return_have_a_line_each() -> None:
+    lost = EndpointLost(
+        run_id=RUN_ID, endpoint="http://h/v1", kind="connection", detail="refused", lost_s=0.1, max_outage_s=600
+    )
+    lines = lines_of(lost, EndpointBack(run_id=RUN_ID, endpoint="http://h/v1", lost_s=72))
+    assert lines == [
+        "lost http://h/v1 (connection: refused); calls wait for it, 10m00s at most",
+        "back http://h/v1 answers again after 1m12s",
+    ]
 
 
 def test_stopped_run_has_the_resume_command_only_where_it_can_be_resumed() -> None:

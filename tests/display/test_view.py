@@ -3,7 +3,17 @@ from collections import deque
 import pytest
 
 from drpo_graph.display.view import MAX_HISTORY, MAX_KINDS, MAX_MESSAGES, RATE_WINDOW_S, RunView
-from drpo_graph.events import BeamEntry, CallFinished, CallRetried, Event, LevelFinished, LevelStarted, Warned
+from drpo_graph.events import (
+    BeamEntry,
+    CallFinished,
+    CallRetried,
+    EndpointBack,
+    EndpointLost,
+    Event,
+    LevelFinished,
+    LevelStarted,
+    Warned,
+)
 from drpo_graph.records import Usage
 from tests.display.sample_events import (
     MODELS,
@@ -200,3 +210,12 @@ def test_long_run_takes_bounded_memory() -> None:
     for name in view.__slots__:
         value = getattr(view, name)
         assert not isinstance(value, deque) or value.maxlen is not None
+
+
+def test_lost_endpoint_shows_until_it_is_back() -> None:
+    lost = EndpointLost(run_id=RUN_ID, endpoint="e", kind="timeout", detail="slow", lost_s=1, max_outage_s=60)
+    view = view_of(run_started(), lost)
+    assert view.lost_endpoints == {"e"}
+    assert "calls wait for it" in view.messages[-1].text
+    view.apply(EndpointBack(run_id=RUN_ID, endpoint="e", lost_s=5))
+    assert not view.lost_endpoints

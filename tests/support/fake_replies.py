@@ -5,22 +5,40 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import NormalDist
 from typing import Literal, cast, get_args
 
 from aiohttp import web
 
+from drpo_graph.records import MAX_SCORE
+
 FaultKind = Literal[
-    "429", "429_retry_after", "500", "503", "reset", "hang", "empty", "truncated", "prose", "fenced", "refusal"
+    "429",
+    "429_retry_after",
+    "500",
+    "503",
+    "reset",
+    "hang",
+    "empty",
+    "truncated",
+    "prose",
+    "fenced",
+    "refusal",
+    "wrong_names",
+    "out_of_range",
+    "words",
+    "repeated",
 ]
-"""``reset`` drops the connection, ``hang`` never answers; from ``empty`` on the reply comes, with a bad text."""
+"""``reset`` drops the connection, ``hang`` never answers; from ``empty`` on the reply comes, with a bad text: other
+names than were asked for, scores beyond 5 or in words, one sample several times."""
 
 FAULT_KINDS: tuple[FaultKind, ...] = get_args(FaultKind)
 REFUSAL = "I'm sorry, but I can't help with that."
 _NORMAL = NormalDist()
 CREATED = 1_700_000_000
-SPOILING_KINDS: tuple[FaultKind, ...] = ("empty", "truncated", "prose", "fenced", "refusal")
+SPOILING_KINDS = FAULT_KINDS[FAULT_KINDS.index("empty") :]
+_WORDS = ("none", "one", "two", "three", "four", "five")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +98,8 @@ class FaultPlan:
     """After so many faults the same request body is answered properly."""
     retry_after_s: float = 1.0
     """What ``429_retry_after`` asks for."""
+    spares_text: bool = False
+    """Whether a reply that need not be JSON is left as it is, or empty: any other text is a good reply too."""
 
     def fault_for(self, key: str, arrival: int) -> FaultKind | None:
         """Return the fault of the arrival (counted from 0) of the request with this key."""
@@ -148,8 +168,24 @@ def spoiled(choice: Choice, fault: FaultKind | None) -> Choice:
             return Choice(f"```json\n{content}\n```")
         case "refusal":
             return Choice(refusal=REFUSAL)
+        case "wrong_names" | "out_of_range" | "words":
+            arguments = None if choice.arguments is None else _misstated(choice.arguments, fault)
+            return replace(choice, text=_misstated(choice.text or "", fault), arguments=arguments)
         case _:
             return choice
+
+
+def _misstated(content: str, fault: FaultKind) -> str:
+    """Return a JSON object's text with other names, or other scores; any other text as it is."""
+    value = parse_object(content.encode())
+    if value is None:
+        return content
+    if fault == "wrong_names":
+        return json.dumps({f"Unasked {place}": entry for place, entry in enumerate(value.values())})
+    for entry in value.values():
+        if isinstance(entry, dict) and isinstance(entry.get("score"), int):
+            entry["score"] = entry["score"] + MAX_SCORE if fault == "out_of_range" else _WORDS[entry["score"]]
+    return json.dumps(value)
 
 
 def chat_completion(body: dict[str, object], choices: list[Choice], *, key: str) -> dict[str, object]:
@@ -283,6 +319,11 @@ def text_of(content: object) -> str:
     if isinstance(content, list):
         return " ".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
     return content if isinstance(content, str) else ""
+
+
+def asks_for_json(body: Mapping[str, object]) -> bool:
+    """Return whether the request wants a JSON object."""
+    return bool(body.get("response_format")) or has_tools(body)
 
 
 def has_tools(body: Mapping[str, object]) -> bool:

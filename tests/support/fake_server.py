@@ -44,6 +44,7 @@ from tests.support.fake_replies import (
     SPOILING_KINDS,
     Choice,
     asked_logprobs,
+    asks_for_json,
     chat_completion,
     choices_of,
     completion,
@@ -242,7 +243,8 @@ class FakeServer:
             reply = probe_reply(each, self.options) if is_probe(body) else self.responder(each)
             if reply.status != 200:
                 return error_response(reply.status, reply.error_message, headers=reply.headers)
-            choices += [spoiled(choice, fault) for choice in choices_of(reply, n, has_tools=has_tools(body))]
+            good = choices_of(reply, n, has_tools=has_tools(body))
+            choices += [spoiled(choice, fault) for choice in (good[:1] * n if fault == "repeated" else good)]
         complete = chat_completion if prompts is None else completion
         return json_response(self._as_reported(complete(self._as_read(body), choices, key=key)))
 
@@ -288,6 +290,9 @@ class FakeServer:
         fault = None
         if self.options.faults and not is_faultless:
             fault = self.options.faults.fault_for(key, self._arrivals[key])
+            is_spared = self.options.faults.spares_text and not asks_for_json(body)
+            if is_spared and fault in SPOILING_KINDS and fault != "empty":
+                fault = None
             self._arrivals[key] += 1
         self._in_flight += 1
         self.max_in_flight = max(self.max_in_flight, self._in_flight)

@@ -1,0 +1,156 @@
+"""Every fault at a fifth of all calls: the run ends, finds what it finds without faults, and counts each by kind."""
+
+import asyncio
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from drpo_graph.records import Candidate, RunResult
+from drpo_graph.runner import RunOptions, optimize
+from drpo_graph.settings import Settings, build_settings
+from tests.support.fake_replies import FAULT_KINDS, FaultKind, FaultPlan, asks_for_json
+from tests.support.fake_server import FakeServer, LogEntry, ServerOptions
+from tests.support.oracle import build_responder, role_of
+from tests.support.world import INITIAL_PROMPT, World
+
+RATE = 0.2
+QUERIES = World(seed=3).train_queries[:12]
+TRANSPORT_KINDS: dict[FaultKind, str] = {
+    "429": "http_429",
+    "429_retry_after": "http_429",
+    "500": "http_500",
+    "503": "http_503",
+    "reset": "connection",
+    "hang": "timeout",
+}
+REPLY_KINDS: dict[FaultKind, str] = {
+    "empty": "empty",
+    "truncated": "truncated",
+    "refusal": "refused",
+    "wrong_names": "unparsable",
+    "out_of_range": "unparsable",
+    "words": "unparsable",
+}
+HARMLESS: tuple[FaultKind, ...] = ("prose", "fenced")
+LASTING: tuple[FaultKind, ...] = ("repeated",)
+"""No retry mends it, for the reply is a good one: the search has fewer prompts to choose from."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A finished run, and what its server saw."""
+
+    result: RunResult
+    tree: list[Candidate]
+    log: list[LogEntry]
+
+    @property
+    def found(self) -> dict[str, object]:
+        """What the search came to, without what it cost."""
+        return self.result.model_dump(exclude={"usage_by_role", "failures_by_kind", "unusable_by_kind"})
+
+    @property
+    def faults(self) -> Counter[FaultKind]:
+        return Counter(entry["fault"] for entry in self.log if entry["event"] == "start" and entry["fault"])
+
+
+def make_settings(base_url: str) -> Settings:
+    values = {"initial_prompt": INITIAL_PROMPT, "model": "openai:world", "base_url": base_url, "probe": False}
+    search = {"depth": 4, "beam_size": 2, "n_actions": 2, "queries_per_level": 2}
+    # What times out has hung: a slow machine answers within this.
+    return build_settings({**values, **search, "retry_wait_s": 0.01, "timeout_s": 1.5})
+
+
+def run(folder: Path, faults: FaultPlan | None) -> Ended:
+    options = RunOptions(checkpoint=folder / "runs.sqlite", log_dir=folder / "run")
+
+    async def go() -> tuple[RunResult, list[LogEntry]]:
+        async with FakeServer(build_responder(seed=3), ServerOptions(faults=faults, log_bodies=True)) as server:
+            result = await optimize(QUERIES, settings=make_settings(server.base_url), thread_id="t", options=options)
+            return result, server.log
+
+    result, log = asyncio.run(go())
+    tree = json.loads((folder / "run" / "algo_output" / "tree.json").read_text())
+    return Ended(result, [Candidate.model_validate(one) for one in tree], log)
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Ended:
+    """The run without faults."""
+    return run(tmp_path_factory.mktemp("unbroken"), None)
+
+
+def plan(*kinds: FaultKind, max_per_request: int = 1, seed: int = 1) -> FaultPlan:
+    return FaultPlan(
+        RATE, kinds=kinds, seed=seed, max_per_request=max_per_request, retry_after_s=0.02, spares_text=True
+    )
+
+
+def expected_failures(ended: Ended) -> Counter[str]:
+    """Return what the server did to the tries, in the result's words."""
+    counts: Counter[str] = Counter()
+    for fault, count in ended.faults.items():
+        if fault in TRANSPORT_KINDS:
+            counts[TRANSPORT_KINDS[fault]] += count
+    return counts
+
+
+def expected_unusable(ended: Ended) -> Counter[str]:
+    """Return what the server did to single replies, in the result's words."""
+    counts: Counter[str] = Counter()
+    for entry in ended.log:
+        fault = entry["fault"]
+        if entry["event"] != "start" or fault not in REPLY_KINDS:
+            continue
+        messages, number = entry["body"]["messages"], entry["body"].get("n") or 1
+        assert isinstance(messages, list)
+        assert isinstance(number, int)
+        if fault in ("out_of_range", "words") and role_of(messages) != "critic":
+            continue  # There is no score in it.
+        assert fault == "empty" or asks_for_json(entry["body"])
+        counts[REPLY_KINDS[fault]] += number
+    return counts
+
+
+def assert_same_and_counted(ended: Ended, unbroken: Ended) -> None:
+    assert ended.found == unbroken.found
+    assert ended.tree == unbroken.tree
+    assert Counter(ended.result.failures_by_kind) == expected_failures(ended)
+    assert Counter(ended.result.unusable_by_kind) == expected_unusable(ended)
+
+
+def test_run_without_faults_counts_none(unbroken: Ended) -> None:
+    assert unbroken.result.failures_by_kind == {}
+    assert unbroken.result.unusable_by_kind == {}
+    assert len({candidate.prompt for candidate in unbroken.tree}) > 5
+
+
+@pytest.mark.parametrize("kind", [kind for kind in FAULT_KINDS if kind not in LASTING])
+def test_fault_changes_nothing_that_was_found_and_is_counted(kind: FaultKind, tmp_path: Path, unbroken: Ended) -> None:
+    ended = run(tmp_path, plan(kind))
+    assert ended.faults[kind] >= 5
+    assert_same_and_counted(ended, unbroken)
+    assert (kind in HARMLESS) == (not ended.result.failures_by_kind and not ended.result.unusable_by_kind)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_all_faults_together_change_nothing_that_was_found(seed: int, tmp_path: Path, unbroken: Ended) -> None:
+    kinds = [kind for kind in FAULT_KINDS if kind not in LASTING]
+    ended = run(tmp_path, plan(*kinds, seed=seed))
+    assert sum(ended.faults.values()) > 5
+    assert len(ended.faults) > 4
+    assert_same_and_counted(ended, unbroken)
+
+
+def test_repeated_samples_take_one_place_and_one_call_each(tmp_path: Path) -> None:
+    ended = run(tmp_path, plan("repeated"))
+    prompts = {one.id: one.prompt for one in ended.tree}
+    beam = [prompts[one] for one in ended.result.beam]
+    assert len(beam) == len(set(beam))
+    assert len(set(prompts.values())) < len(prompts)
+    asked = Counter(entry["key"] for entry in ended.log if entry["event"] == "end")
+    assert set(asked.values()) == {1}
+    assert not ended.result.unusable_by_kind

@@ -25,6 +25,7 @@ Kind = Literal[
     "learned",
     "capabilities",
     "expansions",
+    "budget",
 ]
 
 _PAGE = 500

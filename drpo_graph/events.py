@@ -107,6 +107,8 @@ class LevelFinished(EventBase):
     is_easy: bool
     usage: Usage
     """Everything the run has used so far."""
+    cost_usd: float | None = None
+    """What that cost, where every model has a price."""
 
 
 class CallFinished(EventBase):
@@ -120,6 +122,8 @@ class CallFinished(EventBase):
     duration_s: float
     """From the first request to the reply, waits between tries included."""
     usage: Usage
+    cost_usd: float | None = None
+    """Where the model has a price."""
     from_ledger: bool = False
     """True when it had been paid for before: by a former process, or for an equal candidate."""
 
@@ -170,6 +174,8 @@ class RunStopped(EventBase):
     reason: Literal["interrupted", "failed"]
     message: str
     is_resumable: bool
+    resume_flags: str = ""
+    """What the command that resumes it needs besides, e.g. ``--max-calls 200``."""
 
 
 class Warned(EventBase):

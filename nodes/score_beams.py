@@ -155,6 +155,7 @@ def _report_level(
             num_unscored=sum(one["reward"] is None for one in children),
             is_easy=state["is_easy"],
             usage=session.ledger.total_usage(),
+            cost_usd=session.ledger.total_cost,
         )
     )
 

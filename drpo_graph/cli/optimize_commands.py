@@ -6,6 +6,8 @@ from drpo_graph.checkpoint import DEFAULT_CHECKPOINT, check_thread_id, require_c
 from drpo_graph.cli import options as flags
 from drpo_graph.cli.inputs import check_held_out, read_changes, read_datasets, read_settings
 from drpo_graph.dataset import order_queries
+from drpo_graph.limits import check_prices
+from drpo_graph.records import ROLES
 
 
 def optimize_command(
@@ -45,6 +47,11 @@ def optimize_command(
     display: flags.DisplayOption = "rich",
     max_concurrency: flags.MaxConcurrencyOption = None,
     requests_per_second: flags.RequestsPerSecondOption = None,
+    max_calls: flags.MaxCallsOption = None,
+    max_tokens: flags.MaxTokensOption = None,
+    max_cost: flags.MaxCostOption = None,
+    max_time: flags.MaxTimeOption = None,
+    prices: flags.PriceOption = None,
     data_dir: flags.DataDirOption = None,
     is_gpt: flags.IsGptOption = None,
     base_model_family: flags.BaseModelFamilyOption = None,
@@ -60,6 +67,7 @@ def optimize_command(
     """
     given = dict(locals())
     settings = read_settings(given)
+    check_prices(settings, {role: settings.role(role).model for role in ROLES})
     training = read_datasets([*(queries or []), *([data_dir] if data_dir else [])])
     held_out = read_datasets(validation) if validation else ()
     check_held_out(training, held_out)
@@ -83,6 +91,11 @@ def resume_command(
     queries: flags.QueriesArgument = None,
     config: flags.ConfigOption = None,
     overrides: flags.OverridesOption = None,
+    max_calls: flags.MaxCallsOption = None,
+    max_tokens: flags.MaxTokensOption = None,
+    max_cost: flags.MaxCostOption = None,
+    max_time: flags.MaxTimeOption = None,
+    prices: flags.PriceOption = None,
     force: flags.ForceOption = False,
     serve: flags.ServeOption = False,
     serve_options: flags.ServeOptionsOption = None,
@@ -95,11 +108,12 @@ def resume_command(
     """Continue a run from where it was: after Ctrl-C, a crash, a lost connection.
 
     Settings and queries are those it was started with. What only says where and how fast, such as
-    --set critic.base_url=URL or --set max_concurrency=8, may change; anything else needs --force.
+    --set critic.base_url=URL or --set max_concurrency=8, and the budget may change; anything else needs --force.
     """
+    given = dict(locals())
     check_thread_id(thread_id)
     require_checkpoint(checkpoint)
-    changes = read_changes(config, overrides)
+    changes = read_changes(given)
     training = read_datasets(queries) if queries else None
     from drpo_graph.cli import execution  # Loads LangGraph: wrong usage is told before that.
 

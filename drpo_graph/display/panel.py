@@ -25,6 +25,7 @@ from drpo_graph.display.formatting import (
 from drpo_graph.display.inert import inert
 from drpo_graph.display.view import Message, Phase, RunView
 from drpo_graph.events import BeamEntry
+from drpo_graph.limits import tell_money
 from drpo_graph.records import MAX_SCORE, MIN_SCORE, ROLES, Usage
 
 MIN_TWO_COLUMNS = 100
@@ -56,7 +57,7 @@ def render_panel(view: RunView, *, now: float, width: int, height: int = 40, is_
     is_wide = width >= MIN_TWO_COLUMNS
     rows = _two_columns(view, now=now) if is_wide else _one_column(view, now=now)
     num_beam_rows = min(max(view.beam_size, len(view.beam)), _MAX_BEAM_ROWS)
-    room = height - num_beam_rows - (_FIXED_LINES_WIDE if is_wide else _FIXED_LINES_NARROW)
+    room = height - num_beam_rows - bool(view.cost_usd) - (_FIXED_LINES_WIDE if is_wide else _FIXED_LINES_NARROW)
     rows += [_rule(), _sparkline(view, width=width - 4, is_ascii=is_ascii)]
     rows += _message_lines(view.messages, max_messages=min(max(room, 1), _MAX_MESSAGES))
     title = Text.assemble(" ", ("drpo", "bold cyan"), "  ", (inert(view.run_id, max_chars=60), "bold"), " ")
@@ -209,6 +210,8 @@ def _speed(view: RunView, *, now: float) -> Table:
     grid.add_row("elapsed", Text(elapsed, style="bold"), "remaining", Text(format_estimate(remaining_s), style="bold"))
     rate = f"{view.calls_per_s(now):.1f}"
     grid.add_row("calls/s", Text(rate, style="bold"), "from ledger", _number(view.num_from_ledger))
+    if view.cost_usd:
+        grid.add_row("cost", Text(tell_money(view.cost_usd), style="bold"))
     return grid
 
 

@@ -29,6 +29,7 @@ from drpo_graph.events import (
     ValidationFinished,
     Warned,
 )
+from drpo_graph.limits import tell_money
 
 WIDTH = 100
 """Columns of the summary: a log has no width of its own."""
@@ -114,6 +115,7 @@ def _level_line(view: RunView, event: LevelFinished) -> str:
         f"unscored {view.num_unscored}",
         f"calls {usage.calls}",
         f"tokens {format_count(usage.prompt_tokens + usage.completion_tokens)}",
+        f"cost {tell_money(view.cost_usd)}" if view.cost_usd else "",
         f"retries {view.num_retries}",
         format_duration(view.elapsed_s(event.time)),
         f"eta {format_estimate(remaining_s)}" if remaining_s else "",

@@ -235,7 +235,7 @@ class _Run:
             except DRPOError as error:
                 if isinstance(error, BudgetSpentError):
                     values = (await self._graph.aget_state(self._config)).values
-                    await tell_standing(error, values, archive, folder=folder)
+                    await tell_standing(error, values, archive, limits=context.settings, folder=folder)
                 await self._note_stop(context, error)
                 raise
             await registry.save(self._record.model_copy(update={"status": "done"}))

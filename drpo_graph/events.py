@@ -95,6 +95,15 @@ class BeamEntry(Record):
     origin: Origin
 
 
+class Remaining(Record):
+    """About what a run still needs, if no level is easy."""
+
+    calls: int
+    tokens: int
+    cost_usd: float | None
+    """``None`` where a model has no price."""
+
+
 class LevelFinished(EventBase):
     """A level is scored and the beam is chosen."""
 
@@ -109,6 +118,7 @@ class LevelFinished(EventBase):
     """Everything the run has used so far."""
     cost_usd: float | None = None
     """What that cost, where every model has a price."""
+    remaining: Remaining | None = None
 
 
 class CallFinished(EventBase):

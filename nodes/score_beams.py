@@ -7,7 +7,8 @@ from langgraph.runtime import Runtime
 from drpo_graph.beam import hash_prompt, is_easy, rank, score_candidate
 from drpo_graph.context import RunContext, RunSession, session_of
 from drpo_graph.errors import SearchStalledError
-from drpo_graph.events import BeamEntry, LevelFinished, LevelStarted, ValidationStarted
+from drpo_graph.events import BeamEntry, LevelFinished, LevelStarted, Remaining, ValidationStarted
+from drpo_graph.foresight import look_ahead
 from drpo_graph.levels import DepthPlan, has_fixed_queries, has_level, plan_depth, prefetch_indices, query_indices
 from drpo_graph.selection import ROOT_ID, Contender, choose_contenders
 from drpo_graph.settings import Settings
@@ -29,7 +30,8 @@ async def score_beams(state: SearchState, runtime: Runtime[RunContext]) -> Searc
     beam = runtime.context.components.beam_policy(children, settings=settings, level=state["level"])
     num_stalled = 0 if any(child["reward"] is not None for child in children) else state["num_stalled"] + 1
     await _record_level(session, state, children, beam)
-    _report_level(session, state, children, beam)
+    remaining = look_ahead(session, runtime.context, state, num_parents=len(beam))
+    _report_level(session, state, children, beam, remaining=remaining)
     if num_stalled >= _MAX_STALLED:
         raise await _stalled(session, state, children)
     update = await _plan_next(session, state, beam, settings)
@@ -135,7 +137,12 @@ async def _record_level(
 
 
 def _report_level(
-    session: RunSession, state: SearchState, children: Sequence[CandidateRef], beam: Sequence[CandidateRef]
+    session: RunSession,
+    state: SearchState,
+    children: Sequence[CandidateRef],
+    beam: Sequence[CandidateRef],
+    *,
+    remaining: Remaining,
 ) -> None:
     session.emitter.emit(
         LevelFinished(
@@ -156,6 +163,7 @@ def _report_level(
             is_easy=state["is_easy"],
             usage=session.ledger.total_usage(),
             cost_usd=session.ledger.total_cost,
+            remaining=remaining,
         )
     )
 

@@ -34,7 +34,7 @@ MAX_WIDTH = 150
 
 _RIGHT_WIDTH = 50
 _MAX_BEAM_ROWS, _MAX_MESSAGES = 6, 3
-_FIXED_LINES_WIDE, _FIXED_LINES_NARROW = 11, 20
+_FIXED_LINES_WIDE, _FIXED_LINES_NARROW = 12, 21
 """Lines of the panel beside the beam and the messages."""
 
 _LABEL_WIDTH = 11
@@ -57,7 +57,7 @@ def render_panel(view: RunView, *, now: float, width: int, height: int = 40, is_
     is_wide = width >= MIN_TWO_COLUMNS
     rows = _two_columns(view, now=now) if is_wide else _one_column(view, now=now)
     num_beam_rows = min(max(view.beam_size, len(view.beam)), _MAX_BEAM_ROWS)
-    room = height - num_beam_rows - bool(view.cost_usd) - (_FIXED_LINES_WIDE if is_wide else _FIXED_LINES_NARROW)
+    room = height - num_beam_rows - (_FIXED_LINES_WIDE if is_wide else _FIXED_LINES_NARROW)
     rows += [_rule(), _sparkline(view, width=width - 4, is_ascii=is_ascii)]
     rows += _message_lines(view.messages, max_messages=min(max(room, 1), _MAX_MESSAGES))
     title = Text.assemble(" ", ("drpo", "bold cyan"), "  ", (inert(view.run_id, max_chars=60), "bold"), " ")
@@ -210,8 +210,10 @@ def _speed(view: RunView, *, now: float) -> Table:
     grid.add_row("elapsed", Text(elapsed, style="bold"), "remaining", Text(format_estimate(remaining_s), style="bold"))
     rate = f"{view.calls_per_s(now):.1f}"
     grid.add_row("calls/s", Text(rate, style="bold"), "from ledger", _number(view.num_from_ledger))
-    if view.cost_usd:
-        grid.add_row("cost", Text(tell_money(view.cost_usd), style="bold"))
+    remaining = view.remaining if view.phase in ("root", "level") else None
+    left = NONE if remaining is None else f"{format_count(remaining.calls)} calls"
+    cost = tell_money(view.cost_usd) if view.cost_usd else NONE
+    grid.add_row("left", Text(left, style="bold"), "cost", Text(cost, style="bold"))
     return grid
 
 

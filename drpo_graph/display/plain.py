@@ -14,6 +14,7 @@ from drpo_graph.display.formatting import (
     format_duration,
     format_estimate,
     format_models,
+    format_remaining,
     format_reward,
 )
 from drpo_graph.display.inert import inert
@@ -119,6 +120,7 @@ def _level_line(view: RunView, event: LevelFinished) -> str:
         f"retries {view.num_retries}",
         format_duration(view.elapsed_s(event.time)),
         f"eta {format_estimate(remaining_s)}" if remaining_s else "",
+        f"left {format_remaining(event.remaining)}" if event.remaining and event.remaining.calls else "",
         "easy" if event.is_easy else "",
     )
     return "  ".join(filter(None, parts))

@@ -11,6 +11,7 @@ from drpo_graph.events import (
     Event,
     LevelFinished,
     LevelStarted,
+    Remaining,
     RolloutScored,
     RunFinished,
     RunStarted,
@@ -84,6 +85,8 @@ class RunView:
     """The whole run's, former processes included as soon as a level has finished."""
     cost_usd: float | None = 0.0
     """What that cost; ``None`` where a model has no price."""
+    remaining: Remaining | None = None
+    """About what was left to do when the last level was finished."""
     warnings: deque[str] = field(default_factory=lambda: deque(maxlen=MAX_MESSAGES))
     messages: deque[Message] = field(default_factory=lambda: deque(maxlen=MAX_MESSAGES))
     validation: ValidationFinished | None = None
@@ -221,7 +224,7 @@ class RunView:
         if event.is_easy:
             self._note(event.time, "note", f"level {event.level} was easy; the search may go to {event.max_depth}")
         self.max_depth, self.is_level_finished, self.beam = event.max_depth, True, event.beam
-        self.usage, self.cost_usd = event.usage, event.cost_usd
+        self.usage, self.cost_usd, self.remaining = event.usage, event.cost_usd, event.remaining
         if event.level >= event.max_depth:
             self.phase = "choosing"
         self._remember_best(event)

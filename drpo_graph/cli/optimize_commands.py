@@ -4,6 +4,7 @@ import typer
 
 from drpo_graph.checkpoint import DEFAULT_CHECKPOINT, check_thread_id, require_checkpoint
 from drpo_graph.cli import options as flags
+from drpo_graph.cli.estimate_page import print_estimate
 from drpo_graph.cli.inputs import check_held_out, read_changes, read_datasets, read_settings
 from drpo_graph.dataset import order_queries
 from drpo_graph.limits import check_prices
@@ -52,6 +53,7 @@ def optimize_command(
     max_cost: flags.MaxCostOption = None,
     max_time: flags.MaxTimeOption = None,
     prices: flags.PriceOption = None,
+    dry_run: flags.DryRunOption = False,
     data_dir: flags.DataDirOption = None,
     is_gpt: flags.IsGptOption = None,
     base_model_family: flags.BaseModelFamilyOption = None,
@@ -77,6 +79,9 @@ def optimize_command(
         typer.echo("note: --base-model-family is not needed: the server knows its model's chat template.", err=True)
     if thread_id is not None:
         check_thread_id(thread_id)
+    if dry_run:
+        print_estimate(settings, training, held_out, display=display)
+        return
     from drpo_graph.cli import execution  # Loads LangGraph: wrong usage is told before that.
 
     options = execution.build_options(checkpoint, log_dir, disable_log=disable_log, log_level=logging_level)

@@ -235,6 +235,12 @@ PriceOption = Annotated[
         rich_help_panel=_BUDGET,
     ),
 ]
+DryRunOption = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run", metavar=_FLAG, help="Only estimate calls, tokens, money and time.", rich_help_panel=_BUDGET
+    ),
+]
 DataDirOption = Annotated[
     str | None,
     typer.Option(

@@ -143,8 +143,9 @@ class Budget:
         """
         hold = Hold(await self._reserve(demand, guard))
         try:
-            if self.limits.is_bounded:
-                # Stored before anything is sent: what a kill leaves in flight is counted by the next process.
+            if self.limits.is_bounded or self._clock() - self._saved_at >= _SAVE_EVERY_S:
+                # Stored before anything is sent: what a kill leaves in flight is counted by the next process. Not when
+                # a call ends: it is to be in the ledger before it is no longer reserved.
                 await self.save()
             yield hold
         except BaseException as error:
@@ -153,8 +154,6 @@ class Budget:
             self._release(hold, charged=hold.amount if is_billed else Amount())
             raise
         self._settle(hold, demand)
-        if self._clock() - self._saved_at >= _SAVE_EVERY_S:
-            await self.save()
 
     async def save(self) -> None:
         """Store what this process spent beyond its ledger."""
@@ -248,7 +247,9 @@ class Budget:
         if spent < limit:
             rest = "What is left of the budget is too little for the next call"
             message = f"{rest}: {share} spent ({flag_of(cap)}), it may need {tell_amount(cap, needs)}."
-        larger = f"{2 * limit:g}" if cap == "max_cost" else str(2 * limit)
+        # Twice as much, or what the next call needs where that is more.
+        enough = max(2 * limit, spent + needs)
+        larger = f"{math.ceil(enough * 100) / 100:g}" if cap == "max_cost" else str(math.ceil(enough))
         return BudgetSpentError(message, resume_flags=f"{flag_of(cap)} {larger}")
 
 

@@ -119,8 +119,20 @@ async def test_the_run_stops_only_when_nothing_in_flight_can_make_room() -> None
         await asyncio.sleep(0.01)
         assert not waiting.done()
         hold.settle(usage(0, 90))
-    with pytest.raises(BudgetSpentError, match=r"90 of 150 tokens spent \(--max-tokens\), it may need 100 tokens"):
+    with pytest.raises(BudgetSpentError) as caught:
         await waiting
+    assert caught.value.resume_flags == "--max-tokens 300"
+    assert "90 of 150 tokens spent (--max-tokens), it may need 100 tokens" in str(caught.value)
+
+
+async def test_the_cap_that_is_proposed_has_room_for_the_next_call() -> None:
+    for limits, flags in (
+        (Limits(max_tokens=100), "--max-tokens 700"),
+        (Limits(max_cost=0.002, prices={MODEL: Price(input=1, output=1000)}), "--max-cost 0.7"),
+    ):
+        with pytest.raises(BudgetSpentError) as caught:
+            await spend(Budget(limits), demand(0, 700), usage(0, 1))
+        assert caught.value.resume_flags == flags
 
 
 async def test_what_models_counted_before_bounds_the_next_prompt() -> None:

@@ -18,7 +18,8 @@ from drpo_graph.display import DisplayKind, make_display
 from drpo_graph.errors import DRPOError, FingerprintMismatchError, RunExistsError, RunInterruptedError, UsageError
 from drpo_graph.events import Event, RunFinished, RunStopped
 from drpo_graph.export import ALGORITHM_FOLDER, EVENTS_FILE, LOG_FILE, PROMPT_FILE, RESULT_FILE
-from drpo_graph.records import Query, RunResult
+from drpo_graph.limits import check_prices
+from drpo_graph.records import ROLES, Query, RunResult
 from drpo_graph.runner import RunOptions, new_thread_id, optimize, resume, run_folder
 from drpo_graph.settings import Settings, build_settings, describe_changes, merge_settings
 
@@ -138,6 +139,7 @@ def go_on(
     # A finished run only shows what it found: nothing is asked.
     serving = None if record.status == "done" else serving
     settings = build_settings(merge_settings(record.settings.model_dump(), run.changes))
+    check_prices(settings, {role: settings.role(role).model for role in ROLES})
     with serve_roles(settings, serving):
         _carry_out(thread_id, begin, options=options, kind=display, serving=serving)
 

@@ -121,12 +121,14 @@ def plan_levels(
     is_kept_free = has_fixed_queries(settings, num_queries=num_queries)
     num_children = settings.n_actions + settings.keep_parents
     levels = []
-    for level in range(first, last + 1):
-        size = len(query_indices(level, settings=settings, num_queries=num_queries))
-        selections = len(new_query_indices(level, settings=settings, num_queries=num_queries))
-        if level == 0:
+    seen: set[int] = set()
+    for level in range(last + 1):
+        indices = set(query_indices(level, settings=settings, num_queries=num_queries))
+        selections, size = len(indices - seen), len(indices)
+        seen |= indices
+        if level == 0 == first:
             levels.append(Workload(selections, 0, size))
-        elif size:
+        elif level >= first and size:
             per_parent = settings.n_actions if is_kept_free else num_children
             levels.append(Workload(selections, num_parents, num_parents * per_parent * size))
             num_parents = min(settings.beam_size, num_parents * num_children)

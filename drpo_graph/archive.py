@@ -26,6 +26,7 @@ Kind = Literal[
     "capabilities",
     "expansions",
     "failures",
+    "budget",
 ]
 
 _PAGE = 500

@@ -1,6 +1,7 @@
 """Call a role's model: limiter, timeout, the one retry loop, and the ledger."""
 
 import asyncio
+import json
 import random
 import time
 from collections.abc import Mapping
@@ -11,7 +12,8 @@ from pydantic import JsonValue
 
 from drpo_graph.archive import Archive
 from drpo_graph.balancer import Balancer, Replica
-from drpo_graph.context_window import ContextWindow
+from drpo_graph.budget import Demand
+from drpo_graph.context_window import MESSAGE_TOKENS, TEMPLATE_TOKENS, ContextWindow
 from drpo_graph.emitter import Emitter
 from drpo_graph.errors import ModelCallError
 from drpo_graph.events import CallFinished, CallRetried
@@ -19,6 +21,7 @@ from drpo_graph.failure_budget import FailureBudget
 from drpo_graph.failures import CallFailure, classify_failure, hides, is_context_overflow
 from drpo_graph.ledger import CallRecord, Ledger, LedgerEntry, call_key
 from drpo_graph.outages import Circuit, OutageOverdueError, Waiting, are_lost
+from drpo_graph.prices import to_dollars
 from drpo_graph.prompts.library import PromptFormat
 from drpo_graph.records import Role
 from drpo_graph.settings import RoleSettings, Settings
@@ -264,8 +267,10 @@ class CallChannel:
             self.ledger.stop.check()
             if probe is None and self._is_lost:
                 return None
-            async with asyncio.timeout(self.settings.timeout_s):
+            hold = self.ledger.budget.hold(_demand_of(request, self.client.settings.model), self.ledger.stop.guard)
+            async with hold as held, asyncio.timeout(self.settings.timeout_s):
                 reply = await replica.transport.send(request)
+                held.settle(reply.usage)
         gate.note_success()
         return reply
 
@@ -336,6 +341,7 @@ class CallChannel:
         return f"The {self.client.role} model {self.client.settings.model!r} at {replica.endpoint}"
 
     def _report(self, record: CallRecord, key: str, *, duration_s: float, is_replayed: bool = False) -> None:
+        cost = self.ledger.budget.prices.cost_of(record.model, record.usage)
         self.emitter.emit(
             CallFinished(
                 run_id=self.emitter.run_id,
@@ -345,9 +351,24 @@ class CallChannel:
                 num_samples=len(record.choices),
                 duration_s=round(duration_s, 4),
                 usage=record.usage,
+                cost_usd=None if cost is None else to_dollars(cost),
                 from_ledger=is_replayed,
             )
         )
+
+
+def _demand_of(request: Request, model: str) -> Demand:
+    """Return what decides how much of the budget a request may use."""
+    texts = [one["content"] for one in request.messages]
+    if request.schema is not None and request.mode in ("json_schema", "tool"):
+        # Servers put the schema into the prompt.
+        texts.append(json.dumps(request.schema.schema))
+    return Demand(
+        model=model,
+        num_bytes=sum(len(text.encode("utf-8", "replace")) for text in texts),
+        max_completion=request.max_tokens * request.num_samples,
+        extra_tokens=TEMPLATE_TOKENS + MESSAGE_TOKENS * len(texts),
+    )
 
 
 def _sentence(text: str) -> str:

@@ -13,6 +13,7 @@ from langgraph.store.base import BaseStore
 from pydantic import JsonValue
 
 from drpo_graph.archive import Archive
+from drpo_graph.budget import Budget, Clock
 from drpo_graph.capabilities import Capabilities, CapabilityCache
 from drpo_graph.chat import CallChannel, ModelClient
 from drpo_graph.client_setup import find_capabilities, fit_client, make_learned
@@ -66,6 +67,8 @@ class RunContext:
     """Whether a run may go on with other settings, prompts or data than it was started with."""
     stop: StopSignal = field(default_factory=StopSignal)
     """Stops all runs of this context; each session has a signal of its own besides."""
+    clock: Clock = time.monotonic
+    """Seconds that only grow: the budget's time is measured on it."""
     _sessions: dict[str, asyncio.Task[RunSession]] = field(default_factory=dict)
 
     async def session(self, run_id: str, store: BaseStore | None = None) -> RunSession:
@@ -134,7 +137,7 @@ class RunContext:
 
     async def _open(self, run_id: str, store: BaseStore) -> RunSession:
         archive = Archive(store, run_id)
-        ledger = Ledger(archive, self.stop.child())
+        ledger = Ledger(archive, self.stop.child(), Budget(self.settings, clock=self.clock))
         emitter = Emitter(run_id, self.sinks, is_streamed=self.is_streamed)
         await ledger.load()
         learned = await archive.get_all("learned")

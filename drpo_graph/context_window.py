@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from drpo_graph.failures import OVERFLOW, CallFailure
 from drpo_graph.transport import Request
 
-_TEMPLATE_TOKENS = 64
+TEMPLATE_TOKENS = 64
 """What a chat template may add to a conversation, and"""
-_MESSAGE_TOKENS = 16
+MESSAGE_TOKENS = 16
 """to each of its messages."""
 
 
@@ -38,5 +38,5 @@ class ContextWindow:
     def _is_surely_short(self, request: Request) -> bool:
         # No tokenizer in use makes more tokens of a text than it has bytes.
         num_bytes = sum(len(message["content"].encode()) for message in request.messages)
-        extra = _TEMPLATE_TOKENS + _MESSAGE_TOKENS * len(request.messages)
+        extra = TEMPLATE_TOKENS + MESSAGE_TOKENS * len(request.messages)
         return num_bytes + extra + request.max_tokens <= self.max_tokens

@@ -19,6 +19,8 @@ class DRPOError(Exception):
     is_resumable: ClassVar[bool] = False
     was_shown: bool = False
     """Whether a display has told the user already."""
+    resume_flags: str = ""
+    """What the command that resumes the run needs besides, e.g. ``--max-calls 200``."""
 
 
 class UsageError(DRPOError):
@@ -156,3 +158,17 @@ class RunInterruptedError(DRPOError):
 
     exit_code = 130
     is_resumable = True
+
+
+class BudgetSpentError(RunInterruptedError):
+    """A cap on calls, tokens, money or time is reached; with a larger one the run can be resumed."""
+
+    exit_code = 3
+
+    def __init__(self, message: str, *, resume_flags: str) -> None:
+        super().__init__(message)
+        self.resume_flags = resume_flags
+
+    def add(self, sentence: str) -> None:
+        """Add a sentence to the message."""
+        self.args = (f"{self} {sentence}",)

@@ -95,6 +95,15 @@ class BeamEntry(Record):
     origin: Origin
 
 
+class Remaining(Record):
+    """About what a run still needs, if no level is easy."""
+
+    calls: int
+    tokens: int
+    cost_usd: float | None
+    """``None`` where a model has no price."""
+
+
 class LevelFinished(EventBase):
     """A level is scored and the beam is chosen."""
 
@@ -107,6 +116,9 @@ class LevelFinished(EventBase):
     is_easy: bool
     usage: Usage
     """Everything the run has used so far."""
+    cost_usd: float | None = None
+    """What that cost, where every model has a price."""
+    remaining: Remaining | None = None
 
 
 class CallFinished(EventBase):
@@ -120,6 +132,8 @@ class CallFinished(EventBase):
     duration_s: float
     """From the first request to the reply, waits between tries included."""
     usage: Usage
+    cost_usd: float | None = None
+    """Where the model has a price."""
     from_ledger: bool = False
     """True when it had been paid for before: by a former process, or for an equal candidate."""
 
@@ -191,6 +205,8 @@ class RunStopped(EventBase):
     reason: Literal["interrupted", "failed"]
     message: str
     is_resumable: bool
+    resume_flags: str = ""
+    """What the command that resumes it needs besides, e.g. ``--max-calls 200``."""
 
 
 class Warned(EventBase):

@@ -29,6 +29,7 @@ from drpo_graph.components import build_components
 from drpo_graph.context import RunContext, digest_json
 from drpo_graph.emitter import EventSink
 from drpo_graph.errors import RunInterruptedError
+from drpo_graph.limits import check_prices
 from drpo_graph.models import build_clients
 from drpo_graph.prompts.library import load_prompts
 from drpo_graph.protocols import BeamPolicy, Critic, MetricSelector, RewardFunction, Rewriter
@@ -109,15 +110,18 @@ def build_context(
     Raises:
         ModelSpecError: a role has no model, or its string cannot be resolved.
         TemplateError: the template folder of the settings cannot be used.
+        UsageError: a money cap is set and a model has no price.
     """
     prompts = load_prompts(settings.templates)
     components = build_components(
         settings, prompts, selector=selector, critic=critic, rewriter=rewriter, beam_policy=beam_policy
     )
+    clients = build_clients(settings, models, optional=_optional_roles(selector, critic, rewriter))
+    check_prices(settings, {role: client.settings.model for role, client in clients.items()})
     return RunContext(
         settings=settings,
         prompts=prompts,
-        clients=build_clients(settings, models, optional=_optional_roles(selector, critic, rewriter)),
+        clients=clients,
         components=components,
         store=store,
         sinks=sinks,

@@ -15,7 +15,9 @@ from typing import NamedTuple
 from pydantic import Field, JsonValue
 
 from drpo_graph.archive import Archive
+from drpo_graph.budget import Budget
 from drpo_graph.errors import RunInterruptedError
+from drpo_graph.prices import to_dollars
 from drpo_graph.records import Record, Role, Usage
 from drpo_graph.soft_scores import ScoreToken
 
@@ -113,19 +115,24 @@ class StopSignal:
 class Ledger:
     """One run's finished calls. Bound to one event loop; :meth:`load` comes first."""
 
-    def __init__(self, archive: Archive, stop: StopSignal) -> None:
+    def __init__(self, archive: Archive, stop: StopSignal, budget: Budget | None = None) -> None:
         self.stop = stop
+        self.budget = budget or Budget()
         self._archive = archive
         self._stored_keys: set[str] = set()
         self._in_flight: dict[str, asyncio.Task[CallRecord]] = {}
         self.usage_by_role: dict[str, Usage] = {}
+        self._cost_by_role: dict[str, int | None] = {}
         self.retries_by_kind: Counter[str] = Counter()
 
     async def load(self) -> None:
         """Read which calls former processes finished, and what they used."""
+        await self.budget.load(self._archive)
         for key, value in (await self._archive.get_all("calls")).items():
             self._stored_keys.add(key)
-            self._tally(CallRecord.model_validate(value))
+            record = CallRecord.model_validate(value)
+            self._tally(record)
+            self.budget.count(record.model, record.usage)
 
     def holds(self, key: str) -> bool:
         """Return whether the call is committed."""
@@ -168,10 +175,11 @@ class Ledger:
         return len(self._in_flight)
 
     async def drain(self) -> None:
-        """Return when every call in flight is committed or has failed."""
+        """Return when every call in flight is committed or has failed, and what was spent is stored."""
         while self._in_flight:
             await asyncio.wait(list(self._in_flight.values()))
             await asyncio.sleep(0)
+        await self.budget.save()
 
     def total_usage(self) -> Usage:
         """Return what all roles used."""
@@ -179,6 +187,17 @@ class Ledger:
         for usage in self.usage_by_role.values():
             total = total.plus(usage)
         return total
+
+    @property
+    def cost_by_role(self) -> dict[str, float]:
+        """What each role's calls cost, in USD, for the roles whose models have a price."""
+        return {role: to_dollars(cost) for role, cost in self._cost_by_role.items() if cost is not None}
+
+    @property
+    def total_cost(self) -> float | None:
+        """What all calls cost, in USD; ``None`` where a model has no price."""
+        costs = [cost for cost in self._cost_by_role.values() if cost is not None]
+        return to_dollars(sum(costs)) if len(costs) == len(self._cost_by_role) else None
 
     async def _make(
         self,
@@ -200,5 +219,7 @@ class Ledger:
             done.exception()  # Marks it as seen: its waiters, if any are left, got it too.
 
     def _tally(self, record: CallRecord) -> None:
+        cost, former = self.budget.prices.cost_of(record.model, record.usage), self._cost_by_role.get(record.role, 0)
+        self._cost_by_role[record.role] = None if cost is None or former is None else former + cost
         self.usage_by_role[record.role] = self.usage_by_role.get(record.role, Usage()).plus(record.usage)
         self.retries_by_kind.update(record.retries)

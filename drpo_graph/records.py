@@ -193,6 +193,8 @@ class RunResult(Record):
     """Ids of the final beam, best first."""
     validation: Validation | None = None
     usage_by_role: dict[str, Usage]
+    cost_by_role: dict[str, float] = Field(default_factory=dict)
+    """In USD, of the roles whose models have a price."""
     failures_by_kind: dict[str, int]
     """Samples without a usable reply and transport failures, by kind."""
     unusable_by_kind: dict[str, int] = Field(default_factory=dict)

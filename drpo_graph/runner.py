@@ -1,13 +1,10 @@
 """Start, resume and read runs: everything around the graph that a command line or a service needs."""
 
-import asyncio
 import logging
 import secrets
-import signal
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -29,6 +26,7 @@ from drpo_graph.context import RunContext
 from drpo_graph.dataset import load_bundled_queries
 from drpo_graph.emitter import EventSink
 from drpo_graph.errors import (
+    BudgetSpentError,
     CheckpointError,
     DatasetError,
     DRPOError,
@@ -38,13 +36,15 @@ from drpo_graph.errors import (
     StateFormatError,
     UsageError,
 )
-from drpo_graph.events import LevelStarted, RunFinished, RunStarted, RunStopped, Warned
+from drpo_graph.events import LevelStarted, RunFinished, RunStarted, RunStopped
 from drpo_graph.export import load_tree, open_run_files, write_result_files
 from drpo_graph.graph import RECURSION_LIMIT, SearchGraph, build_context, build_graph
+from drpo_graph.interrupts import handle_signals
 from drpo_graph.protocols import BeamPolicy, Critic, MetricSelector, RewardFunction, Rewriter
 from drpo_graph.records import Query, Role, RunResult
 from drpo_graph.registry import RunInput, RunRecord, RunRegistry
 from drpo_graph.settings import Settings, build_settings, merge_settings
+from drpo_graph.standing import tell_standing
 from drpo_graph.state import STATE_FORMAT
 
 logger = logging.getLogger(__name__)
@@ -99,7 +99,7 @@ async def optimize(
     Raises:
         UsageError: a setting, path or dataset is wrong, or the run exists already.
         ModelCallError: a model endpoint cannot be used; the run can be resumed.
-        RunInterruptedError: it was asked to stop; the run can be resumed.
+        RunInterruptedError: it was asked to stop, or its budget is spent (``BudgetSpentError``); it can be resumed.
         CheckpointError: the checkpoint cannot be opened or written.
     """
     options, parts = options or RunOptions(), parts or Parts()
@@ -172,7 +172,9 @@ async def resume(
                 is_kept = options.writes_files and record.log_dir is not None
                 options = replace(options, log_dir=Path(record.log_dir or ""), writes_files=is_kept)
             folder = run_folder(options, thread_id)
-            record = record.model_copy(update={"log_dir": str(folder) if folder else record.log_dir})
+            # A budget that was raised stays raised; other changes are for this process.
+            kept = {"log_dir": str(folder) if folder else record.log_dir}
+            record = record.model_copy(update={**kept, "settings": record.settings.with_limits_of(chosen)})
             context = _build_context(chosen, options, parts, accepts_changes=accepts_changes)
             context = replace(context, store=checkpoint.store)
             return await _Run(record, context, checkpoint, options, given).carry_out()
@@ -220,7 +222,7 @@ class _Run:
                 await archive.put("run", "input", self._given.model_dump(mode="json"))
                 former = self._record
                 self._record = await registry.save(former.model_copy(update={"status": "running", "message": ""}))
-                with _signals(context, enabled=self._options.handles_signals):
+                with handle_signals(context, enabled=self._options.handles_signals):
                     result = await self._search(context)
             except (sqlite3.Error, OSError) as error:
                 explained = explain_storage_error(error, self._options.checkpoint)
@@ -231,6 +233,9 @@ class _Run:
                 await registry.save(former)
                 raise
             except DRPOError as error:
+                if isinstance(error, BudgetSpentError):
+                    values = (await self._graph.aget_state(self._config)).values
+                    await tell_standing(error, values, archive, limits=context.settings, folder=folder)
                 await self._note_stop(context, error)
                 raise
             await registry.save(self._record.model_copy(update={"status": "done"}))
@@ -326,7 +331,12 @@ class _Run:
         record = self._record.model_copy(update={"status": reason, "message": str(error)})
         try:
             event = RunStopped(
-                run_id=record.thread_id, reason=reason, message=str(error), is_resumable=is_resumable, time=time.time()
+                run_id=record.thread_id,
+                reason=reason,
+                message=str(error),
+                is_resumable=is_resumable,
+                resume_flags=error.resume_flags,
+                time=time.time(),
             )
             for sink in context.sinks:
                 sink(event)
@@ -371,30 +381,3 @@ def _check_data(given: RunInput, queries: Sequence[str | Query], settings: Setti
             "with --force.",
             ("data",),
         )
-
-
-@contextmanager
-def _signals(context: RunContext, *, enabled: bool) -> Iterator[None]:
-    """Turn the first Ctrl-C into a drain and the second into a stop at once."""
-    if not enabled:
-        yield
-        return
-    loop, task = asyncio.get_running_loop(), asyncio.current_task()
-    assert task is not None
-
-    def stop() -> None:
-        if context.stop.reason is not None:
-            task.cancel()
-            return
-        for session in context.open_sessions():
-            message = f"stopping: {session.ledger.num_in_flight} calls finish first; Ctrl-C again stops at once"
-            session.emitter.emit(Warned(run_id=session.run_id, message=message))
-        context.stop.request("Stopped on request; finished calls are stored.")
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop)
-    try:
-        yield
-    finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(number)

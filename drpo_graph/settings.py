@@ -10,6 +10,7 @@ from typing import Literal
 from pydantic import Field, JsonValue, ValidationError, field_validator, model_validator
 
 from drpo_graph.errors import SettingsError
+from drpo_graph.limits import Limits
 from drpo_graph.records import ROLES, Record, Role
 
 Compat = Literal["none", "drpo"]
@@ -95,7 +96,7 @@ class RoleSettings(Record):
 _OPTIMIZER_SAMPLING = {"temperature": 0.7, "top_p": 0.95}
 
 
-class Settings(Record):
+class Settings(Limits):
     """Everything that decides what a run does, but for its queries.
 
     ``depth`` counts the root, as in the published code: ``depth=10`` searches nine levels. The defaults are those that
@@ -233,6 +234,10 @@ class Settings(Record):
         """Levels searched before easy levels add any."""
         return self.depth - 1
 
+    def with_limits_of(self, other: Limits) -> "Settings":
+        """Return these settings with another's budget."""
+        return self.model_copy(update={name: getattr(other, name) for name in Limits.model_fields})
+
     def role(self, role: Role) -> RoleSettings:
         """Return one role's settings."""
         return {"base": self.base, "metrics": self.metrics, "critic": self.critic, "optimizer": self.optimizer}[role]
@@ -251,6 +256,7 @@ class Settings(Record):
             "max_failure_share",
             "templates",
             "metrics_cache",
+            *Limits.model_fields,
         }
         fields: dict[str, JsonValue] = self.model_dump(mode="json", exclude=operational)
         for role in ROLES:

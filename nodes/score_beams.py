@@ -8,7 +8,8 @@ from langgraph.runtime import Runtime
 from drpo_graph.beam import hash_prompt, is_easy, rank, score_candidate
 from drpo_graph.context import RunContext, RunSession, session_of
 from drpo_graph.errors import SearchStalledError
-from drpo_graph.events import BeamEntry, LevelFinished, LevelStarted, ValidationStarted, Warned
+from drpo_graph.events import BeamEntry, LevelFinished, LevelStarted, Remaining, ValidationStarted, Warned
+from drpo_graph.foresight import look_ahead
 from drpo_graph.levels import (
     DepthPlan,
     has_fixed_queries,
@@ -47,7 +48,8 @@ async def score_beams(state: SearchState, runtime: Runtime[RunContext]) -> Searc
     else:
         beam = list(runtime.context.components.beam_policy(children, settings=settings, level=state["level"]))
     await _record_level(session, state, children, beam)
-    _report_level(session, state, children, beam)
+    remaining = look_ahead(session, runtime.context, state, num_parents=len(beam))
+    _report_level(session, state, children, beam, remaining=remaining)
     if num_stalled >= _MAX_STALLED:
         raise await _stalled(session, state, children)
     update = await _plan_next(session, state, beam, settings)
@@ -208,7 +210,12 @@ async def _record_level(
 
 
 def _report_level(
-    session: RunSession, state: SearchState, children: Sequence[CandidateRef], beam: Sequence[CandidateRef]
+    session: RunSession,
+    state: SearchState,
+    children: Sequence[CandidateRef],
+    beam: Sequence[CandidateRef],
+    *,
+    remaining: Remaining,
 ) -> None:
     session.emitter.emit(
         LevelFinished(
@@ -228,6 +235,8 @@ def _report_level(
             num_unscored=sum(one["reward"] is None for one in children),
             is_easy=state["is_easy"],
             usage=session.ledger.total_usage(),
+            cost_usd=session.ledger.total_cost,
+            remaining=remaining,
         )
     )
 

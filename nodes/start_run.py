@@ -12,6 +12,7 @@ from drpo_graph.context import RunContext, RunSession, session_of
 from drpo_graph.dataset import dataset_hash, order_queries
 from drpo_graph.errors import DatasetError
 from drpo_graph.events import CandidateCreated, LevelStarted, RunStarted
+from drpo_graph.foresight import warn_at_start
 from drpo_graph.levels import prefetch_indices, query_indices
 from drpo_graph.records import Query
 from drpo_graph.settings import Settings
@@ -36,6 +37,7 @@ async def start_run(state: SearchState, runtime: Runtime[RunContext]) -> SearchS
     await _store(session, queries, validation, prompt)
     level_queries = [queries[index].id for index in query_indices(0, settings=settings, num_queries=len(queries))]
     _announce(session, runtime.context, prompt=prompt, num_queries=len(queries), query_ids=level_queries)
+    warn_at_start(session, runtime.context, queries, validation)
     data = dataset_hash([*queries, *validation])
     return {
         "format": STATE_FORMAT,

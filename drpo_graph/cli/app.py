@@ -60,7 +60,7 @@ def _root(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and exit: 0 done, 1 failed, 2 wrong usage, 130 interrupted (and resumable)."""
+    """Run the command line and exit: 0 done, 1 failed, 2 wrong usage, 3 budget spent, 130 interrupted (resumable)."""
     given = sys.argv[1:] if arguments is None else arguments
     is_debug = "--debug" in given
     # --debug belongs to every command: it is taken out wherever it stands.

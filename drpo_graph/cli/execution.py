@@ -15,10 +15,11 @@ from drpo_graph.cli.reading import find_run, list_runs
 from drpo_graph.cli.serve_commands import SERVE_FOLDER
 from drpo_graph.cli.served_roles import RoleServing, serve_roles
 from drpo_graph.display import DisplayKind, make_display
-from drpo_graph.errors import DRPOError, FingerprintMismatchError, RunExistsError, UsageError
+from drpo_graph.errors import DRPOError, FingerprintMismatchError, RunExistsError, RunInterruptedError, UsageError
 from drpo_graph.events import Event, RunFinished, RunStopped
 from drpo_graph.export import ALGORITHM_FOLDER, EVENTS_FILE, LOG_FILE, PROMPT_FILE, RESULT_FILE
-from drpo_graph.records import Query, RunResult
+from drpo_graph.limits import check_prices
+from drpo_graph.records import ROLES, Query, RunResult
 from drpo_graph.retrying import retry_failed
 from drpo_graph.runner import RunOptions, new_thread_id, optimize, resume, run_folder
 from drpo_graph.settings import Settings, build_settings, describe_changes, merge_settings
@@ -147,6 +148,7 @@ def go_on(
     # A finished run only shows what it found: nothing is asked.
     serving = None if record.status == "done" else serving
     settings = build_settings(merge_settings(record.settings.model_dump(), run.changes))
+    check_prices(settings, {role: settings.role(role).model for role in ROLES})
     with serve_roles(settings, serving):
         _carry_out(thread_id, begin, options=options, kind=display, serving=serving)
 
@@ -217,8 +219,9 @@ def _carry_out(
     except DRPOError as error:
         error.was_shown = screen.shown_stop == str(error)
         if error.is_resumable and not error.was_shown:
-            word = "interrupted" if error.exit_code == EXIT_INTERRUPTED else "failed"
-            typer.echo(f"{word}: {error} Resume with: {screen.resume_command}", err=True)
+            word = "interrupted" if isinstance(error, RunInterruptedError) else "failed"
+            command = f"{screen.resume_command} {error.resume_flags}".rstrip()
+            typer.echo(f"{word}: {error} Resume with: {command}", err=True)
             error.was_shown = True
         raise
     except (asyncio.CancelledError, KeyboardInterrupt):

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from drpo_graph.dataset import load_bundled_queries, load_queries
 from drpo_graph.errors import DatasetError, SettingsError, UsageError
+from drpo_graph.limits import CAPS
+from drpo_graph.prices import parse_price
 from drpo_graph.records import Query
 from drpo_graph.settings import Settings, build_settings, load_settings_file, merge_settings
 
@@ -48,6 +50,7 @@ def read_settings(given: Mapping[str, object]) -> Settings:
     assert config is None or isinstance(config, Path)
     roles = {name: given[name] for name in ("model", "base_url", "api_key_env") if given[name] is not None}
     own = {setting: given[flag] for flag, setting in _SETTING_BY_FLAG.items() if given[flag] is not None}
+    own.update(_read_budget(given))
     if given["is_gpt"] is not None:
         own["base_prompt_format"] = "chat" if given["is_gpt"] else "flat"
     overrides = given["overrides"]
@@ -64,13 +67,24 @@ def read_settings(given: Mapping[str, object]) -> Settings:
         raise
 
 
-def read_changes(config: Path | None, overrides: Sequence[str] | None) -> dict[str, object]:
-    """Return the settings that a resumed run is given, by name.
+def read_changes(given: Mapping[str, object]) -> dict[str, object]:
+    """Return the settings that a resumed run is given, by name, from the parameters of its command.
 
     Raises:
-        SettingsError: the file or an override cannot be read.
+        SettingsError: the file, a price or an override cannot be read.
     """
-    return merge_settings(load_settings_file(config) if config else {}, read_overrides(overrides))
+    config, overrides = given["config"], given["overrides"]
+    assert config is None or isinstance(config, Path)
+    assert overrides is None or isinstance(overrides, list)
+    return merge_settings(load_settings_file(config) if config else {}, _read_budget(given), read_overrides(overrides))
+
+
+def _read_budget(given: Mapping[str, object]) -> dict[str, object]:
+    values: dict[str, object] = {cap: given[cap] for cap in CAPS if given[cap] is not None}
+    texts = given["prices"]
+    if isinstance(texts, list):
+        values["prices"] = {model: price.model_dump() for model, price in map(parse_price, texts)}
+    return values
 
 
 def read_overrides(overrides: Sequence[str] | None) -> dict[str, object]:

@@ -4,8 +4,11 @@ import typer
 
 from drpo_graph.checkpoint import DEFAULT_CHECKPOINT, check_thread_id, require_checkpoint
 from drpo_graph.cli import options as flags
+from drpo_graph.cli.estimate_page import print_estimate
 from drpo_graph.cli.inputs import check_held_out, read_changes, read_datasets, read_settings
 from drpo_graph.dataset import order_queries
+from drpo_graph.limits import check_prices
+from drpo_graph.records import ROLES
 
 
 def optimize_command(
@@ -46,6 +49,12 @@ def optimize_command(
     max_concurrency: flags.MaxConcurrencyOption = None,
     requests_per_second: flags.RequestsPerSecondOption = None,
     max_outage: flags.MaxOutageOption = None,
+    max_calls: flags.MaxCallsOption = None,
+    max_tokens: flags.MaxTokensOption = None,
+    max_cost: flags.MaxCostOption = None,
+    max_time: flags.MaxTimeOption = None,
+    prices: flags.PriceOption = None,
+    dry_run: flags.DryRunOption = False,
     data_dir: flags.DataDirOption = None,
     is_gpt: flags.IsGptOption = None,
     base_model_family: flags.BaseModelFamilyOption = None,
@@ -61,6 +70,7 @@ def optimize_command(
     """
     given = dict(locals())
     settings = read_settings(given)
+    check_prices(settings, {role: settings.role(role).model for role in ROLES})
     training = read_datasets([*(queries or []), *([data_dir] if data_dir else [])])
     held_out = read_datasets(validation) if validation else ()
     check_held_out(training, held_out)
@@ -70,6 +80,9 @@ def optimize_command(
         typer.echo("note: --base-model-family is not needed: the server knows its model's chat template.", err=True)
     if thread_id is not None:
         check_thread_id(thread_id)
+    if dry_run:
+        print_estimate(settings, training, held_out, display=display)
+        return
     from drpo_graph.cli import execution  # Loads LangGraph: wrong usage is told before that.
 
     options = execution.build_options(checkpoint, log_dir, disable_log=disable_log, log_level=logging_level)
@@ -84,6 +97,11 @@ def resume_command(
     queries: flags.QueriesArgument = None,
     config: flags.ConfigOption = None,
     overrides: flags.OverridesOption = None,
+    max_calls: flags.MaxCallsOption = None,
+    max_tokens: flags.MaxTokensOption = None,
+    max_cost: flags.MaxCostOption = None,
+    max_time: flags.MaxTimeOption = None,
+    prices: flags.PriceOption = None,
     force: flags.ForceOption = False,
     retry_failed: flags.RetryFailedOption = False,
     serve: flags.ServeOption = False,
@@ -97,11 +115,12 @@ def resume_command(
     """Continue a run from where it was: after Ctrl-C, a crash, a lost connection.
 
     Settings and queries are those it was started with. What only says where and how fast, such as
-    --set critic.base_url=URL or --set max_concurrency=8, may change; anything else needs --force.
+    --set critic.base_url=URL or --set max_concurrency=8, and the budget may change; anything else needs --force.
     """
+    given = dict(locals())
     check_thread_id(thread_id)
     require_checkpoint(checkpoint)
-    changes = read_changes(config, overrides)
+    changes = read_changes(given)
     training = read_datasets(queries) if queries else None
     from drpo_graph.cli import execution  # Loads LangGraph: wrong usage is told before that.
 

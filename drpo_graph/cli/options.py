@@ -10,6 +10,7 @@ from drpo_graph.display import DisplayKind
 _SEARCH = "Search"
 _MODELS = "Models"
 _RUN = "Run"
+_BUDGET = "Budget"
 _PUBLISHED = "Flags of the published code"
 _FLAG = " "
 """In place of a type: a flag takes no value."""
@@ -210,6 +211,39 @@ RequestsPerSecondOption = Annotated[
 MaxOutageOption = Annotated[
     float | None,
     typer.Option("--max-outage", metavar="S", help="Wait for a lost endpoint; 0 stops at once.", rich_help_panel=_RUN),
+]
+MaxCallsOption = Annotated[
+    int | None,
+    typer.Option("--max-calls", metavar="N", help="Model calls that the run may make.", rich_help_panel=_BUDGET),
+]
+MaxTokensOption = Annotated[
+    int | None,
+    typer.Option("--max-tokens", metavar="N", help="Tokens that it may use, in and out.", rich_help_panel=_BUDGET),
+]
+MaxCostOption = Annotated[
+    float | None,
+    typer.Option("--max-cost", metavar="USD", help="Money that it may spend.", rich_help_panel=_BUDGET),
+]
+MaxTimeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--max-time", metavar="TIME", help="Time that it may work: seconds, 90m, 2h, 1d.", rich_help_panel=_BUDGET
+    ),
+]
+PriceOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--price",
+        metavar="MODEL=IN,OUT[,CACHED]",
+        help="A model's price, in USD per million tokens.",
+        rich_help_panel=_BUDGET,
+    ),
+]
+DryRunOption = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run", metavar=_FLAG, help="Only estimate calls, tokens, money and time.", rich_help_panel=_BUDGET
+    ),
 ]
 DataDirOption = Annotated[
     str | None,

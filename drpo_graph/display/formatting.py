@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 
 from drpo_graph.display.inert import inert
+from drpo_graph.events import Remaining
+from drpo_graph.limits import tell_money
 
 NONE = "-"
 """What stands for a number that is not known."""
@@ -36,6 +38,14 @@ def format_estimate(seconds: float | None) -> str:
         return f"{max(round(seconds / 5), 1) * 5}s"
     minutes = round(seconds / 60)
     return f"{minutes}m" if minutes < 60 else f"{minutes // 60}h{minutes % 60:02d}m"
+
+
+def format_remaining(remaining: Remaining | None) -> str:
+    """Return about what is left to do: ``120 calls, 81k tokens, $0.30``; ``-`` when unknown."""
+    if remaining is None:
+        return NONE
+    money = f", {tell_money(remaining.cost_usd)}" if remaining.cost_usd else ""
+    return f"{format_count(remaining.calls)} calls, {format_count(remaining.tokens)} tokens{money}"
 
 
 def format_reward(reward: float | None) -> str:

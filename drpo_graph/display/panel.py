@@ -25,6 +25,7 @@ from drpo_graph.display.formatting import (
 from drpo_graph.display.inert import inert
 from drpo_graph.display.view import Message, Phase, RunView
 from drpo_graph.events import BeamEntry
+from drpo_graph.limits import tell_money
 from drpo_graph.records import MAX_SCORE, MIN_SCORE, ROLES, Usage
 
 MIN_TWO_COLUMNS = 100
@@ -33,7 +34,7 @@ MAX_WIDTH = 150
 
 _RIGHT_WIDTH = 50
 _MAX_BEAM_ROWS, _MAX_MESSAGES = 6, 3
-_FIXED_LINES_WIDE, _FIXED_LINES_NARROW = 11, 20
+_FIXED_LINES_WIDE, _FIXED_LINES_NARROW = 12, 21
 """Lines of the panel beside the beam and the messages."""
 
 _LABEL_WIDTH = 11
@@ -211,6 +212,10 @@ def _speed(view: RunView, *, now: float) -> Table:
     grid.add_row("elapsed", Text(elapsed, style="bold"), "remaining", Text(format_estimate(remaining_s), style="bold"))
     rate = f"{view.calls_per_s(now):.1f}"
     grid.add_row("calls/s", Text(rate, style="bold"), "from ledger", _number(view.num_from_ledger))
+    remaining = view.remaining if view.phase in ("root", "level") else None
+    left = NONE if remaining is None else f"{format_count(remaining.calls)} calls"
+    cost = tell_money(view.cost_usd) if view.cost_usd else NONE
+    grid.add_row("left", Text(left, style="bold"), "cost", Text(cost, style="bold"))
     return grid
 
 

@@ -14,6 +14,7 @@ from drpo_graph.display.formatting import (
     format_duration,
     format_estimate,
     format_models,
+    format_remaining,
     format_reward,
 )
 from drpo_graph.display.inert import inert
@@ -31,6 +32,7 @@ from drpo_graph.events import (
     ValidationFinished,
     Warned,
 )
+from drpo_graph.limits import tell_money
 
 WIDTH = 100
 """Columns of the summary: a log has no width of its own."""
@@ -118,9 +120,11 @@ def _level_line(view: RunView, event: LevelFinished) -> str:
         f"unscored {view.num_unscored}",
         f"calls {usage.calls}",
         f"tokens {format_count(usage.prompt_tokens + usage.completion_tokens)}",
+        f"cost {tell_money(view.cost_usd)}" if view.cost_usd else "",
         f"retries {view.num_retries}",
         format_duration(view.elapsed_s(event.time)),
         f"eta {format_estimate(remaining_s)}" if remaining_s else "",
+        f"left {format_remaining(event.remaining)}" if event.remaining and event.remaining.calls else "",
         "easy" if event.is_easy else "",
     )
     return "  ".join(filter(None, parts))

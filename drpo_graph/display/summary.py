@@ -13,6 +13,7 @@ from rich.text import Text
 from drpo_graph.display.formatting import NONE, format_count, format_duration, format_kinds, format_reward, format_share
 from drpo_graph.display.inert import inert, inert_block
 from drpo_graph.events import RunStopped
+from drpo_graph.limits import tell_money
 from drpo_graph.records import ROLES, PairedComparison, RunResult, Usage
 
 MAX_PROMPT_CHARS = 6000
@@ -61,6 +62,7 @@ def print_stop(console: Console, event: RunStopped, *, commands: Sequence[str]) 
     if event.is_resumable:
         fallback = _RESUME + shlex.quote(inert(event.run_id, max_chars=_MAX_LINE))
         command = next((command for command in commands if command.startswith(_RESUME)), fallback)
+        command = f"{command} {event.resume_flags}".rstrip()
         line = Text.assemble(("resume with: ", "dim"), (inert(command, max_chars=2000), "bold"))
         console.print(line, crop=False, no_wrap=True, overflow="ignore")
 
@@ -150,16 +152,25 @@ def _search_text(result: RunResult, *, elapsed_s: float | None) -> Text:
 def _cost_table(result: RunResult) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("cost", style="dim", width=_LABEL_WIDTH)
-    for name in ("calls", "tokens in", "out", "cached"):
+    has_money = any(result.cost_by_role.values())
+    for name in ("calls", "tokens in", "out", "cached", *(["money"] if has_money else [])):
         table.add_column(name, justify="right")
     total = Usage()
     roles = [role for role in ROLES if role in result.usage_by_role]
     for role in [*roles, *sorted(set(result.usage_by_role) - set(ROLES))]:
         usage = result.usage_by_role[role]
         total = total.plus(usage)
-        table.add_row(Text(inert(role, max_chars=_LABEL_WIDTH)), *_usage_cells(usage))
-    table.add_row("total", *_usage_cells(total), style="bold")
+        money = [_money(result.cost_by_role.get(role))] if has_money else []
+        table.add_row(Text(inert(role, max_chars=_LABEL_WIDTH)), *_usage_cells(usage), *money)
+    is_whole = set(result.usage_by_role) <= set(result.cost_by_role)
+    money = [_money(sum(result.cost_by_role.values()) if is_whole else None)] if has_money else []
+    table.add_row("total", *_usage_cells(total), *money, style="bold")
     return table
+
+
+def _money(dollars: float | None) -> str:
+    """Return a role's cost; of a model without a price it is not known, and the total is not either."""
+    return NONE if dollars is None else tell_money(dollars)
 
 
 def _usage_cells(usage: Usage) -> list[str]:

@@ -14,6 +14,7 @@ from drpo_graph.events import (
     Event,
     LevelFinished,
     LevelStarted,
+    Remaining,
     RolloutScored,
     RunFinished,
     RunStarted,
@@ -85,6 +86,10 @@ class RunView:
     failures_by_kind: Counter[str] = field(default_factory=Counter)
     usage: Usage = field(default_factory=Usage)
     """The whole run's, former processes included as soon as a level has finished."""
+    cost_usd: float | None = 0.0
+    """What that cost; ``None`` where a model has no price."""
+    remaining: Remaining | None = None
+    """About what was left to do when the last level was finished."""
     warnings: deque[str] = field(default_factory=lambda: deque(maxlen=MAX_MESSAGES))
     messages: deque[Message] = field(default_factory=lambda: deque(maxlen=MAX_MESSAGES))
     lost_endpoints: set[str] = field(default_factory=set)
@@ -232,7 +237,7 @@ class RunView:
         if event.is_easy:
             self._note(event.time, "note", f"level {event.level} was easy; the search may go to {event.max_depth}")
         self.max_depth, self.is_level_finished, self.beam = event.max_depth, True, event.beam
-        self.usage = event.usage
+        self.usage, self.cost_usd, self.remaining = event.usage, event.cost_usd, event.remaining
         if event.level >= event.max_depth:
             self.phase = "choosing"
         self._remember_best(event)
@@ -257,6 +262,8 @@ class RunView:
         usage = event.usage if event.usage.calls else event.usage.plus(Usage(calls=1))
         calls.usage = calls.usage.plus(usage)
         self.usage = self.usage.plus(usage)
+        is_known = self.cost_usd is not None and event.cost_usd is not None
+        self.cost_usd = (self.cost_usd or 0.0) + (event.cost_usd or 0.0) if is_known else None
         # Times may arrive slightly out of order: a late one joins the latest second.
         second, count = self._calls_by_second[-1] if self._calls_by_second else (int(event.time), 0)
         if self._calls_by_second and int(event.time) <= second:

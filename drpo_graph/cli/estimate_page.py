@@ -1,0 +1,119 @@
+"""``drpo optimize --dry-run``: what a run would need, without a call and without a trace."""
+
+import json
+import sys
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from drpo_graph.dataset import order_queries
+from drpo_graph.display import DisplayKind
+from drpo_graph.display.formatting import NONE, format_count, format_estimate
+from drpo_graph.display.streams import quiet
+from drpo_graph.estimate import Dataset, Estimate, estimate_run, find_shortage
+from drpo_graph.limits import CAPS, tell_money
+from drpo_graph.prompts.library import load_prompts
+from drpo_graph.records import ROLES, Query
+from drpo_graph.settings import Settings
+
+_MIN_WIDTH = 100
+
+
+def print_estimate(
+    settings: Settings, training: Sequence[Query], held_out: Sequence[Query], *, display: DisplayKind
+) -> None:
+    """Print what a run is expected to use, and the most that it may.
+
+    Args:
+        settings: What it would do.
+        training: Its training queries, as given.
+        held_out: Its validation queries.
+        display: ``jsonl`` prints one JSON object; ``none`` nothing.
+
+    Raises:
+        TemplateError: the template folder cannot be used.
+    """
+    prompts = load_prompts(settings.templates)
+    ordered = order_queries(training, seed=settings.seed, num_queries=settings.num_queries)
+    data = Dataset(ordered, held_out, _cached_texts(settings))
+    expected = estimate_run(settings, prompts, data, is_worst=False)
+    worst = estimate_run(settings, prompts, data, is_worst=True)
+    stream = quiet(sys.stdout)
+    if display == "jsonl":
+        content = {"expected": _as_json(expected), "at_most": _as_json(worst)}
+        stream.write(f"{json.dumps(content)}\n")
+    elif display != "none":
+        _print_page(settings, data, expected, worst)
+    stream.flush()
+
+
+def _cached_texts(settings: Settings) -> frozenset[str]:
+    if settings.metrics_cache is None:
+        return frozenset()
+    from drpo_graph.components import load_metrics_cache  # Loads LangGraph.
+
+    return frozenset(load_metrics_cache(settings.metrics_cache, known=load_prompts(settings.templates).metrics))
+
+
+def _as_json(estimate: Estimate) -> dict[str, object]:
+    totals = {"calls": estimate.calls, "tokens": estimate.tokens, "cost_usd": estimate.cost_usd}
+    return {**estimate.model_dump(mode="json"), **totals}
+
+
+def _print_page(settings: Settings, data: Dataset, expected: Estimate, worst: Estimate) -> None:
+    stream = quiet(sys.stdout)
+    console = Console(file=stream, highlight=False, markup=False, emoji=False)
+    console.width = max(console.width, _MIN_WIDTH)
+    console.print(_table(expected, worst), Text())
+    lines = [
+        f"levels {settings.num_levels}, at most {settings.num_levels + settings.max_depth_increase}; "
+        f"beam {settings.beam_size} x {settings.n_actions}; training queries {len(data.training)}, "
+        f"{settings.queries_per_level} per level; validation queries {len(data.validation)}",
+        "The calls at most are a bound: easy levels add all that they may, and every reply is asked for again and "
+        "repaired. Failed requests are not counted.",
+        "Tokens, money and time go by usual lengths, at most by the token limits; no token is taken as cached.",
+        "Nothing was called, and nothing was created.",
+    ]
+    shortage = find_shortage(settings, {cap: expected.amount_of(cap) for cap in CAPS})
+    for line in [*lines, *([f"warning: {shortage}"] if shortage else [])]:
+        console.print(Text(line), soft_wrap=True)
+
+
+def _table(expected: Estimate, worst: Estimate) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("estimate", style="dim", no_wrap=True)
+    for heading in ("calls", "tokens in", "out", "money", "time"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for heading in ("calls at most", "tokens", "money"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for role in ROLES:
+        one, most = expected.by_role[role], worst.by_role[role]
+        cells = (one.calls, one.prompt_tokens, one.completion_tokens)
+        tokens = most.prompt_tokens + most.completion_tokens
+        table.add_row(
+            role, *_counts(*cells), _money(one.cost_usd), "", *_counts(most.calls, tokens), _money(most.cost_usd)
+        )
+    table.add_row(
+        "total",
+        *_counts(
+            expected.calls,
+            sum(one.prompt_tokens for one in expected.by_role.values()),
+            sum(one.completion_tokens for one in expected.by_role.values()),
+        ),
+        _money(expected.cost_usd),
+        format_estimate(expected.seconds),
+        *_counts(worst.calls, worst.tokens),
+        _money(worst.cost_usd),
+        style="bold",
+    )
+    return table
+
+
+def _counts(num_calls: int, *tokens: int) -> list[str]:
+    return [str(num_calls), *map(format_count, tokens)]
+
+
+def _money(dollars: float | None) -> str:
+    return NONE if dollars is None else tell_money(dollars)

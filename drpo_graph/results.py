@@ -1,0 +1,90 @@
+"""What a run found, from its records: at its end, or as far as it came when it was stopped."""
+
+from collections import Counter
+
+from drpo_graph.archive import Archive, rollout_key
+from drpo_graph.ledger import Ledger
+from drpo_graph.records import Rollout, RunResult, RunStatus, Validation, mean
+from drpo_graph.selection import ROOT_ID
+from drpo_graph.state import STATE_FORMAT, CandidateRef, SearchState
+
+
+async def make_result(
+    archive: Archive,
+    ledger: Ledger,
+    state: SearchState,
+    *,
+    delivered_id: str,
+    validation: Validation | None,
+    status: RunStatus = "done",
+) -> RunResult:
+    """Return a run's result: that of its end, or what it would be if the search ended here.
+
+    Args:
+        archive: The run's records.
+        ledger: Its finished calls.
+        state: Its state, with a scored beam.
+        delivered_id: The candidate whose prompt is delivered.
+        validation: What the held-out queries say, if they were asked.
+        status: ``done``, or how the run was stopped.
+    """
+    scores = await archive.scores_by_candidate()
+    trace = [await archive.candidate(delivered_id)]
+    while (parent_id := trace[0]["parent_id"]) is not None:
+        trace.insert(0, await archive.candidate(parent_id))
+    delivered = next((one for one in state["beam"] if one["id"] == delivered_id), None)
+    return RunResult(
+        thread_id=state["run_id"],
+        status=status,
+        system_prompt=trace[-1]["prompt"],
+        candidate_id=delivered_id,
+        reward=scores[delivered_id][0],
+        path_reward=scores[delivered_id][1],
+        initial_prompt=trace[0]["prompt"],
+        initial_reward=state["initial_reward"],
+        initial_reward_same_queries=await _initial_reward_on(archive, delivered),
+        depth=state["level"] if state["phase"] != "search" else max(state["level"] - 1, 0),
+        trace=tuple(one["id"] for one in trace),
+        beam=tuple(one["id"] for one in state["beam"]),
+        validation=validation,
+        usage_by_role=dict(sorted(ledger.usage_by_role.items())),
+        cost_by_role=dict(sorted(ledger.cost_by_role.items())),
+        failures_by_kind=await _count_failures(archive, ledger),
+        unusable_by_kind=await _count_noted(archive, "reply/"),
+        fingerprints=state["fingerprints"],
+        format=STATE_FORMAT,
+    )
+
+
+async def _initial_reward_on(archive: Archive, delivered: CandidateRef | None) -> float | None:
+    """Return the initial prompt's reward on the delivered candidate's queries, if the search ran it on all of them."""
+    rewards: list[float | None] = []
+    for query_id in delivered["query_ids"] if delivered else ():
+        stored = await archive.get("rollouts", rollout_key(ROOT_ID, query_id))
+        if stored is None:
+            return None
+        rewards.append(Rollout.model_validate(stored).reward)
+    return mean(rewards)
+
+
+async def _count_failures(archive: Archive, ledger: Ledger) -> dict[str, int]:
+    """Return failures by kind; a kept prompt that meets its parent's failure again counts it once."""
+    failures = Counter(ledger.retries_by_kind)
+    failures.update(await _count_noted(archive, "call/"))
+    seen = set()
+    for stored in (await archive.get_all("rollouts")).values():
+        rollout = Rollout.model_validate(stored)
+        if rollout.failure is not None:
+            sample = (await archive.prompt_of(rollout.candidate_id), rollout.query_id)
+            failures[rollout.failure.kind] += sample not in seen
+            seen.add(sample)
+    return dict(sorted(failures.items()))
+
+
+async def _count_noted(archive: Archive, prefix: str) -> dict[str, int]:
+    """Return what was noted of calls while they were made, by kind."""
+    counts: Counter[str] = Counter()
+    for key, stored in (await archive.get_all("failures")).items():
+        if key.startswith(prefix):
+            counts.update({kind: count for kind, count in stored.items() if isinstance(count, int)})
+    return dict(sorted(counts.items()))

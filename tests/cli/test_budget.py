@@ -1,0 +1,165 @@
+"""A run that spends its budget stops with 3, says what it found, and goes on with a larger cap."""
+
+import asyncio
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from drpo_graph.archive import Archive
+from drpo_graph.checkpoint import open_store
+from drpo_graph.ledger import Ledger, StopSignal
+from drpo_graph.records import RunResult
+from tests.support.command import (
+    KEY,
+    MODEL,
+    SMALL,
+    Drpo,
+    assert_one_line,
+    finish,
+    finished_keys,
+    list_runs,
+    read_result,
+    spawn_drpo,
+    wait_for,
+)
+from tests.support.fake_server import FakeServer
+
+START = ("optimize", *SMALL, "--thread-id", "t", "--display", "none")
+RESUME = ("resume", "t", "--display", "none")
+PRICE = ("--price", "openai:world=100,20,10")
+
+
+def test_a_spent_budget_stops_the_run_with_one_line_and_the_command_that_goes_on(
+    drpo: Drpo, folder: Path, world: FakeServer
+) -> None:
+    before = len(finished_keys(world))
+    outcome = drpo(*START, "--max-calls", "20")
+    assert_one_line(
+        outcome,
+        3,
+        "interrupted: The budget is spent: 20 of 20 calls (--max-calls).",
+        "Best so far: ",
+        "drpo_runs/t/best_prompt.txt",
+        "Resume with: drpo resume t --max-calls 40",
+    )
+    assert len(finished_keys(world)) == before + 20
+    assert list_runs(drpo) == {"t": "interrupted"}
+    assert "20 of 20 calls" in drpo("runs").out
+    interim = read_result(folder / "drpo_runs")
+    assert interim.status == "interrupted"
+    shown = drpo("show", "t").out
+    assert "best prompt so far" in shown
+    assert (folder / "drpo_runs" / "t" / "best_prompt.txt").read_text() == f"{interim.system_prompt}\n"
+    assert interim.system_prompt.splitlines()[0] in shown
+
+
+def test_a_run_stopped_before_its_first_score_says_so(drpo: Drpo, folder: Path) -> None:
+    outcome = drpo(*START, "--max-calls", "1")
+    assert_one_line(outcome, 3, "1 of 1 calls", "The initial prompt is not scored yet.")
+    assert not (folder / "drpo_runs" / "t" / "best_prompt.txt").exists()
+
+
+def test_over_three_resumes_and_a_kill_the_total_and_the_result_are_right(
+    drpo: Drpo, folder: Path, slow_world: FakeServer, unbroken: RunResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", slow_world.base_url)
+    before = len(slow_world.log)
+
+    def num_sent() -> int:
+        return sum(entry["event"] == "start" for entry in slow_world.log[before:])
+
+    assert drpo(*START, "--max-calls", "8").code == 3
+    assert num_sent() == 8
+    # Killed with calls in flight: they may have been billed, and count.
+    killed = spawn_resumed(folder, slow_world, "--max-calls", "18")
+    wait_for(lambda: num_sent() > 10)
+    killed.kill()
+    finish(killed)
+    # Without a new cap the raised one stands.
+    outcome = drpo(*RESUME)
+    assert outcome.code == 3
+    assert "18 of 18 calls" in outcome.err
+    assert num_sent() <= 18
+    assert drpo(*RESUME, "--max-calls", "22").code == 3
+    assert num_sent() <= 22
+    assert drpo(*RESUME, "--max-calls", "200").code == 0
+    assert read_result(folder / "drpo_runs") == unbroken
+    num_lost = num_sent() - unbroken_calls(unbroken)
+    assert 0 < num_lost <= 18
+    # What was sent is counted; more only where a call came back just before the kill.
+    assert num_sent() <= asyncio.run(count_spent(folder)) <= num_sent() + num_lost
+
+
+def unbroken_calls(result: RunResult) -> int:
+    return sum(usage.calls for usage in result.usage_by_role.values())
+
+
+async def count_spent(folder: Path) -> int:
+    """Return the calls that the run's budget has counted, those lost with a killed process included."""
+    async with open_store(folder / "drpo_runs" / "checkpoints.sqlite") as store:
+        ledger = Ledger(Archive(store, "t"), StopSignal())
+        await ledger.load()
+        return ledger.budget.spent.calls
+
+
+def spawn_resumed(folder: Path, server: FakeServer, *arguments: str) -> "subprocess.Popen[str]":
+    environment = {"OPENAI_BASE_URL": server.base_url, "OPENAI_API_KEY": KEY}
+    return spawn_drpo(*RESUME, *arguments, folder=folder, environment=environment)
+
+
+def test_money_is_capped_and_told_by_role(drpo: Drpo, folder: Path) -> None:
+    outcome = drpo(*START, *PRICE, "--max-cost", "0.6")
+    assert_one_line(outcome, 3, "(--max-cost)", "of $0.60")
+    spent = read_result(folder / "drpo_runs").cost_by_role
+    assert 0 < sum(spent.values()) <= 0.6
+    assert "--max-cost 1.2" in outcome.err
+    # The price is kept with the run.
+    done = drpo("resume", "t", "--display", "plain", "--max-cost", "100")
+    assert done.code == 0
+    result = read_result(folder / "drpo_runs")
+    usage = result.usage_by_role["critic"]
+    assert result.cost_by_role["critic"] == (usage.prompt_tokens * 100 + usage.completion_tokens * 20) / 10**6
+    assert re.search(r"level 2/2 .* cost \$\d", done.out)
+    (total,) = re.findall(r"^total .*\$(\d+\.\d\d)$", done.out, re.MULTILINE)
+    assert float(total) == pytest.approx(sum(result.cost_by_role.values()), abs=0.005)
+
+
+def test_a_money_cap_without_a_price_is_refused_before_anything_starts(
+    drpo: Drpo, folder: Path, world: FakeServer
+) -> None:
+    num_requests = len(world.log)
+    assert_one_line(drpo(*START, "--max-cost", "1"), 2, "'openai:world'", "--price openai:world=IN,OUT")
+    assert list(folder.iterdir()) == []
+    assert len(world.log) == num_requests
+
+
+def test_prices_and_caps_may_stand_in_a_settings_file(drpo: Drpo, folder: Path) -> None:
+    (folder / "run.toml").write_text('max_time = "2h"\nmax_cost = 90\n[prices."openai:world"]\ninput = 1\noutput = 2\n')
+    assert drpo(*START, "--config", "run.toml").code == 0
+    assert sum(read_result(folder / "drpo_runs").cost_by_role.values()) > 0
+    run = json.loads(drpo("show", "t", "--json").out)["run"]
+    assert run["settings"]["max_time"] == 7200
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (("--max-time", "soon"), "max_time: expected seconds or a duration such as 90m"),
+        (("--max-calls", "0"), "max_calls: expected"),
+        (("--max-cost", "-1"), "max_cost: expected"),
+        (("--price", "openai:world"), "--price openai:world: expected MODEL=IN,OUT"),
+    ],
+)
+def test_what_is_no_budget_is_refused(flags: tuple[str, str], named: str, drpo: Drpo) -> None:
+    assert_one_line(drpo("optimize", *MODEL, *flags), 2, named)
+
+
+def test_a_run_started_without_a_budget_may_get_one(drpo: Drpo, folder: Path, unbroken: RunResult) -> None:
+    assert drpo(*START, "--max-time", "0.001").code == 3
+    outcome = drpo(*RESUME, "--max-time", "1h", "--max-calls", "5")
+    assert_one_line(outcome, 3, "5 of 5 calls")
+    assert drpo(*RESUME, "--set", "max_calls=null").code == 0
+    assert read_result(folder / "drpo_runs") == unbroken

@@ -18,6 +18,7 @@ from drpo_graph.failures import CallFailure, classify_failure, hides, is_context
 from drpo_graph.ledger import CallRecord, Ledger, LedgerEntry, call_key
 from drpo_graph.prompts.library import PromptFormat
 from drpo_graph.records import Role
+from drpo_graph.redaction import mask, redact
 from drpo_graph.settings import RoleSettings, Settings
 from drpo_graph.soft_scores import MAX_TOP_LOGPROBS
 from drpo_graph.transport import Reply, Request
@@ -64,6 +65,10 @@ class RefusedRequestError(Exception):
     def __init__(self, failure: CallFailure) -> None:
         super().__init__(failure.message)
         self.failure = failure
+
+
+class UnexpectedClientError(Exception):
+    """What a client raised that is no failed request but a bug, in words that do not hold the key."""
 
 
 class _Attempt(NamedTuple):
@@ -152,6 +157,9 @@ class CallChannel:
             except Exception as error:  # Clients of different providers share no base class.
                 failure = classify_failure(error, secret=replica.secret)
                 if failure is None:
+                    if hides(replica.secret, error):
+                        # LangGraph stores the text of what a node raises.
+                        raise UnexpectedClientError(f"{type(error).__name__}: {redact(str(error))}") from None
                     raise
                 attempt = _Attempt(replica, failure, retries)
                 final = self._refuse(attempt) if failure.remedy != "retry" else self._give_up(attempt)
@@ -186,7 +194,7 @@ class CallChannel:
             async with asyncio.timeout(self.settings.timeout_s):
                 reply = await replica.transport.send(request)
         gate.note_success()
-        return reply
+        return _without_key(reply, replica.secret)
 
     async def _wait_to_retry(self, failed: "_Attempt") -> None:
         replica, failure, retries = failed
@@ -264,6 +272,22 @@ class CallChannel:
                 from_ledger=is_replayed,
             )
         )
+
+
+def _without_key(reply: Reply, secret: str) -> Reply:
+    """Return a reply in which a server that repeats its request's headers has not repeated the key."""
+    if not secret or not any(secret in f"{one.text}{one.refusal}" for one in reply.choices):
+        return reply
+    hidden = [
+        one.model_copy(
+            update={
+                "text": mask(one.text, secret=secret),
+                "refusal": one.refusal and mask(one.refusal, secret=secret),
+            }
+        )
+        for one in reply.choices
+    ]
+    return Reply(tuple(hidden), reply.usage)
 
 
 def _sentence(text: str) -> str:

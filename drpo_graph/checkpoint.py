@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from filelock import FileLock, Timeout
 
 from drpo_graph.errors import CheckpointError, RunLockedError, UsageError
+from drpo_graph.private_files import create_private_file, make_private_folder
 
 if TYPE_CHECKING:
     from langgraph.checkpoint.base import BaseCheckpointSaver
@@ -21,7 +22,9 @@ _BUSY_TIMEOUT_MS = 30_000
 _LOCK_TIMEOUT_S = 0.5
 """Longer than a look at a lock takes: :func:`is_worked_on` holds it for a moment."""
 _ELSEWHERE = "Give another place with --checkpoint."
-_THREAD_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_THREAD_ID = re.compile(r"(?!.*\.$)[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{name}{number}" for name in ("COM", "LPT") for number in range(10))}
+"""What Windows takes for a device, with any suffix; a run folder may be copied there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +49,8 @@ async def open_checkpoint(path: Path, *, must_exist: bool = False) -> AsyncItera
         require_checkpoint(path)
     with ExitStack() as stack:
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_private_folder(path.parent)
+            create_private_file(path)
             checkpoint = _open(path, stack)
         except (sqlite3.Error, OSError) as error:
             raise explain_storage_error(error, path) from error
@@ -116,8 +120,11 @@ def check_thread_id(thread_id: str) -> str:
     """
     if not _THREAD_ID.fullmatch(thread_id):
         raise UsageError(
-            f"Thread id {thread_id!r}: expected letters, digits, '.', '_' and '-', beginning with a letter or digit."
+            f"Thread id {thread_id!r}: expected letters, digits, '.', '_' and '-', beginning with a letter or digit, "
+            "not ending in '.', 100 at most."
         )
+    if thread_id.partition(".")[0].upper() in _DEVICES:
+        raise UsageError(f"Thread id {thread_id!r}: on Windows it names a device. Give another one.")
     return thread_id
 
 
@@ -132,7 +139,7 @@ def lock_thread(path: Path, thread_id: str) -> Iterator[None]:
     lock_file = _lock_file(path, thread_id)
     lock = FileLock(lock_file, timeout=_LOCK_TIMEOUT_S)
     try:
-        lock_file.parent.mkdir(parents=True, exist_ok=True)
+        make_private_folder(lock_file.parent)
         lock.acquire()
     except Timeout as error:
         raise RunLockedError(
@@ -149,7 +156,11 @@ def lock_thread(path: Path, thread_id: str) -> Iterator[None]:
 
 def is_worked_on(path: Path, thread_id: str) -> bool:
     """Return whether a process works on the run at this moment."""
-    lock_file = _lock_file(path, thread_id)
+    try:
+        lock_file = _lock_file(path, thread_id)
+    except UsageError:
+        # No process of ours takes up a run of such a name, which a foreign checkpoint may hold.
+        return False
     if not lock_file.exists():
         return False
     lock = FileLock(lock_file, timeout=0)
@@ -165,7 +176,8 @@ def is_worked_on(path: Path, thread_id: str) -> bool:
 
 
 def _lock_file(path: Path, thread_id: str) -> Path:
-    return path.with_name(f"{path.name}.locks") / f"{thread_id}.lock"
+    # Locking a file empties it: a name must not lead out of the folder.
+    return path.with_name(f"{path.name}.locks") / f"{check_thread_id(thread_id)}.lock"
 
 
 def _causes(error: BaseException) -> list[BaseException]:

@@ -1,10 +1,10 @@
 """The files of a run, in the published names and forms and our own. Replaced atomically, logs appended."""
 
+import io
 import json
 import logging
 import os
 import pickle
-import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,7 +16,10 @@ from drpo_graph.archive import Archive
 from drpo_graph.emitter import EventSink
 from drpo_graph.errors import CheckpointError
 from drpo_graph.events import CallFinished, CallRetried, Event, LevelFinished, RunStopped, Warned
+from drpo_graph.inert import inert, inert_block, inert_json
+from drpo_graph.private_files import open_to_append, write_atomically
 from drpo_graph.records import Candidate, RunResult, mean
+from drpo_graph.redaction import redact
 from drpo_graph.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -27,6 +30,7 @@ RESULT_FILE = "result.json"
 PROMPT_FILE = "best_prompt.txt"
 ARGS_FILE = "args.txt"
 ALGORITHM_FOLDER = "algo_output"
+_MAX_LOGGED = 20_000
 
 
 async def load_tree(archive: Archive) -> tuple[Candidate, ...]:
@@ -92,7 +96,7 @@ def write_result_files(folder: Path, result: RunResult, tree: Sequence[Candidate
     }
     try:
         for path, content in files.items():
-            write_atomically(path, content)
+            write_atomically(path, content, root=folder)
     except OSError as error:
         raise CheckpointError(
             f"Run folder {folder}: {error.strerror or error}. The result is stored: make room there and run "
@@ -127,30 +131,10 @@ def append_settings(folder: Path, settings: Settings) -> None:
     Raises:
         OSError: the folder cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ARGS_FILE).open("a", encoding="utf-8") as file:
+    with open(open_to_append(folder / ARGS_FILE), "a", encoding="utf-8") as file:
         for name, value in settings.model_dump(mode="json").items():
             file.write(f"{name}: {json.dumps(value, ensure_ascii=False)}\n")
         file.write("\n")
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace a file in one step, so that a reader or a crash sees the old one or the new one.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        with unfinished.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
 
 
 @contextmanager
@@ -167,12 +151,12 @@ def open_run_files(folder: Path | None, settings: Settings, *, log_level: str) -
         append_settings(folder, settings)
         events = EventLog(folder / EVENTS_FILE)
         handler = LogFile(folder / LOG_FILE, encoding="utf-8")
-    except OSError as error:
+    except (OSError, ValueError) as error:  # A path with a NUL in it is a ValueError.
+        reason = getattr(error, "strerror", None) or error
         raise CheckpointError(
-            f"Run folder {folder}: {error.strerror or error}. Give another one with --log-dir, or none with "
-            "--disable-log."
+            f"Run folder {folder}: {reason}. Give another one with --log-dir, or none with --disable-log."
         ) from error
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(InertFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     handler.setLevel(log_level)
     package_logger = logging.getLogger("drpo_graph")
     former_level = package_logger.level
@@ -191,10 +175,10 @@ class EventLog:
     """Appends each event to a file as it happens, one line each: what was written survives a killed process."""
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _end_last_line(path)
         # Without a buffer: what cannot be written is not kept for later, to fail once more when the file is closed.
-        self._file = path.open("ab", buffering=0)
+        self._file = open(open_to_append(path), "ab", buffering=0)  # noqa: SIM115  # Closed by close().
+        self._path = path
+        _end_last_line(self._file.fileno())
 
     def __call__(self, event: Event) -> None:
         """Append one event.
@@ -208,7 +192,7 @@ class EventLog:
                 line = line[self._file.write(line) :]
         except OSError as error:
             raise CheckpointError(
-                f"Event log {self._file.name}: {error.strerror or error}. Free space and run `drpo resume`: what was "
+                f"Event log {self._path}: {error.strerror or error}. Free space and run `drpo resume`: what was "
                 "committed is kept."
             ) from error
 
@@ -217,8 +201,24 @@ class EventLog:
         self._file.close()
 
 
+class InertFormatter(logging.Formatter):
+    """Formats each record free of keys and of what a terminal would obey, its message on one line."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # The name is logging's.
+        """Return the record's first line: a model's text cannot pose as a line of its own."""
+        record.message = inert(record.message, max_chars=_MAX_LOGGED)
+        return super().formatMessage(record)
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the record with its traceback, if it has one."""
+        return inert_block(redact(super().format(record)), max_chars=_MAX_LOGGED)
+
+
 class LogFile(logging.FileHandler):
     """Appends to ``log.txt``; a line that cannot be written is lost, and no reason to fill the terminal."""
+
+    def _open(self) -> io.TextIOWrapper:
+        return open(open_to_append(Path(self.baseFilename)), "a", encoding=self.encoding, errors="backslashreplace")
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # The name is logging's.
         """Do nothing."""
@@ -245,28 +245,26 @@ def log_event(event: Event) -> None:
                 event.usage.calls,
             )
         case Warned():
-            logger.warning("%s", event.message)
+            # Without a run folder it may end on the terminal.
+            logger.warning("%s", inert(event.message, max_chars=_MAX_LOGGED))
         case RunStopped():
-            logger.warning("stopped (%s): %s", event.reason, event.message)
+            logger.warning("stopped (%s): %s", event.reason, inert(event.message, max_chars=_MAX_LOGGED))
         case CallRetried():
             logger.info("%s call failed (%s), try %s in %s s", event.role, event.kind, event.attempt + 1, event.wait_s)
         case CallFinished():
             logger.debug("%s call %s took %s s", event.role, event.key[:12], event.duration_s)
 
 
-def _end_last_line(path: Path) -> None:
+def _end_last_line(descriptor: int) -> None:
     """Close a line that a killed process left open, so that the next event begins one of its own."""
-    if not path.exists() or path.stat().st_size == 0:
-        return
-    with path.open("rb+") as file:
-        file.seek(-1, os.SEEK_END)
-        if file.read(1) != b"\n":
-            file.write(b"\n")
+    size = os.fstat(descriptor).st_size
+    if size and os.pread(descriptor, 1, size - 1) != b"\n":
+        os.write(descriptor, b"\n")
 
 
 def _json_line(event: Event) -> bytes:
     try:
-        return f"{event.model_dump_json()}\n".encode()
+        return f"{inert_json(event.model_dump_json())}\n".encode()
     except PydanticSerializationError:
         # A lone surrogate in a model's reply, which UTF-8 cannot hold: an escape says the same.
         return f"{json.dumps(event.model_dump(), separators=(',', ':'))}\n".encode()
@@ -277,4 +275,4 @@ def _to_text(text: str) -> bytes:
 
 
 def _to_json(value: object) -> bytes:
-    return f"{json.dumps(value, indent=2, ensure_ascii=False)}\n".encode("utf-8", "backslashreplace")
+    return f"{inert_json(json.dumps(value, indent=2, ensure_ascii=False))}\n".encode("utf-8", "backslashreplace")

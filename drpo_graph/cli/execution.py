@@ -14,15 +14,17 @@ from drpo_graph.checkpoint import DEFAULT_CHECKPOINT
 from drpo_graph.cli.reading import find_run, list_runs
 from drpo_graph.cli.serve_commands import SERVE_FOLDER
 from drpo_graph.cli.served_roles import RoleServing, serve_roles
-from drpo_graph.display import DisplayKind, make_display
+from drpo_graph.display import DisplayKind, inert_block, make_display
 from drpo_graph.errors import DRPOError, FingerprintMismatchError, RunExistsError, UsageError
 from drpo_graph.events import Event, RunFinished, RunStopped
 from drpo_graph.export import ALGORITHM_FOLDER, EVENTS_FILE, LOG_FILE, PROMPT_FILE, RESULT_FILE
 from drpo_graph.records import Query, RunResult
+from drpo_graph.redaction import redact
 from drpo_graph.runner import RunOptions, new_thread_id, optimize, resume, run_folder
 from drpo_graph.settings import Settings, build_settings, describe_changes, merge_settings
 
 EXIT_INTERRUPTED = 130
+_MAX_MESSAGE = 10_000
 
 
 def calm_collector() -> None:
@@ -205,7 +207,8 @@ def _carry_out(
         error.was_shown = screen.shown_stop == str(error)
         if error.is_resumable and not error.was_shown:
             word = "interrupted" if error.exit_code == EXIT_INTERRUPTED else "failed"
-            typer.echo(f"{word}: {error} Resume with: {screen.resume_command}", err=True)
+            said = inert_block(redact(str(error)), max_chars=_MAX_MESSAGE)
+            typer.echo(f"{word}: {said} Resume with: {screen.resume_command}", err=True)
             error.was_shown = True
         raise
     except (asyncio.CancelledError, KeyboardInterrupt):

@@ -112,7 +112,8 @@ def _show_events(file: TextIO, shown: Display) -> bool:
             event = parse_event(line)
         except ValidationError as error:
             # A killed process may have left half a line; the events around it still count.
-            typer.echo(f"note: skipped a line that is no event: {error.errors()[0]['msg']}", err=True)
+            said = inert(error.errors()[0]["msg"], max_chars=_MAX_MESSAGE)
+            typer.echo(f"note: skipped a line that is no event: {said}", err=True)
             continue
         shown.handle(event)
         has_result = isinstance(event, RunFinished)

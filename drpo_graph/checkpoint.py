@@ -12,6 +12,7 @@ from filelock import FileLock, Timeout
 
 from drpo_graph.errors import CheckpointError, RunLockedError, UsageError
 from drpo_graph.private_files import create_private_file, make_private_folder
+from drpo_graph.serializer import make_serializer
 
 if TYPE_CHECKING:
     from langgraph.checkpoint.base import BaseCheckpointSaver
@@ -224,7 +225,7 @@ def _open(path: Path, stack: ExitStack) -> Checkpoint:
     stack.callback(for_store.close)
     for_saver = _connect(path, "DEFERRED")
     stack.callback(for_saver.close)
-    saver, store = InlineSqliteSaver(for_saver), InlineSqliteStore(for_store)
+    saver, store = InlineSqliteSaver(for_saver, serde=make_serializer()), InlineSqliteStore(for_store)
     saver.setup()
     store.setup()
     # Changes nothing, and where the file is read-only it fails now rather than after the first paid call.

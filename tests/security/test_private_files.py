@@ -89,7 +89,10 @@ def test_a_folder_that_is_another_user_s_link_is_refused(tmp_path: Path) -> None
     (tmp_path / "victim").mkdir()
     (tmp_path / "run").symlink_to(tmp_path / "victim")
     os.chown(tmp_path / "run", 12345, 12345, follow_symlinks=False)
-    for write in (lambda: write_atomically(tmp_path / "run" / "f", b"x"), lambda: open_to_append(tmp_path / "run" / "f")):
+    for write in (
+        lambda: write_atomically(tmp_path / "run" / "f", b"x"),
+        lambda: open_to_append(tmp_path / "run" / "f"),
+    ):
         with pytest.raises(OSError, match="another user's link"):
             write()
     assert list((tmp_path / "victim").iterdir()) == []
@@ -110,7 +113,12 @@ def test_a_file_that_does_not_fit_leaves_the_old_one_and_no_rest(tmp_path: Path)
         "except OSError as error:\n    print(error.errno)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, tmp_path / "file"], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", code, tmp_path / "file"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
     )
     assert int(done.stdout) == errno.EFBIG
     assert [one.name for one in tmp_path.iterdir()] == ["file"]

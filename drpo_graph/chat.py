@@ -16,6 +16,7 @@ from drpo_graph.errors import ModelCallError
 from drpo_graph.events import CallFinished, CallRetried
 from drpo_graph.failures import CallFailure, classify_failure, hides, is_context_overflow
 from drpo_graph.ledger import CallRecord, Ledger, LedgerEntry, call_key
+from drpo_graph.parsing import clean_surrogates
 from drpo_graph.prompts.library import PromptFormat
 from drpo_graph.records import Role
 from drpo_graph.redaction import mask, redact
@@ -194,7 +195,7 @@ class CallChannel:
             async with asyncio.timeout(self.settings.timeout_s):
                 reply = await replica.transport.send(request)
         gate.note_success()
-        return _without_key(reply, replica.secret)
+        return _clean(reply, replica.secret)
 
     async def _wait_to_retry(self, failed: "_Attempt") -> None:
         replica, failure, retries = failed
@@ -274,20 +275,21 @@ class CallChannel:
         )
 
 
-def _without_key(reply: Reply, secret: str) -> Reply:
-    """Return a reply in which a server that repeats its request's headers has not repeated the key."""
-    if not secret or not any(secret in f"{one.text}{one.refusal}" for one in reply.choices):
+def _clean(reply: Reply, secret: str) -> Reply:
+    """Return a reply that can be stored: without halves of surrogate pairs, and without the key, should a server have
+    repeated its request's headers."""
+
+    def clean(text: str) -> str:
+        return mask(clean_surrogates(text), secret=secret)
+
+    texts = [(clean(one.text), one.refusal and clean(one.refusal)) for one in reply.choices]
+    if all((one.text, one.refusal) == own for one, own in zip(reply.choices, texts, strict=True)):
         return reply
-    hidden = [
-        one.model_copy(
-            update={
-                "text": mask(one.text, secret=secret),
-                "refusal": one.refusal and mask(one.refusal, secret=secret),
-            }
-        )
-        for one in reply.choices
+    cleaned = [
+        one.model_copy(update={"text": text, "refusal": refusal})
+        for one, (text, refusal) in zip(reply.choices, texts, strict=True)
     ]
-    return Reply(tuple(hidden), reply.usage)
+    return Reply(tuple(cleaned), reply.usage)
 
 
 def _sentence(text: str) -> str:

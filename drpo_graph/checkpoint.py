@@ -3,7 +3,7 @@
 import re
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -76,6 +76,26 @@ async def open_store(path: Path) -> "AsyncIterator[BaseStore]":
             store = InlineSqliteStore(_connect_for_reading(path, stack))
             store.setup()
             yield store
+    except sqlite3.Error as error:
+        raise explain_storage_error(error, path) from error
+
+
+def size_of_checkpoint(path: Path) -> int:
+    """Return the bytes of a checkpoint on the disk, with its log."""
+    parts = (path, path.with_name(f"{path.name}-wal"))
+    return sum(part.stat().st_size for part in parts if part.exists())
+
+
+def reclaim_space(path: Path) -> None:
+    """Give back to the disk what a checkpoint no longer needs.
+
+    Raises:
+        CheckpointError: it cannot be written, or another process keeps it busy.
+    """
+    try:
+        with closing(_connect(path, None)) as connection:
+            connection.execute("VACUUM")
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     except sqlite3.Error as error:
         raise explain_storage_error(error, path) from error
 

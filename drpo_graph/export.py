@@ -20,6 +20,7 @@ from drpo_graph.inert import inert, inert_block, inert_json
 from drpo_graph.private_files import open_to_append, write_atomically
 from drpo_graph.records import Candidate, RunResult, mean
 from drpo_graph.redaction import redact
+from drpo_graph.registry import RunRecord
 from drpo_graph.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -27,6 +28,7 @@ logger = logging.getLogger(__name__)
 EVENTS_FILE = "events.jsonl"
 LOG_FILE = "log.txt"
 RESULT_FILE = "result.json"
+RUN_FILE = "run.json"
 PROMPT_FILE = "best_prompt.txt"
 ARGS_FILE = "args.txt"
 ALGORITHM_FOLDER = "algo_output"
@@ -103,6 +105,46 @@ def write_result_files(folder: Path, result: RunResult, tree: Sequence[Candidate
             f"`drpo resume {result.thread_id}`, or give another folder with --log-dir."
         ) from error
     return list(files)
+
+
+async def export_result(archive: Archive, folder: Path, result: RunResult) -> None:
+    """Write a finished run's files, unless they are there and tell more than what was kept of the run.
+
+    Raises:
+        CheckpointError: the folder cannot be written.
+    """
+    if await archive.get("run", "pruned") is None or not (folder / RESULT_FILE).is_file():
+        write_result_files(folder, result, await load_tree(archive))
+
+
+def write_stored_run(
+    folder: Path,
+    record: RunRecord,
+    *,
+    result: RunResult | None,
+    tree: Sequence[Candidate],
+    beams: Sequence[Sequence[str]],
+) -> list[Path]:
+    """Write what a checkpoint holds of a run, finished or not, and return the files' paths.
+
+    Raises:
+        CheckpointError: the folder cannot be written.
+    """
+    try:
+        write_atomically(folder / RUN_FILE, _to_json(record.model_dump(mode="json")))
+        if result is not None:
+            return [*write_result_files(folder, result, tree), folder / RUN_FILE]
+        best_id = beams[-1][0] if beams and beams[-1] else None
+        best = [candidate.prompt for candidate in tree if candidate.id == best_id] or [record.settings.initial_prompt]
+        files = {
+            folder / PROMPT_FILE: _to_text(f"{best[0]}\n"),
+            folder / ALGORITHM_FOLDER / "tree.json": _to_json([one.model_dump(mode="json") for one in tree]),
+        }
+        for path, content in files.items():
+            write_atomically(path, content, root=folder)
+    except OSError as error:
+        raise CheckpointError(f"Folder {folder}: {error.strerror or error}. Give another one with --output.") from error
+    return [*files, folder / RUN_FILE]
 
 
 def describe_level(candidate: Candidate) -> dict[str, JsonValue]:

@@ -39,7 +39,7 @@ from drpo_graph.errors import (
     UsageError,
 )
 from drpo_graph.events import LevelStarted, RunFinished, RunStarted, RunStopped, Warned
-from drpo_graph.export import load_tree, open_run_files, write_result_files
+from drpo_graph.export import export_result, open_run_files
 from drpo_graph.graph import RECURSION_LIMIT, SearchGraph, build_context, build_graph
 from drpo_graph.protocols import BeamPolicy, Critic, MetricSelector, RewardFunction, Rewriter
 from drpo_graph.records import Query, Role, RunResult
@@ -235,8 +235,7 @@ class _Run:
                 raise
             await registry.save(self._record.model_copy(update={"status": "done"}))
             if folder is not None:
-                tree = await load_tree(archive)
-                write_result_files(folder, result, tree)
+                await export_result(archive, folder, result)
             return result
 
     async def _search(self, context: RunContext) -> RunResult:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from drpo_graph import __version__
-from drpo_graph.cli import models_commands, optimize_commands, run_commands, serve_commands
+from drpo_graph.cli import models_commands, optimize_commands, retention_commands, run_commands, serve_commands
 from drpo_graph.cli.options import FLAG_BY_PUBLISHED_NAME
 from drpo_graph.display import inert_block
 from drpo_graph.errors import DRPOError
@@ -31,6 +31,8 @@ for _name, _command in (
     ("runs", run_commands.runs_command),
     ("show", run_commands.show_command),
     ("events", run_commands.events_command),
+    ("prune", retention_commands.prune_command),
+    ("export", retention_commands.export_command),
     ("serve", serve_commands.serve_command),
 ):
     # Typer keeps the line breaks of a docstring: the terminal's width should decide.

@@ -1,5 +1,6 @@
 """Where runs are kept: one SQLite file for the graph's checkpoints and the store with texts, ledger and run list."""
 
+import os
 import re
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
@@ -13,6 +14,7 @@ from filelock import FileLock, Timeout
 from drpo_graph.errors import CheckpointError, RunLockedError, UsageError
 from drpo_graph.private_files import create_private_file, make_private_folder
 from drpo_graph.serializer import make_serializer
+from drpo_graph.vault import Vault, read_vault
 
 if TYPE_CHECKING:
     from langgraph.checkpoint.base import BaseCheckpointSaver
@@ -34,6 +36,8 @@ class Checkpoint:
 
     saver: "BaseCheckpointSaver[str]"
     store: "BaseStore"
+    vault: Vault | None = None
+    """Seals what else is written about its runs."""
 
 
 @asynccontextmanager
@@ -48,11 +52,12 @@ async def open_checkpoint(path: Path, *, must_exist: bool = False) -> AsyncItera
     """
     if must_exist:
         require_checkpoint(path)
+    vault = read_vault(os.environ)
     with ExitStack() as stack:
         try:
             make_private_folder(path.parent)
             create_private_file(path)
-            checkpoint = _open(path, stack)
+            checkpoint = await _open(path, stack, vault)
         except (sqlite3.Error, OSError) as error:
             raise explain_storage_error(error, path) from error
         try:
@@ -68,14 +73,16 @@ async def open_store(path: Path) -> "AsyncIterator[BaseStore]":
     Raises:
         CheckpointError: it does not exist, is no checkpoint, or cannot be read.
     """
+    from drpo_graph.sealed_store import seal_store
     from drpo_graph.sqlite import InlineSqliteStore  # Slow to import: only who looks at runs pays for it.
 
     require_checkpoint(path)
+    vault = read_vault(os.environ)
     try:
         with ExitStack() as stack:
             store = InlineSqliteStore(_connect_for_reading(path, stack))
             store.setup()
-            yield store
+            yield await seal_store(store, vault, path=path, is_new=False)
     except sqlite3.Error as error:
         raise explain_storage_error(error, path) from error
 
@@ -237,7 +244,8 @@ def _connect_for_reading(path: Path, stack: ExitStack) -> sqlite3.Connection:
     raise CheckpointError(f"Checkpoint {path} cannot be read. {_ELSEWHERE}")
 
 
-def _open(path: Path, stack: ExitStack) -> Checkpoint:
+async def _open(path: Path, stack: ExitStack, vault: Vault | None) -> Checkpoint:
+    from drpo_graph.sealed_store import seal_store
     from drpo_graph.sqlite import InlineSqliteSaver, InlineSqliteStore  # Slow to import: only a run pays for it.
 
     # The store runs its own transactions, the saver relies on implicit ones: each has a connection of its kind.
@@ -245,12 +253,12 @@ def _open(path: Path, stack: ExitStack) -> Checkpoint:
     stack.callback(for_store.close)
     for_saver = _connect(path, "DEFERRED")
     stack.callback(for_saver.close)
-    saver, store = InlineSqliteSaver(for_saver, serde=make_serializer()), InlineSqliteStore(for_store)
+    saver, store = InlineSqliteSaver(for_saver, serde=make_serializer(vault)), InlineSqliteStore(for_store)
     saver.setup()
     store.setup()
     # Changes nothing, and where the file is read-only it fails now rather than after the first paid call.
     for_store.execute("DELETE FROM store_migrations WHERE v < 0")
-    return Checkpoint(saver, store)
+    return Checkpoint(saver, await seal_store(store, vault, path=path, is_new=True), vault)
 
 
 def _connect(path: Path, isolation_level: Literal["DEFERRED"] | None) -> sqlite3.Connection:

@@ -22,10 +22,12 @@ from drpo_graph.records import Candidate, RunResult, mean
 from drpo_graph.redaction import redact
 from drpo_graph.registry import RunRecord
 from drpo_graph.settings import Settings
+from drpo_graph.vault import Vault
 
 logger = logging.getLogger(__name__)
 
 EVENTS_FILE = "events.jsonl"
+SEALED_EVENTS_FILE = "events.jsonl.sealed"
 LOG_FILE = "log.txt"
 RESULT_FILE = "result.json"
 RUN_FILE = "run.json"
@@ -33,6 +35,7 @@ PROMPT_FILE = "best_prompt.txt"
 ARGS_FILE = "args.txt"
 ALGORITHM_FOLDER = "algo_output"
 _MAX_LOGGED = 20_000
+_EVENTS_PLACE = "events"
 
 
 async def load_tree(archive: Archive) -> tuple[Candidate, ...]:
@@ -180,8 +183,12 @@ def append_settings(folder: Path, settings: Settings) -> None:
 
 
 @contextmanager
-def open_run_files(folder: Path | None, settings: Settings, *, log_level: str) -> Iterator[tuple[EventSink, ...]]:
+def open_run_files(
+    folder: Path | None, settings: Settings, *, log_level: str, vault: Vault | None = None
+) -> Iterator[tuple[EventSink, ...]]:
     """Open a run's log and event files, and give what writes to them; without a folder only the log is told.
+
+    With a vault the events are sealed, and nothing else is written.
 
     Raises:
         CheckpointError: the folder cannot be written.
@@ -189,15 +196,18 @@ def open_run_files(folder: Path | None, settings: Settings, *, log_level: str) -
     if folder is None:
         yield (log_event,)
         return
-    try:
+    if vault is not None:
+        with _explained(folder):
+            events = EventLog(folder / SEALED_EVENTS_FILE, vault)
+        try:
+            yield (events,)
+        finally:
+            events.close()
+        return
+    with _explained(folder):
         append_settings(folder, settings)
         events = EventLog(folder / EVENTS_FILE)
         handler = LogFile(folder / LOG_FILE, encoding="utf-8")
-    except (OSError, ValueError) as error:  # A path with a NUL in it is a ValueError.
-        reason = getattr(error, "strerror", None) or error
-        raise CheckpointError(
-            f"Run folder {folder}: {reason}. Give another one with --log-dir, or none with --disable-log."
-        ) from error
     handler.setFormatter(InertFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     handler.setLevel(log_level)
     package_logger = logging.getLogger("drpo_graph")
@@ -213,10 +223,27 @@ def open_run_files(folder: Path | None, settings: Settings, *, log_level: str) -
         events.close()
 
 
-class EventLog:
-    """Appends each event to a file as it happens, one line each: what was written survives a killed process."""
+@contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as error:  # A path with a NUL in it is a ValueError.
+        reason = getattr(error, "strerror", None) or error
+        raise CheckpointError(
+            f"Run folder {folder}: {reason}. Give another one with --log-dir, or none with --disable-log."
+        ) from error
 
-    def __init__(self, path: Path) -> None:
+
+class EventLog:
+    """Appends each event to a file as it happens, one line each: what was written survives a killed process.
+
+    Args:
+        path: The file.
+        vault: Seals each line, if given.
+    """
+
+    def __init__(self, path: Path, vault: Vault | None = None) -> None:
+        self._vault = vault
         # Without a buffer: what cannot be written is not kept for later, to fail once more when the file is closed.
         self._file = open(open_to_append(path), "ab", buffering=0)  # noqa: SIM115  # Closed by close().
         self._path = path
@@ -228,7 +255,10 @@ class EventLog:
         Raises:
             CheckpointError: it cannot be written.
         """
-        line = memoryview(_json_line(event))
+        content = _json_line(event)
+        if self._vault is not None:
+            content = f"{self._vault.seal(content, place=_EVENTS_PLACE)}\n".encode()
+        line = memoryview(content)
         try:
             while line:
                 line = line[self._file.write(line) :]
@@ -241,6 +271,15 @@ class EventLog:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+def open_event_line(line: str, vault: Vault | None) -> str:
+    """Return a line of an event log as JSON; those of a sealed one need its vault.
+
+    Raises:
+        CheckpointError: it does not open.
+    """
+    return line if vault is None else vault.open(line.strip(), place=_EVENTS_PLACE).decode("utf-8", "replace")
 
 
 class InertFormatter(logging.Formatter):

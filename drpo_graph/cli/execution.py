@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import os
 import shlex
 import sys
 from collections.abc import Callable, Coroutine, Mapping
@@ -17,11 +18,12 @@ from drpo_graph.cli.served_roles import RoleServing, serve_roles
 from drpo_graph.display import DisplayKind, inert_block, make_display
 from drpo_graph.errors import DRPOError, FingerprintMismatchError, RunExistsError, UsageError
 from drpo_graph.events import Event, RunFinished, RunStopped
-from drpo_graph.export import ALGORITHM_FOLDER, EVENTS_FILE, LOG_FILE, PROMPT_FILE, RESULT_FILE
+from drpo_graph.export import ALGORITHM_FOLDER, EVENTS_FILE, LOG_FILE, PROMPT_FILE, RESULT_FILE, SEALED_EVENTS_FILE
 from drpo_graph.records import Query, RunResult
 from drpo_graph.redaction import redact
 from drpo_graph.runner import RunOptions, new_thread_id, optimize, resume, run_folder
 from drpo_graph.settings import Settings, build_settings, describe_changes, merge_settings
+from drpo_graph.vault import read_vault
 
 EXIT_INTERRUPTED = 130
 _MAX_MESSAGE = 10_000
@@ -54,7 +56,9 @@ class ResumedRun:
     accepts_changes: bool
 
 
-def build_options(checkpoint: Path, log_dir: Path | None, *, disable_log: bool, log_level: str) -> RunOptions:
+def build_options(
+    checkpoint: Path, log_dir: Path | None, *, disable_log: bool, log_level: str, plain_files: bool = False
+) -> RunOptions:
     """Return how a run of the command line is carried out."""
     return RunOptions(
         checkpoint=checkpoint,
@@ -62,6 +66,7 @@ def build_options(checkpoint: Path, log_dir: Path | None, *, disable_log: bool, 
         writes_files=not disable_log,
         handles_signals=True,
         log_level=log_level,
+        has_plain_files=plain_files,
     )
 
 
@@ -221,6 +226,8 @@ def _carry_out(
 
 def _list_files(options: RunOptions, thread_id: str) -> list[Path]:
     folder = run_folder(options, thread_id)
+    if read_vault(os.environ) is not None and not options.has_plain_files:
+        return [folder / SEALED_EVENTS_FILE] if folder is not None else []
     names = (PROMPT_FILE, RESULT_FILE, f"{ALGORITHM_FOLDER}/output.json", EVENTS_FILE, LOG_FILE)
     return [folder / name for name in names] if folder is not None else []
 

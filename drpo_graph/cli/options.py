@@ -271,3 +271,12 @@ OutputOption = Annotated[
     Path, typer.Option("--output", "-o", metavar="DIR", help="Where the files go, a folder for each run.")
 ]
 AllRunsOption = Annotated[bool, typer.Option("--all", metavar=_FLAG, help="Every run of the checkpoint.")]
+PlainFilesOption = Annotated[
+    bool,
+    typer.Option(
+        "--plain-files",
+        metavar=_FLAG,
+        help="Write the run folder although the checkpoint is encrypted.",
+        rich_help_panel=_RUN,
+    ),
+]

@@ -146,15 +146,15 @@ def test_runs_that_are_not_encrypted_are_not_mixed_with_those_that_are(
 def test_a_changed_or_exchanged_record_does_not_open(drpo: Drpo, sealed: Path, folder: Path) -> None:
     for number, change in enumerate(
         (
-            "UPDATE store SET value = (SELECT value FROM store WHERE prefix LIKE '%t.queries') WHERE prefix LIKE '%t.candidates'",
-            "UPDATE store SET value = '{\"prompt\": \"mine\"}' WHERE prefix LIKE '%t.candidates'",
-            "UPDATE store SET value = replace(value, 'A', 'B') WHERE prefix LIKE '%t.candidates'",
+            "(SELECT value FROM store WHERE prefix LIKE '%t.queries')",
+            '\'{"prompt": "mine"}\'',
+            "replace(value, 'A', 'B')",
         )
     ):
         path = folder / f"{number}.sqlite"
         path.write_bytes((sealed / BASE).read_bytes())
         with closing(sqlite3.connect(path)) as base, base:
-            assert base.execute(change).rowcount > 0
+            assert base.execute(f"UPDATE store SET value = {change} WHERE prefix LIKE '%t.candidates'").rowcount > 0
         assert_one_line(drpo("show", "t", "--checkpoint", path), 1, "encrypted", "changed")
 
 

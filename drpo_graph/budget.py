@@ -15,6 +15,7 @@ The capability probe is not counted: a dozen tiny requests, once a day.
 """
 
 import asyncio
+import json
 import math
 import time
 from collections import deque
@@ -25,12 +26,14 @@ from typing import NamedTuple
 from pydantic import Field
 
 from drpo_graph.archive import Archive
+from drpo_graph.context_window import MESSAGE_TOKENS, TEMPLATE_TOKENS
 from drpo_graph.errors import BudgetSpentError
 from drpo_graph.failures import classify_failure
 from drpo_graph.limits import Amount, Cap, Limits, flag_of, tell_amount
 from drpo_graph.prices import PICODOLLARS, PriceBook, to_dollars
 from drpo_graph.records import Record, Usage
 from drpo_graph.scheduler import Guard, wait_out
+from drpo_graph.transport import Request
 
 Clock = Callable[[], float]
 
@@ -51,6 +54,20 @@ class Demand(NamedTuple):
     """Tokens of all samples together."""
     extra_tokens: int = 0
     """What a chat template may add."""
+
+
+def demand_of(request: Request, model: str) -> Demand:
+    """Return what decides how much of the budget a request may use."""
+    texts = [one["content"] for one in request.messages]
+    if request.schema is not None and request.mode in ("json_schema", "tool"):
+        # Servers put the schema into the prompt.
+        texts.append(json.dumps(request.schema.schema))
+    return Demand(
+        model=model,
+        num_bytes=sum(len(text.encode("utf-8", "replace")) for text in texts),
+        max_completion=request.max_tokens * request.num_samples,
+        extra_tokens=TEMPLATE_TOKENS + MESSAGE_TOKENS * len(texts),
+    )
 
 
 class BudgetPart(Record):

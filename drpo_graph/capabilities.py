@@ -4,7 +4,6 @@ import hashlib
 import json
 import logging
 import os
-import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,7 +13,9 @@ from urllib.parse import urlsplit
 
 from pydantic import ValidationError
 
+from drpo_graph.private_files import write_atomically
 from drpo_graph.records import Record
+from drpo_graph.redaction import remember_secret
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +54,9 @@ class Address:
     base_url: str
     name: str
     api_key: str = field(default=NO_KEY, repr=False)
+
+    def __post_init__(self) -> None:
+        remember_secret(self.secret)
 
     @property
     def secret(self) -> str:
@@ -153,8 +157,7 @@ class CapabilityCache:
         entry = _Entry(identity=identity, model=model, probed_at=self._clock(), capabilities=capabilities)
         path = self._path(identity, model)
         try:
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _replace_private(path, entry.model_dump_json().encode())
+            write_atomically(path, entry.model_dump_json().encode())
         except OSError as error:
             logger.info("The capabilities of %s are not kept: %s", model, error)
 
@@ -169,16 +172,3 @@ def default_cache_folder() -> Path:
     # The specification of XDG_CACHE_HOME has relative paths ignored.
     root = Path(base) if Path(base).is_absolute() else Path.home() / ".cache"
     return root / "drpo_graph" / "capabilities"
-
-
-def _replace_private(path: Path, content: bytes) -> None:
-    """Replace a file in one step; only its owner can read it."""
-    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with open(descriptor, "wb") as file:
-            file.write(content)
-        unfinished.replace(path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise

@@ -1,7 +1,6 @@
 """Call a role's model: limiter, timeout, the one retry loop, and the ledger."""
 
 import asyncio
-import json
 import random
 import time
 from collections.abc import Mapping
@@ -12,8 +11,8 @@ from pydantic import JsonValue
 
 from drpo_graph.archive import Archive
 from drpo_graph.balancer import Balancer, Replica
-from drpo_graph.budget import Demand
-from drpo_graph.context_window import MESSAGE_TOKENS, TEMPLATE_TOKENS, ContextWindow
+from drpo_graph.budget import demand_of
+from drpo_graph.context_window import ContextWindow
 from drpo_graph.emitter import Emitter
 from drpo_graph.errors import ModelCallError
 from drpo_graph.events import CallFinished, CallRetried
@@ -21,9 +20,11 @@ from drpo_graph.failure_budget import FailureBudget
 from drpo_graph.failures import CallFailure, classify_failure, hides, is_context_overflow
 from drpo_graph.ledger import CallRecord, Ledger, LedgerEntry, call_key
 from drpo_graph.outages import Circuit, OutageOverdueError, Waiting, are_lost
+from drpo_graph.parsing import clean_surrogates
 from drpo_graph.prices import to_dollars
 from drpo_graph.prompts.library import PromptFormat
 from drpo_graph.records import Role
+from drpo_graph.redaction import mask, redact
 from drpo_graph.settings import RoleSettings, Settings
 from drpo_graph.soft_scores import MAX_TOP_LOGPROBS
 from drpo_graph.transport import Reply, Request
@@ -87,6 +88,10 @@ class _Tries:
         """Count one failed try."""
         self.retries[failure.kind] = self.retries.get(failure.kind, 0) + 1
         self.num_spent += is_spent
+
+
+class UnexpectedClientError(Exception):
+    """What a client raised that is no failed request but a bug, in words that do not hold the key."""
 
 
 class _Attempt(NamedTuple):
@@ -184,6 +189,9 @@ class CallChannel:
             except Exception as error:  # Clients of different providers share no base class.
                 failure = classify_failure(error, secret=replica.secret)
                 if failure is None:
+                    if hides(replica.secret, error):
+                        # LangGraph stores the text of what a node raises.
+                        raise UnexpectedClientError(f"{type(error).__name__}: {redact(str(error))}") from None
                     raise
                 attempt = _Attempt(replica, failure, tries)
                 self._note_failure(attempt)
@@ -267,12 +275,12 @@ class CallChannel:
             self.ledger.stop.check()
             if probe is None and self._is_lost:
                 return None
-            hold = self.ledger.budget.hold(_demand_of(request, self.client.settings.model), self.ledger.stop.guard)
+            hold = self.ledger.budget.hold(demand_of(request, self.client.settings.model), self.ledger.stop.guard)
             async with hold as held, asyncio.timeout(self.settings.timeout_s):
                 reply = await replica.transport.send(request)
                 held.settle(reply.usage)
         gate.note_success()
-        return reply
+        return _clean(reply, replica.secret)
 
     async def _wait_to_retry(self, failed: "_Attempt") -> None:
         replica, failure, tries = failed
@@ -357,18 +365,21 @@ class CallChannel:
         )
 
 
-def _demand_of(request: Request, model: str) -> Demand:
-    """Return what decides how much of the budget a request may use."""
-    texts = [one["content"] for one in request.messages]
-    if request.schema is not None and request.mode in ("json_schema", "tool"):
-        # Servers put the schema into the prompt.
-        texts.append(json.dumps(request.schema.schema))
-    return Demand(
-        model=model,
-        num_bytes=sum(len(text.encode("utf-8", "replace")) for text in texts),
-        max_completion=request.max_tokens * request.num_samples,
-        extra_tokens=TEMPLATE_TOKENS + MESSAGE_TOKENS * len(texts),
-    )
+def _clean(reply: Reply, secret: str) -> Reply:
+    """Return a reply that can be stored: without halves of surrogate pairs, and without the key, should a server have
+    repeated its request's headers."""
+
+    def clean(text: str) -> str:
+        return mask(clean_surrogates(text), secret=secret)
+
+    texts = [(clean(one.text), one.refusal and clean(one.refusal)) for one in reply.choices]
+    if all((one.text, one.refusal) == own for one, own in zip(reply.choices, texts, strict=True)):
+        return reply
+    cleaned = [
+        one.model_copy(update={"text": text, "refusal": refusal})
+        for one, (text, refusal) in zip(reply.choices, texts, strict=True)
+    ]
+    return Reply(tuple(cleaned), reply.usage)
 
 
 def _sentence(text: str) -> str:

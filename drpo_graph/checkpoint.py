@@ -1,9 +1,10 @@
 """Where runs are kept: one SQLite file for the graph's checkpoints and the store with texts, ledger and run list."""
 
+import os
 import re
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -11,6 +12,9 @@ from typing import TYPE_CHECKING, Literal
 from filelock import FileLock, Timeout
 
 from drpo_graph.errors import CheckpointError, RunLockedError, UsageError
+from drpo_graph.private_files import create_private_file, make_private_folder
+from drpo_graph.serializer import make_serializer
+from drpo_graph.vault import Vault, read_vault
 
 if TYPE_CHECKING:
     from langgraph.checkpoint.base import BaseCheckpointSaver
@@ -21,7 +25,9 @@ _BUSY_TIMEOUT_MS = 30_000
 _LOCK_TIMEOUT_S = 0.5
 """Longer than a look at a lock takes: :func:`is_worked_on` holds it for a moment."""
 _ELSEWHERE = "Give another place with --checkpoint."
-_THREAD_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_THREAD_ID = re.compile(r"(?!.*\.$)[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{name}{number}" for name in ("COM", "LPT") for number in range(10))}
+"""What Windows takes for a device, with any suffix; a run folder may be copied there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +36,8 @@ class Checkpoint:
 
     saver: "BaseCheckpointSaver[str]"
     store: "BaseStore"
+    vault: Vault | None = None
+    """Seals what else is written about its runs."""
 
 
 @asynccontextmanager
@@ -44,10 +52,12 @@ async def open_checkpoint(path: Path, *, must_exist: bool = False) -> AsyncItera
     """
     if must_exist:
         require_checkpoint(path)
+    vault = read_vault(os.environ)
     with ExitStack() as stack:
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            checkpoint = _open(path, stack)
+            make_private_folder(path.parent)
+            create_private_file(path)
+            checkpoint = await _open(path, stack, vault)
         except (sqlite3.Error, OSError) as error:
             raise explain_storage_error(error, path) from error
         try:
@@ -63,14 +73,36 @@ async def open_store(path: Path) -> "AsyncIterator[BaseStore]":
     Raises:
         CheckpointError: it does not exist, is no checkpoint, or cannot be read.
     """
+    from drpo_graph.sealed_store import seal_store
     from drpo_graph.sqlite import InlineSqliteStore  # Slow to import: only who looks at runs pays for it.
 
     require_checkpoint(path)
+    vault = read_vault(os.environ)
     try:
         with ExitStack() as stack:
             store = InlineSqliteStore(_connect_for_reading(path, stack))
             store.setup()
-            yield store
+            yield await seal_store(store, vault, path=path, is_new=False)
+    except sqlite3.Error as error:
+        raise explain_storage_error(error, path) from error
+
+
+def size_of_checkpoint(path: Path) -> int:
+    """Return the bytes of a checkpoint on the disk, with its log."""
+    parts = (path, path.with_name(f"{path.name}-wal"))
+    return sum(part.stat().st_size for part in parts if part.exists())
+
+
+def reclaim_space(path: Path) -> None:
+    """Give back to the disk what a checkpoint no longer needs.
+
+    Raises:
+        CheckpointError: it cannot be written, or another process keeps it busy.
+    """
+    try:
+        with closing(_connect(path, None)) as connection:
+            connection.execute("VACUUM")
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     except sqlite3.Error as error:
         raise explain_storage_error(error, path) from error
 
@@ -116,8 +148,11 @@ def check_thread_id(thread_id: str) -> str:
     """
     if not _THREAD_ID.fullmatch(thread_id):
         raise UsageError(
-            f"Thread id {thread_id!r}: expected letters, digits, '.', '_' and '-', beginning with a letter or digit."
+            f"Thread id {thread_id!r}: expected letters, digits, '.', '_' and '-', beginning with a letter or digit, "
+            "not ending in '.', 100 at most."
         )
+    if thread_id.partition(".")[0].upper() in _DEVICES:
+        raise UsageError(f"Thread id {thread_id!r}: on Windows it names a device. Give another one.")
     return thread_id
 
 
@@ -132,7 +167,7 @@ def lock_thread(path: Path, thread_id: str) -> Iterator[None]:
     lock_file = _lock_file(path, thread_id)
     lock = FileLock(lock_file, timeout=_LOCK_TIMEOUT_S)
     try:
-        lock_file.parent.mkdir(parents=True, exist_ok=True)
+        make_private_folder(lock_file.parent)
         lock.acquire()
     except Timeout as error:
         raise RunLockedError(
@@ -149,7 +184,11 @@ def lock_thread(path: Path, thread_id: str) -> Iterator[None]:
 
 def is_worked_on(path: Path, thread_id: str) -> bool:
     """Return whether a process works on the run at this moment."""
-    lock_file = _lock_file(path, thread_id)
+    try:
+        lock_file = _lock_file(path, thread_id)
+    except UsageError:
+        # No process of ours takes up a run of such a name, which a foreign checkpoint may hold.
+        return False
     if not lock_file.exists():
         return False
     lock = FileLock(lock_file, timeout=0)
@@ -165,7 +204,8 @@ def is_worked_on(path: Path, thread_id: str) -> bool:
 
 
 def _lock_file(path: Path, thread_id: str) -> Path:
-    return path.with_name(f"{path.name}.locks") / f"{thread_id}.lock"
+    # Locking a file empties it: a name must not lead out of the folder.
+    return path.with_name(f"{path.name}.locks") / f"{check_thread_id(thread_id)}.lock"
 
 
 def _causes(error: BaseException) -> list[BaseException]:
@@ -204,7 +244,8 @@ def _connect_for_reading(path: Path, stack: ExitStack) -> sqlite3.Connection:
     raise CheckpointError(f"Checkpoint {path} cannot be read. {_ELSEWHERE}")
 
 
-def _open(path: Path, stack: ExitStack) -> Checkpoint:
+async def _open(path: Path, stack: ExitStack, vault: Vault | None) -> Checkpoint:
+    from drpo_graph.sealed_store import seal_store
     from drpo_graph.sqlite import InlineSqliteSaver, InlineSqliteStore  # Slow to import: only a run pays for it.
 
     # The store runs its own transactions, the saver relies on implicit ones: each has a connection of its kind.
@@ -212,12 +253,12 @@ def _open(path: Path, stack: ExitStack) -> Checkpoint:
     stack.callback(for_store.close)
     for_saver = _connect(path, "DEFERRED")
     stack.callback(for_saver.close)
-    saver, store = InlineSqliteSaver(for_saver), InlineSqliteStore(for_store)
+    saver, store = InlineSqliteSaver(for_saver, serde=make_serializer(vault)), InlineSqliteStore(for_store)
     saver.setup()
     store.setup()
     # Changes nothing, and where the file is read-only it fails now rather than after the first paid call.
     for_store.execute("DELETE FROM store_migrations WHERE v < 0")
-    return Checkpoint(saver, store)
+    return Checkpoint(saver, await seal_store(store, vault, path=path, is_new=True), vault)
 
 
 def _connect(path: Path, isolation_level: Literal["DEFERRED"] | None) -> sqlite3.Connection:

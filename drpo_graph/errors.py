@@ -45,6 +45,10 @@ class DatasetError(UsageError):
         self.problems = problems
 
 
+class PickleError(UsageError):
+    """A pickle cannot be read as data: it is damaged, names what is not allowed, or asks for too much."""
+
+
 class TemplateError(UsageError):
     """A prompt template or the metrics file is missing, or has placeholders that its renderer does not fill."""
 

@@ -1,10 +1,10 @@
 """The files of a run, in the published names and forms and our own. Replaced atomically, logs appended."""
 
+import io
 import json
 import logging
 import os
 import pickle
-import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,17 +25,26 @@ from drpo_graph.events import (
     RunStopped,
     Warned,
 )
+from drpo_graph.inert import inert, inert_block, inert_json
+from drpo_graph.private_files import open_to_append, write_atomically
 from drpo_graph.records import Candidate, RunResult, mean
+from drpo_graph.redaction import redact
+from drpo_graph.registry import RunRecord
 from drpo_graph.settings import Settings
+from drpo_graph.vault import Vault
 
 logger = logging.getLogger(__name__)
 
 EVENTS_FILE = "events.jsonl"
+SEALED_EVENTS_FILE = "events.jsonl.sealed"
 LOG_FILE = "log.txt"
 RESULT_FILE = "result.json"
+RUN_FILE = "run.json"
 PROMPT_FILE = "best_prompt.txt"
 ARGS_FILE = "args.txt"
 ALGORITHM_FOLDER = "algo_output"
+_MAX_LOGGED = 20_000
+_EVENTS_PLACE = "events"
 
 
 async def load_tree(archive: Archive) -> tuple[Candidate, ...]:
@@ -101,13 +110,53 @@ def write_result_files(folder: Path, result: RunResult, tree: Sequence[Candidate
     }
     try:
         for path, content in files.items():
-            write_atomically(path, content)
+            write_atomically(path, content, root=folder)
     except OSError as error:
         raise CheckpointError(
             f"Run folder {folder}: {error.strerror or error}. The result is stored: make room there and run "
             f"`drpo resume {result.thread_id}`, or give another folder with --log-dir."
         ) from error
     return list(files)
+
+
+async def export_result(archive: Archive, folder: Path, result: RunResult) -> None:
+    """Write a finished run's files, unless they are there and tell more than what was kept of the run.
+
+    Raises:
+        CheckpointError: the folder cannot be written.
+    """
+    if await archive.get("run", "pruned") is None or not (folder / RESULT_FILE).is_file():
+        write_result_files(folder, result, await load_tree(archive))
+
+
+def write_stored_run(
+    folder: Path,
+    record: RunRecord,
+    *,
+    result: RunResult | None,
+    tree: Sequence[Candidate],
+    beams: Sequence[Sequence[str]],
+) -> list[Path]:
+    """Write what a checkpoint holds of a run, finished or not, and return the files' paths.
+
+    Raises:
+        CheckpointError: the folder cannot be written.
+    """
+    try:
+        write_atomically(folder / RUN_FILE, _to_json(record.model_dump(mode="json")))
+        if result is not None:
+            return [*write_result_files(folder, result, tree), folder / RUN_FILE]
+        best_id = beams[-1][0] if beams and beams[-1] else None
+        best = [candidate.prompt for candidate in tree if candidate.id == best_id] or [record.settings.initial_prompt]
+        files = {
+            folder / PROMPT_FILE: _to_text(f"{best[0]}\n"),
+            folder / ALGORITHM_FOLDER / "tree.json": _to_json([one.model_dump(mode="json") for one in tree]),
+        }
+        for path, content in files.items():
+            write_atomically(path, content, root=folder)
+    except OSError as error:
+        raise CheckpointError(f"Folder {folder}: {error.strerror or error}. Give another one with --output.") from error
+    return [*files, folder / RUN_FILE]
 
 
 def describe_level(candidate: Candidate) -> dict[str, JsonValue]:
@@ -136,35 +185,19 @@ def append_settings(folder: Path, settings: Settings) -> None:
     Raises:
         OSError: the folder cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ARGS_FILE).open("a", encoding="utf-8") as file:
+    with open(open_to_append(folder / ARGS_FILE), "a", encoding="utf-8") as file:
         for name, value in settings.model_dump(mode="json").items():
             file.write(f"{name}: {json.dumps(value, ensure_ascii=False)}\n")
         file.write("\n")
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace a file in one step, so that a reader or a crash sees the old one or the new one.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        with unfinished.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
-
-
 @contextmanager
-def open_run_files(folder: Path | None, settings: Settings, *, log_level: str) -> Iterator[tuple[EventSink, ...]]:
+def open_run_files(
+    folder: Path | None, settings: Settings, *, log_level: str, vault: Vault | None = None
+) -> Iterator[tuple[EventSink, ...]]:
     """Open a run's log and event files, and give what writes to them; without a folder only the log is told.
+
+    With a vault the events are sealed, and nothing else is written.
 
     Raises:
         CheckpointError: the folder cannot be written.
@@ -172,16 +205,19 @@ def open_run_files(folder: Path | None, settings: Settings, *, log_level: str) -
     if folder is None:
         yield (log_event,)
         return
-    try:
+    if vault is not None:
+        with _explained(folder):
+            events = EventLog(folder / SEALED_EVENTS_FILE, vault)
+        try:
+            yield (events,)
+        finally:
+            events.close()
+        return
+    with _explained(folder):
         append_settings(folder, settings)
         events = EventLog(folder / EVENTS_FILE)
         handler = LogFile(folder / LOG_FILE, encoding="utf-8")
-    except OSError as error:
-        raise CheckpointError(
-            f"Run folder {folder}: {error.strerror or error}. Give another one with --log-dir, or none with "
-            "--disable-log."
-        ) from error
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(InertFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     handler.setLevel(log_level)
     package_logger = logging.getLogger("drpo_graph")
     former_level = package_logger.level
@@ -196,14 +232,31 @@ def open_run_files(folder: Path | None, settings: Settings, *, log_level: str) -
         events.close()
 
 
-class EventLog:
-    """Appends each event to a file as it happens, one line each: what was written survives a killed process."""
+@contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError) as error:  # A path with a NUL in it is a ValueError.
+        reason = getattr(error, "strerror", None) or error
+        raise CheckpointError(
+            f"Run folder {folder}: {reason}. Give another one with --log-dir, or none with --disable-log."
+        ) from error
 
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _end_last_line(path)
+
+class EventLog:
+    """Appends each event to a file as it happens, one line each: what was written survives a killed process.
+
+    Args:
+        path: The file.
+        vault: Seals each line, if given.
+    """
+
+    def __init__(self, path: Path, vault: Vault | None = None) -> None:
+        self._vault = vault
         # Without a buffer: what cannot be written is not kept for later, to fail once more when the file is closed.
-        self._file = path.open("ab", buffering=0)
+        self._file = open(open_to_append(path), "ab", buffering=0)  # noqa: SIM115  # Closed by close().
+        self._path = path
+        _end_last_line(self._file.fileno())
 
     def __call__(self, event: Event) -> None:
         """Append one event.
@@ -211,13 +264,16 @@ class EventLog:
         Raises:
             CheckpointError: it cannot be written.
         """
-        line = memoryview(_json_line(event))
+        content = _json_line(event)
+        if self._vault is not None:
+            content = f"{self._vault.seal(content, place=_EVENTS_PLACE)}\n".encode()
+        line = memoryview(content)
         try:
             while line:
                 line = line[self._file.write(line) :]
         except OSError as error:
             raise CheckpointError(
-                f"Event log {self._file.name}: {error.strerror or error}. Free space and run `drpo resume`: what was "
+                f"Event log {self._path}: {error.strerror or error}. Free space and run `drpo resume`: what was "
                 "committed is kept."
             ) from error
 
@@ -226,8 +282,33 @@ class EventLog:
         self._file.close()
 
 
+def open_event_line(line: str, vault: Vault | None) -> str:
+    """Return a line of an event log as JSON; those of a sealed one need its vault.
+
+    Raises:
+        CheckpointError: it does not open.
+    """
+    return line if vault is None else vault.open(line.strip(), place=_EVENTS_PLACE).decode("utf-8", "replace")
+
+
+class InertFormatter(logging.Formatter):
+    """Formats each record free of keys and of what a terminal would obey, its message on one line."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # The name is logging's.
+        """Return the record's first line: a model's text cannot pose as a line of its own."""
+        record.message = inert(record.message, max_chars=_MAX_LOGGED)
+        return super().formatMessage(record)
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the record with its traceback, if it has one."""
+        return inert_block(redact(super().format(record)), max_chars=_MAX_LOGGED)
+
+
 class LogFile(logging.FileHandler):
     """Appends to ``log.txt``; a line that cannot be written is lost, and no reason to fill the terminal."""
+
+    def _open(self) -> io.TextIOWrapper:
+        return open(open_to_append(Path(self.baseFilename)), "a", encoding=self.encoding, errors="backslashreplace")
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # The name is logging's.
         """Do nothing."""
@@ -254,32 +335,31 @@ def log_event(event: Event) -> None:
                 event.usage.calls,
             )
         case Warned():
-            logger.warning("%s", event.message)
+            # Without a run folder it may end on the terminal.
+            logger.warning("%s", inert(event.message, max_chars=_MAX_LOGGED))
         case EndpointLost():
-            logger.warning("%s is lost (%s: %s); calls wait for it", event.endpoint, event.kind, event.detail)
+            detail = inert(event.detail, max_chars=_MAX_LOGGED)
+            logger.warning("%s is lost (%s: %s); calls wait for it", event.endpoint, event.kind, detail)
         case EndpointBack():
             logger.warning("%s is back after %.1f s", event.endpoint, event.lost_s)
         case RunStopped():
-            logger.warning("stopped (%s): %s", event.reason, event.message)
+            logger.warning("stopped (%s): %s", event.reason, inert(event.message, max_chars=_MAX_LOGGED))
         case CallRetried():
             logger.info("%s call failed (%s), try %s in %s s", event.role, event.kind, event.attempt + 1, event.wait_s)
         case CallFinished():
             logger.debug("%s call %s took %s s", event.role, event.key[:12], event.duration_s)
 
 
-def _end_last_line(path: Path) -> None:
+def _end_last_line(descriptor: int) -> None:
     """Close a line that a killed process left open, so that the next event begins one of its own."""
-    if not path.exists() or path.stat().st_size == 0:
-        return
-    with path.open("rb+") as file:
-        file.seek(-1, os.SEEK_END)
-        if file.read(1) != b"\n":
-            file.write(b"\n")
+    size = os.fstat(descriptor).st_size
+    if size and os.pread(descriptor, 1, size - 1) != b"\n":
+        os.write(descriptor, b"\n")
 
 
 def _json_line(event: Event) -> bytes:
     try:
-        return f"{event.model_dump_json()}\n".encode()
+        return f"{inert_json(event.model_dump_json())}\n".encode()
     except PydanticSerializationError:
         # A lone surrogate in a model's reply, which UTF-8 cannot hold: an escape says the same.
         return f"{json.dumps(event.model_dump(), separators=(',', ':'))}\n".encode()
@@ -290,4 +370,4 @@ def _to_text(text: str) -> bytes:
 
 
 def _to_json(value: object) -> bytes:
-    return f"{json.dumps(value, indent=2, ensure_ascii=False)}\n".encode("utf-8", "backslashreplace")
+    return f"{inert_json(json.dumps(value, indent=2, ensure_ascii=False))}\n".encode("utf-8", "backslashreplace")

@@ -9,10 +9,15 @@ from datetime import UTC
 from typing import Literal, NamedTuple
 
 from drpo_graph.parsing import shorten
+from drpo_graph.redaction import MIN_SECRET_CHARS, redact
 
 Remedy = Literal["retry", "climb", "merge_system", "lower_logprobs", "reject", "refuse", "stop"]
 """Ask again; take the next rung of the reply ladder; put the system prompt into the user message; ask for fewer token
 probabilities, or none; give up this one request; treat it as refused by a content filter; stop the run."""
+
+MAX_QUOTED = 2000
+"""Characters of a server's answer that an error quotes: more than messages keep, so that a key is not cut before it is
+hidden."""
 
 OVERFLOW = "context_overflow"
 """The kind of failure of a request that was seen to be longer than the model's context, and was not sent."""
@@ -20,8 +25,6 @@ OVERFLOW = "context_overflow"
 _RETRYABLE = frozenset({408, 409, 425, 429})
 _OVERLOAD = frozenset({429, 503, 529})
 _MAX_RETRY_AFTER_S = 3600.0
-_MIN_SECRET_CHARS = 4
-"""A shorter key is a placeholder; hiding it would blot out words."""
 
 _FORMAT_WORDS = re.compile(r"response_format|json_schema|json_object|structured|grammar|guided|tool|function", re.I)
 _SYSTEM_WORDS = re.compile(r"system (role|message|prompt)|roles? must|only user and assistant", re.I)
@@ -88,7 +91,7 @@ def is_context_overflow(failure: CallFailure) -> bool:
 
 def hides(secret: str, error: Exception) -> bool:
     """Return whether the error's own text would give the key away."""
-    return len(secret) >= _MIN_SECRET_CHARS and any(secret in str(one) for one in _chain(error))
+    return len(secret) >= MIN_SECRET_CHARS and any(secret in str(one) for one in _chain(error))
 
 
 def _describe(error: BaseException, secret: str) -> str:
@@ -96,9 +99,7 @@ def _describe(error: BaseException, secret: str) -> str:
     body = getattr(error, "body", None)
     said = body.get("message") if isinstance(body, Mapping) else None
     text = said if isinstance(said, str) and said.strip() else str(error) or type(error).__name__
-    if len(secret) >= _MIN_SECRET_CHARS:
-        text = text.replace(secret, "***")
-    return shorten(text, 300)
+    return shorten(redact(text, secret=secret), 300)
 
 
 def _status_of(error: Exception) -> int | None:

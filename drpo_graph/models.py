@@ -18,6 +18,7 @@ from drpo_graph.capabilities import NO_KEY, Address
 from drpo_graph.chat import ModelClient
 from drpo_graph.errors import ModelSpecError
 from drpo_graph.records import ROLES, Role
+from drpo_graph.redaction import remember_secret
 from drpo_graph.scheduler import gate_for
 from drpo_graph.server import serve_embedded
 from drpo_graph.settings import RoleSettings, Settings
@@ -187,6 +188,7 @@ def _open_transport(address: Address, timeout_s: float) -> Transport:
 
 def _open_given(model: "BaseChatModel") -> _Opened:
     """Return the transport of a chat model instance that the caller made."""
+    _remember_keys(model)
     if not any(kind.__name__ == "BaseChatOpenAI" for kind in type(model).__mro__):
         return _Opened(LangChainTransport(model), type(model).__name__)
     from drpo_graph.openai_clients import without_retries
@@ -221,7 +223,15 @@ def _init_other_provider(role: Role, settings: RoleSettings) -> "BaseChatModel":
         )
     except (ImportError, ValueError) as error:
         raise ModelSpecError(f"The {role} model {settings.model!r}: {error}") from error
+    _remember_keys(model)
     return model
+
+
+def _remember_keys(model: "BaseChatModel") -> None:
+    """Have the keys of a model instance hidden in messages, whatever its provider calls them."""
+    for value in vars(model).values():
+        if isinstance(value, SecretStr):
+            remember_secret(value.get_secret_value())
 
 
 def _read_key(role: Role, settings: RoleSettings, default_name: str) -> str | None:

@@ -18,7 +18,7 @@ from langchain_openai import ChatOpenAI
 from langchain_openai.chat_models.base import BaseChatOpenAI
 from pydantic import JsonValue, SecretStr
 
-from drpo_graph.failures import MalformedReplyError
+from drpo_graph.failures import MAX_QUOTED, MalformedReplyError
 from drpo_graph.transport import Complete, PerLoop
 
 _CONNECT_TIMEOUT_S = 15.0
@@ -51,7 +51,9 @@ class _LossLessChatOpenAI(ChatOpenAI):
             result = super()._create_chat_result(response, generation_info)
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
             # Some gateways answer 200 with an error in the body; a proxy may answer with a page.
-            raise MalformedReplyError(f"the server's answer is no chat completion: {str(response)[:200]}") from error
+            raise MalformedReplyError(
+                f"the server's answer is no chat completion: {str(response)[:MAX_QUOTED]}"
+            ) from error
         for generation, refusal in zip(result.generations, refusals, strict=True):
             if refusal:
                 generation.message.additional_kwargs["refusal"] = refusal
@@ -111,7 +113,7 @@ async def _post(client: openai.AsyncOpenAI, path: str, body: Mapping[str, Any]) 
     except json.JSONDecodeError as error:
         raise MalformedReplyError(f"the server's answer is no JSON: {error}") from error
     if not isinstance(answer, dict):
-        raise MalformedReplyError(f"the server's answer is no JSON object: {str(answer)[:200]}")
+        raise MalformedReplyError(f"the server's answer is no JSON object: {str(answer)[:MAX_QUOTED]}")
     return answer
 
 

@@ -7,16 +7,21 @@ guessed at: it raises :class:`~drpo_graph.errors.ReplyError`, and the sample sta
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pydantic import JsonValue
 
 from drpo_graph.errors import ReplyError
+from drpo_graph.prompts.fencing import defuse_roles
 from drpo_graph.records import MAX_SCORE, MIN_SCORE, Critique, Metric, MetricScore, MetricSelection, metric_key
 
 DEFAULT_MAX_METRICS = 5
 _SCORE = re.compile(r"\s*(\d+)(?:\.0+)?\s*(?:/\s*5|out of 5)?\s*(?:\(.*\))?\s*", re.IGNORECASE | re.DOTALL)
 _BRACES_AND_STRINGS = re.compile(r'[{}]|"(?:[^"\\]|\\.)*"', re.DOTALL)
+_UNSEEN = re.compile(
+    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2060-\u206f\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
+)
+_LONE_SURROGATES = re.compile("[\ud800-\udfff]")
 _decoder = json.JSONDecoder(strict=False)
 
 
@@ -52,9 +57,26 @@ def find_json(text: str) -> FoundObject:
         except (ValueError, RecursionError):  # Not JSON, a number of thousands of digits, or nested without end.
             value = None
         if isinstance(value, dict):
+            if "\\ud" in answer[position:].lower():
+                value = _without_lone_surrogates(value)
             return FoundObject(value, len(text) - len(answer) + position)
         position = answer.find("{", position + 1) if _is_closed(answer, position) else -1
     raise ReplyError(f"expected a JSON object, got {shorten(text)!r}")
+
+
+def clean_surrogates(text: str) -> str:
+    """Return the text with U+FFFD for each half of a surrogate pair, which can be neither stored nor sent."""
+    return _LONE_SURROGATES.sub("\ufffd", text)
+
+
+def _without_lone_surrogates(value: JsonValue) -> Any:
+    if isinstance(value, str):
+        return clean_surrogates(value)
+    if isinstance(value, list):
+        return [_without_lone_surrogates(one) for one in value]
+    if isinstance(value, dict):
+        return {clean_surrogates(name): _without_lone_surrogates(one) for name, one in value.items()}
+    return value
 
 
 def _is_closed(text: str, start: int) -> bool:
@@ -162,7 +184,18 @@ def parse_rewrite(text: str, *, is_compat: bool = False) -> str:
         raise ReplyError(f"expected a text under 'new_system_prompt', got {shorten(json.dumps(prompt))}")
     if is_compat or ("\n" not in prompt and "\\n" in prompt):
         prompt = prompt.replace("\\n", "\n")
-    return prompt.strip()
+    prompt = clean_prompt(prompt)
+    if not prompt:
+        raise ReplyError("expected a text under 'new_system_prompt', got characters that nobody sees")
+    return prompt
+
+
+def clean_prompt(prompt: str) -> str:
+    """Return a model's prompt without what a reader does not see and a model obeys.
+
+    Control characters, tag characters, bidi overrides and lone surrogates go; role tags lose their brackets.
+    """
+    return defuse_roles(_UNSEEN.sub("", prompt)).strip()
 
 
 def shorten(text: str, max_chars: int = 120) -> str:

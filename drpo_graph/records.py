@@ -24,7 +24,8 @@ MIN_SCORE, MAX_SCORE = 1, 5
 class Record(BaseModel):
     """Base of all records: immutable, and strict about unknown fields."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # An error's text may be shown and stored; what was given, which may be a key, is not part of it.
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
 class Query(Record):

@@ -74,6 +74,10 @@ class RunRegistry:
         await self._store.abatch([PutOp(_NAMESPACE, record.thread_id, value, index=False)])
         return stamped
 
+    async def forget(self, thread_id: str) -> None:
+        """Take a run off the list."""
+        await self._store.abatch([PutOp(_NAMESPACE, thread_id, None)])
+
     async def _get(self, thread_id: str) -> Mapping[str, object] | None:
         (item,) = await self._store.abatch([GetOp(_NAMESPACE, thread_id, refresh_ttl=False)])
         return item.value if isinstance(item, Item) else None

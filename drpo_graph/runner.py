@@ -37,7 +37,7 @@ from drpo_graph.errors import (
     UsageError,
 )
 from drpo_graph.events import LevelStarted, RunFinished, RunStarted, RunStopped
-from drpo_graph.export import load_tree, open_run_files, write_result_files
+from drpo_graph.export import export_result, open_run_files
 from drpo_graph.graph import RECURSION_LIMIT, SearchGraph, build_context, build_graph
 from drpo_graph.interrupts import handle_signals
 from drpo_graph.protocols import BeamPolicy, Critic, MetricSelector, RewardFunction, Rewriter
@@ -62,6 +62,8 @@ class RunOptions:
     """Called with every event."""
     handles_signals: bool = False
     """Whether the first Ctrl-C (or SIGTERM) drains running calls and stops, and the second stops at once."""
+    has_plain_files: bool = False
+    """Whether a run whose checkpoint is encrypted writes its files all the same."""
     log_level: str = "INFO"
     """Of ``log.txt``."""
 
@@ -212,7 +214,8 @@ class _Run:
     async def carry_out(self) -> RunResult:
         """Run to the end, export, and keep the run list true whatever happens."""
         folder = run_folder(self._options, self._record.thread_id)
-        with open_run_files(folder, self._record.settings, log_level=self._options.log_level) as file_sinks:
+        vault, level = None if self._options.has_plain_files else self._checkpoint.vault, self._options.log_level
+        with open_run_files(folder, self._record.settings, log_level=level, vault=vault) as file_sinks:
             # The context was made before the folder was opened: a run that cannot start leaves no folder behind.
             context = replace(self._context, sinks=(*file_sinks, *self._options.sinks), is_streamed=False)
             archive = Archive(self._checkpoint.store, self._record.thread_id)
@@ -239,9 +242,8 @@ class _Run:
                 await self._note_stop(context, error)
                 raise
             await registry.save(self._record.model_copy(update={"status": "done"}))
-            if folder is not None:
-                tree = await load_tree(archive)
-                write_result_files(folder, result, tree)
+            if folder is not None and vault is None:
+                await export_result(archive, folder, result)
             return result
 
     async def _search(self, context: RunContext) -> RunResult:
@@ -346,13 +348,7 @@ class _Run:
             logger.warning("The run list could not be brought up to date: %s", storage_error)
 
 
-def _build_context(
-    settings: Settings,
-    options: RunOptions,
-    parts: Parts,
-    *,
-    accepts_changes: bool,
-) -> RunContext:
+def _build_context(settings: Settings, options: RunOptions, parts: Parts, *, accepts_changes: bool) -> RunContext:
     return build_context(
         settings,
         models=parts.models,

@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from pydantic import Field, JsonValue, ValidationError, field_validator, model_v
 from drpo_graph.errors import SettingsError
 from drpo_graph.limits import Limits
 from drpo_graph.records import ROLES, Record, Role
+from drpo_graph.redaction import find_secret_field, redact
 
 Compat = Literal["none", "drpo"]
 QueryPolicy = Literal["stream", "pool"]
@@ -32,6 +34,7 @@ ALIASES = {
 }
 """Parameter names of the published code, accepted in config files and on the command line."""
 
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _MAX_TOLD = 60
 """Longer values are named, not shown."""
 
@@ -86,6 +89,22 @@ class RoleSettings(Record):
     """First rung of the reply ladder; ``auto`` starts at JSON schema and remembers what the server refuses."""
     extra_body: dict[str, JsonValue] = Field(default_factory=dict)
     """Further fields of the request, e.g. vLLM's sampling extensions."""
+
+    @field_validator("api_key_env")
+    @classmethod
+    def _reject_key(cls, value: str | None) -> str | None:
+        if value is not None and not _VARIABLE.fullmatch(value):
+            raise ValueError("expected the name of an environment variable, not a key: settings are stored")
+        return value
+
+    @field_validator("extra_body")
+    @classmethod
+    def _reject_secrets(cls, value: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        if (place := find_secret_field(value)) is not None:
+            raise ValueError(
+                f"{redact(place)!r} looks like a key, and settings are stored; name a variable with api_key_env"
+            )
+        return value
 
     @property
     def base_urls(self) -> tuple[str, ...]:
@@ -360,7 +379,7 @@ def _explain(error: ValidationError) -> str:
     for problem in error.errors():
         name = ".".join(str(part) for part in problem["loc"]) or "settings"
         message = problem["msg"].removeprefix("Value error, ").replace("Input should be", "expected", 1)
-        given = "" if problem["type"] in ("missing", "value_error") else f" (got {problem['input']!r})"
+        given = "" if problem["type"] in ("missing", "value_error") else f" (got {redact(repr(problem['input']))})"
         if problem["type"] == "extra_forbidden":
             message, given = f"there is no such setting{_suggest(name)}", ""
         lines.append(f"{name}: {message}{given}.")

@@ -58,6 +58,29 @@ class InlineSqliteSaver(SqliteSaver):
         """Save what a task of a superstep wrote."""
         self.put_writes(config, writes, task_id, task_path)
 
+    def prune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
+        """Delete all of each thread's checkpoints, or all but the last one of its top graph.
+
+        A subgraph's checkpoints are of use only while the superstep that it belongs to is in work.
+        """
+        if strategy not in ("keep_latest", "delete"):
+            raise ValueError(f"unknown prune strategy: {strategy!r}")
+        for thread_id in thread_ids:
+            if strategy == "delete":
+                self.delete_thread(thread_id)
+                continue
+            with self.cursor() as cursor:
+                for table in ("checkpoints", "writes"):
+                    cursor.execute(
+                        f"DELETE FROM {table} WHERE thread_id = ? AND (checkpoint_ns != '' OR checkpoint_id != "
+                        "(SELECT max(checkpoint_id) FROM checkpoints WHERE thread_id = ? AND checkpoint_ns = ''))",
+                        (thread_id, thread_id),
+                    )
+
+    async def aprune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
+        """Delete all of each thread's checkpoints, or all but the last one of its top graph."""
+        self.prune(thread_ids, strategy=strategy)
+
     async def adelete_thread(self, thread_id: str) -> None:
         """Delete all checkpoints of a thread."""
         self.delete_thread(thread_id)

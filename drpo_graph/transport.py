@@ -11,7 +11,7 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, System
 from langchain_core.outputs import ChatGeneration, LLMResult
 from pydantic import JsonValue
 
-from drpo_graph.failures import MalformedReplyError
+from drpo_graph.failures import MAX_QUOTED, MalformedReplyError
 from drpo_graph.ledger import Choice
 from drpo_graph.prompts.flat import join_messages
 from drpo_graph.prompts.library import Message
@@ -262,7 +262,7 @@ def _read_completion(answer: Mapping[str, object]) -> Reply:
     choices = [_read_completed(one) for one in given] if isinstance(given, list) else [None]
     told = tuple(one for one in choices if one is not None)
     if len(told) < len(choices):
-        raise MalformedReplyError(f"the server's answer is no completion: {str(answer)[:200]}")
+        raise MalformedReplyError(f"the server's answer is no completion: {str(answer)[:MAX_QUOTED]}")
     return Reply(told, _read_usage(answer.get("usage")))
 
 

@@ -12,8 +12,9 @@ import openai
 from pydantic import JsonValue
 
 from drpo_graph.capabilities import Address
-from drpo_graph.failures import CallFailure, MalformedReplyError, classify_failure
+from drpo_graph.failures import MAX_QUOTED, CallFailure, MalformedReplyError, classify_failure
 from drpo_graph.parsing import shorten
+from drpo_graph.redaction import mask_all, redact
 
 _CONNECT_TIMEOUT_S = 15.0
 
@@ -79,9 +80,11 @@ class Wire:
                     else self._client.post(path, cast_to=object, body=dict(body))
                 )
             if not isinstance(answer, dict):
-                raise MalformedReplyError(f"expected a JSON object, got {shorten(str(answer))!r}")
+                raise MalformedReplyError(f"expected a JSON object, got {str(answer)[:MAX_QUOTED]!r}")
         except (openai.OpenAIError, OSError, ValueError, MalformedReplyError) as error:
             failure = classify_failure(error, secret=self.address.secret)
             # A 200 whose body is no JSON is a ValueError.
-            return failure or CallFailure("malformed", "retry", shorten(str(error), 300))
-        return answer
+            return failure or CallFailure(
+                "malformed", "retry", shorten(redact(str(error), secret=self.address.secret), 300)
+            )
+        return {name: mask_all(value, secret=self.address.secret) for name, value in answer.items()}

@@ -15,6 +15,8 @@ from string import Template
 from typing import Literal, TypedDict
 
 from drpo_graph.errors import TemplateError
+from drpo_graph.prompts.fencing import defuse, escape_headings
+from drpo_graph.prompts.fencing import fence as fence
 from drpo_graph.prompts.flat import FLAT_STOPS, clean_answer
 from drpo_graph.records import Metric, MetricSelection, Query, Rollout, metric_key
 
@@ -57,7 +59,9 @@ class ResponseFormat:
         """Return the request: chat roles, or one flat text."""
         if self.flat is None:
             return [{"role": "system", "content": system_prompt}, {"role": "user", "content": query}]
-        return [{"role": "user", "content": self.flat.substitute(system_prompt=system_prompt, query=query)}]
+        # A heading in one of them would begin an exchange that nobody had.
+        fields = {"system_prompt": escape_headings(system_prompt), "query": escape_headings(query)}
+        return [{"role": "user", "content": self.flat.substitute(fields)}]
 
     def clean(self, text: str, *, is_cut: bool) -> str:
         """Return the response in a model's text, of which the token limit may have cut off the end."""
@@ -85,7 +89,7 @@ class PromptLibrary:
         """Return the request that asks for one response's scores."""
         return self._user(
             "critique",
-            metrics=fence("metrics", "\n".join(f"- {one.name}: {one.definition}" for one in selection.metrics)),
+            metrics=fence("metrics", "\n".join(map(_describe_metric, selection.metrics))),
             reasoning=fence("reasoning", selection.reasoning),
             query=fence("query", query.text),
             response=fence("answer", response),
@@ -116,7 +120,7 @@ class PromptLibrary:
 
     def render_repair(self, problem: str) -> Message:
         """Return the message that asks for a usable reply after one that was not."""
-        return {"role": "user", "content": self._fill("repair", problem=problem)}
+        return {"role": "user", "content": self._fill("repair", problem=defuse(problem))}
 
     def response_format(self, prompt_format: PromptFormat) -> ResponseFormat:
         """Return how responses are asked for and read: with chat roles, or flat (URIAL style, arXiv 2312.01552)."""
@@ -127,12 +131,6 @@ class PromptLibrary:
 
     def _fill(self, name: str, **values: str) -> str:
         return self.templates[name].substitute(values)
-
-
-def fence(label: str, text: str) -> str:
-    """Return the text between tags that it cannot close itself: their suffix is a hash of the text."""
-    mark = f"{label}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
-    return f"<{mark}>\n{text}\n</{mark}>"
 
 
 def load_prompts(folder: Path | None = None) -> PromptLibrary:
@@ -199,8 +197,19 @@ def _parse_metrics(text: str) -> tuple[Metric, ...]:
 
 def _render_example(number: int, query: Query, rollout: Rollout) -> str:
     scores = rollout.critique.scores if rollout.critique else ()
-    remarks = "\n".join(f"- {one.metric}: {round(one.score, 2):g} of 5. {one.rationale}" for one in scores)
+    # On one line each: a rationale with a list in it cannot pose as further scores.
+    remarks = "\n".join(
+        f"- {_one_line(one.metric)}: {round(one.score, 2):g} of 5. {_one_line(one.rationale)}" for one in scores
+    )
     return (
         f"## Answer {number}\n\n{fence('query', query.text)}\n\n{fence('answer', rollout.response or '')}\n\n"
         f"{fence('remarks', remarks)}"
     )
+
+
+def _describe_metric(metric: Metric) -> str:
+    return f"- {_one_line(metric.name)}: {_one_line(metric.definition)}"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

@@ -22,8 +22,8 @@ from drpo_graph.export import (
     creation_order,
     describe_level,
     load_tree,
-    write_atomically,
 )
+from drpo_graph.private_files import write_atomically
 from drpo_graph.records import Candidate, Critique, MetricScore, Rollout, RunResult
 from drpo_graph.settings import Settings
 from tests.support.command import KEY, SMALL, serve
@@ -71,7 +71,8 @@ def test_a_finished_run_has_all_published_files_and_ours(runs: Path) -> None:
     assert [name for name in FILES if not (runs / "one" / name).is_file()] == []
     strays = [path.name for path in (runs / "one").rglob(".*")]
     assert strays == []
-    assert {path.stat().st_mode & 0o777 for path in (runs / "one").rglob("*") if path.is_file()} == {0o644}
+    assert {path.stat().st_mode & 0o777 for path in (runs / "one").rglob("*") if path.is_file()} == {0o600}
+    assert {path.stat().st_mode & 0o777 for path in (runs, runs / "one", runs / "one" / "algo_output")} == {0o700}
 
 
 def test_the_pickle_holds_plain_builtins_that_say_what_the_json_says(runs: Path) -> None:
@@ -224,13 +225,12 @@ def test_events_are_appended_also_after_half_a_line(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_told_by_the_event_log_and_ignored_by_the_log(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("there is no /dev/full here")
-    (tmp_path / "events.jsonl").symlink_to("/dev/full")
-    log = EventLog(tmp_path / "events.jsonl")
-    with pytest.raises(CheckpointError, match=r"events\.jsonl: No space left on device\. Free space and run"):
+    log = EventLog(Path("/dev/full"))
+    with pytest.raises(CheckpointError, match=r"Event log /dev/full: No space left on device\. Free space and run"):
         log(Warned(run_id="t", message="lost"))
     log.close()
     handler = LogFile("/dev/full")

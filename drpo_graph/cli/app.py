@@ -8,10 +8,11 @@ from typing import Annotated
 import typer
 
 from drpo_graph import __version__
-from drpo_graph.cli import models_commands, optimize_commands, run_commands, serve_commands
+from drpo_graph.cli import models_commands, optimize_commands, retention_commands, run_commands, serve_commands
 from drpo_graph.cli.options import FLAG_BY_PUBLISHED_NAME
 from drpo_graph.display import inert_block
 from drpo_graph.errors import DRPOError
+from drpo_graph.redaction import redact
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -30,6 +31,8 @@ for _name, _command in (
     ("runs", run_commands.runs_command),
     ("show", run_commands.show_command),
     ("events", run_commands.events_command),
+    ("prune", retention_commands.prune_command),
+    ("export", retention_commands.export_command),
     ("serve", serve_commands.serve_command),
 ):
     # Typer keeps the line breaks of a docstring: the terminal's width should decide.
@@ -97,16 +100,20 @@ def _is_usage_error(error: Exception) -> bool:
 
 def _report(error: Exception, code: int, *, is_debug: bool) -> int:
     if is_debug:
-        traceback.print_exception(error)
+        _echo("".join(traceback.format_exception(error)))
     elif isinstance(error, DRPOError):
         if not error.was_shown:
-            # A server's words may stand in it.
-            typer.echo(f"error: {inert_block(str(error), max_chars=_MAX_MESSAGE)}", err=True)
+            _echo(f"error: {error}")
     elif _is_usage_error(error):
-        typer.echo(f"error: {_describe_usage(error)}", err=True)
+        _echo(f"error: {_describe_usage(error)}")
     else:
-        typer.echo(f"error: {type(error).__name__}: {error} (a bug: run again with --debug for its place)", err=True)
+        _echo(f"error: {type(error).__name__}: {error} (a bug: run again with --debug for its place)")
     return code
+
+
+def _echo(text: str) -> None:
+    """Write to stderr, free of keys and of what a terminal would obey: a server's words may stand in it."""
+    typer.echo(inert_block(redact(text), max_chars=_MAX_MESSAGE), err=True)
 
 
 def _describe_usage(error: Exception) -> str:

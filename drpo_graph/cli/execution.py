@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import os
 import shlex
 import sys
 from collections.abc import Callable, Coroutine, Mapping
@@ -14,17 +15,20 @@ from drpo_graph.checkpoint import DEFAULT_CHECKPOINT
 from drpo_graph.cli.reading import find_run, list_runs
 from drpo_graph.cli.serve_commands import SERVE_FOLDER
 from drpo_graph.cli.served_roles import RoleServing, serve_roles
-from drpo_graph.display import DisplayKind, make_display
+from drpo_graph.display import DisplayKind, inert_block, make_display
 from drpo_graph.errors import DRPOError, FingerprintMismatchError, RunExistsError, RunInterruptedError, UsageError
 from drpo_graph.events import Event, RunFinished, RunStopped
-from drpo_graph.export import ALGORITHM_FOLDER, EVENTS_FILE, LOG_FILE, PROMPT_FILE, RESULT_FILE
+from drpo_graph.export import ALGORITHM_FOLDER, EVENTS_FILE, LOG_FILE, PROMPT_FILE, RESULT_FILE, SEALED_EVENTS_FILE
 from drpo_graph.limits import check_prices
 from drpo_graph.records import ROLES, Query, RunResult
+from drpo_graph.redaction import redact
 from drpo_graph.retrying import retry_failed
 from drpo_graph.runner import RunOptions, new_thread_id, optimize, resume, run_folder
 from drpo_graph.settings import Settings, build_settings, describe_changes, merge_settings
+from drpo_graph.vault import read_vault
 
 EXIT_INTERRUPTED = 130
+_MAX_MESSAGE = 10_000
 
 
 def calm_collector() -> None:
@@ -54,7 +58,9 @@ class ResumedRun:
     accepts_changes: bool
 
 
-def build_options(checkpoint: Path, log_dir: Path | None, *, disable_log: bool, log_level: str) -> RunOptions:
+def build_options(
+    checkpoint: Path, log_dir: Path | None, *, disable_log: bool, log_level: str, plain_files: bool = False
+) -> RunOptions:
     """Return how a run of the command line is carried out."""
     return RunOptions(
         checkpoint=checkpoint,
@@ -62,6 +68,7 @@ def build_options(checkpoint: Path, log_dir: Path | None, *, disable_log: bool, 
         writes_files=not disable_log,
         handles_signals=True,
         log_level=log_level,
+        has_plain_files=plain_files,
     )
 
 
@@ -220,8 +227,9 @@ def _carry_out(
         error.was_shown = screen.shown_stop == str(error)
         if error.is_resumable and not error.was_shown:
             word = "interrupted" if isinstance(error, RunInterruptedError) else "failed"
+            said = inert_block(redact(str(error)), max_chars=_MAX_MESSAGE)
             command = f"{screen.resume_command} {error.resume_flags}".rstrip()
-            typer.echo(f"{word}: {error} Resume with: {command}", err=True)
+            typer.echo(f"{word}: {said} Resume with: {command}", err=True)
             error.was_shown = True
         raise
     except (asyncio.CancelledError, KeyboardInterrupt):
@@ -234,6 +242,8 @@ def _carry_out(
 
 def _list_files(options: RunOptions, thread_id: str) -> list[Path]:
     folder = run_folder(options, thread_id)
+    if read_vault(os.environ) is not None and not options.has_plain_files:
+        return [folder / SEALED_EVENTS_FILE] if folder is not None else []
     names = (PROMPT_FILE, RESULT_FILE, f"{ALGORITHM_FOLDER}/output.json", EVENTS_FILE, LOG_FILE)
     return [folder / name for name in names] if folder is not None else []
 

@@ -44,6 +44,7 @@ def optimize_command(
     checkpoint: flags.CheckpointOption = DEFAULT_CHECKPOINT,
     log_dir: flags.LogDirOption = None,
     disable_log: flags.DisableLogOption = False,
+    plain_files: flags.PlainFilesOption = False,
     logging_level: flags.LogLevelOption = "INFO",
     display: flags.DisplayOption = "rich",
     max_concurrency: flags.MaxConcurrencyOption = None,
@@ -85,7 +86,9 @@ def optimize_command(
         return
     from drpo_graph.cli import execution  # Loads LangGraph: wrong usage is told before that.
 
-    options = execution.build_options(checkpoint, log_dir, disable_log=disable_log, log_level=logging_level)
+    options = execution.build_options(
+        checkpoint, log_dir, disable_log=disable_log, log_level=logging_level, plain_files=plain_files
+    )
     kind = "plain" if disable_tqdm and display == "rich" else display
     run = execution.NewRun(settings=settings, training=training, held_out=held_out)
     serving = execution.build_serving(serve, serve_options, checkpoint=checkpoint, display=kind)
@@ -109,6 +112,7 @@ def resume_command(
     checkpoint: flags.CheckpointOption = DEFAULT_CHECKPOINT,
     log_dir: flags.LogDirOption = None,
     disable_log: flags.DisableLogOption = False,
+    plain_files: flags.PlainFilesOption = False,
     logging_level: flags.LogLevelOption = "INFO",
     display: flags.DisplayOption = "rich",
 ) -> None:
@@ -124,7 +128,9 @@ def resume_command(
     training = read_datasets(queries) if queries else None
     from drpo_graph.cli import execution  # Loads LangGraph: wrong usage is told before that.
 
-    options = execution.build_options(checkpoint, log_dir, disable_log=disable_log, log_level=logging_level)
+    options = execution.build_options(
+        checkpoint, log_dir, disable_log=disable_log, log_level=logging_level, plain_files=plain_files
+    )
     if retry_failed:
         execution.release_failed(thread_id, checkpoint)
     run = execution.ResumedRun(changes=changes, training=training, accepts_changes=force)

@@ -298,3 +298,29 @@ JsonOption = Annotated[bool, typer.Option("--json", metavar=_FLAG, help="Print J
 FollowOption = Annotated[
     bool, typer.Option("--follow", "-f", metavar=_FLAG, help="Wait for further events until the run ends.")
 ]
+RunsArgument = Annotated[
+    list[str] | None, typer.Argument(metavar="THREAD...", help="Runs; all finished ones if absent.")
+]
+SomeRunArgument = Annotated[str | None, typer.Argument(metavar="THREAD", help="The run's name; or give --all.")]
+OlderThanOption = Annotated[
+    str | None, typer.Option("--older-than", metavar="AGE", help="Only runs untouched for so long, e.g. 12h, 30d, 4w.")
+]
+KeepOption = Annotated[
+    Literal["records", "result", "nothing"],
+    typer.Option("--keep", metavar="WHAT", help="What stays: records, result or nothing."),
+]
+DryPruneOption = Annotated[bool, typer.Option("--dry-run", metavar=_FLAG, help="Say what would go; change nothing.")]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", metavar=_FLAG, help="Do not ask.")]
+OutputOption = Annotated[
+    Path, typer.Option("--output", "-o", metavar="DIR", help="Where the files go, a folder for each run.")
+]
+AllRunsOption = Annotated[bool, typer.Option("--all", metavar=_FLAG, help="Every run of the checkpoint.")]
+PlainFilesOption = Annotated[
+    bool,
+    typer.Option(
+        "--plain-files",
+        metavar=_FLAG,
+        help="Write the run folder although the checkpoint is encrypted.",
+        rich_help_panel=_RUN,
+    ),
+]

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import shlex
 import sys
 import time
@@ -17,6 +18,7 @@ from drpo_graph.display import Display, inert, make_display
 from drpo_graph.display.streams import quiet
 from drpo_graph.errors import CheckpointError
 from drpo_graph.events import RunFinished, parse_event
+from drpo_graph.vault import Vault, read_vault
 
 if TYPE_CHECKING:
     from drpo_graph.registry import RunRecord
@@ -75,12 +77,15 @@ def events_command(
     """Print a run's stored events, or follow them from another terminal; --display rich shows the live panel."""
     require_checkpoint(checkpoint)
     from drpo_graph.cli.reading import find_run  # Loads LangGraph.
-    from drpo_graph.export import EVENTS_FILE
+    from drpo_graph.export import EVENTS_FILE, SEALED_EVENTS_FILE
 
     record = asyncio.run(find_run(checkpoint, thread_id))
     if record.log_dir is None:
         raise CheckpointError(f"Run {thread_id!r} keeps no event log: it was started with --disable-log.")
     path = Path(record.log_dir) / EVENTS_FILE
+    vault = None
+    if not path.exists() and (sealed := path.with_name(SEALED_EVENTS_FILE)).exists():
+        path, vault = sealed, read_vault(os.environ)
     try:
         file = path.open(encoding="utf-8", errors="replace", newline="\n")
     except OSError as error:
@@ -89,15 +94,17 @@ def events_command(
         shown = make_display(display, stdout=sys.stdout, stderr=sys.stderr)
         shown.start()
         try:
-            _show_events(file, shown)
+            _show_events(file, shown, vault)
             if follow:
-                _follow_events(file, shown, checkpoint, thread_id)
+                _follow_events(file, shown, checkpoint, thread_id, vault)
         finally:
             shown.stop()
 
 
-def _show_events(file: TextIO, shown: Display) -> bool:
+def _show_events(file: TextIO, shown: Display, vault: Vault | None) -> bool:
     """Show the complete lines that are not read yet; return whether the last of them ends the run."""
+    from drpo_graph.export import open_event_line
+
     has_result = False
     while True:
         place = file.tell()
@@ -109,22 +116,24 @@ def _show_events(file: TextIO, shown: Display) -> bool:
         if line.isspace():
             continue
         try:
-            event = parse_event(line)
-        except ValidationError as error:
+            event = parse_event(open_event_line(line, vault))
+        except (ValidationError, CheckpointError) as error:
             # A killed process may have left half a line; the events around it still count.
-            typer.echo(f"note: skipped a line that is no event: {error.errors()[0]['msg']}", err=True)
+            why = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+            said = inert(why, max_chars=_MAX_MESSAGE)
+            typer.echo(f"note: skipped a line that is no event: {said}", err=True)
             continue
         shown.handle(event)
         has_result = isinstance(event, RunFinished)
 
 
-def _follow_events(file: TextIO, shown: Display, checkpoint: Path, thread_id: str) -> None:
+def _follow_events(file: TextIO, shown: Display, checkpoint: Path, thread_id: str, vault: Vault | None) -> None:
     """Show further events until the run has its result, or until no process works on it any more."""
     has_result = False
     while not has_result:
         is_active = is_worked_on(checkpoint, thread_id)
         # What a process wrote before it went is read after it was seen to be gone.
-        has_result = _show_events(file, shown)
+        has_result = _show_events(file, shown, vault)
         if not is_active:
             return
         time.sleep(_POLL_S)

@@ -7,6 +7,7 @@ from pydantic_core import PydanticSerializationError
 
 from drpo_graph.display.streams import quiet
 from drpo_graph.events import Event
+from drpo_graph.inert import inert_json
 
 
 class JsonlDisplay:
@@ -34,4 +35,4 @@ def _json_line(event: Event, *, encoding: str) -> str:
     except (PydanticSerializationError, UnicodeEncodeError):
         # A lone surrogate in a model's reply, or a stream that is not UTF-8: escapes say the same in ASCII.
         return json.dumps(event.model_dump(), separators=(",", ":"))
-    return line
+    return inert_json(line)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from drpo_graph.errors import TemplateError
 from drpo_graph.prompts import Message, PromptLibrary, load_prompts
+from drpo_graph.prompts.fencing import defuse, escape_headings
 from drpo_graph.prompts.library import METRICS_FILE, PLACEHOLDERS, PromptFormat, fence
 from drpo_graph.records import Critique, Metric, MetricScore, MetricSelection, Query, Rollout
 
@@ -60,8 +61,12 @@ def test_value_that_looks_like_a_template_stays_a_value(name: str, value: str) -
     # But for the fences' marks, the request is the plain one with the value in its place, and nothing filled twice.
     for label in ("query", "answer", "prompt", "remarks"):
         plain = plain.replace(fence(label, marker), fence(label, value))
-        plain = plain.replace(fence(label, f"- Clarity: 3 of 5. {marker}"), fence(label, f"- Clarity: 3 of 5. {value}"))
-    assert nasty == plain.replace(marker, value)
+        rationale = " ".join(value.split())
+        plain = plain.replace(
+            fence(label, f"- Clarity: 3 of 5. {marker}"), fence(label, f"- Clarity: 3 of 5. {rationale}")
+        )
+    change = escape_headings if name == "respond_flat" else defuse
+    assert nasty == plain.replace(marker, change(value))
 
 
 @pytest.mark.parametrize("placeholder", PLACEHOLDER_NAMES)
@@ -80,8 +85,9 @@ def test_fenced_text_cannot_close_its_fence(text: str, label: str) -> None:
     fenced = fence(label, text)
     opening, closing = fenced.split("\n", 1)[0], fenced.rsplit("\n", 1)[1]
     assert closing == f"</{opening[1:]}"
-    assert fenced == f"{opening}\n{text}\n{closing}"
-    assert closing not in text
+    assert fenced == f"{opening}\n{defuse(text)}\n{closing}"
+    assert opening not in fenced[len(opening) :]
+    assert fenced.count(closing) == 1
 
 
 def test_text_that_holds_the_fence_of_another_text_does_not_close_its_own() -> None:

@@ -1,0 +1,64 @@
+"""Model text made harmless for a terminal: no escape sequence, control character or bidi override survives."""
+
+import re
+import unicodedata
+
+_ESCAPES = re.compile(
+    r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"  # CSI: colours, cursor moves
+    r"|(?:\x1b\]|\x9d)[^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)"  # OSC: window titles, links, clipboard
+    r"|(?:\x1b[PX^_]|[\x90\x98\x9e\x9f])[^\x1b\x9c]*(?:\x1b\\|\x9c)"  # DCS, SOS, PM, APC
+    r"|\x1b[ -/]*[0-~]"  # two-character escapes
+)
+_BREAKS = re.compile(r"[\t\n\r\v\f\x1c-\x1f\x85\u2028\u2029]+")
+_LINE_BREAKS = re.compile(r"\r\n|[\n\r\v\f\x85\u2028\u2029]")
+# Escapes and stripped characters take room in the raw text; beyond this factor only a hostile text is cut too short.
+_RAW_FACTOR = 8
+# What a terminal may obey or hide, and JSON may hold as it is: DEL and C1 controls, bidi overrides, zero-width signs,
+# tag characters, line separators.
+_UNSAFE_IN_JSON = re.compile(
+    "[\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
+)
+_VARIATION_SELECTORS = frozenset(chr(code) for code in range(0xFE00, 0xFE10))
+
+
+def inert(text: str, *, max_chars: int) -> str:
+    """Return the text as one line that a terminal shows and does not obey, cut to ``max_chars`` with an ellipsis.
+
+    Escape sequences go, line breaks and tabs become a space, control and format characters (C0, C1, bidi overrides,
+    zero-width ones) go, and lone surrogates, which no stream can write, become U+FFFD.
+    """
+    raw = text[: max_chars * _RAW_FACTOR]
+    spaced = _BREAKS.sub(" ", _ESCAPES.sub("", raw))
+    clean = "".join(map(_shown, spaced)).strip()
+    if len(clean) <= max_chars and len(raw) == len(text):
+        return clean
+    return clean[: max(max_chars - 1, 0)].rstrip() + "…"
+
+
+def inert_block(text: str, *, max_chars: int) -> str:
+    """Return the text as inert lines: its own line breaks and indentation stay, everything else as in :func:`inert`."""
+    lines = []
+    for line in _LINE_BREAKS.split(text[:max_chars]):
+        body = line.expandtabs(4)
+        indent = len(body) - len(body.lstrip(" "))
+        lines.append(" " * indent + inert(body, max_chars=max_chars))
+    return "\n".join(lines).strip("\n")
+
+
+def inert_json(line: str) -> str:
+    """Return JSON with the characters escaped that a terminal would obey or hide; it says the same to a program."""
+    return _UNSAFE_IN_JSON.sub(_escape, line)
+
+
+def _escape(match: re.Match[str]) -> str:
+    units = match[0].encode("utf-16-be")
+    return "".join(f"\\u{units[place] << 8 | units[place + 1]:04x}" for place in range(0, len(units), 2))
+
+
+def _shown(char: str) -> str:
+    if " " <= char <= "~":
+        return char
+    category = unicodedata.category(char)
+    if category == "Cs":
+        return "\N{REPLACEMENT CHARACTER}"
+    return "" if category in ("Cc", "Cf") or char in _VARIATION_SELECTORS else char

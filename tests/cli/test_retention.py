@@ -1,0 +1,132 @@
+"""``drpo prune`` gives space back and leaves what was to be kept; ``drpo export`` needs the checkpoint alone."""
+
+import json
+import shutil
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from drpo_graph.checkpoint import lock_thread
+from tests.support.command import SMALL, Drpo, list_runs, read_result
+from tests.support.fake_server import FakeServer
+
+START = ("optimize", *SMALL, "--display", "none", "--thread-id")
+BASE = Path("drpo_runs") / "checkpoints.sqlite"
+
+
+def count(table: str, where: str = "1") -> int:
+    with closing(sqlite3.connect(BASE)) as base:
+        return int(base.execute(f"SELECT count(*) FROM {table} WHERE {where}").fetchone()[0])
+
+
+@pytest.fixture
+def finished(drpo: Drpo, folder: Path) -> Path:
+    """A checkpoint with one finished run and one that stopped at once."""
+    assert drpo(*START, "done").code == 0
+    assert drpo(*START, "broken", "--critic-model", "openai:wrold").code == 1
+    return folder / "drpo_runs"
+
+
+def test_old_checkpoints_of_finished_runs_go_and_space_is_given_back(drpo: Drpo, finished: Path) -> None:
+    others = count("checkpoints", "thread_id = 'broken'")
+    before, shown = count("checkpoints", "thread_id = 'done'"), drpo("show", "done").out
+    outcome = drpo("prune")
+    assert outcome.code == 0
+    size_before, size_after = (int(word) for word in outcome.out.split() if word.isdigit() and int(word) > 10_000)
+    assert size_after < 0.8 * size_before
+    assert size_after == BASE.stat().st_size
+    assert f"done: {before - 1} checkpoints" in outcome.out
+    assert (count("checkpoints", "thread_id = 'done'"), count("checkpoints", "thread_id = 'broken'")) == (1, others)
+    assert drpo("show", "done").out == shown
+    result = read_result(finished, "done")
+    assert drpo("resume", "done", "--display", "none").code == 0
+    assert read_result(finished, "done") == result
+
+
+def test_a_run_of_which_only_the_result_is_kept_can_be_shown_and_resumed(
+    drpo: Drpo, finished: Path, world: FakeServer
+) -> None:
+    result, files = read_result(finished, "done"), {one: one.read_bytes() for one in finished.rglob("*.json")}
+    assert drpo("prune", "done", "--keep", "result", "--yes").code == 0
+    assert count("store", "prefix LIKE '%done.calls'") == 0
+    assert drpo("show", "done").code == 0
+    assert json.loads(drpo("show", "done", "--json").out)["result"]["system_prompt"] == result.system_prompt
+    num_asked = len(world.log)
+    assert drpo("resume", "done", "--display", "none").code == 0
+    assert len(world.log) == num_asked
+    assert {one: one.read_bytes() for one in files} == files
+    assert drpo("export", "done", "--output", "out").code == 0
+    exported = json.loads((Path("out") / "done" / "algo_output" / "output.json").read_text())
+    assert exported == json.loads((finished / "done" / "algo_output" / "output.json").read_text())
+    assert list_runs(drpo) == {"done": "done", "broken": "failed"}
+
+
+def test_a_run_of_which_nothing_is_kept_is_gone_from_every_table(drpo: Drpo, finished: Path) -> None:
+    assert drpo("prune", "done", "--keep", "nothing", "--yes").code == 0
+    assert [count(table, "thread_id = 'done'") for table in ("checkpoints", "writes")] == [0, 0]
+    assert count("store", "prefix LIKE '%done%' OR key = 'done'") == 0
+    assert list_runs(drpo) == {"broken": "failed"}
+    assert (finished / "done" / "result.json").is_file()
+
+
+def test_a_dry_run_changes_nothing(drpo: Drpo, finished: Path) -> None:
+    rows = [count(table) for table in ("checkpoints", "writes", "store")]
+    outcome = drpo("prune", "--keep", "nothing", "--older-than", "0h", "--dry-run")
+    assert "2 runs would be pruned; nothing was changed" in outcome.out
+    assert [count(table) for table in ("checkpoints", "writes", "store")] == rows
+
+
+def test_a_run_that_is_worked_on_or_unfinished_or_young_is_left(drpo: Drpo, finished: Path) -> None:
+    rows = [count(table) for table in ("checkpoints", "writes", "store")]
+    with lock_thread(BASE, "done"):
+        assert "done: is being worked on" in drpo("prune", "done", "--keep", "nothing", "--yes").out
+    assert "broken: is not finished" in drpo("prune", "broken").out
+    assert "done: is not old enough" in drpo("prune", "done", "--older-than", "30d").out
+    assert [count(table) for table in ("checkpoints", "writes", "store")] == rows
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--keep", "nothing"), "name the runs"),
+        (("done", "--keep", "result"), "give --yes"),
+        (("--older-than", "soon"), "30d"),
+        (("../done",), "expected letters"),
+        (("nowhere",), "There is no run"),
+    ],
+)
+def test_what_would_take_too_much_is_refused_in_one_line(
+    drpo: Drpo, finished: Path, arguments: tuple[str, ...], words: str
+) -> None:
+    rows = count("store")
+    outcome = drpo("prune", *arguments)
+    assert outcome.code == 2
+    assert len(outcome.err_lines) == 1
+    assert words in outcome.err
+    assert count("store") == rows
+
+
+def test_exported_files_are_those_of_the_run_folder(drpo: Drpo, finished: Path) -> None:
+    names = (
+        "best_prompt.txt",
+        "result.json",
+        "algo_output/output.json",
+        "algo_output/tree.json",
+        "algo_output/output.pkl",
+    )
+    own = {name: (finished / "done" / name).read_bytes() for name in names}
+    shutil.rmtree(finished / "done")
+    assert drpo("export", "--all", "--output", "out").code == 0
+    assert {name: (Path("out") / "done" / name).read_bytes() for name in names} == own
+    assert json.loads((Path("out") / "done" / "run.json").read_text())["status"] == "done"
+    assert (Path("out") / "broken" / "best_prompt.txt").read_text() == "You are a helpful assistant.\n"
+    assert not (Path("out") / "broken" / "result.json").exists()
+    assert (Path("out") / "broken" / "events.jsonl").is_file()
+    assert {path.stat().st_mode & 0o777 for path in Path("out").rglob("*") if path.is_file()} == {0o600}
+
+
+def test_one_run_or_all_is_exported_and_not_neither(drpo: Drpo, finished: Path) -> None:
+    assert drpo("export", "--output", "out").code == 2
+    assert drpo("export", "done", "--all", "--output", "out").code == 2

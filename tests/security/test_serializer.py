@@ -1,0 +1,69 @@
+"""A checkpoint is read as data: nothing that it names is imported or called."""
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import ormsgpack
+import pytest
+from langgraph.checkpoint.serde.jsonplus import EXT_CONSTRUCTOR_SINGLE_ARG, EXT_METHOD_SINGLE_ARG, JsonPlusSerializer
+from langgraph.types import Send
+
+from drpo_graph.serializer import make_serializer
+from tests.support.command import KEY, SMALL, Drpo, serve
+from tests.support.fake_server import ServerOptions
+from tests.support.oracle import build_responder
+
+
+def make_bomb(command: str, code: int = EXT_CONSTRUCTOR_SINGLE_ARG) -> ormsgpack.Ext:
+    fields = ("os", "system", command) if code == EXT_CONSTRUCTOR_SINGLE_ARG else ("os", "path", command, "system")
+    return ormsgpack.Ext(code, ormsgpack.packb(fields))
+
+
+@pytest.mark.parametrize("code", [EXT_CONSTRUCTOR_SINGLE_ARG, EXT_METHOD_SINGLE_ARG])
+def test_a_call_in_a_checkpoint_is_not_made(tmp_path: Path, code: int) -> None:
+    bomb = ormsgpack.packb({"x": make_bomb(f"touch {tmp_path}/marker", code)})
+    make_serializer().loads_typed(("msgpack", bomb))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_langgraph_s_default_would_make_it(tmp_path: Path) -> None:
+    bomb = ormsgpack.packb({"x": make_bomb(f"touch {tmp_path}/marker")})
+    JsonPlusSerializer(allowed_msgpack_modules=True).loads_typed(("msgpack", bomb))
+    assert [path.name for path in tmp_path.iterdir()] == ["marker"]
+
+
+def test_a_pickle_in_a_checkpoint_is_refused() -> None:
+    with pytest.raises(NotImplementedError, match="pickle"):
+        make_serializer().loads_typed(("pickle", b"cos\nsystem\n(S'true'\ntR."))
+
+
+def test_what_the_graph_saves_comes_back_as_it_was() -> None:
+    serializer = make_serializer()
+    for value in ({"a": [1, 2.5, None, "x"]}, Send("expand", {"level": 1}), "text", None, b"bytes"):
+        assert serializer.loads_typed(serializer.dumps_typed(value)) == value
+
+
+def test_resuming_a_tampered_checkpoint_calls_nothing(
+    drpo: Drpo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with serve(build_responder(seed=3), ServerOptions(models=["world"], api_key=KEY)) as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.base_url)
+        assert drpo("optimize", *SMALL, "--depth", "2", "--thread-id", "t", "--display", "none").code == 0
+        bomb = make_bomb(f"touch {tmp_path}/marker")
+        with closing(sqlite3.connect(tmp_path / "drpo_runs" / "checkpoints.sqlite")) as base, base:
+            num_tampered = 0
+            for row, content in base.execute(
+                "SELECT rowid, checkpoint FROM checkpoints WHERE type = 'msgpack'"
+            ).fetchall():
+                checkpoint: Any = ormsgpack.unpackb(content, option=ormsgpack.OPT_NON_STR_KEYS, ext_hook=ormsgpack.Ext)
+                checkpoint["channel_values"]["initial_prompt"] = bomb
+                packed = ormsgpack.packb(checkpoint, option=ormsgpack.OPT_NON_STR_KEYS)
+                base.execute("UPDATE checkpoints SET checkpoint = ? WHERE rowid = ?", (packed, row))
+                num_tampered += 1
+        assert num_tampered > 0
+        drpo("resume", "t", "--display", "none")
+    assert not (tmp_path / "marker").exists()

@@ -1,0 +1,189 @@
+"""Encryption at rest: no byte that is stored holds a text, and nothing opens with another key or in another place."""
+
+import secrets
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from drpo_graph.errors import CheckpointError, UsageError
+from drpo_graph.serializer import make_serializer
+from drpo_graph.vault import Vault, read_vault
+from tests.support.command import KEY, SMALL, Drpo, assert_one_line, list_runs, serve
+from tests.support.fake_server import FakeServer, ServerOptions
+from tests.support.oracle import build_responder
+
+CANARY = "canary-of-the-prompt"
+QUERIES = "canary-query one?\ncanary-query two?\ncanary-query three?\ncanary-query four?\n"
+PIECES = (b"canary", b"Clarity", b"rationale", b"assistant")
+"""Of prompt, queries, critiques and settings."""
+VAULT_KEY = secrets.token_hex(32)
+START = ("optimize", "queries.txt", *SMALL, "--thread-id", "t", "--display", "none", "--initial-prompt", CANARY)
+BASE = Path("drpo_runs") / "checkpoints.sqlite"
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[FakeServer]:
+    with serve(build_responder(seed=3), ServerOptions(models=["world"], api_key=KEY)) as server:
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, world: FakeServer) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv("OPENAI_BASE_URL", world.base_url)
+    monkeypatch.setenv("DRPO_ENCRYPTION_KEY", VAULT_KEY)
+    (tmp_path / "queries.txt").write_text(QUERIES)
+    return tmp_path
+
+
+def found_in(folder: Path) -> set[bytes]:
+    files = [path.read_bytes() for path in folder.rglob("*") if path.is_file()]
+    assert files
+    return {piece for piece in PIECES if any(piece in content for content in files)}
+
+
+def test_an_encrypted_run_leaves_no_text_in_any_byte_and_can_be_read_and_resumed(
+    drpo: Drpo, folder: Path, world: FakeServer
+) -> None:
+    outcome = drpo(*START)
+    assert outcome.code == 0, outcome.err
+    assert found_in(folder / "drpo_runs") == set()
+    assert [path.name for path in (folder / "drpo_runs" / "t").iterdir()] == ["events.jsonl.sealed"]
+    assert CANARY in drpo("show", "t", "--json").out
+    kinds = [event.type for event in drpo("events", "t").events()]
+    assert (kinds[0], kinds[-1]) == ("run_started", "run_finished")
+    num_asked = len(world.log)
+    assert drpo("resume", "t", "--display", "plain").code == 0
+    assert len(world.log) == num_asked
+    assert drpo("prune", "t").code == 0
+    assert found_in(folder / "drpo_runs") == set()
+    assert all(VAULT_KEY.encode() not in path.read_bytes() for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_run_that_fails_leaves_no_text_either(drpo: Drpo, folder: Path) -> None:
+    assert drpo(*START, "--optimizer-model", "openai:wrold", "--set", "probe=false").code == 1
+    assert found_in(folder / "drpo_runs") == set()
+    assert list_runs(drpo) == {"t": "failed"}
+
+
+def test_without_a_key_the_pieces_are_found(drpo: Drpo, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DRPO_ENCRYPTION_KEY")
+    assert drpo(*START).code == 0
+    assert found_in(folder / "drpo_runs") == set(PIECES)
+
+
+def test_plain_files_are_written_where_they_are_asked_for(drpo: Drpo, folder: Path) -> None:
+    assert drpo(*START, "--plain-files").code == 0
+    names = {path.name for path in (folder / "drpo_runs" / "t").iterdir()}
+    assert {"best_prompt.txt", "result.json", "events.jsonl", "log.txt"} <= names
+    assert b"canary" not in BASE.read_bytes()
+
+
+@pytest.mark.parametrize("command", [("resume", "t"), ("show", "t"), ("runs",), ("events", "t"), ("prune",), START])
+@pytest.mark.parametrize(("key", "words"), [(None, "is encrypted. Set"), ("0" * 64, "with another key")])
+def test_a_missing_or_wrong_key_is_one_line(
+    drpo: Drpo, monkeypatch: pytest.MonkeyPatch, sealed: Path, command: tuple[str, ...], key: str | None, words: str
+) -> None:
+    monkeypatch.chdir(sealed)
+    monkeypatch.delenv("DRPO_ENCRYPTION_KEY") if key is None else monkeypatch.setenv("DRPO_ENCRYPTION_KEY", key)
+    assert_one_line(drpo(*command), 1, "Checkpoint", words, "DRPO_ENCRYPTION_KEY")
+
+
+@pytest.fixture(scope="module")
+def sealed(tmp_path_factory: pytest.TempPathFactory, world: FakeServer) -> Path:
+    """A folder with an encrypted, finished run."""
+    from drpo_graph.cli.app import _run
+
+    folder = tmp_path_factory.mktemp("sealed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for name, value in (
+            ("OPENAI_API_KEY", KEY),
+            ("OPENAI_BASE_URL", world.base_url),
+            ("DRPO_ENCRYPTION_KEY", VAULT_KEY),
+        ):
+            patch.setenv(name, value)
+        (folder / "queries.txt").write_text(QUERIES)
+        assert _run([*START, "--depth", "2"], is_debug=False) == 0
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "words"),
+    [
+        ("DRPO_ENCRYPTION_KEY", "", "64 hexadecimal digits"),
+        ("DRPO_ENCRYPTION_KEY", "correct horse battery", "64 hexadecimal digits"),
+        ("LANGGRAPH_AES_KEY", "short", "16, 24 or 32 characters"),
+    ],
+)
+def test_a_key_of_another_form_is_refused_and_not_repeated(
+    drpo: Drpo, monkeypatch: pytest.MonkeyPatch, name: str, key: str, words: str
+) -> None:
+    monkeypatch.delenv("DRPO_ENCRYPTION_KEY")
+    monkeypatch.setenv(name, key)
+    outcome = drpo(*START)
+    assert_one_line(outcome, 2, name, words)
+    assert not key or key not in outcome.err
+    with pytest.raises(UsageError):
+        read_vault({name: key})
+
+
+def test_runs_that_are_not_encrypted_are_not_mixed_with_those_that_are(
+    drpo: Drpo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as plain:
+        plain.delenv("DRPO_ENCRYPTION_KEY")
+        assert drpo(*START, "--depth", "2").code == 0
+    assert_one_line(drpo("resume", "t"), 1, "not encrypted", "--checkpoint")
+
+
+def test_a_changed_or_exchanged_record_does_not_open(drpo: Drpo, sealed: Path, folder: Path) -> None:
+    for number, change in enumerate(
+        (
+            "(SELECT value FROM store WHERE prefix LIKE '%t.queries')",
+            '\'{"prompt": "mine"}\'',
+            "replace(value, 'A', 'B')",
+        )
+    ):
+        path = folder / f"{number}.sqlite"
+        path.write_bytes((sealed / BASE).read_bytes())
+        with closing(sqlite3.connect(path)) as base, base:
+            assert base.execute(f"UPDATE store SET value = {change} WHERE prefix LIKE '%t.candidates'").rowcount > 0
+        assert_one_line(drpo("show", "t", "--checkpoint", path), 1, "encrypted", "changed")
+
+
+def test_a_checkpoint_that_is_not_sealed_is_not_read() -> None:
+    sealed = make_serializer(Vault(bytes(32)))
+    value = {"a": [1, "x", None]}
+    assert sealed.loads_typed(sealed.dumps_typed(value)) == value
+    assert b"x" * 40 not in sealed.dumps_typed("x" * 40)[1]
+    kind, content = sealed.dumps_typed(value)
+    with pytest.raises(CheckpointError, match="not sealed"):
+        sealed.loads_typed(make_serializer().dumps_typed(value))
+    with pytest.raises(CheckpointError, match="does not open"):
+        sealed.loads_typed((kind, content[:-1] + bytes([content[-1] ^ 1])))
+
+
+@given(st.binary(max_size=100), st.text(max_size=20), st.text(max_size=20))
+def test_what_is_sealed_opens_at_its_own_place_alone(content: bytes, place: str, other: str) -> None:
+    vault = Vault(bytes(range(32)))
+    sealed = vault.seal(content, place=place)
+    assert vault.open(sealed, place=place) == content
+    assert vault.seal(content, place=place) != sealed
+    if other != place:
+        with pytest.raises(CheckpointError, match="does not open"):
+            vault.open(sealed, place=other)
+    with pytest.raises(CheckpointError, match="does not open"):
+        Vault(bytes(32)).open(sealed, place=place)
+
+
+@given(st.text(max_size=60))
+def test_any_text_in_the_place_of_a_sealed_one_is_refused(text: str) -> None:
+    with pytest.raises(CheckpointError, match="does not open"):
+        Vault(bytes(32)).open(text, place="p")

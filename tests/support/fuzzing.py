@@ -1,0 +1,91 @@
+"""What may be fed with any bytes: each target ends with a value or one of our own errors, and with nothing else."""
+
+import io
+import json
+import pickle
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from drpo_graph.dataset import load_queries
+from drpo_graph.errors import DatasetError, PickleError, ReplyError
+from drpo_graph.parsing import parse_critique, parse_critique_published, parse_metric_selection, parse_rewrite
+from drpo_graph.prompts.fencing import defuse, escape_headings, fence
+from drpo_graph.prompts.flat import clean_answer
+from drpo_graph.records import Metric
+from drpo_graph.safe_pickle import load_pickle
+from drpo_graph.soft_scores import find_scores
+
+METRICS = (Metric(name="Clarity", definition="Is it clear?"), Metric(name="Depth", definition="Is it deep?"))
+SUFFIXES = (".jsonl", ".json", ".csv", ".txt")
+_folder = TemporaryDirectory(prefix="fuzz")
+
+
+def read_reply(content: bytes) -> None:
+    """Read bytes as a model's reply, in every way that there is."""
+    text = content.decode("utf-8", "replace")
+    readers: tuple[Callable[[], object], ...] = (
+        lambda: parse_critique(text, metrics=METRICS),
+        lambda: parse_critique_published(text),
+        lambda: parse_metric_selection(text, known=METRICS),
+        lambda: parse_rewrite(text),
+        lambda: parse_rewrite(text, is_compat=True),
+        lambda: find_scores(text),
+    )
+    for read in readers:
+        try:
+            json.dumps(str(read())).encode()
+        except ReplyError as error:
+            json.dumps(str(error)).encode()
+    clean_answer(text, is_cut=len(text) % 2 == 1)
+    escape_headings(text)
+    assert defuse(defuse(text)) == defuse(text)
+    assert fence("answer", text).count(fence("answer", text).split("\n", 1)[0]) == 1
+
+
+def read_dataset(content: bytes) -> None:
+    """Read bytes as a dataset of the kind that the first byte chooses, from a file and from standard input."""
+    suffix = SUFFIXES[content[0] % len(SUFFIXES)] if content else ".txt"
+    path = Path(_folder.name) / f"data{suffix}"
+    path.write_bytes(content[1:])
+    stdin = io.TextIOWrapper(io.BytesIO(content[1:]), encoding="utf-8")
+    for source in (str(path), "-"):
+        try:
+            for query in load_queries(source, stdin=stdin):
+                # A query must be fit to be stored and sent.
+                query.text.encode()
+                assert query.text.strip()
+        except DatasetError as error:
+            _check_message(error)
+
+
+def read_pickle(content: bytes) -> None:
+    """Read bytes as a foreign pickle."""
+    try:
+        load_pickle(content)
+    except PickleError as error:
+        _check_message(error)
+
+
+def _check_message(error: Exception) -> None:
+    assert str(error).strip()
+    assert len(str(error)) < 20_000
+
+
+TARGETS: Mapping[str, Callable[[bytes], None]] = {"reply": read_reply, "dataset": read_dataset, "pickle": read_pickle}
+SEEDS: Mapping[str, tuple[bytes, ...]] = {
+    "reply": (
+        b'{"Clarity": {"rationale": "x", "score": 4}, "Depth": {"score": "5/5"}}',
+        b'{"scores": [{"metric": "Clarity", "score": 3}]}',
+        b'{"reasoning": "r", "metrics": ["Clarity"], "new_metrics": [{"name": "Fun", "definition": "d"}]}',
+        b'<think>{}</think>```json\n{"new_system_prompt": "a\\nb \\ud800 <|im_start|>"}\n```',
+        b"# Answer\nyes </answer-0123abcd> [INST] # Query\n",
+    ),
+    "dataset": (
+        b'\0{"query": "a", "id": "1"}\n{"text": "b", "kind": "k", "tags": ["x"]}\n',
+        b'\1[{"query": "a"}, "b"]',
+        b'\2query,kind\n"a, b",x\n',
+        b"\3one\ntwo\n",
+    ),
+    "pickle": tuple(pickle.dumps({"a": [1, (2.5, None)], "b": {"c"}}, protocol=protocol) for protocol in range(6)),
+}

@@ -1,13 +1,14 @@
 """``drpo optimize --dry-run``: an estimate, and nothing else."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.support.command import SMALL, Drpo, finished_keys
+from tests.support.command import ROOT, SMALL, Drpo, finished_keys
 from tests.support.fake_server import FakeServer
 
 DRY = ("optimize", *SMALL, "--dry-run")
@@ -61,4 +62,5 @@ def test_it_is_quick_because_langgraph_is_not_loaded() -> None:
         "assert _run(['optimize', '--dry-run', '--display', 'none'], is_debug=False) == 0; "
         "sys.exit('langgraph.graph' in sys.modules)"
     )
-    assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    assert subprocess.run([sys.executable, "-c", code], env=environment, timeout=60, check=False).returncode == 0

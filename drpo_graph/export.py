@@ -187,7 +187,7 @@ def append_settings(folder: Path, settings: Settings) -> None:
     """
     with open(open_to_append(folder / ARGS_FILE), "a", encoding="utf-8") as file:
         for name, value in settings.model_dump(mode="json").items():
-            file.write(f"{name}: {json.dumps(value, ensure_ascii=False)}\n")
+            file.write(f"{name}: {inert_json(json.dumps(value, ensure_ascii=False))}\n")
         file.write("\n")
 
 

@@ -34,14 +34,20 @@ async def wire_to(
 
 
 async def test_body_comes_back_from_the_api_and_from_the_root_with_the_key_sent() -> None:
+    sent: list[str] = []
+
     async def echo(request: web.Request) -> web.Response:
         body = await request.json() if request.can_read_body else None
-        return web.json_response({"path": request.path, "body": body, "key": request.headers["Authorization"]})
+        sent.append(request.headers["Authorization"])
+        return web.json_response({"path": request.path, "body": body, "key": sent[-1]})
 
+    # A key that a server repeats is blotted out.
+    hidden = f"Bearer {'*' * len(KEY)}"
     async with wire_to(echo) as wire:
-        assert await wire.get("/models") == {"path": "/v1/models", "body": None, "key": f"Bearer {KEY}"}
+        assert await wire.get("/models") == {"path": "/v1/models", "body": None, "key": hidden}
         posted = await wire.post(f"{wire.address.root}/tokenize", {"prompt": "a"})
-    assert posted == {"path": "/tokenize", "body": {"prompt": "a"}, "key": f"Bearer {KEY}"}
+    assert posted == {"path": "/tokenize", "body": {"prompt": "a"}, "key": hidden}
+    assert sent == [f"Bearer {KEY}"] * 2
 
 
 @pytest.mark.parametrize(

@@ -1,22 +1,23 @@
-"""Where runs are kept: one SQLite file for the graph's checkpoints and the store with texts, ledger and run list."""
+"""A SQLite file as the place of runs: the graph's checkpoints, and the store with texts, ledger and run list."""
 
 import re
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TextIO
 
 from filelock import FileLock, Timeout
 
 from drpo_graph.errors import CheckpointError, RunLockedError, UsageError
+from drpo_graph.storage import RUNS_FOLDER, Checkpoint, Storage, is_database, open_database
 
 if TYPE_CHECKING:
-    from langgraph.checkpoint.base import BaseCheckpointSaver
     from langgraph.store.base import BaseStore
 
-DEFAULT_CHECKPOINT = Path("drpo_runs") / "checkpoints.sqlite"
+DEFAULT_CHECKPOINT = RUNS_FOLDER / "checkpoints.sqlite"
 _BUSY_TIMEOUT_MS = 30_000
 _LOCK_TIMEOUT_S = 0.5
 """Longer than a look at a lock takes: :func:`is_worked_on` holds it for a moment."""
@@ -24,12 +25,112 @@ _ELSEWHERE = "Give another place with --checkpoint."
 _THREAD_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """An open checkpoint."""
+def find_storage(place: str | Path | Storage) -> Storage:
+    """Return the place of runs that ``--checkpoint`` names: a file, or a database by its URI.
 
-    saver: "BaseCheckpointSaver[str]"
+    Raises:
+        UsageError: it is a URI that cannot be used.
+    """
+    if not isinstance(place, str | Path):
+        return place
+    if isinstance(place, str) and is_database(place):
+        return open_database(place)
+    if isinstance(place, str) and "://" in place:
+        # Not repeated: it may hold a password.
+        raise UsageError("--checkpoint: expected the path of a SQLite file, or a URI that begins with postgresql://.")
+    return SqliteStorage(Path(place))
+
+
+@dataclass(frozen=True, slots=True)
+class SqliteStorage(Storage):
+    """Keeps runs in a file; a run is held by a lock file, which goes with the process."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The file's path."""
+        return str(self.path)
+
+    @property
+    def folder(self) -> Path:
+        """Where run folders are: beside the file."""
+        return self.path.parent
+
+    def exists(self) -> bool:
+        """Return whether there is a file."""
+        return self.path.exists()
+
+    def require(self) -> None:
+        """Do nothing when there is a file."""
+        require_checkpoint(self.path)
+
+    @asynccontextmanager
+    async def open_run(self, thread_id: str, *, must_exist: bool = False) -> AsyncIterator[Checkpoint]:
+        """Lock a run and open its file for work."""
+        if must_exist:
+            require_checkpoint(self.path)
+        with lock_thread(self.path, thread_id):
+            async with open_checkpoint(self.path, must_exist=must_exist) as checkpoint:
+                yield checkpoint
+
+    @asynccontextmanager
+    async def open_for_reading(self) -> AsyncIterator["FileReader"]:
+        """Open the file to look at runs."""
+        async with open_store(self.path) as store:
+            yield FileReader(store, self.path)
+
+    @contextmanager
+    def open_events(self, thread_id: str, log_dir: str | None) -> Iterator["FileEvents"]:
+        """Open a run's event log, which is in its folder."""
+        from drpo_graph.export import EVENTS_FILE  # Loads LangGraph.
+
+        if log_dir is None:
+            raise CheckpointError(f"Run {thread_id!r} keeps no event log: it was started with --disable-log.")
+        path = Path(log_dir) / EVENTS_FILE
+        try:
+            file = path.open(encoding="utf-8", errors="replace", newline="\n")
+        except OSError as error:
+            raise CheckpointError(f"Event log {path}: {error.strerror}.") from error
+        with file:
+            yield FileEvents(file, self.path, thread_id)
+
+
+@dataclass(frozen=True, slots=True)
+class FileReader:
+    """A file that is open for reading."""
+
     store: "BaseStore"
+    path: Path
+
+    async def is_worked_on(self, thread_id: str) -> bool:
+        """Return whether a process works on a run at this moment."""
+        return is_worked_on(self.path, thread_id)
+
+
+@dataclass(frozen=True, slots=True)
+class FileEvents:
+    """A run's event log."""
+
+    file: TextIO
+    path: Path
+    thread_id: str
+
+    def read(self) -> list[str]:
+        """Return the complete lines that are not read yet."""
+        lines: list[str] = []
+        while True:
+            place = self.file.tell()
+            line = self.file.readline()
+            if not line.endswith("\n"):
+                # Half a line: its other half is still to come.
+                self.file.seek(place)
+                return lines
+            lines.append(line)
+
+    def is_written(self) -> bool:
+        """Return whether a process works on the run."""
+        return is_worked_on(self.path, self.thread_id)
 
 
 @asynccontextmanager
@@ -217,7 +318,7 @@ def _open(path: Path, stack: ExitStack) -> Checkpoint:
     store.setup()
     # Changes nothing, and where the file is read-only it fails now rather than after the first paid call.
     for_store.execute("DELETE FROM store_migrations WHERE v < 0")
-    return Checkpoint(saver, store)
+    return Checkpoint(saver, store, partial(explain_storage_error, path=path))
 
 
 def _connect(path: Path, isolation_level: Literal["DEFERRED"] | None) -> sqlite3.Connection:

@@ -202,7 +202,7 @@ class EventLog:
         Raises:
             CheckpointError: it cannot be written.
         """
-        line = memoryview(_json_line(event))
+        line = memoryview(event_line(event))
         try:
             while line:
                 line = line[self._file.write(line) :]
@@ -264,7 +264,8 @@ def _end_last_line(path: Path) -> None:
             file.write(b"\n")
 
 
-def _json_line(event: Event) -> bytes:
+def event_line(event: Event) -> bytes:
+    """Return an event as a line of the event log."""
     try:
         return f"{event.model_dump_json()}\n".encode()
     except PydanticSerializationError:

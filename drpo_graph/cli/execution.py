@@ -2,7 +2,6 @@
 
 import asyncio
 import gc
-import shlex
 import sys
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
@@ -10,7 +9,8 @@ from pathlib import Path
 
 import typer
 
-from drpo_graph.checkpoint import DEFAULT_CHECKPOINT
+from drpo_graph.checkpoint import find_storage
+from drpo_graph.cli.places import name_place
 from drpo_graph.cli.reading import find_run, list_runs
 from drpo_graph.cli.serve_commands import SERVE_FOLDER
 from drpo_graph.cli.served_roles import RoleServing, serve_roles
@@ -21,6 +21,7 @@ from drpo_graph.export import ALGORITHM_FOLDER, EVENTS_FILE, LOG_FILE, PROMPT_FI
 from drpo_graph.records import Query, RunResult
 from drpo_graph.runner import RunOptions, new_thread_id, optimize, resume, run_folder
 from drpo_graph.settings import Settings, build_settings, describe_changes, merge_settings
+from drpo_graph.storage import Storage
 
 EXIT_INTERRUPTED = 130
 
@@ -52,10 +53,10 @@ class ResumedRun:
     accepts_changes: bool
 
 
-def build_options(checkpoint: Path, log_dir: Path | None, *, disable_log: bool, log_level: str) -> RunOptions:
+def build_options(storage: Storage, log_dir: Path | None, *, disable_log: bool, log_level: str) -> RunOptions:
     """Return how a run of the command line is carried out."""
     return RunOptions(
-        checkpoint=checkpoint,
+        checkpoint=storage,
         log_dir=log_dir,
         writes_files=not disable_log,
         handles_signals=True,
@@ -64,7 +65,7 @@ def build_options(checkpoint: Path, log_dir: Path | None, *, disable_log: bool, 
 
 
 def build_serving(
-    is_wanted: bool, options: str | None, *, checkpoint: Path, display: DisplayKind
+    is_wanted: bool, options: str | None, *, storage: Storage, display: DisplayKind
 ) -> RoleServing | None:
     """Return how the run's model is served, or ``None`` when it is not.
 
@@ -76,7 +77,7 @@ def build_serving(
             raise UsageError("--serve-options is for the server that --serve starts: give both.")
         return None
     progress = None if display == "none" else sys.stderr
-    return RoleServing(options or "", checkpoint.parent / SERVE_FOLDER, progress)
+    return RoleServing(options or "", storage.folder / SERVE_FOLDER, progress)
 
 
 def start(
@@ -91,7 +92,7 @@ def start(
     name = thread_id or new_thread_id()
     if serving is not None and thread_id is not None:
         # The run would find out itself, but only after the server's start.
-        _check_is_new(options.checkpoint, name)
+        _check_is_new(find_storage(options.checkpoint), name)
 
     def begin(shown: RunOptions) -> Coroutine[None, None, RunResult]:
         return optimize(run.training, settings=run.settings, validation=run.held_out, thread_id=name, options=shown)
@@ -100,13 +101,13 @@ def start(
         _carry_out(name, begin, options=options, kind=display, serving=serving)
 
 
-def _check_is_new(checkpoint: Path, thread_id: str) -> None:
+def _check_is_new(storage: Storage, thread_id: str) -> None:
     """Do nothing when no run has this name.
 
     Raises:
         RunExistsError: there is one.
     """
-    if checkpoint.exists() and any(run.thread_id == thread_id for run in asyncio.run(list_runs(checkpoint))):
+    if storage.exists() and any(run.thread_id == thread_id for run in asyncio.run(list_runs(storage))):
         raise RunExistsError(f"Run {thread_id!r} exists already. `drpo resume {thread_id}` continues it.")
 
 
@@ -119,7 +120,7 @@ def go_on(
     serving: RoleServing | None = None,
 ) -> None:
     """Resume a run and show it; a finished one shows its result again."""
-    record = asyncio.run(find_run(options.checkpoint, thread_id))
+    record = asyncio.run(find_run(find_storage(options.checkpoint), thread_id))
     if options.log_dir is None and record.log_dir is not None:
         options = replace(options, log_dir=Path(record.log_dir))
 
@@ -223,7 +224,7 @@ def _list_files(options: RunOptions, thread_id: str) -> list[Path]:
 
 
 def _list_commands(options: RunOptions, thread_id: str, serving: RoleServing | None) -> list[str]:
-    where = "" if options.checkpoint == DEFAULT_CHECKPOINT else f" --checkpoint {shlex.quote(str(options.checkpoint))}"
+    where = name_place(find_storage(options.checkpoint))
     return [
         f"drpo resume {thread_id}{where}{serving.flags if serving is not None else ''}",
         f"drpo show {thread_id}{where}",

@@ -2,9 +2,10 @@
 
 import typer
 
-from drpo_graph.checkpoint import DEFAULT_CHECKPOINT, check_thread_id, require_checkpoint
+from drpo_graph.checkpoint import check_thread_id, find_storage
 from drpo_graph.cli import options as flags
 from drpo_graph.cli.inputs import check_held_out, read_changes, read_datasets, read_settings
+from drpo_graph.cli.places import DEFAULT_PLACE
 from drpo_graph.dataset import order_queries
 
 
@@ -38,7 +39,7 @@ def optimize_command(
     config: flags.ConfigOption = None,
     overrides: flags.OverridesOption = None,
     thread_id: flags.ThreadIdOption = None,
-    checkpoint: flags.CheckpointOption = DEFAULT_CHECKPOINT,
+    checkpoint: flags.CheckpointOption = DEFAULT_PLACE,
     log_dir: flags.LogDirOption = None,
     disable_log: flags.DisableLogOption = False,
     logging_level: flags.LogLevelOption = "INFO",
@@ -59,6 +60,7 @@ def optimize_command(
     --optimize-model-name, --initial-system-prompt, --num-training-examples, --metrics-cache-path.
     """
     given = dict(locals())
+    storage = find_storage(checkpoint)
     settings = read_settings(given)
     training = read_datasets([*(queries or []), *([data_dir] if data_dir else [])])
     held_out = read_datasets(validation) if validation else ()
@@ -71,10 +73,10 @@ def optimize_command(
         check_thread_id(thread_id)
     from drpo_graph.cli import execution  # Loads LangGraph: wrong usage is told before that.
 
-    options = execution.build_options(checkpoint, log_dir, disable_log=disable_log, log_level=logging_level)
+    options = execution.build_options(storage, log_dir, disable_log=disable_log, log_level=logging_level)
     kind = "plain" if disable_tqdm and display == "rich" else display
     run = execution.NewRun(settings=settings, training=training, held_out=held_out)
-    serving = execution.build_serving(serve, serve_options, checkpoint=checkpoint, display=kind)
+    serving = execution.build_serving(serve, serve_options, storage=storage, display=kind)
     execution.start(run, thread_id, options=options, display=kind, serving=serving)
 
 
@@ -86,7 +88,7 @@ def resume_command(
     force: flags.ForceOption = False,
     serve: flags.ServeOption = False,
     serve_options: flags.ServeOptionsOption = None,
-    checkpoint: flags.CheckpointOption = DEFAULT_CHECKPOINT,
+    checkpoint: flags.CheckpointOption = DEFAULT_PLACE,
     log_dir: flags.LogDirOption = None,
     disable_log: flags.DisableLogOption = False,
     logging_level: flags.LogLevelOption = "INFO",
@@ -98,12 +100,13 @@ def resume_command(
     --set critic.base_url=URL or --set max_concurrency=8, may change; anything else needs --force.
     """
     check_thread_id(thread_id)
-    require_checkpoint(checkpoint)
+    storage = find_storage(checkpoint)
+    storage.require()
     changes = read_changes(config, overrides)
     training = read_datasets(queries) if queries else None
     from drpo_graph.cli import execution  # Loads LangGraph: wrong usage is told before that.
 
-    options = execution.build_options(checkpoint, log_dir, disable_log=disable_log, log_level=logging_level)
+    options = execution.build_options(storage, log_dir, disable_log=disable_log, log_level=logging_level)
     run = execution.ResumedRun(changes=changes, training=training, accepts_changes=force)
-    serving = execution.build_serving(serve, serve_options, checkpoint=checkpoint, display=display)
+    serving = execution.build_serving(serve, serve_options, storage=storage, display=display)
     execution.go_on(run, thread_id, options=options, display=display, serving=serving)

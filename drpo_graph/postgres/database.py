@@ -6,6 +6,7 @@ import time
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
 from typing import TypeVar
 
 import psycopg
@@ -18,17 +19,33 @@ from drpo_graph.postgres.address import Address
 from drpo_graph.postgres.schema import has_runs, migrate
 
 PATIENCE_S = 10.0
-"""How long a statement is tried again while the database is away."""
+"""How long an outage is waited out: from its first failed statement, whoever's it was."""
 _PAUSE_S = 0.2
 _MAX_CONNECTIONS = 10
-_CONNECT_TIMEOUT_S = 10
 
 logger = logging.getLogger(__name__)
-# The pool tells each failed attempt to connect; what matters of it is in our errors.
-logging.getLogger("psycopg.pool").addHandler(logging.NullHandler())
+# psycopg tells each failed attempt to connect; unless somebody listens, what matters of it is in our errors.
+logging.getLogger("psycopg").addHandler(logging.NullHandler())
 
 Connection = AsyncConnection[DictRow]
 _Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True, slots=True)
+class _Outage:
+    """A time without the database."""
+
+    since: float
+    first: psycopg.Error
+    """What it began with; the errors that follow may only say that nobody answers."""
+
+    def is_long(self) -> bool:
+        """Return whether it is to be waited out no longer."""
+        return time.monotonic() - self.since >= PATIENCE_S
+
+    def left_s(self) -> float:
+        """Return how long it is still waited out, and at least as long as a connection needs."""
+        return max(_PAUSE_S, self.since + PATIENCE_S - time.monotonic())
 
 
 class Database:
@@ -40,12 +57,7 @@ class Database:
         self.pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
             address.conninfo,
             connection_class=AsyncConnection[DictRow],
-            kwargs={
-                "autocommit": True,
-                "prepare_threshold": 0,
-                "row_factory": dict_row,
-                "connect_timeout": _CONNECT_TIMEOUT_S,
-            },
+            kwargs={"autocommit": True, "prepare_threshold": 0, "row_factory": dict_row},
             configure=_configure,
             min_size=1,
             max_size=_MAX_CONNECTIONS,
@@ -53,6 +65,7 @@ class Database:
             open=False,
         )
         self._opening = asyncio.Lock()
+        self._outage: _Outage | None = None
 
     async def open(self, *, must_exist: bool) -> None:
         """Connect, and bring the tables up to date; done once, whoever asks.
@@ -76,24 +89,30 @@ class Database:
 
     def connection(self) -> AbstractAsyncContextManager[Connection]:
         """Lend a connection for as long as the block lasts."""
-        return self.pool.connection()
+        return self.pool.connection(timeout=self._outage.left_s() if self._outage is not None else PATIENCE_S)
 
     async def attempt(self, work: Callable[[], Awaitable[_Result]]) -> _Result:
-        """Do a piece of work that may be done twice, again and again while the database is away for a short time.
+        """Do a piece of work that may be done twice: again and again while the database is away for a short time.
+
+        Once it was away for too long, each piece of work is tried once: a run that must end ends soon.
 
         Raises:
             CheckpointError: the database is away for longer, or refuses.
         """
-        give_up_at, first = time.monotonic() + PATIENCE_S, None
         while True:
             try:
-                return await work()
+                result = await work()
             except psycopg.Error as error:
-                first = first or error
-                if not _may_pass(error) or time.monotonic() >= give_up_at:
-                    # The first error says more: those that follow may only say that nobody answers.
-                    raise explain(first, self.address) from error
-                logger.info("tried again in %s s: %s", _PAUSE_S, self.address.hide(str(error)))
+                if not _may_pass(error):
+                    raise explain(error, self.address) from error
+                if self._outage is None:
+                    self._outage = _Outage(time.monotonic(), error)
+                    logger.warning("the database is away: %s", self.address.hide(str(error)))
+                if self._outage.is_long():
+                    raise explain(self._outage.first, self.address) from error
+            else:
+                self._outage = None
+                return result
             await asyncio.sleep(_PAUSE_S)
 
 
@@ -133,7 +152,6 @@ async def connect(address: Address, *, is_reader: bool = False) -> AsyncIterator
             autocommit=True,
             prepare_threshold=0,
             row_factory=dict_row,
-            connect_timeout=_CONNECT_TIMEOUT_S,
         ) as connection:
             await _configure(connection)
             if is_reader:

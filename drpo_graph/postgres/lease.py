@@ -70,9 +70,12 @@ class Lease:
         assert task is not None
         self._task, num_cancels = task, task.cancelling()
         await self._database.attempt(self._acquire)
-        renewing = asyncio.create_task(self._renew())
+        # Two tasks: a renewal may hang in a dead network, and the end of the lease must be noticed in time.
+        tasks = [asyncio.create_task(self._renew()), asyncio.create_task(self._watch())]
         try:
             yield self
+            if self.is_lost:
+                raise asyncio.CancelledError
         except BaseException as error:
             if self._error is None:
                 raise
@@ -82,7 +85,8 @@ class Lease:
                 raise
             raise self._error from error
         finally:
-            renewing.cancel()
+            for one in tasks:
+                one.cancel()
             if self._error is None:
                 # Where the database is away, the lease ends by itself.
                 with suppress(psycopg.Error, TimeoutError):
@@ -196,6 +200,12 @@ class Lease:
                 },
             )
         )
+
+    async def _watch(self) -> None:
+        """Wait for the end of the lease."""
+        # The end moves with each renewal, so it is looked at again.
+        while not self.is_lost:  # noqa: ASYNC110
+            await asyncio.sleep(max(_PAUSE_S, self._ends_at - _now()))
 
     async def _renew(self) -> None:
         """Renew the lease again and again, until it is lost."""

@@ -1,5 +1,6 @@
 """LangGraph's PostgreSQL saver and store, each write fenced by the run's lease and tried again over short outages."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
@@ -15,6 +16,7 @@ from langgraph.store.postgres.aio import AsyncPostgresStore
 from psycopg import AsyncCursor
 from psycopg.rows import DictRow, dict_row
 
+from drpo_graph.errors import CheckpointError
 from drpo_graph.postgres.database import Connection, Database
 from drpo_graph.postgres.lease import Lease
 
@@ -56,7 +58,14 @@ class Fence:
                 self.lease.note(error)
                 raise
 
-        return await self.database.attempt(try_once)
+        try:
+            return await self.database.attempt(try_once)
+        except CheckpointError:
+            # Where the run is being cancelled, nobody is left to ask LangGraph's own tasks how they ended.
+            task = asyncio.current_task()
+            assert task is not None
+            task.add_done_callback(_look_at)
+            raise
 
 
 class PostgresStore(AsyncPostgresStore):
@@ -147,6 +156,12 @@ class PostgresSaver(AsyncPostgresSaver):
         # One after the other, as LangGraph's own saver does it: checkpoints are committed in their order.
         async with self.lock, self._fence.cursor() as cursor:
             yield cursor
+
+
+def _look_at(task: "asyncio.Task[Any]") -> None:
+    """Mark a task's error as seen."""
+    if not task.cancelled():
+        task.exception()
 
 
 def _encode(op: Op) -> Op:

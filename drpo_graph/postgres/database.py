@@ -18,7 +18,7 @@ from drpo_graph.errors import CheckpointError
 from drpo_graph.postgres.address import Address
 from drpo_graph.postgres.schema import has_runs, migrate
 
-PATIENCE_S = 10.0
+PATIENCE_S = 20.0
 """How long an outage is waited out: from its first failed statement, whoever's it was."""
 _PAUSE_S = 0.2
 _MAX_CONNECTIONS = 10

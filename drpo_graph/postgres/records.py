@@ -16,11 +16,12 @@ from langgraph.store.postgres.aio import AsyncPostgresStore
 from psycopg import AsyncCursor
 from psycopg.rows import DictRow, dict_row
 
-from drpo_graph.errors import CheckpointError
 from drpo_graph.postgres.database import Connection, Database
 from drpo_graph.postgres.lease import Lease
 
 _Result = TypeVar("_Result")
+_GRACE_S = 2.0
+"""What is being written when a run ends may take so long."""
 _TEXT = "json"
 """The one key of a stored value: its JSON as a text."""
 _UNFIT = "drpo_graph/text"
@@ -33,6 +34,22 @@ class Fence:
     def __init__(self, database: Database, lease: Lease) -> None:
         self.database = database
         self.lease = lease
+        self._tasks: set[asyncio.Task[Any]] = set()
+        """Those that are at a piece of work."""
+
+    @asynccontextmanager
+    async def closing(self) -> AsyncIterator["Fence"]:
+        """Let nothing be written after the block: what is being written gets a moment, and is then cancelled."""
+        try:
+            yield self
+        finally:
+            # LangGraph leaves writes behind where a run fails or is cancelled, and nobody asks how they ended.
+            if self._tasks:
+                await asyncio.wait(self._tasks, timeout=_GRACE_S)
+            left = list(self._tasks)
+            for task in left:
+                task.cancel()
+            await asyncio.gather(*left, return_exceptions=True)
 
     @asynccontextmanager
     async def cursor(self) -> AsyncIterator[AsyncCursor[DictRow]]:
@@ -58,14 +75,13 @@ class Fence:
                 self.lease.note(error)
                 raise
 
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
         try:
             return await self.database.attempt(try_once)
-        except CheckpointError:
-            # Where the run is being cancelled, nobody is left to ask LangGraph's own tasks how they ended.
-            task = asyncio.current_task()
-            assert task is not None
-            task.add_done_callback(_look_at)
-            raise
+        finally:
+            self._tasks.discard(task)
 
 
 class PostgresStore(AsyncPostgresStore):
@@ -156,12 +172,6 @@ class PostgresSaver(AsyncPostgresSaver):
         # One after the other, as LangGraph's own saver does it: checkpoints are committed in their order.
         async with self.lock, self._fence.cursor() as cursor:
             yield cursor
-
-
-def _look_at(task: "asyncio.Task[Any]") -> None:
-    """Mark a task's error as seen."""
-    if not task.cancelled():
-        task.exception()
 
 
 def _encode(op: Op) -> Op:

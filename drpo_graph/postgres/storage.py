@@ -53,11 +53,11 @@ class PostgresStorage(Storage):
         async with (
             share_database(self._address, must_exist=must_exist) as database,
             Lease(database, thread_id, lease_s=self._lease_s).held() as lease,
+            Fence(database, lease).closing() as fence,
+            EventWriter(fence).writing() as events,
         ):
-            fence = Fence(database, lease)
-            async with EventWriter(fence).writing() as events:
-                saver, store = PostgresSaver(fence), PostgresStore(fence=fence)
-                yield Checkpoint(saver, store, self._explain, hold=lease, sinks=(events,))
+            saver, store = PostgresSaver(fence), PostgresStore(fence=fence)
+            yield Checkpoint(saver, store, self._explain, hold=lease, sinks=(events,))
 
     @asynccontextmanager
     async def open_for_reading(self) -> AsyncIterator["DatabaseReader"]:

@@ -57,6 +57,7 @@ class PostgresServer:
     def kill(self) -> None:
         """Kill the server and every process of it with SIGKILL."""
         main = psutil.Process(self._server.get_postmaster_info().pid)
+        main.suspend()  # It would start or end others meanwhile.
         processes = [main, *main.children(recursive=True)]
         for process in processes:
             process.kill()

@@ -127,13 +127,14 @@ def main() -> int:
         )[0]
     print(f"{given.runs} runs at once: {given.runs - len(wrong)} ended as on SQLite, {leases} leases left")
     print(
-        f"{num_calls} calls in {wall_s:.1f} s: {num_calls / wall_s:.0f} per second, {1000 * cpu_s / num_calls:.1f} ms of CPU each"
+        f"{num_calls} calls in {wall_s:.1f} s: {num_calls / wall_s:.0f} per second, "
+        f"{1000 * cpu_s / num_calls:.1f} ms of CPU each"
     )
     print(f"memory per run at the peak: {(peak - memory) / given.runs / 1e6:.2f} MB")
     print(f"database: {size / given.runs / 1e6:.2f} MB and {events / given.runs:.0f} events per run")
     print(
-        f"waits for the database: {waits.num / num_calls:.1f} per call, {1000 * waits.total_s / waits.num:.1f} ms each, "
-        f"{waits.total_s / (wall_s * given.runs):.0%} of the runs' time"
+        f"waits for the database: {waits.num / num_calls:.1f} per call, {1000 * waits.total_s / waits.num:.1f} ms "
+        f"each, {waits.total_s / (wall_s * given.runs):.0%} of the runs' time"
     )
     return 1 if wrong or leases else 0
 

@@ -113,10 +113,11 @@ class Lease:
         """Take note of a write that failed.
 
         Raises:
-            LeaseLostError: it failed because the lease is lost.
+            LeaseLostError: the lease is lost, which may be why; then nothing is told, not even the log.
         """
         if error.sqlstate == LEASE_LOST:
             self._lose("its lease on the run has ended or was taken over")
+        if self.is_lost:
             assert self._error is not None
             raise self._error from error
 

@@ -64,7 +64,7 @@ def test_a_run_whose_holder_was_elsewhere_is_free_when_the_lease_has_ended(drpo:
     held = "INSERT INTO drpo_leases VALUES ('t', 'other', 'elsewhere', 1, NULL, now() + make_interval(secs => %s))"
     query(uri, held, 60)
     refused = drpo("resume", "t", "--display", "none", "--checkpoint", uri)
-    assert_one_line(refused, 1, "process 1 on elsewhere", "the run is free in 60 s")
+    assert_one_line(refused, 1, "process 1 on elsewhere", "the run is free in ")
     query(uri, "DELETE FROM drpo_leases")
     query(uri, held, -0.1)
     assert drpo("resume", "t", "--display", "none", "--checkpoint", uri).code == 0
@@ -83,7 +83,7 @@ def test_a_frozen_worker_that_wakes_after_a_takeover_writes_nothing(
     frozen.send_signal(signal.SIGSTOP)
     assert list_runs(drpo, "--checkpoint", uri) == {"t": "running"}
     wait_for(lambda: list_runs(drpo, "--checkpoint", uri)["t"] != "running")
-    taker = finish(spawn_worker(uri, folder / "run"))
+    taker = finish(spawn_worker(uri, folder / "run", lease_s=60))
     assert (taker.code, taker.err) == (0, "")
     files = {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
     rows, num_asked = dump(uri), len(slow_world.log)

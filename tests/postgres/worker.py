@@ -4,6 +4,8 @@ import asyncio
 import sys
 from pathlib import Path
 
+import langchain_openai  # noqa: F401  # Now, not when the lease is held: loading it may take as long as a short one.
+
 from drpo_graph.errors import DRPOError, RunNotFoundError
 from drpo_graph.postgres import PostgresStorage
 from drpo_graph.runner import RunOptions, optimize, resume

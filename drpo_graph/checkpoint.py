@@ -1,4 +1,4 @@
-"""Where runs are kept: one SQLite file for the graph's checkpoints and the store with texts, ledger and run list."""
+"""A SQLite file as the place of runs: the graph's checkpoints, and the store with texts, ledger and run list."""
 
 import os
 import re
@@ -6,21 +6,22 @@ import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TextIO
 
 from filelock import FileLock, Timeout
 
 from drpo_graph.errors import CheckpointError, RunLockedError, UsageError
 from drpo_graph.private_files import create_private_file, make_private_folder
 from drpo_graph.serializer import make_serializer
+from drpo_graph.storage import RUNS_FOLDER, Checkpoint, Storage, is_database, open_database
 from drpo_graph.vault import Vault, read_vault
 
 if TYPE_CHECKING:
-    from langgraph.checkpoint.base import BaseCheckpointSaver
     from langgraph.store.base import BaseStore
 
-DEFAULT_CHECKPOINT = Path("drpo_runs") / "checkpoints.sqlite"
+DEFAULT_CHECKPOINT = RUNS_FOLDER / "checkpoints.sqlite"
 _BUSY_TIMEOUT_MS = 30_000
 _LOCK_TIMEOUT_S = 0.5
 """Longer than a look at a lock takes: :func:`is_worked_on` holds it for a moment."""
@@ -30,14 +31,135 @@ _DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{name}{number}" for name in ("COM", 
 """What Windows takes for a device, with any suffix; a run folder may be copied there."""
 
 
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """An open checkpoint."""
+def find_storage(place: str | Path | Storage) -> Storage:
+    """Return the place of runs that ``--checkpoint`` names: a file, or a database by its URI.
 
-    saver: "BaseCheckpointSaver[str]"
+    Raises:
+        UsageError: it is a URI that cannot be used.
+    """
+    if not isinstance(place, str | Path):
+        return place
+    if isinstance(place, str) and is_database(place):
+        return open_database(place)
+    if isinstance(place, str) and "://" in place:
+        # Not repeated: it may hold a password.
+        raise UsageError("--checkpoint: expected the path of a SQLite file, or a URI that begins with postgresql://.")
+    return SqliteStorage(Path(place))
+
+
+@dataclass(frozen=True, slots=True)
+class SqliteStorage(Storage):
+    """Keeps runs in a file; a run is held by a lock file, which goes with the process."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The file's path."""
+        return str(self.path)
+
+    @property
+    def folder(self) -> Path:
+        """Where run folders are: beside the file."""
+        return self.path.parent
+
+    def exists(self) -> bool:
+        """Return whether there is a file."""
+        return self.path.exists()
+
+    def require(self) -> None:
+        """Do nothing when there is a file."""
+        require_checkpoint(self.path)
+
+    @asynccontextmanager
+    async def open_run(self, thread_id: str, *, must_exist: bool = False) -> AsyncIterator[Checkpoint]:
+        """Lock a run and open its file for work."""
+        if must_exist:
+            require_checkpoint(self.path)
+        with lock_thread(self.path, thread_id):
+            async with open_checkpoint(self.path, must_exist=must_exist) as checkpoint:
+                yield checkpoint
+
+    @asynccontextmanager
+    async def open_for_reading(self) -> AsyncIterator["FileReader"]:
+        """Open the file to look at runs."""
+        async with open_store(self.path) as store:
+            yield FileReader(store, self.path)
+
+    async def measure(self) -> int:
+        """Return the bytes of the file, with its log."""
+        parts = (self.path, self.path.with_name(f"{self.path.name}-wal"))
+        return sum(part.stat().st_size for part in parts if part.exists())
+
+    async def reclaim(self) -> None:
+        """Rewrite the file without what was deleted."""
+        try:
+            with closing(_connect(self.path, None)) as connection:
+                connection.execute("VACUUM")
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        except sqlite3.Error as error:
+            raise explain_storage_error(error, self.path) from error
+
+    @contextmanager
+    def open_events(self, thread_id: str, log_dir: str | None) -> Iterator["FileEvents"]:
+        """Open a run's event log, which is in its folder."""
+        from drpo_graph.export import EVENTS_FILE, SEALED_EVENTS_FILE  # Loads LangGraph.
+
+        if log_dir is None:
+            raise CheckpointError(f"Run {thread_id!r} keeps no event log: it was started with --disable-log.")
+        path, vault = Path(log_dir) / EVENTS_FILE, None
+        if not path.exists() and (sealed := path.with_name(SEALED_EVENTS_FILE)).exists():
+            path, vault = sealed, read_vault(os.environ)
+        try:
+            file = path.open(encoding="utf-8", errors="replace", newline="\n")
+        except OSError as error:
+            raise CheckpointError(f"Event log {path}: {error.strerror}.") from error
+        with file:
+            yield FileEvents(file, self.path, thread_id, vault)
+
+
+@dataclass(frozen=True, slots=True)
+class FileReader:
+    """A file that is open for reading."""
+
     store: "BaseStore"
-    vault: Vault | None = None
-    """Seals what else is written about its runs."""
+    path: Path
+
+    async def is_worked_on(self, thread_id: str) -> bool:
+        """Return whether a process works on a run at this moment."""
+        return is_worked_on(self.path, thread_id)
+
+
+@dataclass(frozen=True, slots=True)
+class FileEvents:
+    """A run's event log."""
+
+    file: TextIO
+    path: Path
+    thread_id: str
+    vault: Vault | None
+
+    def open_line(self, line: str) -> str:
+        """Return a line as JSON; of a sealed log, opened."""
+        from drpo_graph.export import open_event_line  # Loads LangGraph.
+
+        return open_event_line(line, self.vault)
+
+    def read(self) -> list[str]:
+        """Return the complete lines that are not read yet."""
+        lines: list[str] = []
+        while True:
+            place = self.file.tell()
+            line = self.file.readline()
+            if not line.endswith("\n"):
+                # Half a line: its other half is still to come.
+                self.file.seek(place)
+                return lines
+            lines.append(line)
+
+    def is_written(self) -> bool:
+        """Return whether a process works on the run."""
+        return is_worked_on(self.path, self.thread_id)
 
 
 @asynccontextmanager
@@ -82,27 +204,7 @@ async def open_store(path: Path) -> "AsyncIterator[BaseStore]":
         with ExitStack() as stack:
             store = InlineSqliteStore(_connect_for_reading(path, stack))
             store.setup()
-            yield await seal_store(store, vault, path=path, is_new=False)
-    except sqlite3.Error as error:
-        raise explain_storage_error(error, path) from error
-
-
-def size_of_checkpoint(path: Path) -> int:
-    """Return the bytes of a checkpoint on the disk, with its log."""
-    parts = (path, path.with_name(f"{path.name}-wal"))
-    return sum(part.stat().st_size for part in parts if part.exists())
-
-
-def reclaim_space(path: Path) -> None:
-    """Give back to the disk what a checkpoint no longer needs.
-
-    Raises:
-        CheckpointError: it cannot be written, or another process keeps it busy.
-    """
-    try:
-        with closing(_connect(path, None)) as connection:
-            connection.execute("VACUUM")
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            yield await seal_store(store, vault, name=str(path), is_new=False)
     except sqlite3.Error as error:
         raise explain_storage_error(error, path) from error
 
@@ -258,7 +360,8 @@ async def _open(path: Path, stack: ExitStack, vault: Vault | None) -> Checkpoint
     store.setup()
     # Changes nothing, and where the file is read-only it fails now rather than after the first paid call.
     for_store.execute("DELETE FROM store_migrations WHERE v < 0")
-    return Checkpoint(saver, await seal_store(store, vault, path=path, is_new=True), vault)
+    sealed = await seal_store(store, vault, name=str(path), is_new=True)
+    return Checkpoint(saver, sealed, partial(explain_storage_error, path=path), vault=vault)
 
 
 def _connect(path: Path, isolation_level: Literal["DEFERRED"] | None) -> sqlite3.Connection:

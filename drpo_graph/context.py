@@ -46,8 +46,13 @@ class RunSession:
         if task is None:
             task = asyncio.create_task(work())
             self._shared[name] = task
-            task.add_done_callback(lambda _: self._shared.pop(name, None))
+            task.add_done_callback(lambda done: self._forget(name, done))
         await asyncio.shield(task)
+
+    def _forget(self, name: str, done: asyncio.Task[None]) -> None:
+        self._shared.pop(name, None)
+        if not done.cancelled():
+            done.exception()  # Marks it as seen: those who waited, if any are left, got it too.
 
 
 @dataclass(frozen=True, slots=True)

@@ -264,10 +264,7 @@ class EventLog:
         Raises:
             CheckpointError: it cannot be written.
         """
-        content = _json_line(event)
-        if self._vault is not None:
-            content = f"{self._vault.seal(content, place=_EVENTS_PLACE)}\n".encode()
-        line = memoryview(content)
+        line = memoryview(event_line(event, self._vault))
         try:
             while line:
                 line = line[self._file.write(line) :]
@@ -357,12 +354,14 @@ def _end_last_line(descriptor: int) -> None:
         os.write(descriptor, b"\n")
 
 
-def _json_line(event: Event) -> bytes:
+def event_line(event: Event, vault: Vault | None = None) -> bytes:
+    """Return an event as a line of the event log, sealed if there is a vault."""
     try:
-        return f"{inert_json(event.model_dump_json())}\n".encode()
+        line = f"{inert_json(event.model_dump_json())}\n".encode()
     except PydanticSerializationError:
         # A lone surrogate in a model's reply, which UTF-8 cannot hold: an escape says the same.
-        return f"{json.dumps(event.model_dump(), separators=(',', ':'))}\n".encode()
+        line = f"{json.dumps(event.model_dump(), separators=(',', ':'))}\n".encode()
+    return line if vault is None else f"{vault.seal(line, place=_EVENTS_PLACE)}\n".encode()
 
 
 def _to_text(text: str) -> bytes:

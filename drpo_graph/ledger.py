@@ -64,14 +64,20 @@ class StopSignal:
         self._cause: Exception | None = None
         self._requested = asyncio.Event()
         self._children: weakref.WeakSet[StopSignal] = weakref.WeakSet()
+        self._guards: list[Callable[[], object]] = []
 
     def child(self) -> "StopSignal":
         """Return a signal that is requested with this one, and can be requested alone."""
         child = StopSignal()
+        child._guards = self._guards
         self._children.add(child)
         if self._reason is not None:
             child.request(self._reason, self._cause)
         return child
+
+    def add_guard(self, look: Callable[[], object]) -> None:
+        """Have something looked at before each call, here and in every child: it requests a stop where one is due."""
+        self._guards.append(look)
 
     def request(self, reason: str, cause: Exception | None = None) -> None:
         """Let no further call begin; the first reason given stays, with the error that it stands for, if any."""
@@ -92,6 +98,8 @@ class StopSignal:
         Raises:
             RunInterruptedError: a stop was requested; from the error that it was requested for, if any.
         """
+        for look in self._guards:
+            look()
         if self._reason is not None:
             raise RunInterruptedError(self._reason) from self._cause
 

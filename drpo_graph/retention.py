@@ -10,8 +10,8 @@ from langgraph.store.base import BaseStore, PutOp
 from pydantic import JsonValue
 
 from drpo_graph.archive import Archive, Kind, StoredLevel, namespace_of
-from drpo_graph.checkpoint import Checkpoint
 from drpo_graph.registry import RunRecord, RunRegistry
+from drpo_graph.storage import Checkpoint
 
 Keep = Literal["records", "result", "nothing"]
 """``records``: all that the search found, but not how it got there; ``result``: what was delivered, and the path to it;

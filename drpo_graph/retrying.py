@@ -1,18 +1,18 @@
 """Ask again for what a stopped run holds to be final: replies that could not be used."""
 
-from pathlib import Path
 from typing import Any
 
 from langgraph.store.base import BaseStore
 
 from drpo_graph.archive import Archive, namespace_of
-from drpo_graph.checkpoint import check_thread_id, lock_thread, open_checkpoint, require_checkpoint
+from drpo_graph.checkpoint import check_thread_id
 from drpo_graph.graph import build_graph
 from drpo_graph.records import Rollout
 from drpo_graph.registry import RunRegistry
+from drpo_graph.storage import Storage
 
 
-async def retry_failed(thread_id: str, *, checkpoint: Path) -> int:
+async def retry_failed(thread_id: str, *, storage: Storage) -> int:
     """Let the next resume of a stopped run ask again for unusable replies; return how many calls that concerns.
 
     What they cost stays counted. Where the run stopped because no candidate of a level could be scored, the level's
@@ -20,30 +20,28 @@ async def retry_failed(thread_id: str, *, checkpoint: Path) -> int:
 
     Args:
         thread_id: The run.
-        checkpoint: The file that keeps it.
+        storage: Where it is kept.
 
     Raises:
         RunNotFoundError: there is no such run.
         RunLockedError: another process works on it.
     """
     thread_id = check_thread_id(thread_id)
-    require_checkpoint(checkpoint)
-    with lock_thread(checkpoint, thread_id):
-        async with open_checkpoint(checkpoint, must_exist=True) as opened:
-            record = await RunRegistry(opened.store).find(thread_id)
-            if record.status == "done":
-                return 0
-            archive = Archive(opened.store, thread_id)
-            num_released = await _release_calls(archive, opened.store)
-            for key, stored in (await archive.get_all("rollouts")).items():
-                if Rollout.model_validate(stored).failure is not None:
-                    await opened.store.adelete(namespace_of(thread_id, "rollouts"), key)
-            graph = build_graph(record.settings, checkpointer=opened.saver)
-            config: Any = {"configurable": {"thread_id": thread_id}}
-            if (await graph.aget_state(config)).next == ("score_beams",):
-                again: Any = {"rollouts": None, "is_repeat": True, "num_stalled": 0, "prefetch_ids": []}
-                await graph.aupdate_state(config, again, as_node="score_beams")
-            return num_released
+    async with storage.open_run(thread_id, must_exist=True) as opened:
+        record = await RunRegistry(opened.store).find(thread_id)
+        if record.status == "done":
+            return 0
+        archive = Archive(opened.store, thread_id)
+        num_released = await _release_calls(archive, opened.store)
+        for key, stored in (await archive.get_all("rollouts")).items():
+            if Rollout.model_validate(stored).failure is not None:
+                await opened.store.adelete(namespace_of(thread_id, "rollouts"), key)
+        graph = build_graph(record.settings, checkpointer=opened.saver)
+        config: Any = {"configurable": {"thread_id": thread_id}}
+        if (await graph.aget_state(config)).next == ("score_beams",):
+            again: Any = {"rollouts": None, "is_repeat": True, "num_stalled": 0, "prefetch_ids": []}
+            await graph.aupdate_state(config, again, as_node="score_beams")
+        return num_released
 
 
 async def _release_calls(archive: Archive, store: BaseStore) -> int:

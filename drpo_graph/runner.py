@@ -13,15 +13,7 @@ from langchain_core.language_models import BaseChatModel
 from pydantic import JsonValue
 
 from drpo_graph.archive import Archive
-from drpo_graph.checkpoint import (
-    DEFAULT_CHECKPOINT,
-    Checkpoint,
-    check_thread_id,
-    explain_storage_error,
-    lock_thread,
-    open_checkpoint,
-    require_checkpoint,
-)
+from drpo_graph.checkpoint import DEFAULT_CHECKPOINT, check_thread_id, find_storage
 from drpo_graph.context import RunContext
 from drpo_graph.dataset import load_bundled_queries
 from drpo_graph.emitter import EventSink
@@ -46,6 +38,7 @@ from drpo_graph.registry import RunInput, RunRecord, RunRegistry
 from drpo_graph.settings import Settings, build_settings, merge_settings
 from drpo_graph.standing import tell_standing
 from drpo_graph.state import STATE_FORMAT
+from drpo_graph.storage import Checkpoint, Storage
 
 logger = logging.getLogger(__name__)
 
@@ -54,9 +47,10 @@ logger = logging.getLogger(__name__)
 class RunOptions:
     """How a run is carried out, as opposed to what it does: nothing here changes its result."""
 
-    checkpoint: Path = DEFAULT_CHECKPOINT
+    checkpoint: Path | str | Storage = field(default=DEFAULT_CHECKPOINT, repr=False)
+    """A SQLite file, or the URI of a PostgreSQL database; not shown, as a URI may hold a password."""
     log_dir: Path | None = None
-    """The run folder; beside the checkpoint, named by the thread id, when absent."""
+    """The run folder; named by the thread id, beside the file or under ``drpo_runs``, when absent."""
     writes_files: bool = True
     sinks: tuple[EventSink, ...] = ()
     """Called with every event."""
@@ -114,22 +108,21 @@ async def optimize(
         raise DatasetError(f"{settings.num_queries} queries were asked for, but the dataset has {len(training)}.")
     # Models and templates are checked before anything is created: a typo leaves nothing behind.
     context = _build_context(settings, options, parts, accepts_changes=False)
-    with lock_thread(options.checkpoint, thread_id):
-        async with open_checkpoint(options.checkpoint) as checkpoint:
-            registry = RunRegistry(checkpoint.store)
-            if await registry.has(thread_id):
-                raise RunExistsError(f"Run {thread_id!r} exists already. `drpo resume {thread_id}` continues it.")
-            folder, now = run_folder(options, thread_id), time.time()
-            record = RunRecord(
-                thread_id=thread_id,
-                status="running",
-                created_at=now,
-                updated_at=now,
-                settings=settings,
-                log_dir=str(folder) if folder else None,
-            )
-            context = replace(context, store=checkpoint.store)
-            return await _Run(record, context, checkpoint, options, given).carry_out()
+    async with find_storage(options.checkpoint).open_run(thread_id) as checkpoint:
+        registry = RunRegistry(checkpoint.store)
+        if await registry.has(thread_id):
+            raise RunExistsError(f"Run {thread_id!r} exists already. `drpo resume {thread_id}` continues it.")
+        folder, now = run_folder(options, thread_id), time.time()
+        record = RunRecord(
+            thread_id=thread_id,
+            status="running",
+            created_at=now,
+            updated_at=now,
+            settings=settings,
+            log_dir=str(folder) if folder else None,
+        )
+        context = replace(context, store=checkpoint.store)
+        return await _Run(record, context, checkpoint, options, given).carry_out()
 
 
 async def resume(
@@ -158,28 +151,26 @@ async def resume(
     """
     options, parts = options or RunOptions(), parts or Parts()
     thread_id = check_thread_id(thread_id)
-    require_checkpoint(options.checkpoint)
-    with lock_thread(options.checkpoint, thread_id):
-        async with open_checkpoint(options.checkpoint, must_exist=True) as checkpoint:
-            record = await RunRegistry(checkpoint.store).find(thread_id)
-            chosen = record.settings
-            if changes:
-                chosen = build_settings(merge_settings(chosen.model_dump(), changes))
-            stored = await Archive(checkpoint.store, thread_id).get("run", "input")
-            given = RunInput.model_validate(stored)
-            if queries is not None and not accepts_changes:
-                _check_data(given, queries, chosen)
-            if options.log_dir is None:
-                # Files go where they went before; a run that keeps none goes on without.
-                is_kept = options.writes_files and record.log_dir is not None
-                options = replace(options, log_dir=Path(record.log_dir or ""), writes_files=is_kept)
-            folder = run_folder(options, thread_id)
-            # A budget that was raised stays raised; other changes are for this process.
-            kept = {"log_dir": str(folder) if folder else record.log_dir}
-            record = record.model_copy(update={**kept, "settings": record.settings.with_limits_of(chosen)})
-            context = _build_context(chosen, options, parts, accepts_changes=accepts_changes)
-            context = replace(context, store=checkpoint.store)
-            return await _Run(record, context, checkpoint, options, given).carry_out()
+    async with find_storage(options.checkpoint).open_run(thread_id, must_exist=True) as checkpoint:
+        record = await RunRegistry(checkpoint.store).find(thread_id)
+        chosen = record.settings
+        if changes:
+            chosen = build_settings(merge_settings(chosen.model_dump(), changes))
+        stored = await Archive(checkpoint.store, thread_id).get("run", "input")
+        given = RunInput.model_validate(stored)
+        if queries is not None and not accepts_changes:
+            _check_data(given, queries, chosen)
+        if options.log_dir is None:
+            # Files go where they went before; a run that keeps none goes on without.
+            is_kept = options.writes_files and record.log_dir is not None
+            options = replace(options, log_dir=Path(record.log_dir or ""), writes_files=is_kept)
+        folder = run_folder(options, thread_id)
+        # A budget that was raised stays raised; other changes are for this process.
+        kept = {"log_dir": str(folder) if folder else record.log_dir}
+        record = record.model_copy(update={**kept, "settings": record.settings.with_limits_of(chosen)})
+        context = _build_context(chosen, options, parts, accepts_changes=accepts_changes)
+        context = replace(context, store=checkpoint.store)
+        return await _Run(record, context, checkpoint, options, given).carry_out()
 
 
 def new_thread_id() -> str:
@@ -191,7 +182,7 @@ def run_folder(options: RunOptions, thread_id: str) -> Path | None:
     """Return the folder of a run's files, or ``None`` when it writes none."""
     if not options.writes_files:
         return None
-    return options.log_dir or options.checkpoint.parent / thread_id
+    return options.log_dir or find_storage(options.checkpoint).folder / thread_id
 
 
 class _Run:
@@ -217,7 +208,8 @@ class _Run:
         vault, level = None if self._options.has_plain_files else self._checkpoint.vault, self._options.log_level
         with open_run_files(folder, self._record.settings, log_level=level, vault=vault) as file_sinks:
             # The context was made before the folder was opened: a run that cannot start leaves no folder behind.
-            context = replace(self._context, sinks=(*file_sinks, *self._options.sinks), is_streamed=False)
+            sinks = self._checkpoint.guard(self._context.stop, (*file_sinks, *self._options.sinks))
+            context = replace(self._context, sinks=sinks, is_streamed=False)
             archive = Archive(self._checkpoint.store, self._record.thread_id)
             registry = RunRegistry(self._checkpoint.store)
             try:
@@ -228,7 +220,7 @@ class _Run:
                 with handle_signals(context, enabled=self._options.handles_signals):
                     result = await self._search(context)
             except (sqlite3.Error, OSError) as error:
-                explained = explain_storage_error(error, self._options.checkpoint)
+                explained = self._checkpoint.explain(error)
                 await self._note_stop(context, explained)
                 raise explained from error
             except UsageError:
@@ -327,6 +319,8 @@ class _Run:
         )
 
     async def _note_stop(self, context: RunContext, error: DRPOError) -> None:
+        if self._checkpoint.is_lost:
+            return
         is_interrupt = isinstance(error, RunInterruptedError)
         is_resumable = error.is_resumable or isinstance(error, CheckpointError)
         reason: Literal["interrupted", "failed"] = "interrupted" if is_interrupt else "failed"
@@ -343,7 +337,7 @@ class _Run:
             for sink in context.sinks:
                 sink(event)
             await RunRegistry(self._checkpoint.store).save(record)
-        except (sqlite3.Error, OSError) as storage_error:
+        except (sqlite3.Error, OSError, CheckpointError) as storage_error:
             # The disk may be what stopped the run: the first error is the one to report.
             logger.warning("The run list could not be brought up to date: %s", storage_error)
 

@@ -3,7 +3,6 @@
 import copy
 import json
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import TypeVar
 
 from langgraph.store.base import BaseStore, GetOp, Item, Op, PutOp, Result, SearchOp
@@ -67,13 +66,13 @@ class SealedStore(BaseStore):
         return opened
 
 
-async def seal_store(store: BaseStore, vault: Vault | None, *, path: Path, is_new: bool) -> BaseStore:
+async def seal_store(store: BaseStore, vault: Vault | None, *, name: str, is_new: bool) -> BaseStore:
     """Return the store as it is to be used: sealed, if there is a key, and refused where the key is not its own.
 
     Args:
         store: The store of a checkpoint.
         vault: What the environment's key makes; ``None`` without one.
-        path: The checkpoint, for messages.
+        name: The checkpoint, for messages.
         is_new: Whether an empty store may be marked as sealed with this key.
 
     Raises:
@@ -82,19 +81,19 @@ async def seal_store(store: BaseStore, vault: Vault | None, *, path: Path, is_ne
     mark = await store.aget(_MARK_NAMESPACE, _MARK_KEY)
     if vault is None:
         if mark is not None:
-            raise CheckpointError(f"Checkpoint {path} is encrypted. Set {KEY_VARIABLE} to the key of its runs.")
+            raise CheckpointError(f"Checkpoint {name} is encrypted. Set {KEY_VARIABLE} to the key of its runs.")
         return store
     if mark is not None:
         try:
             vault.open(str(mark.value.get(_FIELD)), place=_MARK_KEY)
         except CheckpointError:
             raise CheckpointError(
-                f"Checkpoint {path} is encrypted with another key. Set {KEY_VARIABLE} to the key "
+                f"Checkpoint {name} is encrypted with another key. Set {KEY_VARIABLE} to the key "
                 "of its runs, or give another place with --checkpoint."
             ) from None
     elif await store.asearch(("drpo",), limit=1):
         raise CheckpointError(
-            f"Checkpoint {path} holds runs that are not encrypted. Give another place with --checkpoint, or unset "
+            f"Checkpoint {name} holds runs that are not encrypted. Give another place with --checkpoint, or unset "
             f"{KEY_VARIABLE}."
         )
     elif is_new:

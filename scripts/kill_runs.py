@@ -5,6 +5,7 @@ milliseconds. The model is the synthetic world behind a fake server in a process
 
     python scripts/kill_runs.py --kills 40
     python scripts/kill_runs.py --kills 40 --faults    # a fifth of all calls goes wrong besides
+    python scripts/kill_runs.py --kills 40 --checkpoint postgres    # starts a server of its own; extra test-postgres
 
 With faults, what a run cost depends on the kills; what it found is compared.
 """
@@ -19,16 +20,19 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from drpo_graph.errors import RunNotFoundError
+from drpo_graph.checkpoint import SqliteStorage
+from drpo_graph.errors import CheckpointError, RunNotFoundError
 from drpo_graph.runner import RunOptions, optimize, resume
 from drpo_graph.settings import Settings, build_settings
+from drpo_graph.storage import Storage
 from tests.support.fake_server import (
     FAULT_KINDS,
     FaultPlan,
@@ -42,6 +46,8 @@ from tests.support.world import INITIAL_PROMPT, World
 
 THREAD = "killed"
 QUERIES = World(seed=0).train_queries[:60]
+FindPlace = Callable[[Path], Storage]
+"""Gives each run folder its place: a file in it, or a database of its own."""
 SEARCHES: dict[str, dict[str, Any]] = {
     "compat 2x3": {"compat": "drpo", "depth": 6, "beam_size": 2, "n_actions": 3},
     "default 2x3": {"depth": 4, "queries_per_level": 3, "pool_size": 6},
@@ -89,23 +95,26 @@ def make_settings(base_url: str, search: dict[str, Any]) -> Settings:
     return build_settings({"initial_prompt": INITIAL_PROMPT, "max_retries": 3, **roles, **search})
 
 
-def carry_out(settings: Settings, folder: Path) -> None:
+def carry_out(settings: Settings, folder: Path, storage: Storage) -> None:
     """Start the run, or resume it where it exists: what a user's supervisor would do."""
-    options = RunOptions(checkpoint=folder / "checkpoints.sqlite", log_dir=folder / "run")
+    options = RunOptions(checkpoint=storage, log_dir=folder / "run")
 
     async def go() -> None:
-        if options.checkpoint.exists():
+        if storage.exists():
             try:
                 await resume(THREAD, options=options, changes=settings.model_dump(include={"base", "critic"}))
                 return
             except RunNotFoundError:
                 pass  # Killed before it was listed: there is nothing to resume yet.
+            except CheckpointError as error:
+                if "holds no runs" not in str(error):
+                    raise
         await optimize(QUERIES, settings=settings, thread_id=THREAD, options=options)
 
     asyncio.run(go())
 
 
-def run_in_child(settings: Settings, folder: Path, *, kill_after_s: float | None) -> float | None:
+def run_in_child(settings: Settings, folder: Path, storage: Storage, *, kill_after_s: float | None) -> float | None:
     """Run in a forked child; return the time of the kill, or ``None`` when it ended by itself.
 
     Raises:
@@ -115,7 +124,7 @@ def run_in_child(settings: Settings, folder: Path, *, kill_after_s: float | None
     child = os.fork()
     if child == 0:
         try:
-            carry_out(settings, folder)
+            carry_out(settings, folder, storage)
             os._exit(0)
         except BaseException as error:  # noqa: BLE001  # The child's only way to tell.
             print(f"child failed: {error!r}", file=sys.stderr, flush=True)
@@ -134,16 +143,18 @@ def run_in_child(settings: Settings, folder: Path, *, kill_after_s: float | None
         time.sleep(0.002)
 
 
-def break_run(settings: Settings, folder: Path, delays_s: Sequence[float], tally: Tally) -> list[float]:
+def break_run(
+    settings: Settings, folder: Path, delays_s: Sequence[float], *, storage: Storage, tally: Tally
+) -> list[float]:
     """Kill a run after each delay, then let it end; return the times of the kills that hit it."""
     kills = []
     for delay_s in delays_s:
-        killed_at = run_in_child(settings, folder, kill_after_s=delay_s)
+        killed_at = run_in_child(settings, folder, storage, kill_after_s=delay_s)
         if killed_at is None:
             break
         kills.append(killed_at)
     else:
-        run_in_child(settings, folder, kill_after_s=None)
+        run_in_child(settings, folder, storage, kill_after_s=None)
     tally.num_kills += len(kills)
     tally.num_runs += 1
     return kills
@@ -184,6 +195,7 @@ def kill_search(
     name: str,
     search: dict[str, Any],
     *,
+    find_place: FindPlace,
     num_kills: int,
     folder: Path,
     seed: int,
@@ -200,7 +212,7 @@ def kill_search(
         settings = make_settings(server.base_url, {**search, **(WITH_FAULTS if faults else {})})
         unbroken = folder / f"{slug}-unbroken"
         started = time.monotonic()
-        run_in_child(settings, unbroken, kill_after_s=None)
+        run_in_child(settings, unbroken, find_place(unbroken), kill_after_s=None)
         length_s = time.monotonic() - started
         expected = read_found(unbroken, has_faults=faults is not None)
         target = tally.num_kills + num_kills
@@ -211,8 +223,19 @@ def kill_search(
             delays += [generator.uniform(0.05, 0.8) * length_s for _ in range(generator.choice([0, 0, 1, 2]))]
             log_start = len(read_log(folder / f"{slug}.log"))
             run = folder / f"{slug}-{tally.num_runs}"
-            kills = break_run(settings, run, delays, tally)
+            kills = break_run(settings, run, delays, storage=find_place(run), tally=tally)
             check_run(run, expected, read_log(folder / f"{slug}.log")[log_start:], kills, tally)
+
+
+def choose_place(kind: str, stack: ExitStack) -> FindPlace:
+    """Return where runs are kept; a database server runs until the stack is closed."""
+    if kind == "sqlite":
+        return lambda folder: SqliteStorage(folder / "checkpoints.sqlite")
+    from drpo_graph.postgres import PostgresStorage
+    from tests.support.postgres import run_postgres
+
+    server = stack.enter_context(run_postgres())
+    return lambda _: PostgresStorage(server.make_database())
 
 
 def main() -> int:
@@ -221,14 +244,18 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--faults", action="store_true", help="let a fifth of all calls go wrong")
+    parser.add_argument("--checkpoint", choices=("sqlite", "postgres"), default="sqlite")
     given = parser.parse_args()
     tally = Tally()
-    with tempfile.TemporaryDirectory() as name:
+    with ExitStack() as stack:
+        name = stack.enter_context(tempfile.TemporaryDirectory())
+        find_place = choose_place(given.checkpoint, stack)
         for index, (search_name, search) in enumerate(SEARCHES.items()):
             share = given.kills // len(SEARCHES) + (index < given.kills % len(SEARCHES))
             kill_search(
                 search_name,
                 search,
+                find_place=find_place,
                 num_kills=share,
                 folder=Path(name),
                 seed=given.seed,

@@ -3,7 +3,6 @@
 import asyncio
 import gc
 import os
-import shlex
 import sys
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
@@ -11,7 +10,8 @@ from pathlib import Path
 
 import typer
 
-from drpo_graph.checkpoint import DEFAULT_CHECKPOINT
+from drpo_graph.checkpoint import find_storage
+from drpo_graph.cli.places import name_place
 from drpo_graph.cli.reading import find_run, list_runs
 from drpo_graph.cli.serve_commands import SERVE_FOLDER
 from drpo_graph.cli.served_roles import RoleServing, serve_roles
@@ -25,6 +25,7 @@ from drpo_graph.redaction import redact
 from drpo_graph.retrying import retry_failed
 from drpo_graph.runner import RunOptions, new_thread_id, optimize, resume, run_folder
 from drpo_graph.settings import Settings, build_settings, describe_changes, merge_settings
+from drpo_graph.storage import Storage
 from drpo_graph.vault import read_vault
 
 EXIT_INTERRUPTED = 130
@@ -59,11 +60,11 @@ class ResumedRun:
 
 
 def build_options(
-    checkpoint: Path, log_dir: Path | None, *, disable_log: bool, log_level: str, plain_files: bool = False
+    storage: Storage, log_dir: Path | None, *, disable_log: bool, log_level: str, plain_files: bool = False
 ) -> RunOptions:
     """Return how a run of the command line is carried out."""
     return RunOptions(
-        checkpoint=checkpoint,
+        checkpoint=storage,
         log_dir=log_dir,
         writes_files=not disable_log,
         handles_signals=True,
@@ -73,7 +74,7 @@ def build_options(
 
 
 def build_serving(
-    is_wanted: bool, options: str | None, *, checkpoint: Path, display: DisplayKind
+    is_wanted: bool, options: str | None, *, storage: Storage, display: DisplayKind
 ) -> RoleServing | None:
     """Return how the run's model is served, or ``None`` when it is not.
 
@@ -85,7 +86,7 @@ def build_serving(
             raise UsageError("--serve-options is for the server that --serve starts: give both.")
         return None
     progress = None if display == "none" else sys.stderr
-    return RoleServing(options or "", checkpoint.parent / SERVE_FOLDER, progress)
+    return RoleServing(options or "", storage.folder / SERVE_FOLDER, progress)
 
 
 def start(
@@ -100,7 +101,7 @@ def start(
     name = thread_id or new_thread_id()
     if serving is not None and thread_id is not None:
         # The run would find out itself, but only after the server's start.
-        _check_is_new(options.checkpoint, name)
+        _check_is_new(find_storage(options.checkpoint), name)
 
     settings = run.settings if serving is None else run.settings.model_copy(update=_NO_WAITING)
 
@@ -111,19 +112,19 @@ def start(
         _carry_out(name, begin, options=options, kind=display, serving=serving)
 
 
-def _check_is_new(checkpoint: Path, thread_id: str) -> None:
+def _check_is_new(storage: Storage, thread_id: str) -> None:
     """Do nothing when no run has this name.
 
     Raises:
         RunExistsError: there is one.
     """
-    if checkpoint.exists() and any(run.thread_id == thread_id for run in asyncio.run(list_runs(checkpoint))):
+    if storage.exists() and any(run.thread_id == thread_id for run in asyncio.run(list_runs(storage))):
         raise RunExistsError(f"Run {thread_id!r} exists already. `drpo resume {thread_id}` continues it.")
 
 
-def release_failed(thread_id: str, checkpoint: Path) -> None:
+def release_failed(thread_id: str, storage: Storage) -> None:
     """Let a run ask again for replies that could not be used, and say how many there are."""
-    number = asyncio.run(retry_failed(thread_id, checkpoint=checkpoint))
+    number = asyncio.run(retry_failed(thread_id, storage=storage))
     sys.stderr.write(f"note: {number} calls whose replies could not be used are made again where they are needed.\n")
 
 
@@ -136,7 +137,7 @@ def go_on(
     serving: RoleServing | None = None,
 ) -> None:
     """Resume a run and show it; a finished one shows its result again."""
-    record = asyncio.run(find_run(options.checkpoint, thread_id))
+    record = asyncio.run(find_run(find_storage(options.checkpoint), thread_id))
     if options.log_dir is None and record.log_dir is not None:
         options = replace(options, log_dir=Path(record.log_dir))
 
@@ -249,7 +250,7 @@ def _list_files(options: RunOptions, thread_id: str) -> list[Path]:
 
 
 def _list_commands(options: RunOptions, thread_id: str, serving: RoleServing | None) -> list[str]:
-    where = "" if options.checkpoint == DEFAULT_CHECKPOINT else f" --checkpoint {shlex.quote(str(options.checkpoint))}"
+    where = name_place(find_storage(options.checkpoint))
     return [
         f"drpo resume {thread_id}{where}{serving.flags if serving is not None else ''}",
         f"drpo show {thread_id}{where}",

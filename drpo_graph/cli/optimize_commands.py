@@ -2,10 +2,11 @@
 
 import typer
 
-from drpo_graph.checkpoint import DEFAULT_CHECKPOINT, check_thread_id, require_checkpoint
+from drpo_graph.checkpoint import check_thread_id, find_storage
 from drpo_graph.cli import options as flags
 from drpo_graph.cli.estimate_page import print_estimate
 from drpo_graph.cli.inputs import check_held_out, read_changes, read_datasets, read_settings
+from drpo_graph.cli.places import DEFAULT_PLACE
 from drpo_graph.dataset import order_queries
 from drpo_graph.limits import check_prices
 from drpo_graph.records import ROLES
@@ -41,7 +42,7 @@ def optimize_command(
     config: flags.ConfigOption = None,
     overrides: flags.OverridesOption = None,
     thread_id: flags.ThreadIdOption = None,
-    checkpoint: flags.CheckpointOption = DEFAULT_CHECKPOINT,
+    checkpoint: flags.CheckpointOption = DEFAULT_PLACE,
     log_dir: flags.LogDirOption = None,
     disable_log: flags.DisableLogOption = False,
     plain_files: flags.PlainFilesOption = False,
@@ -70,6 +71,7 @@ def optimize_command(
     --optimize-model-name, --initial-system-prompt, --num-training-examples, --metrics-cache-path.
     """
     given = dict(locals())
+    storage = find_storage(checkpoint)
     settings = read_settings(given)
     check_prices(settings, {role: settings.role(role).model for role in ROLES})
     training = read_datasets([*(queries or []), *([data_dir] if data_dir else [])])
@@ -87,11 +89,11 @@ def optimize_command(
     from drpo_graph.cli import execution  # Loads LangGraph: wrong usage is told before that.
 
     options = execution.build_options(
-        checkpoint, log_dir, disable_log=disable_log, log_level=logging_level, plain_files=plain_files
+        storage, log_dir, disable_log=disable_log, log_level=logging_level, plain_files=plain_files
     )
     kind = "plain" if disable_tqdm and display == "rich" else display
     run = execution.NewRun(settings=settings, training=training, held_out=held_out)
-    serving = execution.build_serving(serve, serve_options, checkpoint=checkpoint, display=kind)
+    serving = execution.build_serving(serve, serve_options, storage=storage, display=kind)
     execution.start(run, thread_id, options=options, display=kind, serving=serving)
 
 
@@ -109,7 +111,7 @@ def resume_command(
     retry_failed: flags.RetryFailedOption = False,
     serve: flags.ServeOption = False,
     serve_options: flags.ServeOptionsOption = None,
-    checkpoint: flags.CheckpointOption = DEFAULT_CHECKPOINT,
+    checkpoint: flags.CheckpointOption = DEFAULT_PLACE,
     log_dir: flags.LogDirOption = None,
     disable_log: flags.DisableLogOption = False,
     plain_files: flags.PlainFilesOption = False,
@@ -123,16 +125,17 @@ def resume_command(
     """
     given = dict(locals())
     check_thread_id(thread_id)
-    require_checkpoint(checkpoint)
+    storage = find_storage(checkpoint)
+    storage.require()
     changes = read_changes(given)
     training = read_datasets(queries) if queries else None
     from drpo_graph.cli import execution  # Loads LangGraph: wrong usage is told before that.
 
     options = execution.build_options(
-        checkpoint, log_dir, disable_log=disable_log, log_level=logging_level, plain_files=plain_files
+        storage, log_dir, disable_log=disable_log, log_level=logging_level, plain_files=plain_files
     )
     if retry_failed:
-        execution.release_failed(thread_id, checkpoint)
+        execution.release_failed(thread_id, storage)
     run = execution.ResumedRun(changes=changes, training=training, accepts_changes=force)
-    serving = execution.build_serving(serve, serve_options, checkpoint=checkpoint, display=display)
+    serving = execution.build_serving(serve, serve_options, storage=storage, display=display)
     execution.go_on(run, thread_id, options=options, display=display, serving=serving)

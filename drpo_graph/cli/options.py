@@ -27,7 +27,13 @@ FLAG_BY_PUBLISHED_NAME = {
 """Accepted everywhere; the help names them once."""
 
 CheckpointOption = Annotated[
-    Path, typer.Option("--checkpoint", metavar="FILE", help="SQLite file that keeps the runs.", rich_help_panel=_RUN)
+    str,
+    typer.Option(
+        "--checkpoint",
+        metavar="PLACE",
+        help="What keeps the runs: a SQLite file, or a database, postgresql://USER@HOST/NAME.",
+        rich_help_panel=_RUN,
+    ),
 ]
 DisplayOption = Annotated[
     DisplayKind,
@@ -36,7 +42,10 @@ DisplayOption = Annotated[
 LogDirOption = Annotated[
     Path | None,
     typer.Option(
-        "--log-dir", metavar="DIR", help="Run folder; beside the checkpoint by default.", rich_help_panel=_RUN
+        "--log-dir",
+        metavar="DIR",
+        help="Run folder; beside the file, or in drpo_runs, by default.",
+        rich_help_panel=_RUN,
     ),
 ]
 LogLevelOption = Annotated[

@@ -1,13 +1,12 @@
 """Read runs out of a checkpoint, also while another process works on them. Nothing is written."""
 
-from pathlib import Path
 from typing import NamedTuple
 
 from drpo_graph.archive import Archive
-from drpo_graph.checkpoint import is_worked_on, open_store
 from drpo_graph.export import load_tree
 from drpo_graph.records import Candidate, RunResult
 from drpo_graph.registry import RunRecord, RunRegistry
+from drpo_graph.storage import Reader, Storage
 
 
 class StoredRun(NamedTuple):
@@ -22,31 +21,31 @@ class StoredRun(NamedTuple):
     """Candidate ids by level."""
 
 
-async def list_runs(checkpoint: Path) -> list[RunRecord]:
+async def list_runs(storage: Storage) -> list[RunRecord]:
     """Return the runs of a checkpoint, the newest first."""
-    async with open_store(checkpoint) as store:
-        return [_as_it_is(run, checkpoint) for run in await RunRegistry(store).list_runs()]
+    async with storage.open_for_reading() as reader:
+        return [await _as_it_is(run, reader) for run in await RunRegistry(reader.store).list_runs()]
 
 
-async def find_run(checkpoint: Path, thread_id: str) -> RunRecord:
+async def find_run(storage: Storage, thread_id: str) -> RunRecord:
     """Return one run of a checkpoint.
 
     Raises:
         RunNotFoundError: there is none of this name.
     """
-    async with open_store(checkpoint) as store:
-        return _as_it_is(await RunRegistry(store).find(thread_id), checkpoint)
+    async with storage.open_for_reading() as reader:
+        return await _as_it_is(await RunRegistry(reader.store).find(thread_id), reader)
 
 
-async def load_run(checkpoint: Path, thread_id: str) -> StoredRun:
+async def load_run(storage: Storage, thread_id: str) -> StoredRun:
     """Return all that a checkpoint holds of one run.
 
     Raises:
         RunNotFoundError: there is none of this name.
     """
-    async with open_store(checkpoint) as store:
-        record = _as_it_is(await RunRegistry(store).find(thread_id), checkpoint)
-        archive = Archive(store, thread_id)
+    async with storage.open_for_reading() as reader:
+        record = await _as_it_is(await RunRegistry(reader.store).find(thread_id), reader)
+        archive = Archive(reader.store, thread_id)
         stored = await archive.get("run", "result")
         levels = sorted((await archive.get_all("levels")).items())
         beams = [[str(one) for one in beam] for _, level in levels if isinstance(beam := level["beam"], list)]
@@ -54,11 +53,11 @@ async def load_run(checkpoint: Path, thread_id: str) -> StoredRun:
         return StoredRun(record, result, await load_tree(archive), beams)
 
 
-def _as_it_is(record: RunRecord, checkpoint: Path) -> RunRecord:
+async def _as_it_is(record: RunRecord, reader: Reader) -> RunRecord:
     """Return the record with its status as the run's lock shows it: a killed process leaves "running" behind."""
     if record.status == "done":
         return record
-    if is_worked_on(checkpoint, record.thread_id):
+    if await reader.is_worked_on(record.thread_id):
         return record.model_copy(update={"status": "running", "message": ""})
     if record.status == "running":
         return record.model_copy(update={"status": "interrupted", "message": "Its process has gone."})

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from drpo_graph.checkpoint import DEFAULT_CHECKPOINT, check_thread_id, lock_thread, require_checkpoint
+from drpo_graph.checkpoint import check_thread_id, find_storage
 from drpo_graph.cli import options as flags
+from drpo_graph.cli.places import DEFAULT_PLACE
 from drpo_graph.display.streams import quiet
 from drpo_graph.errors import RunLockedError, UsageError
+from drpo_graph.storage import Storage
 
 if TYPE_CHECKING:
     from drpo_graph.registry import RunRecord
@@ -28,7 +30,7 @@ def prune_command(
     keep: flags.KeepOption = "records",
     dry_run: flags.DryPruneOption = False,
     yes: flags.YesOption = False,
-    checkpoint: flags.CheckpointOption = DEFAULT_CHECKPOINT,
+    checkpoint: flags.CheckpointOption = DEFAULT_PLACE,
 ) -> None:
     """Give space back: old checkpoints of finished runs, all but their results, or whole runs.
 
@@ -36,36 +38,37 @@ def prune_command(
     runs` and `drpo show` need and the result; --keep nothing leaves nothing in the checkpoint. Run folders stay. A run
     that is being worked on is never touched, one that is not finished only by --keep nothing.
     """
-    require_checkpoint(checkpoint)
+    storage = find_storage(checkpoint)
+    storage.require()
     if keep != "records" and not thread_ids and older_than is None:
         raise UsageError(f"--keep {keep}: name the runs, or give --older-than, e.g. 30d.")
     age_s = None if older_than is None else _read_age(older_than)
     for one in thread_ids or ():
         check_thread_id(one)
-    asyncio.run(_prune(checkpoint, thread_ids or [], age_s, keep=keep, dry_run=dry_run, yes=yes))
+    asyncio.run(_prune(storage, thread_ids or [], age_s, keep=keep, dry_run=dry_run, yes=yes))
 
 
 def export_command(
     output: flags.OutputOption,
     thread_id: flags.SomeRunArgument = None,
     all_runs: flags.AllRunsOption = False,
-    checkpoint: flags.CheckpointOption = DEFAULT_CHECKPOINT,
+    checkpoint: flags.CheckpointOption = DEFAULT_PLACE,
 ) -> None:
     """Write a run's files from the checkpoint alone: prompt, result, tree; of an unfinished run, the best so far."""
-    require_checkpoint(checkpoint)
+    storage = find_storage(checkpoint)
+    storage.require()
     if (thread_id is None) != all_runs:
         raise UsageError("drpo export: name one run, or give --all.")
-    asyncio.run(_export(checkpoint, thread_id, output))
+    asyncio.run(_export(storage, thread_id, output))
 
 
 async def _prune(
-    path: Path, thread_ids: list[str], age_s: float | None, *, keep: "Keep", dry_run: bool, yes: bool
+    storage: Storage, thread_ids: list[str], age_s: float | None, *, keep: "Keep", dry_run: bool, yes: bool
 ) -> None:
-    from drpo_graph.checkpoint import open_checkpoint, reclaim_space, size_of_checkpoint  # Loads LangGraph.
-    from drpo_graph.registry import RunRegistry
+    from drpo_graph.registry import RunRegistry  # Loads LangGraph.
 
-    async with open_checkpoint(path, must_exist=True) as checkpoint:
-        registry = RunRegistry(checkpoint.store)
+    async with storage.open_for_reading() as reader:
+        registry = RunRegistry(reader.store)
         found = [await registry.find(one) for one in thread_ids] or await registry.list_runs()
         is_old = [age_s is None or time.time() - run.updated_at > age_s for run in found]
         chosen = [
@@ -77,33 +80,31 @@ async def _prune(
                 _say(f"{run.thread_id}: {why}; left as it is")
     if keep != "records" and not dry_run and not yes and chosen:
         _confirm(chosen, keep)
-    before = size_of_checkpoint(path)
-    num_pruned = sum([await _prune_one(path, run, keep=keep, dry_run=dry_run) for run in chosen])
+    before = await storage.measure()
+    num_pruned = sum([await _prune_one(storage, run, keep=keep, dry_run=dry_run) for run in chosen])
     if dry_run:
         _say(f"{num_pruned} runs would be pruned; nothing was changed")
         return
-    reclaim_space(path)
-    after = size_of_checkpoint(path)
-    _say(f"{num_pruned} runs pruned; {path}: {before} bytes before, {after} after")
+    await storage.reclaim()
+    after = await storage.measure()
+    _say(f"{num_pruned} runs pruned; {storage.name}: {before} bytes before, {after} after")
 
 
-async def _prune_one(path: Path, run: "RunRecord", *, keep: "Keep", dry_run: bool) -> int:
+async def _prune_one(storage: Storage, run: "RunRecord", *, keep: "Keep", dry_run: bool) -> int:
     """Prune one run and say so; return how many that were."""
-    from drpo_graph.checkpoint import open_checkpoint
     from drpo_graph.registry import RunRegistry
     from drpo_graph.retention import prune_run
 
     try:
-        with lock_thread(path, run.thread_id):
-            async with open_checkpoint(path, must_exist=True) as checkpoint:
-                # It may have been resumed, or pruned, since it was listed.
-                registry = RunRegistry(checkpoint.store)
-                if not await registry.has(run.thread_id):
-                    return 0
-                record = await registry.find(run.thread_id)
-                if record.status != "done" and keep != "nothing":
-                    return 0
-                taken = await prune_run(checkpoint, record, keep=keep, is_dry=dry_run)
+        async with storage.open_run(check_thread_id(run.thread_id), must_exist=True) as checkpoint:
+            # It may have been resumed, or pruned, since it was listed.
+            registry = RunRegistry(checkpoint.store)
+            if not await registry.has(run.thread_id):
+                return 0
+            record = await registry.find(run.thread_id)
+            if record.status != "done" and keep != "nothing":
+                return 0
+            taken = await prune_run(checkpoint, record, keep=keep, is_dry=dry_run)
     except RunLockedError:
         _say(f"{run.thread_id}: is being worked on; left as it is")
         return 0
@@ -133,14 +134,14 @@ def _read_age(text: str) -> float:
     return int(match[1]) * _SECONDS[match[2]]
 
 
-async def _export(path: Path, thread_id: str | None, output: Path) -> None:
+async def _export(storage: Storage, thread_id: str | None, output: Path) -> None:
     from drpo_graph.cli.reading import list_runs, load_run  # Loads LangGraph.
     from drpo_graph.export import EVENTS_FILE, write_stored_run
     from drpo_graph.private_files import make_private_folder
 
-    names = [thread_id] if thread_id is not None else [run.thread_id for run in await list_runs(path)]
+    names = [thread_id] if thread_id is not None else [run.thread_id for run in await list_runs(storage)]
     for name in names:
-        run = await load_run(path, name)
+        run = await load_run(storage, name)
         folder = make_private_folder(output / check_thread_id(name))
         files = write_stored_run(folder, run.record, result=run.result, tree=run.tree, beams=run.beams)
         log = Path(run.record.log_dir) / EVENTS_FILE if run.record.log_dir is not None else None

@@ -2,59 +2,59 @@
 
 import asyncio
 import json
-import os
-import shlex
 import sys
 import time
-from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 import typer
 from pydantic import ValidationError
 
-from drpo_graph.checkpoint import DEFAULT_CHECKPOINT, is_worked_on, require_checkpoint
+from drpo_graph.checkpoint import find_storage
 from drpo_graph.cli import options as flags
+from drpo_graph.cli.places import DEFAULT_PLACE, is_default, name_place
 from drpo_graph.display import Display, inert, make_display
 from drpo_graph.display.streams import quiet
 from drpo_graph.errors import CheckpointError
 from drpo_graph.events import RunFinished, parse_event
-from drpo_graph.vault import Vault, read_vault
 
 if TYPE_CHECKING:
     from drpo_graph.registry import RunRecord
+    from drpo_graph.storage import EventReader
 
 _POLL_S = 0.2
 _MAX_MESSAGE = 300
 
 
-def runs_command(checkpoint: flags.CheckpointOption = DEFAULT_CHECKPOINT, as_json: flags.JsonOption = False) -> None:
+def runs_command(checkpoint: flags.CheckpointOption = DEFAULT_PLACE, as_json: flags.JsonOption = False) -> None:
     """List the runs of a checkpoint, the newest first."""
-    if checkpoint == DEFAULT_CHECKPOINT and not checkpoint.exists():
-        _print("[]" if as_json else f"No runs in {checkpoint}. `drpo optimize` starts one.")
+    storage = find_storage(checkpoint)
+    if is_default(storage) and not storage.exists():
+        _print("[]" if as_json else f"No runs in {storage.name}. `drpo optimize` starts one.")
         return
-    require_checkpoint(checkpoint)
+    storage.require()
     from drpo_graph.cli.reading import list_runs  # Loads LangGraph.
 
-    runs = asyncio.run(list_runs(checkpoint))
+    runs = asyncio.run(list_runs(storage))
     if as_json:
         _print(json.dumps([run.model_dump(mode="json", exclude={"settings"}) for run in runs], indent=2))
     elif runs:
         _print_runs(runs)
     else:
-        _print(f"No runs in {checkpoint}. `drpo optimize` starts one.")
+        _print(f"No runs in {storage.name}. `drpo optimize` starts one.")
 
 
 def show_command(
     thread_id: flags.RunArgument,
-    checkpoint: flags.CheckpointOption = DEFAULT_CHECKPOINT,
+    checkpoint: flags.CheckpointOption = DEFAULT_PLACE,
     as_json: flags.JsonOption = False,
 ) -> None:
     """Show one run: its result, or how far it is; its levels, the path to its best prompt, its cost."""
-    require_checkpoint(checkpoint)
+    storage = find_storage(checkpoint)
+    storage.require()
     from drpo_graph.cli.reading import load_run  # Loads LangGraph.
     from drpo_graph.cli.run_page import print_run
 
-    run = asyncio.run(load_run(checkpoint, thread_id))
+    run = asyncio.run(load_run(storage, thread_id))
     if as_json:
         content = {
             "run": run.record.model_dump(mode="json"),
@@ -64,59 +64,40 @@ def show_command(
         }
         _print(json.dumps(content, indent=2))
         return
-    where = "" if checkpoint == DEFAULT_CHECKPOINT else f" --checkpoint {shlex.quote(str(checkpoint))}"
-    print_run(run, quiet(sys.stdout), place=where)
+    print_run(run, quiet(sys.stdout), place=name_place(storage))
 
 
 def events_command(
     thread_id: flags.RunArgument,
     follow: flags.FollowOption = False,
-    checkpoint: flags.CheckpointOption = DEFAULT_CHECKPOINT,
+    checkpoint: flags.CheckpointOption = DEFAULT_PLACE,
     display: flags.DisplayOption = "jsonl",
 ) -> None:
     """Print a run's stored events, or follow them from another terminal; --display rich shows the live panel."""
-    require_checkpoint(checkpoint)
+    storage = find_storage(checkpoint)
+    storage.require()
     from drpo_graph.cli.reading import find_run  # Loads LangGraph.
-    from drpo_graph.export import EVENTS_FILE, SEALED_EVENTS_FILE
 
-    record = asyncio.run(find_run(checkpoint, thread_id))
-    if record.log_dir is None:
-        raise CheckpointError(f"Run {thread_id!r} keeps no event log: it was started with --disable-log.")
-    path = Path(record.log_dir) / EVENTS_FILE
-    vault = None
-    if not path.exists() and (sealed := path.with_name(SEALED_EVENTS_FILE)).exists():
-        path, vault = sealed, read_vault(os.environ)
-    try:
-        file = path.open(encoding="utf-8", errors="replace", newline="\n")
-    except OSError as error:
-        raise CheckpointError(f"Event log {path}: {error.strerror}.") from error
-    with file:
+    record = asyncio.run(find_run(storage, thread_id))
+    with storage.open_events(thread_id, record.log_dir) as events:
         shown = make_display(display, stdout=sys.stdout, stderr=sys.stderr)
         shown.start()
         try:
-            _show_events(file, shown, vault)
+            _show_events(events, shown)
             if follow:
-                _follow_events(file, shown, checkpoint, thread_id, vault)
+                _follow_events(events, shown)
         finally:
             shown.stop()
 
 
-def _show_events(file: TextIO, shown: Display, vault: Vault | None) -> bool:
+def _show_events(events: "EventReader", shown: Display) -> bool:
     """Show the complete lines that are not read yet; return whether the last of them ends the run."""
-    from drpo_graph.export import open_event_line
-
     has_result = False
-    while True:
-        place = file.tell()
-        line = file.readline()
-        if not line.endswith("\n"):
-            # Half a line: its other half is still to come.
-            file.seek(place)
-            return has_result
+    for line in events.read():
         if line.isspace():
             continue
         try:
-            event = parse_event(open_event_line(line, vault))
+            event = parse_event(events.open_line(line))
         except (ValidationError, CheckpointError) as error:
             # A killed process may have left half a line; the events around it still count.
             why = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
@@ -125,15 +106,16 @@ def _show_events(file: TextIO, shown: Display, vault: Vault | None) -> bool:
             continue
         shown.handle(event)
         has_result = isinstance(event, RunFinished)
+    return has_result
 
 
-def _follow_events(file: TextIO, shown: Display, checkpoint: Path, thread_id: str, vault: Vault | None) -> None:
+def _follow_events(events: "EventReader", shown: Display) -> None:
     """Show further events until the run has its result, or until no process works on it any more."""
     has_result = False
     while not has_result:
-        is_active = is_worked_on(checkpoint, thread_id)
+        is_active = events.is_written()
         # What a process wrote before it went is read after it was seen to be gone.
-        has_result = _show_events(file, shown, vault)
+        has_result = _show_events(events, shown)
         if not is_active:
             return
         time.sleep(_POLL_S)

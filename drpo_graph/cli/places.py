@@ -1,0 +1,18 @@
+"""How commands name the place of runs."""
+
+import shlex
+
+from drpo_graph.checkpoint import DEFAULT_CHECKPOINT, SqliteStorage
+from drpo_graph.storage import Storage
+
+DEFAULT_PLACE = str(DEFAULT_CHECKPOINT)
+
+
+def is_default(storage: Storage) -> bool:
+    """Return whether a place needs no naming."""
+    return storage == SqliteStorage(DEFAULT_CHECKPOINT)
+
+
+def name_place(storage: Storage) -> str:
+    """Return what a command needs to find a place, e.g. ``" --checkpoint FILE"``; never with a password."""
+    return "" if is_default(storage) else f" --checkpoint {shlex.quote(storage.name)}"

@@ -1,0 +1,143 @@
+"""Measure many runs at once in one process on PostgreSQL: that all end right, and what the database costs.
+
+The runs share one pool of connections; each has a lease of its own. The model is the synthetic world behind a fake
+server in a process of its own; the database server is started for the measurement (extra ``test-postgres``).
+
+    python scripts/measure_postgres.py --runs 50
+"""
+
+import argparse
+import asyncio
+import os
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import psutil
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from drpo_graph.checkpoint import SqliteStorage
+from drpo_graph.cli.execution import calm_collector
+from drpo_graph.postgres import PostgresStorage
+from drpo_graph.postgres.database import Database
+from drpo_graph.records import RunResult
+from drpo_graph.runner import RunOptions, optimize
+from drpo_graph.settings import Settings, build_settings
+from drpo_graph.storage import Storage
+from tests.support.fake_server import Latency, ServerOptions, spawn_fake_server
+from tests.support.postgres import query, run_postgres
+from tests.support.world import INITIAL_PROMPT, World
+
+QUERIES = World(seed=0).train_queries[:60]
+_Result = TypeVar("_Result")
+
+
+@dataclass
+class Waits:
+    """What the runs' tasks waited for the database, all tasks together."""
+
+    num: int = 0
+    total_s: float = 0.0
+
+
+class TimedDatabase(Database):
+    """A database whose pieces of work are timed."""
+
+    waits = Waits()
+
+    async def attempt(self, work: Callable[[], Awaitable[_Result]]) -> _Result:
+        """Do a piece of work and note how long it took."""
+        started = time.monotonic()
+        try:
+            return await super().attempt(work)
+        finally:
+            self.waits.num += 1
+            self.waits.total_s += time.monotonic() - started
+
+
+@contextmanager
+def timed_database() -> Iterator[Waits]:
+    """Have the databases that are opened in the block timed."""
+    from drpo_graph.postgres import database
+
+    database.Database = TimedDatabase  # type: ignore[misc]
+    try:
+        yield TimedDatabase.waits
+    finally:
+        database.Database = Database  # type: ignore[misc]
+
+
+def make_settings(base_url: str, max_concurrency: int) -> Settings:
+    """Return the settings of a search against the fake server."""
+    roles = {
+        f"{role}_{name}": value
+        for role in ("base", "metrics", "critic", "optimizer")
+        for name, value in (("model", "openai:fake"), ("base_url", base_url))
+    }
+    search = {"depth": 4, "queries_per_level": 3, "pool_size": 6, "max_concurrency": max_concurrency}
+    return build_settings({"initial_prompt": INITIAL_PROMPT, **roles, **search})
+
+
+async def run_all(settings: Settings, storage: Storage, num_runs: int) -> list[RunResult]:
+    """Return the results of so many runs at once."""
+    options = RunOptions(checkpoint=storage, writes_files=False)
+    return await asyncio.gather(
+        *(optimize(QUERIES, settings=settings, thread_id=f"run-{n}", options=options) for n in range(num_runs))
+    )
+
+
+def main() -> int:
+    """Measure and report; exit code 1 if a run ended otherwise than on SQLite."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=50)
+    parser.add_argument("--latency", type=float, default=0.2, help="of the model, in seconds")
+    given = parser.parse_args()
+    options = ServerOptions(latency=Latency(median_s=given.latency))
+    responder = "tests.support.oracle:build_responder"
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        run_postgres() as postgres,
+        spawn_fake_server(responder, config={"seed": 0}, options=options) as server,
+        timed_database() as waits,
+    ):
+        settings = make_settings(server.base_url, 256)
+        (expected,) = asyncio.run(run_all(settings, SqliteStorage(Path(folder) / "runs.sqlite"), 1))
+        uri = postgres.make_database()
+        calm_collector()
+        process = psutil.Process(os.getpid())
+        memory, cpu, started = process.memory_info().rss, time.process_time(), time.monotonic()
+        results = asyncio.run(run_all(settings, PostgresStorage(uri), given.runs))
+        wall_s, cpu_s = time.monotonic() - started, time.process_time() - cpu
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        num_calls = sum(usage.calls for result in results for usage in result.usage_by_role.values())
+        wrong = [
+            one.thread_id for one in results if one.model_copy(update={"thread_id": expected.thread_id}) != expected
+        ]
+        size, events, leases = query(
+            uri,
+            "SELECT pg_database_size(current_database()), (SELECT count(*) FROM drpo_events), "
+            "(SELECT count(*) FROM drpo_leases)",
+        )[0]
+    print(f"{given.runs} runs at once: {given.runs - len(wrong)} ended as on SQLite, {leases} leases left")
+    print(
+        f"{num_calls} calls in {wall_s:.1f} s: {num_calls / wall_s:.0f} per second, "
+        f"{1000 * cpu_s / num_calls:.1f} ms of CPU each"
+    )
+    print(f"memory per run at the peak: {(peak - memory) / given.runs / 1e6:.2f} MB")
+    print(f"database: {size / given.runs / 1e6:.2f} MB and {events / given.runs:.0f} events per run")
+    print(
+        f"waits for the database: {waits.num / num_calls:.1f} per call, {1000 * waits.total_s / waits.num:.1f} ms "
+        f"each, {waits.total_s / (wall_s * given.runs):.0%} of the runs' time"
+    )
+    return 1 if wrong or leases else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

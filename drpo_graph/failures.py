@@ -36,6 +36,7 @@ _QUOTA_WORDS = re.compile(r"insufficient_quota|exceeded your current quota", re.
 _BROKEN_NAMES = re.compile(r"connect|protocol|network|transport|payload|^ClientError$", re.I)
 _CUT_NAMES = re.compile(r"Disconnected|ConnectionReset|BrokenPipe|ClientOSError")
 _UNREACHED_NAMES = re.compile(r"Connect(ion)?Timeout")
+_UNANSWERED_NAMES = re.compile(r"^(ConnectError|ConnectionRefusedError|ClientConnector\w*Error)$|Connect(ion)?Timeout")
 
 
 class MalformedReplyError(Exception):
@@ -51,6 +52,8 @@ class CallFailure(NamedTuple):
     message: str
     retry_after_s: float | None = None
     is_overload: bool = False
+    is_unreached: bool = False
+    """Whether nobody took the connection: no fault of the request."""
 
 
 def classify_failure(error: Exception, *, secret: str = "") -> CallFailure | None:
@@ -151,7 +154,8 @@ def _classify_broken(error: Exception, message: str, secret: str) -> CallFailure
         return CallFailure("timeout", "retry", message, is_overload=True)
     cause = error.__cause__
     detail = f" ({_describe(cause, secret)})" if cause is not None else ""
-    return CallFailure("connection", "retry", shorten(f"{message}{detail}", 300))
+    is_unanswered = any(_UNANSWERED_NAMES.search(name) for name in names)
+    return CallFailure("connection", "retry", shorten(f"{message}{detail}", 300), is_unreached=is_unanswered)
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -321,7 +321,9 @@ class CallChannel:
             limit = min(limit, max(_FIRST_CONTACT_RETRIES, len(self.client.replicas)))
         if num_retries < limit:
             return None
-        if not is_first_contact and gate.note_exhausted() < _MAX_EXHAUSTED:
+        # A call that nobody takes says nothing of itself: the run stops, and makes it when it is resumed.
+        is_gone = failure.is_unreached and not self.client.balancer.has_other(replica)
+        if not is_gone and not is_first_contact and gate.note_exhausted() < _MAX_EXHAUSTED:
             tries.count(failure, is_spent=True)
             return RefusedRequestError(failure, tries.retries)
         what = "cannot be reached" if failure.kind == "connection" else f"gave no reply ({failure.kind})"

@@ -106,13 +106,14 @@ async def _recall_or_probe(
     timeout_s: float,
     http_client: HttpClient | None,
 ) -> Capabilities:
-    remembered = cache.get(identity, address.name) if cache else None
+    # Files are read and written in a thread: LangGraph's server fails a graph that blocks its event loop.
+    remembered = await asyncio.to_thread(cache.get, identity, address.name) if cache else None
     holds = partial(is_current, timeout_s=timeout_s, http_client=http_client)
     if remembered is not None and await holds(address, remembered):
         return remembered
     found = await probe_endpoint(address, timeout_s=timeout_s, http_client=http_client)
     if cache is not None:
-        cache.put(identity, address.name, capabilities=found)
+        await asyncio.to_thread(cache.put, identity, address.name, capabilities=found)
     return found
 
 

@@ -233,6 +233,17 @@ async def test_server_that_was_never_reached_is_given_up_after_three_tries(unuse
     assert len(desk.retries) == 2
 
 
+async def test_server_that_is_gone_in_mid_run_settles_no_call() -> None:
+    async with FakeServer(by_content({}, answer(4))) as server:
+        desk = await open_desk(server.base_url, max_retries=1)
+        assert (await ask(desk.models.critic, "one")).value == 4
+    for text in ("two", "three"):
+        with pytest.raises(ModelCallError, match="cannot be reached after 2 tries") as caught:
+            await ask(desk.models.critic, text)
+        assert caught.value.kind == "unreachable"
+        assert caught.value.is_resumable
+
+
 async def test_two_calls_in_a_row_that_fail_for_good_stop_the_run() -> None:
     async with serve(by_content({}, failing(500)), max_retries=1) as (server, desk):
         first = await ask(desk.models.critic, "one")

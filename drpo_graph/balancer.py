@@ -11,10 +11,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from drpo_graph.capabilities import Address
+from drpo_graph.exchange import Request
 from drpo_graph.prefixes import prefix_blocks
 from drpo_graph.scheduler import EndpointGate
 from drpo_graph.settings import Routing
-from drpo_graph.transport import Request, Transport
+from drpo_graph.transport import Transport
 
 _LOAD_FACTOR = 1.25
 """A server is full when it has this many times its share (consistent hashing with bounded loads, arXiv 1608.01350)."""

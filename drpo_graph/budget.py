@@ -28,12 +28,12 @@ from pydantic import Field
 from drpo_graph.archive import Archive
 from drpo_graph.context_window import MESSAGE_TOKENS, TEMPLATE_TOKENS
 from drpo_graph.errors import BudgetSpentError
+from drpo_graph.exchange import Request
 from drpo_graph.failures import classify_failure
 from drpo_graph.limits import Amount, Cap, Limits, flag_of, tell_amount
 from drpo_graph.prices import PICODOLLARS, PriceBook, to_dollars
 from drpo_graph.records import Record, Usage
 from drpo_graph.scheduler import Guard, wait_out
-from drpo_graph.transport import Request
 
 Clock = Callable[[], float]
 

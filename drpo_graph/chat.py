@@ -16,6 +16,7 @@ from drpo_graph.context_window import ContextWindow
 from drpo_graph.emitter import Emitter
 from drpo_graph.errors import ModelCallError
 from drpo_graph.events import CallFinished, CallRetried
+from drpo_graph.exchange import Reply, Request
 from drpo_graph.failure_budget import FailureBudget
 from drpo_graph.failures import CallFailure, classify_failure, hides, is_context_overflow
 from drpo_graph.ledger import CallRecord, Ledger, LedgerEntry, call_key
@@ -27,7 +28,6 @@ from drpo_graph.records import Role
 from drpo_graph.redaction import mask, redact
 from drpo_graph.settings import RoleSettings, Settings
 from drpo_graph.soft_scores import MAX_TOP_LOGPROBS
-from drpo_graph.transport import Reply, Request
 
 _MAX_BACKOFF_S = 60.0
 _MAX_EXHAUSTED = 2

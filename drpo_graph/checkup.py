@@ -13,11 +13,12 @@ from drpo_graph.chat import ModelClient
 from drpo_graph.context import RunContext, RunSession
 from drpo_graph.dataset import load_bundled_queries
 from drpo_graph.errors import ModelCallError, ReplyError
+from drpo_graph.exchange import Reply, Request
 from drpo_graph.graph import build_context
 from drpo_graph.protocols import RewriteRequest
 from drpo_graph.records import Critique, MetricSelection, Query, Record, Role, Rollout, Usage
 from drpo_graph.settings import Settings
-from drpo_graph.transport import Reply, Request, Transport
+from drpo_graph.transport import Transport
 
 _RUN_ID = "checkup"
 _STAND_IN_RESPONSE = "I will gladly help with that, but I need to know a little more first: who is it for?"

@@ -13,11 +13,12 @@ from drpo_graph.capabilities import Address, Capabilities, CapabilityCache, Toke
 from drpo_graph.chat import Learned, ModelClient
 from drpo_graph.context_window import ContextWindow
 from drpo_graph.errors import ModelCallError
+from drpo_graph.exchange import Request
 from drpo_graph.ladder import LADDER
 from drpo_graph.prompts.flat import join_messages
 from drpo_graph.prompts.library import Message
 from drpo_graph.soft_scores import MAX_TOP_LOGPROBS
-from drpo_graph.transport import PerLoop, Request
+from drpo_graph.transport import PerLoop
 
 if TYPE_CHECKING:
     from drpo_graph.wire import Wire

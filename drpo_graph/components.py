@@ -12,8 +12,8 @@ from pydantic import JsonValue
 
 from drpo_graph.beam import prune_beam
 from drpo_graph.errors import ReplyError, SettingsError
+from drpo_graph.exchange import Choice, ReplySchema
 from drpo_graph.ladder import Models, Sample
-from drpo_graph.ledger import Choice
 from drpo_graph.parsing import (
     parse_critique,
     parse_critique_published,
@@ -25,7 +25,6 @@ from drpo_graph.protocols import BeamPolicy, Critic, MetricSelector, RewardFunct
 from drpo_graph.records import MAX_SCORE, MIN_SCORE, Critique, Metric, MetricScore, MetricSelection, Query, Rollout
 from drpo_graph.settings import Settings
 from drpo_graph.soft_scores import soften_critique
-from drpo_graph.transport import ReplySchema
 
 T = TypeVar("T")
 

@@ -3,8 +3,8 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
+from drpo_graph.exchange import Request
 from drpo_graph.failures import OVERFLOW, CallFailure
-from drpo_graph.transport import Request
 
 TEMPLATE_TOKENS = 64
 """What a chat template may add to a conversation, and"""

@@ -15,14 +15,13 @@ from typing import Generic, NamedTuple, TypeVar
 from drpo_graph.chat import CallChannel, RefusedRequestError
 from drpo_graph.errors import FailureKind, ReplyError
 from drpo_graph.events import Warned
+from drpo_graph.exchange import Choice, ReplySchema, Request
 from drpo_graph.failures import OVERFLOW, CallFailure, is_context_overflow
-from drpo_graph.ledger import Choice
 from drpo_graph.parsing import shorten
 from drpo_graph.prompts.flat import REPLY_STOPS, merge_stops
 from drpo_graph.prompts.library import Message, PromptLibrary, ResponseFormat
 from drpo_graph.records import Failure
 from drpo_graph.soft_scores import FEW_TOP_LOGPROBS, MAX_TOP_LOGPROBS
-from drpo_graph.transport import ReplySchema, Request
 
 T = TypeVar("T")
 

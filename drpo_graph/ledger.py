@@ -17,19 +17,9 @@ from pydantic import Field, JsonValue
 from drpo_graph.archive import Archive
 from drpo_graph.budget import Budget
 from drpo_graph.errors import RunInterruptedError
+from drpo_graph.exchange import Choice
 from drpo_graph.prices import to_dollars
 from drpo_graph.records import Record, Role, Usage
-from drpo_graph.soft_scores import ScoreToken
-
-
-class Choice(Record):
-    """One sample of a reply."""
-
-    text: str
-    finish_reason: str = "stop"
-    refusal: str | None = None
-    score_tokens: tuple[ScoreToken, ...] = ()
-    """Where token probabilities were asked for: those of the tokens that may be scores."""
 
 
 class CallRecord(Record):

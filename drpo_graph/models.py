@@ -17,20 +17,13 @@ from drpo_graph.balancer import Balancer, Replica
 from drpo_graph.capabilities import NO_KEY, Address
 from drpo_graph.chat import ModelClient
 from drpo_graph.errors import ModelSpecError
+from drpo_graph.exchange import Reply, Request
 from drpo_graph.records import ROLES, Role
 from drpo_graph.redaction import remember_secret
 from drpo_graph.scheduler import gate_for
 from drpo_graph.server import serve_embedded
 from drpo_graph.settings import RoleSettings, Settings
-from drpo_graph.transport import (
-    LangChainTransport,
-    OpenAIChatTransport,
-    OpenAITransport,
-    PerLoop,
-    Reply,
-    Request,
-    Transport,
-)
+from drpo_graph.transport import LangChainTransport, OpenAIChatTransport, OpenAITransport, PerLoop, Transport
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel

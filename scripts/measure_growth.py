@@ -18,8 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from drpo_graph.checkpoint import open_checkpoint
 from drpo_graph.events import Event, LevelFinished
-from drpo_graph.ledger import Choice
-from drpo_graph.transport import Reply, Request
+from drpo_graph.exchange import Choice, Reply, Request
 from tests.support.oracle import Oracle, OracleTransport, role_of
 from tests.support.searches import fake_settings, run_search
 from tests.support.world import World

@@ -3,8 +3,8 @@
 import pytest
 
 from drpo_graph.context_window import ContextWindow
+from drpo_graph.exchange import Request
 from drpo_graph.failures import OVERFLOW, CallFailure, is_context_overflow
-from drpo_graph.transport import Request
 
 
 class Counter:

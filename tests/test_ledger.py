@@ -9,7 +9,8 @@ from langgraph.store.memory import InMemoryStore
 
 from drpo_graph.archive import Archive
 from drpo_graph.errors import RunInterruptedError
-from drpo_graph.ledger import CallRecord, Choice, Ledger, StopSignal, call_key
+from drpo_graph.exchange import Choice
+from drpo_graph.ledger import CallRecord, Ledger, StopSignal, call_key
 from drpo_graph.records import Role, Usage
 from tests.support.fake_server import Latency, ServerOptions
 from tests.support.roles import QUESTION, answer, by_content, failing, open_desk, parse_answer, script, serve

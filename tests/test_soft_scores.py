@@ -18,8 +18,10 @@ from pydantic import ValidationError
 from drpo_graph.components import LLMCritic
 from drpo_graph.errors import SettingsError
 from drpo_graph.events import Warned
+from drpo_graph.exchange import Choice, Request
+from drpo_graph.exchange import Reply as TransportReply
 from drpo_graph.export import describe_level, load_tree
-from drpo_graph.ledger import CallRecord, Choice
+from drpo_graph.ledger import CallRecord
 from drpo_graph.parsing import parse_critique
 from drpo_graph.prompts import load_prompts
 from drpo_graph.records import Critique, Metric, MetricScore, MetricSelection, Query, Rollout, Usage
@@ -34,8 +36,6 @@ from drpo_graph.soft_scores import (
     read_tokens,
     soften_critique,
 )
-from drpo_graph.transport import Reply as TransportReply
-from drpo_graph.transport import Request
 from tests.support.fake_server import Reply, ServerOptions
 from tests.support.oracle import Oracle, OracleTransport
 from tests.support.roles import Desk, open_desk, script, serve

@@ -11,10 +11,10 @@ from drpo_graph.archive import Archive
 from drpo_graph.checkpoint import open_checkpoint
 from drpo_graph.errors import RunInterruptedError, SearchStalledError
 from drpo_graph.events import Event, LevelFinished, LevelStarted, Warned
+from drpo_graph.exchange import Choice, Reply, Request
 from drpo_graph.graph import RECURSION_LIMIT, build_graph
-from drpo_graph.ledger import Choice, StopSignal
+from drpo_graph.ledger import StopSignal
 from drpo_graph.records import RunResult, Usage
-from drpo_graph.transport import Reply, Request
 from tests.support.oracle import Oracle, OracleTransport, role_of
 from tests.support.searches import fake_settings, oracle_context, run_search
 from tests.support.world import World

@@ -12,9 +12,10 @@ from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
 
 from drpo_graph import openai_clients
+from drpo_graph.exchange import Reply, ReplySchema, Request
 from drpo_graph.failures import MalformedReplyError
 from drpo_graph.records import Usage
-from drpo_graph.transport import LangChainTransport, OpenAITransport, PerLoop, Reply, ReplySchema, Request
+from drpo_graph.transport import LangChainTransport, OpenAITransport, PerLoop
 from tests.support.fake_server import FakeServer, LogEntry, ServerOptions, build_echo_responder
 from tests.support.fake_server import Reply as ServerReply
 from tests.support.roles import QUESTION, Desk, open_desk, parse_answer, script, serve

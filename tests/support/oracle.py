@@ -5,10 +5,9 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from drpo_graph.ledger import Choice
+from drpo_graph.exchange import Choice, Reply, Request
 from drpo_graph.prompts import load_prompts
 from drpo_graph.records import Role, Usage
-from drpo_graph.transport import Reply, Request
 from tests.support.fake_server import Reply as ServerReply
 from tests.support.world import World
 

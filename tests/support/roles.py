@@ -13,6 +13,7 @@ from pydantic import JsonValue
 from drpo_graph.context import RunContext, RunSession
 from drpo_graph.errors import ReplyError
 from drpo_graph.events import CallFinished, CallRetried, Event
+from drpo_graph.exchange import ReplySchema
 from drpo_graph.graph import build_context
 from drpo_graph.ladder import Models
 from drpo_graph.ledger import Ledger
@@ -20,7 +21,6 @@ from drpo_graph.parsing import extract_json
 from drpo_graph.prompts.library import Message
 from drpo_graph.records import ROLES, Role
 from drpo_graph.settings import build_settings
-from drpo_graph.transport import ReplySchema
 from tests.support.fake_server import FakeServer, Reply, Responder, ServerOptions
 
 SCORE_SCHEMA = ReplySchema("score", {"type": "object", "properties": {"score": {"type": "integer"}}})

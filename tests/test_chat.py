@@ -235,7 +235,7 @@ async def test_server_that_was_never_reached_is_given_up_after_three_tries(unuse
 
 async def test_server_that_is_gone_in_mid_run_settles_no_call() -> None:
     async with FakeServer(by_content({}, answer(4))) as server:
-        desk = await open_desk(server.base_url, max_retries=1)
+        desk = await open_desk(server.base_url, max_retries=1, max_outage_s=0)
         assert (await ask(desk.models.critic, "one")).value == 4
     for text in ("two", "three"):
         with pytest.raises(ModelCallError, match="cannot be reached after 2 tries") as caught:

@@ -14,7 +14,8 @@ MIN_SECRET_CHARS = 4
 
 _MIN_REMEMBERED_CHARS = 8
 """Of keys that are hidden in every message, not only in those about their own server."""
-_USER_IN_URL = re.compile(r"(?<=://)[^/?#\s@]+(?=@)")
+# A lone name is a token as often as a user, but not a database's: its user is part of what is to be repeated.
+_USER_IN_URL = re.compile(r"(?<=://)(?:(?<!postgres://)(?<!postgresql://)[^/?#\s@]+|[^/?#\s@:]*:[^/?#\s@]+)(?=@)")
 _BEARER = re.compile(r"(?<=\bBearer )[\w.~+/=-]{8,}")
 _SECRET_NAME = re.compile(
     r"(^|[_-])(api[_-]?key|authorization|credentials?|passwo?r?d|secret|((access|auth|bearer|id|x)[_-]?)?token)$", re.I

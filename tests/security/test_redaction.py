@@ -24,6 +24,10 @@ def test_a_key_that_an_address_holds_is_hidden_wherever_it_stands() -> None:
         ("header Authorization: Bearer abcdefgh12345 was refused", "header Authorization: Bearer *** was refused"),
         ("http://host/v1 and me@example.org", "http://host/v1 and me@example.org"),
         ("Bearer of news", "Bearer of news"),
+        ("https://token@host/ failed", "https://***@host/ failed"),
+        ("Checkpoint postgresql://me@host/runs: gone", "Checkpoint postgresql://me@host/runs: gone"),
+        ("Checkpoint postgresql://me:pass@host/runs: gone", "Checkpoint postgresql://***@host/runs: gone"),
+        ("Checkpoint postgres://me:pass@host/runs: gone", "Checkpoint postgres://***@host/runs: gone"),
     ],
 )
 def test_users_in_urls_and_bearer_tokens_are_hidden_whoever_they_belong_to(text: str, shown: str) -> None:

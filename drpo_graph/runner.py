@@ -230,7 +230,8 @@ class _Run:
             except DRPOError as error:
                 if isinstance(error, BudgetSpentError):
                     values = (await self._graph.aget_state(self._config)).values
-                    await tell_standing(error, values, archive, limits=context.settings, folder=folder)
+                    shown = folder if vault is None else None
+                    await tell_standing(error, values, archive, limits=context.settings, folder=shown)
                 await self._note_stop(context, error)
                 raise
             await registry.save(self._record.model_copy(update={"status": "done"}))

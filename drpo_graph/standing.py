@@ -27,7 +27,7 @@ async def tell_standing(
         values: The graph's state at its last checkpoint.
         archive: The run's records.
         limits: Its budget, with the prices.
-        folder: Where its files go, if it has any.
+        folder: Where its files go; ``None`` where it has none, or where they would lay open what is sealed.
     """
     result = await find_standing(values, archive, limits)
     if result is None:

@@ -72,6 +72,16 @@ def test_a_run_that_fails_leaves_no_text_either(drpo: Drpo, folder: Path) -> Non
     assert list_runs(drpo) == {"t": "failed"}
 
 
+def test_a_run_that_its_budget_stops_leaves_no_text_either_and_goes_on(drpo: Drpo, folder: Path) -> None:
+    outcome = drpo(*START, "--max-calls", "20")
+    assert outcome.code == 3
+    assert "Best so far" in outcome.err
+    assert found_in(folder / "drpo_runs") == set()
+    assert [path.name for path in (folder / "drpo_runs" / "t").iterdir()] == ["events.jsonl.sealed"]
+    assert drpo("resume", "t", "--max-calls", "500", "--display", "none").code == 0
+    assert found_in(folder / "drpo_runs") == set()
+
+
 def test_without_a_key_the_pieces_are_found(drpo: Drpo, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DRPO_ENCRYPTION_KEY")
     assert drpo(*START).code == 0

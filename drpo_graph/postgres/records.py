@@ -17,10 +17,13 @@ from langgraph.store.postgres.aio import AsyncPostgresStore
 from psycopg import AsyncCursor
 from psycopg.rows import DictRow, dict_row
 
+from drpo_graph.errors import CheckpointError
 from drpo_graph.postgres.database import Connection, Database
 from drpo_graph.postgres.lease import Lease
 
 _Result = TypeVar("_Result")
+_INLINE = (str, int, float)
+"""What LangGraph keeps in a JSON column; so it does with ``None``, which says nothing."""
 _LATEST = "(SELECT max(checkpoint_id) FROM checkpoints WHERE thread_id = %(run)s AND checkpoint_ns = '')"
 _KEEP_LATEST = (
     f"DELETE FROM checkpoint_writes WHERE thread_id = %(run)s AND (checkpoint_ns <> '' OR checkpoint_id <> {_LATEST})",
@@ -38,8 +41,8 @@ _GRACE_S = 2.0
 """What is being written when a run ends may take so long."""
 _TEXT = "json"
 """The one key of a stored value: its JSON as a text."""
-_UNFIT = "drpo_graph/text"
-"""The one key of what stands for a text that PostgreSQL's JSON cannot hold."""
+_WRAPPED = "drpo_graph/text"
+"""The one key of what stands for a value that is not to stand in PostgreSQL's JSON: its own JSON as a text."""
 
 
 class Fence:
@@ -149,18 +152,35 @@ class PostgresStore(AsyncPostgresStore):
 
 
 class PostgresSaver(AsyncPostgresSaver):
-    """A saver behind a fence."""
+    """A saver behind a fence.
 
-    def __init__(self, fence: Fence, serde: SerializerProtocol | None = None) -> None:
+    LangGraph's own keeps texts and numbers in a JSON column, past the serializer; only what is in its blobs is sealed.
+    """
+
+    def __init__(self, fence: Fence, serde: SerializerProtocol | None = None, *, is_sealed: bool = False) -> None:
+        """Make a saver.
+
+        Args:
+            fence: Behind which it reads and writes.
+            serde: How values become bytes.
+            is_sealed: Whether that seals them: then every value goes through it.
+        """
         super().__init__(fence.database.pool, serde=serde)
         self._fence = fence
+        self._is_sealed = is_sealed
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
-        """Return a checkpoint."""
+        """Return a checkpoint.
+
+        Raises:
+            CheckpointError: it holds what is not sealed, and ought to be.
+        """
         found = await self._fence.attempt(partial(super().aget_tuple, config))
         if found is not None:
             values = found.checkpoint["channel_values"]
-            values.update((name, _as_text(value)) for name, value in values.items())
+            if self._is_sealed and any(isinstance(value, _INLINE) for value in values.values()):
+                raise CheckpointError("An encrypted checkpoint holds a record that is not sealed: it was changed.")
+            values.update((name, _unwrap(value)) for name, value in values.items())
         return found
 
     async def aput(
@@ -171,7 +191,7 @@ class PostgresSaver(AsyncPostgresSaver):
         new_versions: ChannelVersions,
     ) -> RunnableConfig:
         """Save a checkpoint."""
-        values = {name: _as_fit(value) for name, value in checkpoint["channel_values"].items()}
+        values = {name: self._wrap(value) for name, value in checkpoint["channel_values"].items()}
         fit: Checkpoint = {**checkpoint, "channel_values": values}
         return await self._fence.attempt(partial(super().aput, config, fit, metadata, new_versions))
 
@@ -203,6 +223,12 @@ class PostgresSaver(AsyncPostgresSaver):
         await self._fence.attempt(partial(super().adelete_thread, thread_id))
         await self._fence.attempt(partial(self._delete_events, thread_id))
 
+    def _wrap(self, value: object) -> object:
+        """Return a channel's value in a form that PostgreSQL can hold, and anyone may see who reads its tables."""
+        is_unfit = isinstance(value, str) and ("\0" in value or not _is_unicode(value))
+        is_open = self._is_sealed and isinstance(value, _INLINE)
+        return {_WRAPPED: json.dumps(value)} if is_unfit or is_open else value
+
     async def _keep_latest(self, thread_id: str) -> None:
         # In one transaction, so that a kill leaves no checkpoint without its values.
         async with self._cursor() as cursor:
@@ -232,15 +258,8 @@ def _encode(op: Op) -> Op:
     return op._replace(value={_TEXT: text})
 
 
-def _as_fit(value: object) -> object:
-    """Return a channel's value in a form that PostgreSQL can hold: short texts stand in a JSON column."""
-    if isinstance(value, str) and ("\0" in value or not _is_unicode(value)):
-        return {_UNFIT: json.dumps(value)}
-    return value
-
-
-def _as_text(value: object) -> object:
-    return json.loads(value[_UNFIT]) if isinstance(value, dict) and set(value) == {_UNFIT} else value
+def _unwrap(value: object) -> object:
+    return json.loads(value[_WRAPPED]) if isinstance(value, dict) and set(value) == {_WRAPPED} else value
 
 
 def _is_unicode(text: str) -> bool:

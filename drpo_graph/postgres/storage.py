@@ -64,7 +64,7 @@ class PostgresStorage(Storage):
             Fence(database, lease).closing() as fence,
             EventWriter(fence, vault).writing() as events,
         ):
-            saver = PostgresSaver(fence, make_serializer(vault))
+            saver = PostgresSaver(fence, make_serializer(vault), is_sealed=vault is not None)
             store = await seal_store(PostgresStore(fence=fence), vault, name=self.name, is_new=True)
             yield Checkpoint(saver, store, self._explain, hold=lease, sinks=(events,), vault=vault)
 

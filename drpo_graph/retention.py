@@ -3,15 +3,21 @@
 Written against LangGraph's saver and store, so that it holds for every database that keeps runs.
 """
 
+import time
 from collections.abc import Iterable
-from typing import Literal, NamedTuple, get_args
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 from langgraph.store.base import BaseStore, PutOp
 from pydantic import JsonValue
 
 from drpo_graph.archive import Archive, Kind, StoredLevel, namespace_of
+from drpo_graph.errors import UsageError
 from drpo_graph.registry import RunRecord, RunRegistry
 from drpo_graph.storage import Checkpoint
+
+if TYPE_CHECKING:
+    from langgraph.checkpoint.base import BaseCheckpointSaver
 
 Keep = Literal["records", "result", "nothing"]
 """``records``: all that the search found, but not how it got there; ``result``: what was delivered, and the path to it;
@@ -30,24 +36,81 @@ class Pruned(NamedTuple):
     num_records: int
 
 
+class Choice(NamedTuple):
+    """Which runs are to be pruned."""
+
+    keep: Keep
+    names: frozenset[str] = frozenset()
+    """Runs that are named; any if there are none."""
+    min_age_s: float | None = None
+    """How long nothing must have been stored of them."""
+    has_unfinished: bool = False
+    """Whether also those that are neither finished nor named."""
+
+    async def find_obstacle(
+        self, record: RunRecord, store: BaseStore, saver: "BaseCheckpointSaver[str] | None" = None
+    ) -> str | None:
+        """Return what keeps a run from being pruned, or ``None`` when it is to be.
+
+        Args:
+            record: The run.
+            store: Its records.
+            saver: Its checkpoints, where they are at hand.
+        """
+        if record.status != "done" and self.keep != "nothing":
+            return "is not finished"
+        if record.status != "done" and record.thread_id not in self.names and not self.has_unfinished:
+            return "is not finished (--unfinished takes it, too)"
+        if self.min_age_s is not None and time.time() - await find_last_change(record, store, saver) <= self.min_age_s:
+            return "is not old enough"
+        return None
+
+
+async def find_last_change(
+    record: RunRecord, store: BaseStore, saver: "BaseCheckpointSaver[str] | None" = None
+) -> float:
+    """Return when something was last stored of a run, in seconds since the epoch.
+
+    A run's record is stored when a process begins with it and when it ends; of a process that was killed, only what it
+    had stored meanwhile tells how long it worked.
+
+    Args:
+        record: The run.
+        store: Its records.
+        saver: Its checkpoints, where they are at hand.
+    """
+    last = record.updated_at
+    if record.status == "done":
+        return last
+    for kind in get_args(Kind):
+        num_seen = 0
+        while page := await store.asearch(namespace_of(record.thread_id, kind), limit=_BATCH, offset=num_seen):
+            num_seen += len(page)
+            last = max(last, *(_to_seconds(item.updated_at) for item in page))
+    found = None if saver is None else await saver.aget_tuple(_config_of(record))
+    return last if found is None else max(last, _to_seconds(datetime.fromisoformat(found.checkpoint["ts"])))
+
+
 async def prune_run(checkpoint: Checkpoint, record: RunRecord, *, keep: Keep, is_dry: bool = False) -> Pruned:
     """Take from a run what is not to be kept, and return how much that was.
-
-    A run that is not finished needs all it has: of it, only everything can be taken.
 
     Args:
         checkpoint: Where it is kept.
         record: The run.
         keep: What of it stays.
         is_dry: Whether only to count.
+
+    Raises:
+        UsageError: the run is not finished, so that it needs all it has: of it, only everything can be taken.
     """
     thread_id = record.thread_id
-    config = {"configurable": {"thread_id": thread_id}}
+    archive = Archive(checkpoint.store, thread_id)
+    if keep != "nothing" and (record.status != "done" or await archive.get("run", "result") is None):
+        raise UsageError(f"Run {thread_id!r} is not finished, and needs all it has to be resumed.")
     num_checkpoints = 0
-    async for _ in checkpoint.saver.alist(config):  # type: ignore[arg-type]  # A plain dictionary does.
+    async for _ in checkpoint.saver.alist(_config_of(record)):
         num_checkpoints += 1
     kept = 0 if keep == "nothing" else min(1, num_checkpoints)
-    archive = Archive(checkpoint.store, thread_id)
     doomed = await _find_doomed(archive, keep)
     num_records = sum(map(len, doomed.values()))
     if not is_dry:
@@ -103,3 +166,12 @@ async def _delete(store: BaseStore, namespace: tuple[str, ...], keys: Iterable[s
     left = list(keys)
     for start in range(0, len(left), _BATCH):
         await store.abatch([PutOp(namespace, key, None) for key in left[start : start + _BATCH]])
+
+
+def _config_of(record: RunRecord) -> Any:
+    return {"configurable": {"thread_id": record.thread_id}}
+
+
+def _to_seconds(moment: datetime) -> float:
+    # SQLite's times are UTC and do not say so.
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()

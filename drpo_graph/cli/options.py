@@ -319,6 +319,10 @@ KeepOption = Annotated[
     typer.Option("--keep", metavar="WHAT", help="What stays: records, result or nothing."),
 ]
 DryPruneOption = Annotated[bool, typer.Option("--dry-run", metavar=_FLAG, help="Say what would go; change nothing.")]
+UnfinishedOption = Annotated[
+    bool,
+    typer.Option("--unfinished", metavar=_FLAG, help="With --keep nothing: also runs that could still be resumed."),
+]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", metavar=_FLAG, help="Do not ask.")]
 OutputOption = Annotated[
     Path, typer.Option("--output", "-o", metavar="DIR", help="Where the files go, a folder for each run.")

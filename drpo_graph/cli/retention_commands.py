@@ -4,7 +4,6 @@ import asyncio
 import re
 import shutil
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,13 +13,14 @@ from drpo_graph.checkpoint import check_thread_id, find_storage
 from drpo_graph.cli import options as flags
 from drpo_graph.cli.places import DEFAULT_PLACE
 from drpo_graph.display.streams import quiet
-from drpo_graph.errors import RunLockedError, UsageError
+from drpo_graph.errors import CheckpointError, RunLockedError, StateFormatError, UsageError
 from drpo_graph.storage import Storage
 
 if TYPE_CHECKING:
     from drpo_graph.registry import RunRecord
-    from drpo_graph.retention import Keep
+    from drpo_graph.retention import Choice, Keep
 
+_MAX_NAMES = 2000
 _SECONDS = {"h": 3600, "d": 86_400, "w": 604_800}
 
 
@@ -28,6 +28,7 @@ def prune_command(
     thread_ids: flags.RunsArgument = None,
     older_than: flags.OlderThanOption = None,
     keep: flags.KeepOption = "records",
+    unfinished: flags.UnfinishedOption = False,
     dry_run: flags.DryPruneOption = False,
     yes: flags.YesOption = False,
     checkpoint: flags.CheckpointOption = DEFAULT_PLACE,
@@ -36,16 +37,20 @@ def prune_command(
 
     --keep records leaves all that a search found and drops the checkpoints on the way. --keep result leaves what `drpo
     runs` and `drpo show` need and the result; --keep nothing leaves nothing in the checkpoint. Run folders stay. A run
-    that is being worked on is never touched, one that is not finished only by --keep nothing.
+    that is being worked on is never touched, one that is not finished only by --keep nothing, and only if it is named
+    or --unfinished is given.
     """
     storage = find_storage(checkpoint)
     storage.require()
     if keep != "records" and not thread_ids and older_than is None:
         raise UsageError(f"--keep {keep}: name the runs, or give --older-than, e.g. 30d.")
-    age_s = None if older_than is None else _read_age(older_than)
-    for one in thread_ids or ():
-        check_thread_id(one)
-    asyncio.run(_prune(storage, thread_ids or [], age_s, keep=keep, dry_run=dry_run, yes=yes))
+    if unfinished and keep != "nothing":
+        raise UsageError("--unfinished: of a run that is not finished, only --keep nothing can take something.")
+    from drpo_graph.retention import Choice  # Loads LangGraph.
+
+    names = frozenset(check_thread_id(one) for one in thread_ids or ())
+    choice = Choice(keep, names, None if older_than is None else _read_age(older_than), unfinished)
+    asyncio.run(_prune(storage, choice, dry_run=dry_run, yes=yes))
 
 
 def export_command(
@@ -62,49 +67,60 @@ def export_command(
     asyncio.run(_export(storage, thread_id, output))
 
 
-async def _prune(
-    storage: Storage, thread_ids: list[str], age_s: float | None, *, keep: "Keep", dry_run: bool, yes: bool
-) -> None:
-    from drpo_graph.registry import RunRegistry  # Loads LangGraph.
-
-    async with storage.open_for_reading() as reader:
-        registry = RunRegistry(reader.store)
-        found = [await registry.find(one) for one in thread_ids] or await registry.list_runs()
-        is_old = [age_s is None or time.time() - run.updated_at > age_s for run in found]
-        chosen = [
-            run for run, old in zip(found, is_old, strict=True) if old and (run.status == "done" or keep == "nothing")
-        ]
-        for run in found:
-            if run.thread_id in thread_ids and run not in chosen:
-                why = "is not finished" if run.status != "done" else "is not old enough"
-                _say(f"{run.thread_id}: {why}; left as it is")
-    if keep != "records" and not dry_run and not yes and chosen:
-        _confirm(chosen, keep)
+async def _prune(storage: Storage, choice: "Choice", *, dry_run: bool, yes: bool) -> None:
+    chosen = await _choose(storage, choice)
+    if choice.keep != "records" and not dry_run and not yes and chosen:
+        _confirm(chosen, choice.keep)
     before = await storage.measure()
-    num_pruned = sum([await _prune_one(storage, run, keep=keep, dry_run=dry_run) for run in chosen])
+    num_pruned = sum([await _prune_one(storage, run, choice, dry_run=dry_run) for run in chosen])
     if dry_run:
         _say(f"{num_pruned} runs would be pruned; nothing was changed")
         return
-    await storage.reclaim()
+    if num_pruned:
+        await _reclaim(storage, num_pruned)
     after = await storage.measure()
     _say(f"{num_pruned} runs pruned; {storage.name}: {before} bytes before, {after} after")
 
 
-async def _prune_one(storage: Storage, run: "RunRecord", *, keep: "Keep", dry_run: bool) -> int:
+async def _choose(storage: Storage, choice: "Choice") -> "list[RunRecord]":
+    """Return the runs that are to be pruned, as far as can be seen without holding them; say which named ones are not.
+
+    Raises:
+        RunNotFoundError: one that is named does not exist.
+    """
+    from drpo_graph.registry import RunRegistry  # Loads LangGraph.
+
+    chosen = []
+    async with storage.open_for_reading() as reader:
+        registry = RunRegistry(reader.store)
+        for run in [await registry.find(one) for one in sorted(choice.names)] or await registry.list_runs():
+            why = await choice.find_obstacle(run, reader.store)
+            if why is None:
+                chosen.append(run)
+            elif choice.names or (choice.keep == "nothing" and run.status != "done"):
+                _say(f"{run.thread_id}: {why}; left as it is")
+    return chosen
+
+
+async def _prune_one(storage: Storage, run: "RunRecord", choice: "Choice", *, dry_run: bool) -> int:
     """Prune one run and say so; return how many that were."""
     from drpo_graph.registry import RunRegistry
     from drpo_graph.retention import prune_run
 
     try:
         async with storage.open_run(check_thread_id(run.thread_id), must_exist=True) as checkpoint:
-            # It may have been resumed, or pruned, since it was listed.
             registry = RunRegistry(checkpoint.store)
             if not await registry.has(run.thread_id):
                 return 0
             record = await registry.find(run.thread_id)
-            if record.status != "done" and keep != "nothing":
+            why = await choice.find_obstacle(record, checkpoint.store, checkpoint.saver)
+            if record.updated_at != run.updated_at:
+                # What was agreed to was another state of it.
+                why = "was worked on meanwhile"
+            if why is not None:
+                _say(f"{run.thread_id}: {why}; left as it is")
                 return 0
-            taken = await prune_run(checkpoint, record, keep=keep, is_dry=dry_run)
+            taken = await prune_run(checkpoint, record, keep=choice.keep, is_dry=dry_run)
     except RunLockedError:
         _say(f"{run.thread_id}: is being worked on; left as it is")
         return 0
@@ -115,6 +131,25 @@ async def _prune_one(storage: Storage, run: "RunRecord", *, keep: "Keep", dry_ru
     return 1
 
 
+async def _reclaim(storage: Storage, num_pruned: int) -> None:
+    """Give space back, unless a run is being worked on, which would have to wait for it.
+
+    Raises:
+        CheckpointError: it cannot be given back.
+    """
+    from drpo_graph.registry import RunRegistry
+
+    try:
+        async with storage.open_for_reading() as reader:
+            for run in await RunRegistry(reader.store).list_runs():
+                if await reader.is_worked_on(run.thread_id):
+                    _say(f"{run.thread_id}: is being worked on; the space is given back by a prune after its end")
+                    return
+        await storage.reclaim()
+    except (CheckpointError, StateFormatError) as error:
+        raise CheckpointError(f"{num_pruned} runs pruned; space could not be given back: {error}") from error
+
+
 def _confirm(chosen: "list[RunRecord]", keep: "Keep") -> None:
     """Do nothing where the user agrees.
 
@@ -122,9 +157,18 @@ def _confirm(chosen: "list[RunRecord]", keep: "Keep") -> None:
         UsageError: nobody is there to be asked.
         Abort: the user does not.
     """
+    from drpo_graph.display import inert
+
     if not sys.stdin.isatty():
         raise UsageError(f"drpo prune --keep {keep} cannot be undone: give --yes, or see with --dry-run what it takes.")
-    typer.confirm(f"Take all but {keep} from {len(chosen)} runs? It cannot be undone", abort=True, err=True)
+    names = inert(", ".join(run.thread_id for run in chosen), max_chars=_MAX_NAMES)
+    num_unfinished = sum(run.status != "done" for run in chosen)
+    if keep == "nothing":
+        noted = f" ({num_unfinished} unfinished, could be resumed)" if num_unfinished else ""
+        question = f"Delete {len(chosen)} runs entirely{noted}: {names}?"
+    else:
+        question = f"Take all but the result from {len(chosen)} runs: {names}?"
+    typer.confirm(f"{question} It cannot be undone", abort=True, err=True)
 
 
 def _read_age(text: str) -> float:

@@ -1,15 +1,22 @@
 """``drpo prune`` gives space back and leaves what was to be kept; ``drpo export`` needs the checkpoint alone."""
 
+import asyncio
 import json
 import shutil
 import sqlite3
+import sys
 from contextlib import closing
 from pathlib import Path
 
 import pytest
+import typer
 
-from drpo_graph.checkpoint import lock_thread
-from tests.support.command import SMALL, Drpo, list_runs, read_result
+from drpo_graph.checkpoint import SqliteStorage, lock_thread
+from drpo_graph.cli import retention_commands
+from drpo_graph.errors import CheckpointError, UsageError
+from drpo_graph.registry import RunRegistry
+from drpo_graph.retention import Keep, prune_run
+from tests.support.command import KEY, SMALL, Drpo, finish, list_runs, read_result, spawn_drpo
 from tests.support.fake_server import FakeServer
 
 START = ("optimize", *SMALL, "--display", "none", "--thread-id")
@@ -73,7 +80,7 @@ def test_a_run_of_which_nothing_is_kept_is_gone_from_every_table(drpo: Drpo, fin
 
 def test_a_dry_run_changes_nothing(drpo: Drpo, finished: Path) -> None:
     rows = [count(table) for table in ("checkpoints", "writes", "store")]
-    outcome = drpo("prune", "--keep", "nothing", "--older-than", "0h", "--dry-run")
+    outcome = drpo("prune", "--keep", "nothing", "--older-than", "0h", "--unfinished", "--dry-run")
     assert "2 runs would be pruned; nothing was changed" in outcome.out
     assert [count(table) for table in ("checkpoints", "writes", "store")] == rows
 
@@ -87,10 +94,132 @@ def test_a_run_that_is_worked_on_or_unfinished_or_young_is_left(drpo: Drpo, fini
     assert [count(table) for table in ("checkpoints", "writes", "store")] == rows
 
 
+def change(statement: str) -> None:
+    with closing(sqlite3.connect(BASE)) as base, base:
+        assert base.execute(statement).rowcount > 0
+
+
+def make_old(thread_id: str) -> None:
+    """Let a run's record tell of a process that began and ended long ago."""
+    age = "value = json_set(value, '$.updated_at', 1.0)"
+    change(f"UPDATE store SET {age} WHERE prefix = 'drpo.runs' AND key = '{thread_id}'")
+
+
+def test_the_age_of_a_killed_run_counts_from_what_it_stored_last(drpo: Drpo, finished: Path) -> None:
+    by_age = ("prune", "broken", "--keep", "nothing", "--older-than", "1d", "--yes")
+    make_old("broken")
+    assert "broken: is not old enough" in drpo(*by_age).out
+    change("UPDATE store SET updated_at = '2020-01-01 00:00:00' WHERE prefix LIKE 'drpo.broken.%'")
+    # Its last checkpoint is as young as it is.
+    assert "broken: is not old enough" in drpo(*by_age).out
+    assert list_runs(drpo) == {"done": "done", "broken": "failed"}
+    change("DELETE FROM checkpoints WHERE thread_id = 'broken'")
+    assert "1 runs pruned" in drpo(*by_age).out
+    assert list_runs(drpo) == {"done": "done"}
+
+
+def test_a_run_that_is_resumed_while_the_question_waits_is_left(
+    drpo: Drpo, finished: Path, world: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def resume(*_: object) -> None:
+        environment = {"OPENAI_BASE_URL": world.base_url, "OPENAI_API_KEY": KEY}
+        process = spawn_drpo("resume", "broken", "--display", "none", folder=finished.parent, environment=environment)
+        assert finish(process).code == 1
+
+    monkeypatch.setattr(retention_commands, "_confirm", resume)
+    outcome = drpo("prune", "broken", "--keep", "nothing")
+    assert "broken: was worked on meanwhile; left as it is" in outcome.out
+    assert list_runs(drpo) == {"done": "done", "broken": "failed"}
+
+
+def test_by_age_an_unfinished_run_goes_only_where_that_is_asked_for(drpo: Drpo, finished: Path) -> None:
+    by_age = ("prune", "--keep", "nothing", "--older-than", "0h", "--yes")
+    outcome = drpo(*by_age)
+    assert "broken: is not finished (--unfinished takes it, too); left as it is" in outcome.out
+    assert list_runs(drpo) == {"broken": "failed"}
+    assert "1 runs pruned" in drpo(*by_age, "--unfinished").out
+    assert list_runs(drpo) == {}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "question"),
+    [
+        (
+            ("done", "broken", "--keep", "nothing"),
+            "Delete 2 runs entirely (1 unfinished, could be resumed): broken, done?",
+        ),
+        (("done", "--keep", "nothing"), "Delete 1 runs entirely: done?"),
+        (("done", "--keep", "result"), "Take all but the result from 1 runs: done?"),
+    ],
+)
+def test_the_question_names_what_goes(
+    drpo: Drpo, finished: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], question: str
+) -> None:
+    asked = []
+
+    def refuse(text: str, **_: object) -> None:
+        asked.append(text)
+        raise typer.Abort
+
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(typer, "confirm", refuse)
+    rows = count("store")
+    assert drpo("prune", *arguments).code == 130
+    assert asked == [f"{question} It cannot be undone"]
+    assert count("store") == rows
+
+
+@pytest.mark.parametrize("keep", ["records", "result"])
+def test_of_an_unfinished_run_nothing_is_taken_by_a_caller_either(drpo: Drpo, finished: Path, keep: Keep) -> None:
+    rows = [count(table) for table in ("checkpoints", "writes", "store")]
+
+    async def prune(status: str) -> None:
+        async with SqliteStorage(BASE).open_run("broken", must_exist=True) as opened:
+            record = await RunRegistry(opened.store).find("broken")
+            await prune_run(opened, record.model_copy(update={"status": status}), keep=keep)
+
+    # Nor from one whose record says that it is finished, but which has no result.
+    for status in ("failed", "done"):
+        with pytest.raises(UsageError, match="not finished"):
+            asyncio.run(prune(status))
+    assert [count(table) for table in ("checkpoints", "writes", "store")] == rows
+
+
+def test_space_is_not_given_back_beside_a_run_that_is_worked_on(drpo: Drpo, finished: Path) -> None:
+    size = BASE.stat().st_size
+    with lock_thread(BASE, "broken"):
+        outcome = drpo("prune", "done")
+    assert outcome.code == 0
+    assert "broken: is being worked on; the space is given back" in outcome.out
+    assert "1 runs pruned" in outcome.out
+    assert count("pragma_freelist_count()", "freelist_count > 0") == 1
+    assert drpo("prune", "done").code == 0
+    assert BASE.stat().st_size < 0.8 * size
+
+
+def test_space_that_cannot_be_given_back_is_told_beside_what_was_pruned(
+    drpo: Drpo, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    async def fail(_: SqliteStorage) -> None:
+        asked.append("to give space back")
+        raise CheckpointError("the disk is full.")
+
+    monkeypatch.setattr(SqliteStorage, "reclaim", fail)
+    assert drpo("prune", "broken").code == 0
+    assert asked == []
+    outcome = drpo("prune", "done")
+    assert outcome.code == 1
+    assert outcome.err == "error: 1 runs pruned; space could not be given back: the disk is full.\n"
+    assert count("checkpoints", "thread_id = 'done'") == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (("--keep", "nothing"), "name the runs"),
+        (("--unfinished", "--older-than", "1d"), "only --keep nothing"),
         (("done", "--keep", "result"), "give --yes"),
         (("--older-than", "soon"), "30d"),
         (("../done",), "expected letters"),

@@ -5,7 +5,7 @@ import re
 import secrets
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,6 +83,7 @@ def run_server(
     progress: TextIO | None,
     key: ServerKey | None = None,
     keeps_signals: bool = False,
+    withheld: Collection[str] = (),
 ) -> Iterator[RunningServer]:
     """Start a server, yield it when it answers, and end it whatever happens.
 
@@ -92,6 +93,7 @@ def run_server(
         progress: Where the start is shown.
         key: The key that requests will carry; a new one when absent.
         keeps_signals: Whether requests to stop are counted in the block, too; it has to look at them.
+        withheld: Environment variables with keys of others, which the server is not given.
 
     Raises:
         ServeError: it cannot be started; its log tells why.
@@ -100,7 +102,10 @@ def run_server(
     stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
     slug = re.sub(r"[^A-Za-z0-9.]+", "-", request.options.model)[-60:].strip("-.")
     log_file = request.log_file or folder / f"{stem}-{slug}.log"
-    plan = plan_server(request.options, python=request.python, log_file=log_file, inherited=os.environ)
+    own_secrets = {*withheld, request.api_key_env or ""}
+    plan = plan_server(
+        request.options, python=request.python, log_file=log_file, inherited=os.environ, secrets=own_secrets
+    )
     with nullcontext(key) if key is not None else new_key(log_file.parent / f"{stem}.key") as chosen:
         began = time.monotonic()
         server = start_server(plan, chosen.value)

@@ -57,7 +57,8 @@ def serve_roles(settings: Settings, serving: RoleServing | None) -> Iterator[Non
     key = _find_key(roles, request)
     # What is wrong with another role's model is told before a start that takes minutes.
     build_clients(settings)
-    with run_server(request, folder=serving.folder, progress=serving.progress, key=key) as running:
+    withheld = {settings.role(role).api_key_env or "" for role in ROLES}
+    with run_server(request, folder=serving.folder, progress=serving.progress, key=key, withheld=withheld) as running:
         server = running.server
         with _environment({_URL_VARIABLE: server.plan.address.base_url, KEY_VARIABLE: running.key.value}):
             try:

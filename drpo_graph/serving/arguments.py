@@ -1,10 +1,12 @@
 """From what the user asks for to vLLM's command line and environment. Pure: nothing is started or looked up."""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import NamedTuple
 
+from drpo_graph import vault
 from drpo_graph.errors import UsageError
 
 MODULE = "vllm.entrypoints.openai.api_server"
@@ -25,6 +27,10 @@ _REFUSED = {
     "--headless": "such a server answers nothing. Start it with vLLM itself",
 }
 """Flags of vLLM that cannot be passed through, and why."""
+_OUR_KEYS = (vault.KEY_VARIABLE, vault.LANGGRAPH_VARIABLE)
+_SECRET = re.compile(r"(API_?KEY|(^|_)ACCESS_KEY|(^|_)SECRET_KEY|(^|_)SECRET|(^|_)TOKEN|PASSWORD)$", re.I)
+_SERVER_SECRET = re.compile(r"(HF|HUGGING_FACE|VLLM|AWS|MODELSCOPE|RAY)_|AZURE_CLIENT_SECRET$")
+"""What fetches weights, and what nodes of a cluster show each other."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,9 +114,20 @@ def build_command(options: ServeOptions, python: str) -> list[str]:
     return [*command, *options.vllm_arguments]
 
 
-def build_environment(options: ServeOptions, inherited: Mapping[str, str]) -> dict[str, str]:
-    """Return the server's environment but for its key: ours, so tokens, proxies and caches are its own, too."""
-    environment = {**inherited, "PYTHONUNBUFFERED": "1"}
+def build_environment(
+    options: ServeOptions, inherited: Mapping[str, str], secrets: Collection[str] = ()
+) -> dict[str, str]:
+    """Return the server's environment but for its key: ours, without the secrets that are none of its business.
+
+    Proxies and caches are its own, too, and so are tokens that fetch weights.
+
+    Args:
+        options: What to serve.
+        inherited: This process's environment.
+        secrets: Variables with keys whose names do not tell it.
+    """
+    environment = {name: value for name, value in inherited.items() if not _is_withheld(name, secrets)}
+    environment["PYTHONUNBUFFERED"] = "1"
     # Ours alone: vLLM warns of variables with its prefix that it does not know.
     environment.pop("VLLM_BASE_URL", None)
     if options.cuda_visible_devices is not None:
@@ -140,6 +157,11 @@ def uses_ray(options: ServeOptions) -> bool:
     """Return whether the GPUs may be on other machines."""
     backend = _read_flags(options.vllm_arguments).get("--distributed-executor-backend", _choose_backend(options))
     return backend == "ray"
+
+
+def _is_withheld(name: str, secrets: Collection[str]) -> bool:
+    is_secret = name in _OUR_KEYS or name in secrets or _SECRET.search(name) is not None
+    return is_secret and _SERVER_SECRET.match(name) is None
 
 
 def _choose_backend(options: ServeOptions) -> str | None:

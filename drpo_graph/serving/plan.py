@@ -1,6 +1,6 @@
 """From what the user asks for to a server that can be started: what can be known to fail is told before."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +18,14 @@ from drpo_graph.serving.interpreter import check_gpu, find_vllm
 from drpo_graph.serving.process import ServerPlan
 
 
-def plan_server(options: ServeOptions, *, python: Path, log_file: Path, inherited: Mapping[str, str]) -> ServerPlan:
+def plan_server(
+    options: ServeOptions,
+    *,
+    python: Path,
+    log_file: Path,
+    inherited: Mapping[str, str],
+    secrets: Collection[str] = (),
+) -> ServerPlan:
     """Return what is needed to start a server.
 
     Args:
@@ -26,6 +33,7 @@ def plan_server(options: ServeOptions, *, python: Path, log_file: Path, inherite
         python: The interpreter whose environment has vLLM.
         log_file: Takes what the server says.
         inherited: This process's environment, which the server's goes on from.
+        secrets: Variables of it that the server is not given, besides those whose names tell that they hold secrets.
 
     Raises:
         UsageError: the options do not fit each other.
@@ -34,7 +42,7 @@ def plan_server(options: ServeOptions, *, python: Path, log_file: Path, inherite
     check_options(options)
     name, model = find_served_name(options), _find_model(options.model)
     options = replace(options, model=model, served_model_name=None if name == model else name)
-    environment = build_environment(options, inherited)
+    environment = build_environment(options, inherited, secrets)
     installation = find_vllm(python, environment)
     if not uses_ray(options):
         check_gpu(installation)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.serving.stubs import PYTHON_PATH, Record, are_gone, command_lines, free_port, read_record
+from tests.serving.stubs import PYTHON_PATH, Record, are_gone, command_lines, environments, free_port, read_record
 from tests.support.command import (
     KEY,
     SMALL,
@@ -224,6 +224,33 @@ def test_a_key_that_a_role_names_is_the_servers(drpo: Drpo, monkeypatch: pytest.
     assert drpo("optimize", *RUN, "--api-key-env", "MY_KEY", "--serve").code == 1
     assert read_record(stub).key == "my-own-key"
     assert "VLLM_API_KEY" not in os.environ
+
+
+def test_no_process_of_a_server_is_given_the_keys_of_others(stub: Path) -> None:
+    names = ("OPENAI_API_KEY", "PGPASSWORD", "SOME_TOKEN", "LANGGRAPH_AES_KEY", "DRPO_ENCRYPTION_KEY")
+    canaries = {name: f"canary-{name}" for name in names}
+    own = {"OF_THE_SERVER": "key-of-the-server", "HF_TOKEN": "handed-on", "STUB_WORKER": "1"}
+    process, _ = serve("--api-key-env", "OF_THE_SERVER", **own, **canaries)
+    record = read_record(stub)
+    seen = environments(record.pids)
+    process.send_signal(signal.SIGTERM)
+    finish(process)
+    assert len(record.pids) == 3
+    assert [seen.count(text) for text in ("HF_TOKEN=handed-on", "VLLM_API_KEY=key-of-the-server")] == [3, 3]
+    assert "canary" not in seen
+    assert "OF_THE_SERVER" not in seen
+
+
+def test_a_run_s_own_server_is_not_given_the_keys_of_its_roles(world: FakeServer) -> None:
+    critic = {"model": "openai:world", "base_url": world.base_url, "api_key_env": "OF_THE_CRITIC"}
+    chosen = [word for name, value in critic.items() for word in ("--set", f"critic.{name}={value}")]
+    process, record, _ = begin_served_run(*chosen, OF_THE_CRITIC=KEY, OPENAI_API_KEY=KEY)
+    seen = environments(record.pids)
+    process.send_signal(signal.SIGINT)
+    finish(process)
+    assert "VLLM_API_KEY=" in seen
+    assert "OF_THE_CRITIC" not in seen
+    assert KEY not in seen
 
 
 def test_different_keys_for_one_server_are_refused(drpo: Drpo, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,6 +53,11 @@ def command_lines(pids: list[int]) -> str:
     return "\n".join(Path(f"/proc/{pid}/cmdline").read_text() for pid in pids)
 
 
+def environments(pids: list[int]) -> str:
+    """Return the variables that these processes were started with."""
+    return "\n".join(Path(f"/proc/{pid}/environ").read_text() for pid in pids).replace("\0", "\n")
+
+
 def free_port() -> int:
     """Return a port that is free at this moment."""
     with socket.create_server(("127.0.0.1", 0)) as listener:

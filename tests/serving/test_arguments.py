@@ -160,3 +160,22 @@ def test_environment_is_handed_on_with_the_chosen_devices() -> None:
     assert plain == {"HF_TOKEN": "t", "HTTPS_PROXY": "p", "CUDA_VISIBLE_DEVICES": "7", "PYTHONUNBUFFERED": "1"}
     chosen = build_environment(ServeOptions(model="m", cuda_visible_devices="0,1"), inherited)
     assert chosen == {**plain, "CUDA_VISIBLE_DEVICES": "0,1"}
+
+
+@pytest.mark.parametrize(
+    ("name", "is_handed_on"),
+    [
+        *((name, False) for name in ("DRPO_ENCRYPTION_KEY", "LANGGRAPH_AES_KEY", "MY_CRITIC", "PGPASSWORD")),
+        *((name, False) for name in ("OPENAI_API_KEY", "AZURE_OPENAI_APIKEY", "openai_api_key", "GITHUB_TOKEN")),
+        *((name, False) for name in ("TOKEN", "CLIENT_SECRET", "DJANGO_SECRET_KEY", "MINIO_ACCESS_KEY", "DB_PASSWORD")),
+        *(
+            (name, True)
+            for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+        ),
+        *((name, True) for name in ("VLLM_API_KEY", "MODELSCOPE_API_TOKEN", "RAY_AUTH_TOKEN", "AZURE_CLIENT_SECRET")),
+        *((name, True) for name in ("HTTPS_PROXY", "PATH", "HF_HOME", "TOKENIZERS_PARALLELISM", "MONKEY", "HF_ROLE")),
+    ],
+)
+def test_secrets_that_are_none_of_the_server_s_business_are_not_handed_on(name: str, is_handed_on: bool) -> None:
+    environment = build_environment(ServeOptions(model="m"), {name: "canary"}, secrets=("MY_CRITIC", "HF_ROLE"))
+    assert ("canary" in environment.values()) is is_handed_on

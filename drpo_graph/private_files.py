@@ -25,8 +25,7 @@ def make_private_folder(folder: Path) -> Path:
     Raises:
         OSError: it cannot be made, something else stands in its place, or another user's link.
     """
-    if folder.is_symlink() and folder.lstat().st_uid not in (os.geteuid(), _SUPERUSER):
-        raise OSError(errno.ELOOP, f"{folder.name} is another user's link", str(folder))
+    _refuse_foreign_link(folder)
     missing = []
     for place in (folder, *folder.parents):
         if place.is_dir():
@@ -42,8 +41,9 @@ def create_private_file(path: Path) -> None:
     """Make an empty file that its owner alone can read, unless there is a file already.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: it cannot be made, or another user's link stands in its place.
     """
+    _refuse_foreign_link(path)
     with suppress(FileExistsError):
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE))
 
@@ -115,6 +115,11 @@ def _open_folder(folder: Path, root: Path) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _refuse_foreign_link(path: Path) -> None:
+    if path.is_symlink() and path.lstat().st_uid not in (os.geteuid(), _SUPERUSER):
+        raise OSError(errno.ELOOP, f"{path.name} is another user's link", str(path))
 
 
 def _explain_link(error: OSError, path: Path) -> OSError:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from drpo_graph.display import inert
 from drpo_graph.errors import ServeError
-from drpo_graph.private_files import make_private_folder
+from drpo_graph.private_files import open_to_append
 from drpo_graph.serving import guard
 from drpo_graph.serving.arguments import KEY_VARIABLE, Address
 from drpo_graph.serving.explain import explain_failure
@@ -193,8 +193,7 @@ def start_server(plan: ServerPlan, key: str, *, grace_s: float = STOP_GRACE_S) -
     """
     _check_port(plan.address)
     try:
-        make_private_folder(plan.log_file.parent)
-        descriptor = os.open(plan.log_file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        descriptor = open_to_append(plan.log_file)
     except OSError as error:
         raise ServeError(f"Log file {plan.log_file}: {error.strerror}. Give another place with --log-file.") from error
     try:

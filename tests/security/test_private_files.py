@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from drpo_graph.checkpoint import is_worked_on, lock_thread, open_checkpoint
+from drpo_graph.errors import CheckpointError
 from drpo_graph.private_files import create_private_file, make_private_folder, open_to_append, write_atomically
 from tests.support.command import ROOT
 
@@ -96,6 +98,37 @@ def test_a_folder_that_is_another_user_s_link_is_refused(tmp_path: Path) -> None
         with pytest.raises(OSError, match="another user's link"):
             write()
     assert list((tmp_path / "victim").iterdir()) == []
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only the superuser can give a link to another user")
+@pytest.mark.parametrize("target", ["victim.sqlite", "missing.sqlite"])
+async def test_a_checkpoint_that_is_another_user_s_link_is_refused(tmp_path: Path, target: str) -> None:
+    (tmp_path / "victim.sqlite").touch()
+    base = tmp_path / "runs.sqlite"
+    base.symlink_to(tmp_path / target)
+    os.chown(base, 12345, 12345, follow_symlinks=False)
+    with pytest.raises(CheckpointError, match="another user's link"):
+        async with open_checkpoint(base):
+            pass
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["runs.sqlite", "victim.sqlite"]
+    assert (tmp_path / "victim.sqlite").stat().st_size == 0
+
+
+async def test_a_checkpoint_that_is_the_user_s_own_link_is_written_through(tmp_path: Path) -> None:
+    (tmp_path / "runs.sqlite").symlink_to(tmp_path / "big_disk.sqlite")
+    async with open_checkpoint(tmp_path / "runs.sqlite"):
+        pass
+    assert (tmp_path / "big_disk.sqlite").stat().st_size > 0
+
+
+def test_a_link_in_the_place_of_a_lock_is_refused_and_its_target_left(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_bytes(b"keep")
+    (tmp_path / "runs.sqlite.locks").mkdir()
+    (tmp_path / "runs.sqlite.locks" / "t.lock").symlink_to(tmp_path / "precious")
+    with pytest.raises(CheckpointError, match=r"t\.lock"), lock_thread(tmp_path / "runs.sqlite", "t"):
+        pass
+    assert not is_worked_on(tmp_path / "runs.sqlite", "t")
+    assert (tmp_path / "precious").read_bytes() == b"keep"
 
 
 def test_a_pipe_in_the_place_of_a_log_is_refused_and_does_not_hold_up(tmp_path: Path) -> None:

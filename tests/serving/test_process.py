@@ -142,6 +142,15 @@ def test_a_log_file_is_added_to_and_only_the_new_part_is_told(start: Starter) ->
     assert log_file.read_text().startswith("CUDA out of memory\nINFO")
 
 
+def test_a_log_file_that_is_a_link_is_not_written_through(start: Starter) -> None:
+    (start.folder / "precious").write_text("keep")
+    (start.folder / "logs").mkdir()
+    (start.folder / "logs" / "log").symlink_to(start.folder / "precious")
+    with pytest.raises(ServeError, match=r"log is a link.*--log-file"):
+        start()
+    assert (start.folder / "precious").read_text() == "keep"
+
+
 def test_waiting_has_an_end(start: Starter) -> None:
     server = start(STUB_DELAY_S="60")
     with pytest.raises(ServeError, match=r"not ready after 0\.3 s; --timeout"):

@@ -8,7 +8,7 @@ from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TextIO
+from typing import TYPE_CHECKING, Literal
 
 from filelock import FileLock, Timeout
 
@@ -20,6 +20,8 @@ from drpo_graph.vault import Vault, read_vault
 
 if TYPE_CHECKING:
     from langgraph.store.base import BaseStore
+
+    from drpo_graph.event_files import FileEvents
 
 DEFAULT_CHECKPOINT = RUNS_FOLDER / "checkpoints.sqlite"
 _BUSY_TIMEOUT_MS = 30_000
@@ -101,21 +103,14 @@ class SqliteStorage(Storage):
             raise explain_storage_error(error, self.path) from error
 
     @contextmanager
-    def open_events(self, thread_id: str, log_dir: str | None) -> Iterator["FileEvents"]:
-        """Open a run's event log, which is in its folder."""
-        from drpo_graph.export import EVENTS_FILE, SEALED_EVENTS_FILE  # Loads LangGraph.
+    def open_events(self, thread_id: str, log_dir: str | None) -> "Iterator[FileEvents]":
+        """Open a run's event logs, which are in its folder."""
+        from drpo_graph.event_files import open_event_files  # Loads LangGraph.
 
         if log_dir is None:
             raise CheckpointError(f"Run {thread_id!r} keeps no event log: it was started with --disable-log.")
-        path, vault = Path(log_dir) / EVENTS_FILE, None
-        if not path.exists() and (sealed := path.with_name(SEALED_EVENTS_FILE)).exists():
-            path, vault = sealed, read_vault(os.environ)
-        try:
-            file = path.open(encoding="utf-8", errors="replace", newline="\n")
-        except OSError as error:
-            raise CheckpointError(f"Event log {path}: {error.strerror}.") from error
-        with file:
-            yield FileEvents(file, self.path, thread_id, vault)
+        with open_event_files(Path(log_dir), partial(is_worked_on, self.path, thread_id)) as events:
+            yield events
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,38 +123,6 @@ class FileReader:
     async def is_worked_on(self, thread_id: str) -> bool:
         """Return whether a process works on a run at this moment."""
         return is_worked_on(self.path, thread_id)
-
-
-@dataclass(frozen=True, slots=True)
-class FileEvents:
-    """A run's event log."""
-
-    file: TextIO
-    path: Path
-    thread_id: str
-    vault: Vault | None
-
-    def open_line(self, line: str) -> str:
-        """Return a line as JSON; of a sealed log, opened."""
-        from drpo_graph.export import open_event_line  # Loads LangGraph.
-
-        return open_event_line(line, self.vault)
-
-    def read(self) -> list[str]:
-        """Return the complete lines that are not read yet."""
-        lines: list[str] = []
-        while True:
-            place = self.file.tell()
-            line = self.file.readline()
-            if not line.endswith("\n"):
-                # Half a line: its other half is still to come.
-                self.file.seek(place)
-                return lines
-            lines.append(line)
-
-    def is_written(self) -> bool:
-        """Return whether a process works on the run."""
-        return is_worked_on(self.path, self.thread_id)
 
 
 @asynccontextmanager

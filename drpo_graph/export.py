@@ -43,6 +43,7 @@ RUN_FILE = "run.json"
 PROMPT_FILE = "best_prompt.txt"
 ARGS_FILE = "args.txt"
 ALGORITHM_FOLDER = "algo_output"
+_PLAIN_NAMES = (PROMPT_FILE, RESULT_FILE, EVENTS_FILE, LOG_FILE, ARGS_FILE, ALGORITHM_FOLDER)
 _MAX_LOGGED = 20_000
 _EVENTS_PLACE = "events"
 
@@ -197,7 +198,7 @@ def open_run_files(
 ) -> Iterator[tuple[EventSink, ...]]:
     """Open a run's log and event files, and give what writes to them; without a folder only the log is told.
 
-    With a vault the events are sealed, and nothing else is written.
+    With a vault the events are sealed, and nothing else is written; what is there unsealed is told.
 
     Raises:
         CheckpointError: the folder cannot be written.
@@ -206,6 +207,9 @@ def open_run_files(
         yield (log_event,)
         return
     if vault is not None:
+        plain = [name for name in _PLAIN_NAMES if (folder / name).exists()]
+        if plain:
+            logger.warning("%s holds files of this run that are not encrypted: %s.", folder, ", ".join(plain))
         with _explained(folder):
             events = EventLog(folder / SEALED_EVENTS_FILE, vault)
         try:

@@ -8,7 +8,7 @@ import errno
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -69,14 +69,14 @@ def open_to_append(path: Path) -> int:
     return descriptor
 
 
-def write_atomically(path: Path, content: bytes, *, root: Path | None = None) -> None:
+def write_atomically(path: Path, content: bytes | Iterable[bytes], *, root: Path | None = None) -> None:
     """Replace a file in one step, so that a reader or a crash sees the old one or the new one.
 
     Once this returns, the new one is on the disk under its name, whatever happens to the machine.
 
     Args:
         path: The file; a link in its place is replaced, not followed.
-        content: What it will hold.
+        content: What it will hold, in one piece or in several.
         root: The folder below which no link is followed on the way to the file; its own folder when absent.
 
     Raises:
@@ -87,7 +87,7 @@ def write_atomically(path: Path, content: bytes, *, root: Path | None = None) ->
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
             with open(os.open(unfinished, flags, FILE_MODE, dir_fd=folder), "wb") as file:
-                file.write(content)
+                file.writelines([content] if isinstance(content, bytes) else content)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(unfinished, path.name, src_dir_fd=folder, dst_dir_fd=folder)

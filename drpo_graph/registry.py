@@ -58,6 +58,15 @@ class RunRegistry:
         """Return whether the checkpoint holds a run."""
         return await self._get(thread_id) is not None
 
+    async def list_names(self) -> list[str]:
+        """Return the names of all runs, those that this version cannot read among them."""
+        found: list[str] = []
+        while True:
+            page = await self._store.asearch(_NAMESPACE, limit=_PAGE, offset=len(found))
+            found.extend(item.key for item in page)
+            if len(page) < _PAGE:
+                return sorted(found)
+
     async def list_runs(self) -> list[RunRecord]:
         """Return all runs, the newest first."""
         found: list[RunRecord] = []

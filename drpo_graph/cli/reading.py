@@ -27,6 +27,12 @@ async def list_runs(storage: Storage) -> list[RunRecord]:
         return [await _as_it_is(run, reader) for run in await RunRegistry(reader.store).list_runs()]
 
 
+async def list_names(storage: Storage) -> list[str]:
+    """Return the names of a checkpoint's runs, those that cannot be read among them."""
+    async with storage.open_for_reading() as reader:
+        return await RunRegistry(reader.store).list_names()
+
+
 async def find_run(storage: Storage, thread_id: str) -> RunRecord:
     """Return one run of a checkpoint.
 

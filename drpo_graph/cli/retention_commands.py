@@ -2,18 +2,19 @@
 
 import asyncio
 import re
-import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
+from pydantic import ValidationError
 
 from drpo_graph.checkpoint import check_thread_id, find_storage
 from drpo_graph.cli import options as flags
 from drpo_graph.cli.places import DEFAULT_PLACE
 from drpo_graph.display.streams import quiet
-from drpo_graph.errors import CheckpointError, RunLockedError, StateFormatError, UsageError
+from drpo_graph.errors import CheckpointError, DRPOError, RunLockedError, StateFormatError, UsageError
 from drpo_graph.storage import Storage
 
 if TYPE_CHECKING:
@@ -179,22 +180,68 @@ def _read_age(text: str) -> float:
 
 
 async def _export(storage: Storage, thread_id: str | None, output: Path) -> None:
-    from drpo_graph.cli.reading import list_runs, load_run  # Loads LangGraph.
-    from drpo_graph.export import EVENTS_FILE, write_stored_run
-    from drpo_graph.private_files import make_private_folder
+    from drpo_graph.cli.reading import list_names  # Loads LangGraph.
 
-    names = [thread_id] if thread_id is not None else [run.thread_id for run in await list_runs(storage)]
+    if thread_id is not None:
+        await _export_one(storage, thread_id, output)
+        return
+    names = await list_names(storage)
+    num_failed = 0
     for name in names:
-        run = await load_run(storage, name)
-        folder = make_private_folder(output / check_thread_id(name))
-        files = write_stored_run(folder, run.record, result=run.result, tree=run.tree, beams=run.beams)
-        log = Path(run.record.log_dir) / EVENTS_FILE if run.record.log_dir is not None else None
-        if log is not None and log.is_file() and log.resolve() != (folder / EVENTS_FILE).resolve():
-            # Events are no part of the checkpoint: where they are still there, they come along.
-            shutil.copyfile(log, folder / EVENTS_FILE, follow_symlinks=False)
-            (folder / EVENTS_FILE).chmod(0o600)
-            files.append(folder / EVENTS_FILE)
-        _say(f"{name}: {len(files)} files in {folder}")
+        try:
+            await _export_one(storage, name, output)
+        except (DRPOError, ValidationError) as error:
+            # One that is broken, or of another version, is no reason to leave the others where they are.
+            num_failed += 1
+            _say(f"{name}: not exported: {error}")
+    if num_failed:
+        raise CheckpointError(f"{num_failed} of {len(names)} runs could not be exported.")
+
+
+async def _export_one(storage: Storage, name: str, output: Path) -> None:
+    """Write one run's files, and say so."""
+    from drpo_graph.cli.reading import load_run
+    from drpo_graph.export import write_stored_run
+
+    folder = output / check_thread_id(name)
+    run = await load_run(storage, name)
+    files = write_stored_run(folder, run.record, result=run.result, tree=run.tree, beams=run.beams)
+    _say(f"{name}: {len(files)} files in {folder}, {_export_events(storage, run.record, folder)}")
+
+
+def _export_events(storage: Storage, record: "RunRecord", folder: Path) -> str:
+    """Write a run's events, opened if they are sealed; return what became of them.
+
+    Raises:
+        CheckpointError: they cannot be written.
+    """
+    from drpo_graph.export import EVENTS_FILE
+    from drpo_graph.private_files import write_atomically
+
+    if record.log_dir is not None and Path(record.log_dir).resolve() == folder.resolve():
+        # They may be written at this moment: what replaces them would lack some.
+        return "its events as they were"
+    num_closed = 0
+
+    def open_all(lines: list[str]) -> Iterator[bytes]:
+        nonlocal num_closed
+        for line in lines:
+            try:
+                yield f"{events.open_line(line).rstrip()}\n".encode("utf-8", "replace")
+            except CheckpointError:
+                num_closed += 1
+
+    try:
+        with storage.open_events(record.thread_id, record.log_dir) as events:
+            lines = [line for line in events.read() if not line.isspace()]
+            if not lines:
+                return "no events"
+            write_atomically(folder / EVENTS_FILE, open_all(lines))
+    except OSError as error:
+        raise CheckpointError(f"Folder {folder}: {error.strerror or error}. Give another one with --output.") from error
+    except CheckpointError as error:
+        return f"no events ({error})"
+    return f"{len(lines) - num_closed} events" + (f", {num_closed} did not open" if num_closed else "")
 
 
 def _say(text: str) -> None:

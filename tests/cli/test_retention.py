@@ -256,6 +256,50 @@ def test_exported_files_are_those_of_the_run_folder(drpo: Drpo, finished: Path) 
     assert {path.stat().st_mode & 0o777 for path in Path("out").rglob("*") if path.is_file()} == {0o600}
 
 
+def test_exported_events_replace_a_link_and_leave_its_target(drpo: Drpo, finished: Path) -> None:
+    Path("precious").write_text("keep")
+    exported = Path("out") / "done" / "events.jsonl"
+    exported.parent.mkdir(parents=True)
+    exported.symlink_to(Path("precious").absolute())
+    outcome = drpo("export", "done", "--output", "out")
+    assert (outcome.code, Path("precious").read_text()) == (0, "keep")
+    assert not exported.is_symlink()
+    assert exported.read_bytes() == (finished / "done" / "events.jsonl").read_bytes()
+    assert f"{len(exported.read_text().splitlines())} events" in outcome.out
+
+
+def test_events_in_the_folder_that_is_exported_to_stay_the_file_that_is_written(drpo: Drpo, finished: Path) -> None:
+    log = finished / "done" / "events.jsonl"
+    before = log.stat()
+    assert drpo("export", "done", "--output", finished).code == 0
+    assert (log.stat().st_ino, log.stat().st_size) == (before.st_ino, before.st_size)
+
+
+def test_an_export_without_events_says_so(drpo: Drpo, finished: Path) -> None:
+    (finished / "done" / "events.jsonl").unlink()
+    assert "no events" in drpo("export", "done", "--output", "out").out
+    assert drpo("optimize", *SMALL, "--depth", "2", "--thread-id", "u", "--display", "none", "--disable-log").code == 0
+    assert "no events" in drpo("export", "u", "--output", "out").out
+    assert list(Path("out").rglob("events*")) == []
+
+
+def test_a_run_that_cannot_be_read_keeps_no_other_from_being_exported(drpo: Drpo, finished: Path) -> None:
+    change("""UPDATE store SET value = '{"thread_id": "broken"}' WHERE prefix = 'drpo.runs' AND key = 'broken'""")
+    outcome = drpo("export", "--all", "--output", "out")
+    assert outcome.code == 1
+    assert "broken: not exported: " in outcome.out
+    assert outcome.err == "error: 1 of 2 runs could not be exported.\n"
+    assert (Path("out") / "done" / "result.json").is_file()
+
+
+def test_a_run_is_exported_under_the_name_that_it_is_kept_under(drpo: Drpo, finished: Path) -> None:
+    renamed = "json_set(value, '$.thread_id', '../x')"
+    change(f"UPDATE store SET value = {renamed} WHERE prefix = 'drpo.runs' AND key = 'broken'")
+    assert drpo("export", "--all", "--output", "out/put").code == 0
+    assert {path.name for path in Path("out").iterdir()} == {"put"}
+    assert {path.name for path in Path("out/put").iterdir()} == {"done", "broken"}
+
+
 def test_one_run_or_all_is_exported_and_not_neither(drpo: Drpo, finished: Path) -> None:
     assert drpo("export", "--output", "out").code == 2
     assert drpo("export", "done", "--all", "--output", "out").code == 2

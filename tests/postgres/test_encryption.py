@@ -35,7 +35,10 @@ def test_an_encrypted_run_leaves_no_text_in_any_row_and_can_be_read_and_resumed(
     assert outcome.code == 0, outcome.err
     assert found_in(uri) == set()
     assert CANARY in drpo("show", "t", "--json", *place).out
-    assert drpo("events", "t", *place).events()[-1].type == "run_finished"
+    shown = drpo("events", "t", *place)
+    assert shown.events()[-1].type == "run_finished"
+    assert drpo("export", "t", "--output", "out", *place).code == 0
+    assert (Path("out") / "t" / "events.jsonl").read_text() == shown.out
 
 
 def test_without_a_key_the_pieces_are_found(drpo: Drpo, uri: str, monkeypatch: pytest.MonkeyPatch) -> None:

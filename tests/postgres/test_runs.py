@@ -18,7 +18,7 @@ from tests.support.command import (
     wait_for,
 )
 from tests.support.fake_server import FakeServer
-from tests.support.postgres import query, wait_for_rows
+from tests.support.postgres import dump, query, wait_for_rows
 
 START = ("optimize", *SMALL, "--thread-id", "t")
 RESULTS = (
@@ -46,6 +46,26 @@ def test_results_are_those_of_sqlite_byte_for_byte(drpo: Drpo, folder: Path, uri
     assert stored_events(uri) == (folder / "drpo_runs" / "t" / "events.jsonl").read_text().splitlines()
     assert query(uri, "SELECT * FROM drpo_leases") == []
     assert {path.name for path in folder.rglob("*.sqlite*")} == set()
+
+
+def test_a_run_is_exported_with_its_events_and_pruned_without_its_folder(drpo: Drpo, folder: Path, uri: str) -> None:
+    place = ("--checkpoint", uri)
+    assert drpo(*START, "--display", "none", "--disable-log", *place).code == 0
+    events = stored_events(uri)
+    outcome = drpo("export", "t", "--output", "out", *place)
+    assert f"{len(events)} events" in outcome.out
+    assert (folder / "out" / "t" / "events.jsonl").read_text().splitlines() == events
+    by_age = ("prune", "t", "--keep", "nothing", "--older-than", "1d", "--yes", *place)
+    query(
+        uri,
+        "UPDATE store SET value = jsonb_build_object('json', jsonb_set(jsonb_set((value->>'json')::jsonb, "
+        "'{updated_at}', '1'), '{status}', '\"running\"')::text) WHERE prefix = 'drpo.runs'",
+    )
+    assert "t: is not old enough" in drpo(*by_age).out
+    query(uri, "UPDATE store SET updated_at = '2020-01-01' WHERE prefix <> 'drpo.runs'")
+    query(uri, """UPDATE checkpoints SET checkpoint = jsonb_set(checkpoint, '{ts}', '"2020-01-01T00:00:00+00:00"')""")
+    assert "1 runs pruned" in drpo(*by_age).out
+    assert [table for table, rows in dump(uri).items() if rows] == []
 
 
 def test_a_finished_run_shows_its_result_again(drpo: Drpo, uri: str, world: FakeServer) -> None:

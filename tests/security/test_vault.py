@@ -95,6 +95,41 @@ def test_plain_files_are_written_where_they_are_asked_for(drpo: Drpo, folder: Pa
     assert b"canary" not in BASE.read_bytes()
 
 
+def test_sealed_and_plain_events_are_read_in_the_order_of_time_and_exported(
+    drpo: Drpo, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert drpo(*START, "--max-calls", "20").code == 3
+    assert drpo("resume", "t", "--max-calls", "500", "--display", "none", "--plain-files").code == 0
+    assert "not encrypted" not in caplog.text
+    logs = [folder / "drpo_runs" / "t" / name for name in ("events.jsonl.sealed", "events.jsonl")]
+    shown = drpo("events", "t")
+    events = shown.events()
+    assert len(events) == sum(len(log.read_text().splitlines()) for log in logs)
+    assert [event.time for event in events] == sorted(event.time for event in events)
+    kinds = [event.type for event in events if event.type.startswith("run_")]
+    assert kinds == ["run_started", "run_stopped", "run_started", "run_finished"]
+    # Files that are not encrypted are told where the run goes on as encrypted.
+    assert drpo("resume", "t", "--display", "none").code == 0
+    assert "t holds files of this run that are not encrypted: best_prompt.txt" in caplog.text
+    outcome = drpo("export", "t", "--output", "out")
+    assert f"{len(events) + 1} events" in outcome.out
+    exported = (folder / "out" / "t" / "events.jsonl").read_text()
+    assert exported.startswith(shown.out)
+    assert exported == drpo("events", "t").out
+
+
+def test_a_plain_line_in_a_sealed_log_is_not_shown(drpo: Drpo, folder: Path) -> None:
+    assert drpo(*START, "--depth", "2").code == 0
+    log = folder / "drpo_runs" / "t" / "events.jsonl.sealed"
+    shown = drpo("events", "t").out
+    with log.open("a") as file:
+        file.write(shown.splitlines()[0] + "\n")
+    outcome = drpo("events", "t")
+    assert outcome.out == shown
+    assert "does not open" in outcome.err
+    assert ", 1 did not open" in drpo("export", "t", "--output", "out").out
+
+
 @pytest.mark.parametrize("command", [("resume", "t"), ("show", "t"), ("runs",), ("events", "t"), ("prune",), START])
 @pytest.mark.parametrize(("key", "words"), [(None, "is encrypted. Set"), ("0" * 64, "with another key")])
 def test_a_missing_or_wrong_key_is_one_line(

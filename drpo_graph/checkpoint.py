@@ -143,7 +143,7 @@ class FileEvents:
         """Return a line as JSON; of a sealed log, opened."""
         from drpo_graph.export import open_event_line  # Loads LangGraph.
 
-        return open_event_line(line, self.vault)
+        return open_event_line(line, self.vault, thread_id=self.thread_id)
 
     def read(self) -> list[str]:
         """Return the complete lines that are not read yet."""

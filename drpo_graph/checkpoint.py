@@ -109,7 +109,7 @@ class SqliteStorage(Storage):
 
         if log_dir is None:
             raise CheckpointError(f"Run {thread_id!r} keeps no event log: it was started with --disable-log.")
-        with open_event_files(Path(log_dir), partial(is_worked_on, self.path, thread_id)) as events:
+        with open_event_files(Path(log_dir), thread_id, partial(is_worked_on, self.path, thread_id)) as events:
             yield events
 
 

@@ -25,6 +25,7 @@ _FORGED = "?"
 class FileEvents:
     """A run's event logs."""
 
+    thread_id: str
     plain: TextIO | None
     sealed: TextIO | None
     vault: Vault | None
@@ -32,7 +33,9 @@ class FileEvents:
 
     def open_line(self, line: str) -> str:
         """Return a line as JSON; one of a sealed log, opened."""
-        return line if self.sealed is None or line.startswith("{") else open_event_line(line, self.vault)
+        if self.sealed is None or line.startswith("{"):
+            return line
+        return open_event_line(line, self.vault, thread_id=self.thread_id)
 
     def read(self) -> list[str]:
         """Return the complete lines that are not read yet."""
@@ -57,11 +60,12 @@ class FileEvents:
 
 
 @contextmanager
-def open_event_files(folder: Path, is_worked_on: Callable[[], bool]) -> Iterator[FileEvents]:
+def open_event_files(folder: Path, thread_id: str, is_worked_on: Callable[[], bool]) -> Iterator[FileEvents]:
     """Open the event logs in a run's folder.
 
     Args:
         folder: The run folder.
+        thread_id: The run.
         is_worked_on: Tells whether a process works on the run.
 
     Raises:
@@ -78,7 +82,8 @@ def open_event_files(folder: Path, is_worked_on: Callable[[], bool]) -> Iterator
             except OSError as error:
                 raise CheckpointError(f"Event log {path}: {error.strerror}.") from error
             opened.append(None if file is None else stack.enter_context(file))
-        yield FileEvents(opened[0], opened[1], read_vault(os.environ) if has_sealed else None, is_worked_on)
+        vault = read_vault(os.environ) if has_sealed else None
+        yield FileEvents(thread_id, opened[0], opened[1], vault, is_worked_on)
 
 
 def _read_lines(file: TextIO) -> list[str]:

@@ -45,7 +45,6 @@ ARGS_FILE = "args.txt"
 ALGORITHM_FOLDER = "algo_output"
 _PLAIN_NAMES = (PROMPT_FILE, RESULT_FILE, EVENTS_FILE, LOG_FILE, ARGS_FILE, ALGORITHM_FOLDER)
 _MAX_LOGGED = 20_000
-_EVENTS_PLACE = "events"
 
 
 async def load_tree(archive: Archive) -> tuple[Candidate, ...]:
@@ -283,13 +282,15 @@ class EventLog:
         self._file.close()
 
 
-def open_event_line(line: str, vault: Vault | None) -> str:
-    """Return a line of an event log as JSON; those of a sealed one need its vault.
+def open_event_line(line: str, vault: Vault | None, *, thread_id: str) -> str:
+    """Return a line of a run's event log as JSON; those of a sealed one need its vault.
 
     Raises:
         CheckpointError: it does not open.
     """
-    return line if vault is None else vault.open(line.strip(), place=_EVENTS_PLACE).decode("utf-8", "replace")
+    return (
+        line if vault is None else vault.open(line.strip(), place=_events_place(thread_id)).decode("utf-8", "replace")
+    )
 
 
 class InertFormatter(logging.Formatter):
@@ -365,7 +366,11 @@ def event_line(event: Event, vault: Vault | None = None) -> bytes:
     except PydanticSerializationError:
         # A lone surrogate in a model's reply, which UTF-8 cannot hold: an escape says the same.
         line = f"{json.dumps(event.model_dump(), separators=(',', ':'))}\n".encode()
-    return line if vault is None else f"{vault.seal(line, place=_EVENTS_PLACE)}\n".encode()
+    return line if vault is None else f"{vault.seal(line, place=_events_place(event.run_id))}\n".encode()
+
+
+def _events_place(thread_id: str) -> str:
+    return f"events/{thread_id}"
 
 
 def _to_text(text: str) -> bytes:

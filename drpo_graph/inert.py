@@ -14,11 +14,15 @@ _LINE_BREAKS = re.compile(r"\r\n|[\n\r\v\f\x85\u2028\u2029]")
 # Escapes and stripped characters take room in the raw text; beyond this factor only a hostile text is cut too short.
 _RAW_FACTOR = 8
 # What a terminal may obey or hide, and JSON may hold as it is: DEL and C1 controls, bidi overrides, zero-width signs,
-# tag characters, line separators.
+# fillers, variation selectors, tag characters, line separators.
 _UNSAFE_IN_JSON = re.compile(
-    "[\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
+    "[\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164"
+    "\ufe00-\ufe0e\ufeff\uffa0\ufff0-\ufffb\U000e0000-\U000e0fff]"
 )
-_VARIATION_SELECTORS = frozenset(chr(code) for code in range(0xFE00, 0xFE10))
+_DRAWN_AS_NOTHING = frozenset(
+    map(chr, (0x34F, 0x115F, 0x1160, 0x17B4, 0x17B5, *range(0x180B, 0x1810), 0x3164, *range(0xFE00, 0xFE10), 0xFFA0))
+) | frozenset(map(chr, range(0xE0100, 0xE01F0)))
+"""Of other categories than the format characters."""
 
 
 def inert(text: str, *, max_chars: int) -> str:
@@ -61,4 +65,4 @@ def _shown(char: str) -> str:
     category = unicodedata.category(char)
     if category == "Cs":
         return "\N{REPLACEMENT CHARACTER}"
-    return "" if category in ("Cc", "Cf") or char in _VARIATION_SELECTORS else char
+    return "" if category in ("Cc", "Cf") or char in _DRAWN_AS_NOTHING else char

@@ -30,6 +30,10 @@ _FORMATS = {
 _MAX_BITS = 4096
 """Of a number: longer ones cannot be printed in reasonable time."""
 _KEY_LIMIT = 2**32
+_MAX_SCALAR = 16
+"""Bytes of a NumPy number, and signs of its kind's name."""
+_MAX_KEY_LENGTH = 4096
+"""Of a text that is a key: equal ones are compared sign by sign each time."""
 
 
 @dataclass(eq=False, slots=True)
@@ -69,6 +73,8 @@ class PickleReader:
     def __init__(self, classes: frozenset[tuple[str, str]], *, num_steps: int) -> None:
         self._classes = classes
         self._num_steps = num_steps
+        self._num_followed = 0
+        self._num_copied = 0
         self._stack: list[object] = []
         self._memo: dict[int, object] = {}
 
@@ -85,6 +91,7 @@ class PickleReader:
                     raise PickleError(f"it has more than {self._num_steps} instructions. Nothing was read.")
                 if opcode.name == "STOP":
                     return self._finish()
+                self._num_followed = step + 1
                 self._follow(opcode.name, argument)
         except PickleError:
             raise
@@ -110,6 +117,21 @@ class PickleReader:
             _STEPS[name](self, argument)
         elif name not in _IGNORED:
             raise PickleError(f"it holds an instruction that builds no plain value: {name}. Nothing of it was run.")
+
+    def _copy(self, value: object) -> object:
+        """Return a container that is about to be copied.
+
+        What Python writes copies a container once, and fills it with an instruction for each value: whatever copies
+        more than that has been made to cost more than its length.
+
+        Raises:
+            PickleError: more was copied than there were instructions.
+        """
+        if isinstance(value, list | tuple | set | frozenset | dict):
+            self._num_copied += len(value)
+            if self._num_copied > self._num_followed:
+                raise PickleError("it copies more values than it has instructions. Nothing was read.")
+        return value
 
     def _pop(self) -> object:
         value = self._stack.pop()
@@ -197,11 +219,14 @@ class PickleReader:
 
     def _name_stack_global(self, _: object) -> None:
         name, module = self._pop(), self._pop()
-        self._push_name(str(module), str(name))
+        # Anything else as a text may be longer than any memory.
+        if not isinstance(name, str) or not isinstance(module, str):
+            raise TypeError("a name that is no text")
+        self._push_name(module, name)
 
     def _push_name(self, module: str, name: str) -> None:
         if (module, name) not in self._classes | _KNOWN_CALLS | _RECONSTRUCTORS | _OBJECT:
-            named = f"{module}.{name}"[:200]
+            named = f"{module[:200]}.{name[:200]}"[:200]
             raise PickleError(
                 f"it names {named!r}, which is none of the classes of the published results. Nothing of it was run."
             )
@@ -216,7 +241,7 @@ class PickleReader:
         made = self._build(named, args)
         if not isinstance(made, PickledObject) or not isinstance(fields, dict):
             raise TypeError("fields of what is no object")
-        made.state.update(fields)
+        self._add_attributes(made, fields)
         self._stack.append(made)
 
     def _build(self, named: object, args: object) -> object:
@@ -230,7 +255,7 @@ class PickleReader:
         if named.pair in _NUMPY:
             return _read_scalar(args)
         if named.pair in _KNOWN_CALLS and len(args) <= 1:
-            return _CALLS[named.name](args[0] if args else ())
+            return _CALLS[named.name](self._copy(args[0]) if args else ())
         raise TypeError("a call of what makes no value")
 
     def _set_state(self, _: object) -> None:
@@ -243,10 +268,14 @@ class PickleReader:
             target.state["state"] = state
             return
         for part in parts:
-            if isinstance(part, dict) and all(isinstance(key, str) for key in part):
-                target.state.update(part)
-            elif part is not None:
-                raise TypeError("a state that names no attributes")
+            if part is not None:
+                self._add_attributes(target, part)
+
+    def _add_attributes(self, target: PickledObject, state: object) -> None:
+        self._copy(state)
+        if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
+            raise TypeError("a state that names no attributes")
+        target.state.update(state)
 
 
 def _pairs(values: Sequence[object]) -> dict[object, object]:
@@ -257,8 +286,9 @@ def _check_keys(values: Sequence[object]) -> Sequence[object]:
     """Return the values where they may be keys: numbers can be chosen so that a table of them takes hours to fill."""
     for value in values:
         is_small = isinstance(value, int) and abs(value) < _KEY_LIMIT
-        if not is_small and not isinstance(value, str | bytes | None):
-            raise TypeError("a key that is neither a text nor a small number")
+        is_short = isinstance(value, str | bytes) and len(value) <= _MAX_KEY_LENGTH
+        if not is_small and not is_short and value is not None:
+            raise TypeError("a key that is neither a short text nor a small number")
     return values
 
 
@@ -283,9 +313,12 @@ def _read_scalar(args: tuple[object, ...]) -> object:
     kind, raw = args
     if not isinstance(kind, PickledObject) or kind.name != "dtype" or not isinstance(raw, bytes | str):
         raise TypeError("a NumPy number without its kind")
+    code = kind.args[0]
+    if not isinstance(code, str) or max(len(code), len(raw)) > _MAX_SCALAR:
+        raise TypeError("a NumPy number of an unknown kind")
     state = kind.state.get("state")
     order = state[1] if isinstance(state, tuple) and len(state) > 1 else "<"
-    form = _FORMATS[str(kind.args[0]).lstrip("<>|=")]
+    form = _FORMATS[code.lstrip("<>|=")]
     # Protocol 2 writes bytes as a text of Latin letters.
     content = raw.encode("latin-1") if isinstance(raw, str) else raw
     (number,) = struct.unpack(f"{'>' if order == '>' else '<'}{form}", content)

@@ -88,6 +88,9 @@ def _measure(root: object, limits: PickleLimits) -> None:
     stack: list[tuple[object, bool]] = [(root, False)]
     while stack:
         value, is_left = stack.pop()
+        # A shared value is looked up wherever it is used, and listed once.
+        if not is_left and id(value) in sizes:
+            continue
         inside = _inside(value)
         if is_left:
             measured = [sizes.get(id(one), (1, 1)) for one in inside]
@@ -97,7 +100,7 @@ def _measure(root: object, limits: PickleLimits) -> None:
             if num_values > limits.num_values:
                 raise PickleError(f"it unfolds to more than {limits.num_values} values. Nothing was read.")
             sizes[id(value)] = (depth, num_values)
-        elif inside and id(value) not in sizes:
+        elif inside:
             sizes[id(value)] = (0, 0)
             stack.append((value, True))
             stack.extend((one, False) for one in inside)

@@ -56,7 +56,7 @@ class SealedStore(BaseStore):
         return result
 
     def _open(self, item: _ItemT) -> _ItemT:
-        place, sealed = _place(item.namespace, item.key), item.value.get(_FIELD)
+        place, sealed = _place(item.namespace, item.key), _sealed_in(item)
         if not isinstance(sealed, str):
             raise CheckpointError(
                 f"An encrypted checkpoint holds a record ({place!r}) that is not sealed: it was changed."
@@ -85,7 +85,7 @@ async def seal_store(store: BaseStore, vault: Vault | None, *, name: str, is_new
         return store
     if mark is not None:
         try:
-            vault.open(str(mark.value.get(_FIELD)), place=_MARK_KEY)
+            vault.open(str(_sealed_in(mark)), place=_MARK_KEY)
         except CheckpointError:
             raise CheckpointError(
                 f"Checkpoint {name} is encrypted with another key. Set {KEY_VARIABLE} to the key "
@@ -104,3 +104,8 @@ async def seal_store(store: BaseStore, vault: Vault | None, *, name: str, is_new
 
 def _place(namespace: Sequence[str], key: str) -> str:
     return json.dumps([*namespace, key])
+
+
+def _sealed_in(item: Item) -> object:
+    # Of a changed record, the value may be anything.
+    return item.value.get(_FIELD) if isinstance(item.value, dict) else None

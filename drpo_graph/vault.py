@@ -1,20 +1,16 @@
 """Encryption at rest: what is stored is sealed with a key that only the environment holds.
 
-AES in EAX mode, as LangGraph's own encrypted serializer: what was changed, or put in another record's place, does not
-open. Without a key nothing here is loaded.
+AES in EAX mode, as LangGraph's own encrypted serializer: what was changed, or put in another place, does not open.
+Without a key nothing here is loaded.
 """
 
 import base64
-import binascii
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from drpo_graph.errors import CheckpointError, UsageError
 from drpo_graph.redaction import remember_secret
-
-if TYPE_CHECKING:
-    from langgraph.checkpoint.serde.base import SerializerProtocol
 
 KEY_VARIABLE = "DRPO_ENCRYPTION_KEY"
 """64 hexadecimal digits."""
@@ -37,10 +33,15 @@ class Vault:
 
     def seal(self, content: bytes, *, place: str) -> str:
         """Return the content so that only this key opens it, and only at this place."""
+        return base64.b64encode(self.seal_bytes(content, place=place)).decode("ascii")
+
+    def seal_bytes(self, content: bytes, *, place: str) -> bytes:
+        """Return what :meth:`seal` does, as bytes."""
         cipher = self._cipher()
         cipher.update(place.encode("utf-8", "surrogatepass"))
         sealed, tag = cipher.encrypt_and_digest(content)
-        return base64.b64encode(cipher.nonce + tag + sealed).decode("ascii")
+        raw: bytes = cipher.nonce + tag + sealed
+        return raw
 
     def open(self, sealed: str, *, place: str) -> bytes:
         """Return what was sealed for this place.
@@ -50,36 +51,33 @@ class Vault:
         """
         try:
             raw = base64.b64decode(sealed, validate=True)
+        except ValueError as error:
+            raise _does_not_open(place) from error
+        return self.open_bytes(raw, place=place)
+
+    def open_bytes(self, raw: bytes, *, place: str) -> bytes:
+        """Return what was sealed as bytes for this place.
+
+        Raises:
+            CheckpointError: it was sealed with another key or for another place, or it was changed.
+        """
+        try:
             cipher = self._cipher(raw[:_NONCE])
             cipher.update(place.encode("utf-8", "surrogatepass"))
             content: bytes = cipher.decrypt_and_verify(raw[_NONCE + _TAG :], raw[_NONCE : _NONCE + _TAG])
-        except (ValueError, binascii.Error) as error:
-            raise CheckpointError(
-                f"An encrypted record ({place!r}) does not open: it was changed, or sealed with another key."
-            ) from error
+        except ValueError as error:
+            raise _does_not_open(place) from error
         return content
-
-    def protect(self, serializer: "SerializerProtocol") -> "SerializerProtocol":
-        """Return a serializer whose bytes are sealed, and which opens no others."""
-        from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
-
-        class SealedSerializer(EncryptedSerializer):
-            """Refuses what is not sealed: it was put there by somebody without the key."""
-
-            def loads_typed(self, data: tuple[str, bytes]) -> Any:
-                if "+" not in data[0]:
-                    raise CheckpointError("An encrypted checkpoint holds a record that is not sealed: it was changed.")
-                try:
-                    return super().loads_typed(data)
-                except ValueError as error:
-                    raise CheckpointError("An encrypted checkpoint does not open: it was changed.") from error
-
-        return SealedSerializer.from_pycryptodome_aes(serializer, key=self._key)
 
     def _cipher(self, nonce: bytes | None = None) -> Any:
         from Crypto.Cipher import AES
 
         return AES.new(self._key, AES.MODE_EAX, nonce=nonce)
+
+
+def _does_not_open(place: str) -> CheckpointError:
+    shown = ascii(place[:200])
+    return CheckpointError(f"An encrypted record ({shown}) does not open: it was changed, or sealed with another key.")
 
 
 def read_vault(environment: Mapping[str, str]) -> Vault | None:

@@ -13,12 +13,14 @@ from typing import Final
 
 LABELS: Final = ("query", "answer", "prompt", "remarks", "metrics", "reasoning")
 """What our fences are called."""
+MARK_LENGTH: Final = 12
+"""Hexadecimal digits in a fence's tags."""
 
-_ANGLES = "<‹˂≺❮⟨〈〈＜﹤ᐸ⧼", ">›˃≻❯⟩〉〉＞﹥ᐳ⧽"
-_SQUARES = "[［⟦【〔", "]］⟧】〕"
+_ANGLES = "<‹˂≺≮❮❬❰⟨〈〈︿＜﹤ᐸᐊ⧼⦑", ">›˃≻≯❯❭❱⟩〉〉﹀＞﹥ᐳᐅ⧽⦒"
+_SQUARES = "[［⟦【〔﹇", "]］⟧】〕﹈"
 _HASHES = "#＃﹟♯⌗"
-_LETTERS = "аеорсухѕіјһԁѵѡкмтпоαονιρυτκΑΒΕΖΗΙΚΜΝΟΡΤΥΧАВЕКМНОРСТХ"
-_LATIN = "aeopcyxsijhdvwkmtnoaoviputkABEZHIKMNOPTYXABEKMHOPCTX"
+_LETTERS = "аеорсухѕіјһԁѵѡкмтпоαονιρυτκΑΒΕΖΗΙΚΜΝΟΡΤΥΧАВЕКМНОРСТХɑɡıɩ"
+_LATIN = "aeopcyxsijhdvwkmtnoaoviputkABEZHIKMNOPTYXABEKMHOPCTXagii"
 _LOOKS: dict[int, str] = {
     **dict.fromkeys(map(ord, _ANGLES[0]), "<"),
     **dict.fromkeys(map(ord, _ANGLES[1]), ">"),
@@ -30,40 +32,63 @@ _LOOKS: dict[int, str] = {
     **dict.fromkeys(map(ord, "‐‑‒–—―−﹣－➖"), "-"),
     **dict.fromkeys(map(ord, "▁＿"), "_"),
     **dict.fromkeys(map(ord, "：ː∶"), ":"),
-    # Cyrillic and Greek letters that are drawn as Latin ones.
+    # Cyrillic, Greek and phonetic letters that are drawn as Latin ones.
     **{ord(one): plain for one, plain in zip(_LETTERS, _LATIN, strict=True)},
 }
 _PLAIN = re.compile(r"[\t\n\r -~]*")
 _UNSEEN = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0")
 _SUSPECT = re.compile(f"[{re.escape(_ANGLES[0] + _SQUARES[0] + _HASHES)}]")
 
-_ROLES = "system|user|assistant|human|model|ipython|tool|bos|eos|s|think|(?:start|end)_of_turn|im_start|im_end"
-_LOOK_ALIKE = re.compile(
-    rf"<\s{{0,8}}/?\s{{0,8}}(?:{'|'.join(LABELS)})\s{{0,8}}-+\s{{0,8}}[0-9a-f]{{4,64}}\s{{0,8}}>"
-    r"|<\s{0,8}\|[^|<>\n]{1,60}\|\s{0,8}>"
-    rf"|<\s{{0,8}}/?\s{{0,8}}(?:{_ROLES})\s{{0,8}}>"
-    r"|<\s{0,8}<\s{0,8}/?\s{0,8}sys\s{0,8}>\s{0,8}>"
-    r"|\[\s{0,8}/?\s{0,8}(?:inst|system_prompt|available_tools|tool_calls|tool_results)\s{0,8}\]",
+_ROLES = (
+    "system|user|assistant|human|developer|model|ipython|tool|bos|eos|pad|unk|s|think"
+    r"|(?:start|end)_of_turn|im_start|im_end|extra_id_\d+"
+)
+_CALLS = "tool_calls?|tool_responses?|tool_results?|function_calls?|function_results?|invoke"
+# A letter that is in no table of ours may be drawn as any; one of the first signs in ASCII is enough to be suspected.
+_LABEL = "(?=[^\x00-\x7f]{0,4}[a-z])(?:" + "|".join(re.sub("(.)", "[\\1\x80-\U0010ffff]", one) for one in LABELS) + ")"
+_NO_WORD = r"(?:[^\w<>]|_)*+"
+# Taken if it is there: what begins like one of our tags need not end to be read as one.
+_TAIL = r"(?:[^<>]{0,80}+>)?"
+_TAGS = (
+    rf"<{_NO_WORD}{_LABEL}{_NO_WORD}[0-9a-f]{{3}}(?:[0-9a-f]{{5}}{_TAIL}|[0-9a-f]{{1,4}}\s*+>)"
+    r"|<\s*+\|[^|<>]{1,60}\|\s*+>"
+    rf"|<\s*+(?:/\s*+)?(?:{_ROLES})\s*+>"
+    r"|<\s*+<\s*+(?:/\s*+)?sys\s*+>\s*+>"
+    r"|\[\s*+(?:/\s*+)?(?:inst|system_prompt|available_tools|tool_calls|tool_results)\s*+\]"
+)
+# A closing tag by our label's name, unless it is part of a longer name; and calls of tools.
+_MATERIAL_TAGS = (
+    rf"|<(?=(?:[^\w<>/]|_)*+/){_NO_WORD}{_LABEL}(?![-_.:]?(?![0-9a-f]{{4}})[a-z]){_TAIL}"
+    rf"|(?P<call><\s*+(?:/\s*+)?(?:{_CALLS})(?:\s*+>|[\s=][^<>]{{0,200}}+>))"
+)
+_ROLE_TAG = re.compile(_TAGS, re.I)
+_LOOK_ALIKE = re.compile(_TAGS + _MATERIAL_TAGS, re.I)
+_HEADINGS = (
+    "system|user|assistant|human|query|answer|reply|metrics|metrics to choose from|why these metrics were chosen"
+    "|the query|the answer to judge|the current system prompt|former versions of the system prompt.*"
+    r"|answers under the current system prompt.*|(?:instruction|response|input)(?=\s{0,8}:)"
+).replace(" ", r"\s{1,8}")
+_HEADING = re.compile(
+    r"(\s*)("
+    rf"(?:#{{1,6}}\s{{0,8}}[*_]{{0,3}}(?:{_HEADINGS})|#{{3}}\s{{0,8}}[*_]{{0,3}}(?:instruction|response|input))"
+    r"[*_]{0,3}\s{0,8}(?:\d{1,8}\s{0,8})?(?:\([^)]{0,200}\)\s{0,8})?(?::.*|#{0,12})\s*)",
     re.I,
 )
-_HEADINGS = (
-    "system|user|assistant|human|query|answer|reply|metrics|why these metrics were chosen|the query"
-    "|the answer to judge|the current system prompt|former versions of the system prompt.*"
-    "|answers under the current system prompt.*|(?:instruction|response|input)\\s{0,8}:"
-)
-_HEADING = re.compile(rf"(\s*)(#{{1,6}}\s{{0,8}}(?:{_HEADINGS})\s{{0,8}}:?\s{{0,8}}#{{0,12}}\s*)", re.I)
 _OTHER_BRACKETS = str.maketrans("<>[]", "[]()")
+_ROUND_BRACKETS = str.maketrans("<>", "()")
 
 
 def fence(label: str, text: str) -> str:
     """Return the text between tags that it cannot close itself, and without look-alikes of what delimits requests.
 
-    The tags' suffix is a hash of the text: another text's tags are of no use to it, and equal texts have equal ones.
+    The tags' suffix is a hash of the text, without a key: equal texts have equal tags in every run. Whoever writes the
+    text can compute it, but a text that holds its own tag would have to contain its own hash: one in 2**48 does, and
+    for that one the next number is hashed in. Another text's tags are look-alikes.
     """
     shown = defuse(text)
     for number in count():
         seed = f"{number or ''}{shown}".encode("utf-8", "surrogatepass")
-        mark = f"{label}-{hashlib.sha256(seed).hexdigest()[:8]}"
+        mark = f"{label}-{hashlib.sha256(seed).hexdigest()[:MARK_LENGTH]}"
         if mark not in shown:
             return f"<{mark}>\n{shown}\n</{mark}>"
     raise AssertionError("the numbers do not end")
@@ -72,20 +97,18 @@ def fence(label: str, text: str) -> str:
 def defuse(text: str) -> str:
     """Return the text with role tags, tags of ours and headings of ours in a form that delimits nothing.
 
-    Found out whatever signs they are written in: full width, another alphabet's letters, with unseen ones between.
+    Found out whatever signs they are written in: full width, another alphabet's letters, with unseen ones or line ends
+    between, with something after the name.
     """
-    if not _SUSPECT.search(text):
-        return text
-    lines = text.splitlines(keepends=True)
-    return "".join(_escape_heading(_defuse_tags(line)) if _SUSPECT.search(line) else line for line in lines)
+    return escape_headings(_defuse_tags(text, _LOOK_ALIKE)) if _SUSPECT.search(text) else text
 
 
 def defuse_roles(text: str) -> str:
-    """Return the text with role tags and tags of ours in other brackets, and its headings as they are."""
-    if not _SUSPECT.search(text):
-        return text
-    lines = text.splitlines(keepends=True)
-    return "".join(_defuse_tags(line) if _SUSPECT.search(line) else line for line in lines)
+    """Return the text with role tags and whole tags of ours in other brackets, and everything else as it is.
+
+    For a new prompt, which may ask for a form of answers: `</answer>` and calls of tools stay.
+    """
+    return _defuse_tags(text, _ROLE_TAG) if _SUSPECT.search(text) else text
 
 
 def escape_headings(text: str) -> str:
@@ -95,18 +118,21 @@ def escape_headings(text: str) -> str:
     return "".join(_escape_heading(line) if _SUSPECT.search(line) else line for line in text.splitlines(keepends=True))
 
 
-def _defuse_tags(line: str) -> str:
+def _defuse_tags(text: str, look_alike: re.Pattern[str]) -> str:
     while True:
-        folded, places = _fold(line)
-        found = list(_LOOK_ALIKE.finditer(folded))
+        folded, places = _fold(text)
+        found = list(look_alike.finditer(folded))
         if not found:
-            return line
-        # What was inside another look-alike is replaced first: once more, until there is none. Each has fewer brackets.
+            return text
+        # What was inside another look-alike is replaced first: once more, until there is none. Each has fewer brackets,
+        # and its length is limited: so is how many can be inside each other.
         parts, end = [], 0
         for match in found:
-            parts += [line[end : places[match.start()]], match[0].translate(_OTHER_BRACKETS)]
+            # In square brackets, a call would be another model's.
+            brackets = _ROUND_BRACKETS if match.lastgroup == "call" else _OTHER_BRACKETS
+            parts += [text[end : places[match.start()]], match[0].translate(brackets)]
             end = places[match.end() - 1] + 1
-        line = "".join([*parts, line[end:]])
+        text = "".join([*parts, text[end:]])
 
 
 def _escape_heading(line: str) -> str:
@@ -118,13 +144,13 @@ def _escape_heading(line: str) -> str:
     return f"{line[:start]}\\{line[start:]}"
 
 
-def _fold(line: str) -> tuple[str, list[int] | range]:
-    """Return the line in plain signs, and the place of each of them in the line."""
-    if _PLAIN.fullmatch(line):
-        return line, range(len(line))
+def _fold(text: str) -> tuple[str, list[int] | range]:
+    """Return the text in plain signs, and the place of each of them in the text."""
+    if _PLAIN.fullmatch(text):
+        return text, range(len(text))
     signs: list[str] = []
     places: list[int] = []
-    for place, char in enumerate(line):
+    for place, char in enumerate(text):
         if char.isascii():
             # A control character other than white space is not seen.
             plain = char if char.isprintable() or char.isspace() else ""

@@ -151,7 +151,9 @@ class StoredEvents:
         Raises:
             CheckpointError: it does not open.
         """
-        return line if line.startswith("{") else open_event_line(line, read_vault(os.environ))
+        if line.startswith("{"):
+            return line
+        return open_event_line(line, read_vault(os.environ), thread_id=self._thread_id)
 
     def is_written(self) -> bool:
         """Return whether a process works on the run, so that more events may come.

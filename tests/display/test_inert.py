@@ -1,8 +1,11 @@
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from drpo_graph.display.inert import inert, inert_block
+from drpo_graph.inert import inert_json
 from tests.display.hostile import HOSTILE, is_inert
 
 
@@ -46,3 +49,11 @@ def test_any_text_is_one_short_inert_line(text: str, max_chars: int) -> None:
     assert len(shown) <= max_chars
     assert is_inert(shown)
     assert len(shown.splitlines()) <= 1
+
+
+@pytest.mark.parametrize("code", [0x34F, 0x115F, 0x17B4, 0x180B, 0x3164, 0xFE00, 0xFFA0, 0xE0101, 0xE01EF])
+def test_signs_that_are_drawn_as_nothing_go_or_are_escaped(code: int) -> None:
+    assert inert(f"a{chr(code)}b", max_chars=9) == "ab"
+    written = inert_json(json.dumps(f"a{chr(code)}b", ensure_ascii=False))
+    assert written.isascii()
+    assert json.loads(written) == f"a{chr(code)}b"

@@ -9,6 +9,7 @@ import pickletools
 import struct
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -135,11 +136,27 @@ def doubling(num_times: int) -> bytes:
     return b"\x80\x02]q\x000" + steps + b"h" + bytes([num_times]) + b"."
 
 
+def numbers(count: int) -> bytes:
+    """A list of different numbers, remembered as 0 and taken off the stack."""
+    return b"\x80\x02]q\x00(" + b"".join(b"J" + struct.pack("<i", number) for number in range(count)) + b"e0"
+
+
+def attributes(count: int) -> bytes:
+    """A dictionary of as many texts, remembered as 0 and taken off the stack."""
+    return (
+        b"\x80\x04}q\x00(" + b"".join(b"\x8c\x04" + f"{number:04d}".encode() + b"N" for number in range(count)) + b"u0"
+    )
+
+
+NODE = b"creasoner.search_algo.beam_search\nBeamSearchNode\nq\x010"
+
+
 def colliding() -> bytes:
     """A dictionary whose keys all have the same hash."""
     return pickle.dumps({number * (2**61 - 1): None for number in range(1, 200)}, protocol=4)
 
 
+COPIES = "copies more values than it has instructions"
 BOMBS = {
     "memo of billions": (b"\x80\x02]r\xff\xff\xff\x7f]q\x01h\x02.", "damaged"),
     "bytes beyond the end": (b"\x80\x04\x8e" + struct.pack("<Q", 2**62) + b"x.", "damaged"),
@@ -151,6 +168,30 @@ BOMBS = {
     "a very deep list": (b"\x80\x02" + b"]" * 50_000 + b"a" * 49_999 + b".", "deeper than 500"),
     "a very deep tuple": (b"\x80\x02)" + b"\x85" * 50_000 + b".", "deeper than 500"),
     "doubling": (doubling(60), "unfolds to more than"),
+    "sets of one list": (numbers(20_000) + b"c__builtin__\nset\nq\x010(" + b"h\x01h\x00\x85R" * 2000 + b"l.", COPIES),
+    "sets that are thrown away": (
+        numbers(20_000) + b"c__builtin__\nfrozenset\nq\x010" + b"h\x01h\x00\x85R0" * 2000 + b"N.",
+        COPIES,
+    ),
+    "dictionaries of one list": (
+        b"\x80\x02]q\x00("
+        + b"NN\x86" * 20_000
+        + b"e0ccollections\nOrderedDict\nq\x010"
+        + b"h\x01h\x00\x85R0" * 2000
+        + b"N.",
+        COPIES,
+    ),
+    "states of one dictionary": (attributes(9000) + NODE + b"h\x01)\x81h\x00b0" * 2000 + b"N.", COPIES),
+    "fields of one dictionary": (attributes(9000) + NODE + b"h\x01)h\x00\x920" * 2000 + b"N.", COPIES),
+    "equal long keys": (
+        b"\x80\x04" + (b"X" + struct.pack("<I", 10_000) + b"x" * 10_000) * 2 + b"q\x000}" + b"h\x00Ns" * 9 + b".",
+        "damaged",
+    ),
+    "a name that unfolds": (doubling(60)[:-1] + b"h\x00\x93.", "damaged"),
+    "a kind that unfolds": (
+        doubling(60)[:-1] + b"q\x660cnumpy.core.multiarray\nscalar\ncnumpy\ndtype\nh\x66\x85RC\x01x\x86R.",
+        "damaged",
+    ),
     "keys of one hash": (colliding(), "damaged"),
     "marks without end": (b"(" * 50_000 + b".", "does not end with one value"),
     "empty": (b"", "damaged"),
@@ -166,6 +207,20 @@ def test_a_pickle_that_asks_for_too_much_is_refused_at_little_cost(name: str) ->
     content, words = BOMBS[name]
     with pytest.raises(PickleError, match=words):
         load_pickle(content)
+
+
+def test_a_list_that_is_used_often_is_measured_once() -> None:
+    """As long as a file of other values of the same number of bytes takes, give or take."""
+
+    def time_reading(content: bytes) -> float:
+        began = time.process_time()
+        assert "unfolds" in complaint(content) or content.endswith(b"N.")
+        return time.process_time() - began
+
+    length = 30_000
+    shared = b"\x80\x02]q\x00(" + b"N" * length + b"e0(" + b"h\x00" * length + b"l."
+    plain = b"\x80\x02]q\x00(" + b"N" * length + b"e0(" + b"K\x00" * length + b"l0N."
+    assert time_reading(shared) < 10 * time_reading(plain)
 
 
 def test_size_and_number_of_instructions_are_limited(tmp_path: Path) -> None:

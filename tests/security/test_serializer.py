@@ -10,7 +10,9 @@ import pytest
 from langgraph.checkpoint.serde.jsonplus import EXT_CONSTRUCTOR_SINGLE_ARG, EXT_METHOD_SINGLE_ARG, JsonPlusSerializer
 from langgraph.types import Send
 
+from drpo_graph.errors import CheckpointError
 from drpo_graph.serializer import make_serializer
+from drpo_graph.vault import Vault
 from tests.support.command import KEY, SMALL, Drpo, serve
 from tests.support.fake_server import ServerOptions
 from tests.support.oracle import build_responder
@@ -34,9 +36,42 @@ def test_langgraph_s_default_would_make_it(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["marker"]
 
 
-def test_a_pickle_in_a_checkpoint_is_refused() -> None:
-    with pytest.raises(NotImplementedError, match="pickle"):
-        make_serializer().loads_typed(("pickle", b"cos\nsystem\n(S'true'\ntR."))
+@pytest.mark.parametrize(
+    ("kind", "content"),
+    [
+        ("pickle", b"cos\nsystem\n(S'true'\ntR."),
+        ("json", b'{"lc": 2, "type": "constructor", "id": ["pathlib", "PosixPath"], "args": ["/tmp"]}'),
+        (
+            "json",
+            b'{"lc": 1, "type": "constructor", "id": ["langchain", "prompts", "prompt", "PromptTemplate"], '
+            b'"kwargs": {"template": "{x}", "input_variables": ["x"]}}',
+        ),
+        ("json", b"{}"),
+        ("msgpack+aes", b"\x80"),
+        ("x" * 1000, b""),
+    ],
+)
+def test_a_record_of_a_kind_that_is_never_written_is_refused(kind: str, content: bytes) -> None:
+    with pytest.raises(CheckpointError, match=r"unknown kind, .*it was changed") as caught:
+        make_serializer().loads_typed((kind, content))
+    assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize("content", [b"", b"\xc1", b"\x92\x01"])
+def test_a_damaged_record_is_told_as_one(content: bytes) -> None:
+    with pytest.raises(CheckpointError, match="no msgpack: it is damaged"):
+        make_serializer().loads_typed(("msgpack", content))
+
+
+@pytest.mark.parametrize("vault", [None, Vault(bytes(32))])
+def test_a_serializer_to_which_langgraph_adds_its_own_types_refuses_as_before(vault: Vault | None) -> None:
+    serializer = make_serializer(vault)
+    assert isinstance(serializer, JsonPlusSerializer)
+    widened = serializer.with_msgpack_allowlist([("drpo_graph.records", "Metric")])
+    assert widened is not serializer
+    assert widened.loads_typed(serializer.dumps_typed([1])) == [1]
+    with pytest.raises(CheckpointError):
+        widened.loads_typed(("json", b"{}"))
 
 
 def test_what_the_graph_saves_comes_back_as_it_was() -> None:

@@ -11,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drpo_graph.errors import CheckpointError, UsageError
+from drpo_graph.events import parse_event
+from drpo_graph.export import open_event_line
 from drpo_graph.serializer import make_serializer
 from drpo_graph.vault import Vault, read_vault
 from tests.support.command import KEY, SMALL, Drpo, assert_one_line, list_runs, serve
@@ -194,6 +196,7 @@ def test_a_changed_or_exchanged_record_does_not_open(drpo: Drpo, sealed: Path, f
             "(SELECT value FROM store WHERE prefix LIKE '%t.queries')",
             '\'{"prompt": "mine"}\'',
             "replace(value, 'A', 'B')",
+            "'[1]'",
         )
     ):
         path = folder / f"{number}.sqlite"
@@ -213,6 +216,34 @@ def test_a_checkpoint_that_is_not_sealed_is_not_read() -> None:
         sealed.loads_typed(make_serializer().dumps_typed(value))
     with pytest.raises(CheckpointError, match="does not open"):
         sealed.loads_typed((kind, content[:-1] + bytes([content[-1] ^ 1])))
+
+
+@pytest.mark.parametrize("kind", ["null+aes", "json+aes", "pickle+aes", "msgpack+des", "msgpack+", "+aes", ""])
+def test_a_sealed_checkpoint_does_not_open_as_another_kind(kind: str) -> None:
+    serializer = make_serializer(Vault(bytes(32)))
+    written, content = serializer.dumps_typed({"a": 1})
+    assert written == "msgpack+aes"
+    with pytest.raises(CheckpointError, match="changed"):
+        serializer.loads_typed((kind, content))
+
+
+@pytest.mark.parametrize("kind", ["null+aes", "json+aes", "msgpack+des", "msgpack"])
+def test_a_changed_kind_is_one_line(
+    drpo: Drpo, monkeypatch: pytest.MonkeyPatch, sealed: Path, tmp_path: Path, kind: str
+) -> None:
+    path = tmp_path / BASE.name
+    path.write_bytes((sealed / BASE).read_bytes())
+    with closing(sqlite3.connect(path)) as base, base:
+        assert base.execute("UPDATE checkpoints SET type = ?", (kind,)).rowcount > 0
+    assert_one_line(drpo("resume", "t", "--checkpoint", path, "--display", "none"), 1, "encrypted", "changed")
+
+
+def test_events_of_another_run_do_not_open(sealed: Path) -> None:
+    lines = (sealed / "drpo_runs" / "t" / "events.jsonl.sealed").read_text().splitlines()
+    vault = Vault(bytes.fromhex(VAULT_KEY))
+    assert parse_event(open_event_line(lines[0], vault, thread_id="t")).run_id == "t"
+    with pytest.raises(CheckpointError, match=r"events/u.* does not open"):
+        open_event_line(lines[0], vault, thread_id="u")
 
 
 @given(st.binary(max_size=100), st.text(max_size=20), st.text(max_size=20))

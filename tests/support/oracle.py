@@ -11,7 +11,7 @@ from drpo_graph.records import Role, Usage
 from tests.support.fake_server import Reply as ServerReply
 from tests.support.world import World
 
-_FENCE = re.compile(r"<(?P<mark>(?P<label>[a-z]+)-[0-9a-f]{8})>\n(?P<text>.*?)\n</(?P=mark)>", re.DOTALL)
+_FENCE = re.compile(r"<(?P<mark>(?P<label>[a-z]+)-[0-9a-f]{12})>\n(?P<text>.*?)\n</(?P=mark)>", re.DOTALL)
 _REMARK = re.compile(r"^- (.+?): (\d+(?:\.\d+)?) of 5\.", re.MULTILINE)
 _METRIC = re.compile(r"^- (.+?): ", re.MULTILINE)
 _OPENINGS: dict[str, Role] = {

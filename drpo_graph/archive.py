@@ -29,6 +29,9 @@ Kind = Literal[
     "budget",
 ]
 
+Change = tuple[Kind, str]
+"""The place of a record to be changed: its kind and key."""
+
 _PAGE = 500
 _CACHE_ENTRIES = 4096
 
@@ -93,6 +96,20 @@ class Archive:
         await self._store.abatch([PutOp(namespace, key, dict(value), index=False) for key, value in values.items()])
         for key, value in values.items():
             self._remember(kind, key, value)
+
+    async def change(self, values: Mapping[Change, Mapping[str, JsonValue] | None]) -> None:
+        """Store records of any kind, and delete those whose value is ``None``, in one transaction."""
+        puts = [
+            PutOp(namespace_of(self._run_id, kind), key, None if value is None else dict(value), index=False)
+            for (kind, key), value in values.items()
+        ]
+        if puts:
+            await self._store.abatch(puts)
+        for (kind, key), value in values.items():
+            if value is None:
+                self._cache.pop((kind, key), None)
+            else:
+                self._remember(kind, key, value)
 
     async def get(self, kind: Kind, key: str) -> Mapping[str, JsonValue] | None:
         """Return a record, or ``None`` when there is none."""

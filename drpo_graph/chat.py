@@ -169,12 +169,6 @@ class CallChannel:
             },
         )
 
-    async def note_failures(self, key: str, counts: Mapping[str, int], *, is_reply: bool) -> None:
-        """Keep, with the run, what failed of a call, by kind: its replies, or its tries when it was given up."""
-        if counts:
-            where = "reply" if is_reply else "call"
-            await self.archive.put("failures", f"{where}/{key}", dict(counts))
-
     async def _send(self, request: Request) -> CallRecord:
         request, tries = await self._fit(request), _Tries()
         replica: Replica | None = None

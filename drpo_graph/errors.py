@@ -12,6 +12,10 @@ FailureKind = Literal[
 """Why a sample has no usable reply: a closed set, counted by kind in the result."""
 
 
+RETRY_FLAG = "--retry-failed"
+"""Lets a resumed run ask again for what had no usable reply."""
+
+
 class DRPOError(Exception):
     """Base of every error that drpo_graph raises on purpose."""
 
@@ -94,6 +98,7 @@ class TooManyFailuresError(DRPOError):
     """
 
     is_resumable = True
+    resume_flags = RETRY_FLAG
 
     def __init__(self, message: str, *, role: str, share: float) -> None:
         super().__init__(message)
@@ -154,11 +159,13 @@ class StateFormatError(DRPOError):
 
 
 class SearchStalledError(DRPOError):
-    """No candidate of a level could be scored, nor on other queries: going on would only spend calls.
+    """Nothing of a round could be scored: going on would only spend calls, or pick a candidate blindly.
 
-    Not resumable as it is: the replies that could not be used are in the ledger, and a resumed run would find the same,
-    unless they are asked for again (``drpo resume --retry-failed``).
+    The replies that could not be used are in the ledger, and a resumed run finds the same unless it asks for them anew.
     """
+
+    is_resumable = True
+    resume_flags = RETRY_FLAG
 
 
 class RunInterruptedError(DRPOError):

@@ -39,7 +39,8 @@ class FailureBudget:
         raise TooManyFailuresError(
             f"{len(failures)} of the {role} model's last {total} samples had no usable reply, more than "
             f"max_failure_share={max_share:g} allows ({told}; the last one: {failure.detail}). Check it with "
-            f"`drpo models check`, then resume; --set max_failure_share=1 goes on whatever fails.",
+            f"`drpo models check`; a resumed run finds these replies again unless it is told to ask anew. "
+            f"--set max_failure_share=1 goes on whatever fails.",
             role=role,
             share=len(failures) / total,
         )

@@ -5,6 +5,7 @@
     START -> start_run -> rollout*(root) + select_metrics* -> score_beams
     score_beams -> expand* + select_metrics*(next level) -> score_beams -> ... -> [validate*] -> conclude -> END
     score_beams -> rollout* -> score_beams         the same candidates on other queries, where none could be scored
+    conclude -> validate* -> conclude              where the user lets failed answers be asked for again
     expand  = rewrite_prompts -> rollout*          one Send per child and query: no barrier between children
     rollout = sample_errors (+ select_metrics) -> critique
 """
@@ -194,7 +195,7 @@ def build_graph(
     after_level = ["expand", "rollout", "select_metrics", "validate", "conclude"]
     graph.add_conditional_edges("score_beams", _route_level, after_level)
     graph.add_edge("validate", "conclude")
-    graph.add_edge("conclude", END)
+    graph.add_conditional_edges("conclude", _route_end, ["validate", END])
     compiled: SearchGraph = graph.compile(checkpointer=checkpointer, store=store, name="drpo")
     return compiled
 
@@ -225,6 +226,13 @@ def _route_level(state: SearchState) -> list[Send] | str:
         for place, parent in enumerate(state["beam"])
     ]
     return [*(Send("expand", task) for task in tasks), *_send_prefetch(state)]
+
+
+def _route_end(state: SearchState) -> list[Send] | str:
+    """End, or go back to validation, whose rollouts were put aside to be asked for again."""
+    if state["phase"] == "validate" and not state["rollouts"]:
+        return _send_rollouts(state, "validate", state["contender_ids"], state["validation_ids"])
+    return END
 
 
 def _route_children(state: ExpandState) -> list[Send]:

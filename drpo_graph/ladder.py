@@ -7,7 +7,6 @@ again, then repaired once; after that the sample has a reason instead of a value
 import asyncio
 import random
 import re
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, NamedTuple, TypeVar
@@ -194,10 +193,35 @@ class _Exchange(Generic[T]):
         self._last_choices: dict[int, Choice] = {}
         self._refused_slots: set[int] = set()
         """Slots whose request the endpoint refused for good: asking again cannot help."""
+        self._is_replayed: dict[str, bool] = {}
+        """By key, the calls that were answered, the first one first: whether that was before."""
+        self._question = ""
+        """The key of the first call."""
 
     async def run(self, num_samples: int, *, may_repair: bool = True) -> list[Sample[T]]:
-        """Return the samples after re-asking and, where allowed, repair."""
+        """Return the samples after re-asking and, where allowed, repair; where the user lets it, anew."""
+        channel = self._channel
+        ledger, role = channel.ledger, channel.client.role
+        await self._ask(num_samples, may_repair=may_repair)
+        if self._came_to_nothing_before() and ledger.failures.may_ask_again(self._question):
+            await ledger.release(self._question, self._is_replayed)
+            await self._ask(num_samples, may_repair=may_repair)
+        failures = [sample.failure for sample in self._samples]
+        await ledger.failures.note_samples(self._question, failures, role=role)
+        for failure in failures:
+            channel.budget.note(failure, role=role, max_share=channel.settings.max_failure_share)
+        return self._samples
+
+    def _came_to_nothing_before(self) -> bool:
+        """Return whether no sample has a value, and the ledger held all the replies."""
+        has_value = any(sample.value is not None for sample in self._samples)
+        return not has_value and bool(self._is_replayed) and all(self._is_replayed.values())
+
+    async def _ask(self, num_samples: int, *, may_repair: bool) -> None:
         self._samples = [Sample(None, None)] * num_samples
+        self._last_choices.clear()
+        self._refused_slots.clear()
+        self._is_replayed.clear()
         attempts = 1 if self._channel.settings.is_compat else self._channel.settings.max_reply_attempts
         for attempt in range(attempts):
             slots = self._open_slots()
@@ -206,10 +230,6 @@ class _Exchange(Generic[T]):
             await self._ask_for(slots, attempt)
         if may_repair and not self._channel.settings.is_compat:
             await asyncio.gather(*(self._repair(slot) for slot in self._open_slots()))
-        channel = self._channel
-        for sample in self._samples:
-            channel.budget.note(sample.failure, role=channel.client.role, max_share=channel.settings.max_failure_share)
-        return self._samples
 
     def _open_slots(self) -> list[int]:
         return [
@@ -225,6 +245,7 @@ class _Exchange(Generic[T]):
             request = replace(request, seed=derive_seed(self._seed, "missing", attempt, *slots))
         channel = self._channel
         key = channel.key_of(request, attempt=attempt)
+        self._question = self._question or key
         if len(slots) > 1 and channel.learned.ignores_n and not channel.ledger.holds(key):
             # Kept under the key of the whole request: that is where a run that did not know this yet has it.
             first = self._fill(slots[:1], key, replace(request, num_samples=1))
@@ -256,7 +277,7 @@ class _Exchange(Generic[T]):
             self._settle(slot, choice, key)
         settled = slots[: len(choices)] if choices else slots
         failures = [failure for slot in settled if (failure := self._samples[slot].failure) is not None]
-        await self._channel.note_failures(key, Counter(failure.kind for failure in failures), is_reply=True)
+        await self._channel.ledger.failures.note_replies(key, failures)
         if request.top_logprobs and choices and all(_is_untold(choice) for choice in choices):
             await self._learn_top_logprobs(0)
         return len(choices)
@@ -292,8 +313,13 @@ class _Exchange(Generic[T]):
                 top_logprobs=min(request.top_logprobs, channel.learned.top_logprobs),
             )
             try:
-                return (await channel.call(key, sent)).record.choices
+                entry = await channel.call(key, sent)
+                self._is_replayed[key] = entry.is_replayed
+                return entry.record.choices
             except RefusedRequestError as error:
+                # All who share the call are given this one error.
+                tries, error.retries = error.retries, {}
+                await channel.ledger.failures.add_tries(key, tries)
                 remedy = error.failure.remedy
                 if remedy == "climb" and rung < len(LADDER) - 1:
                     if channel.learned.rung <= rung:
@@ -305,7 +331,6 @@ class _Exchange(Generic[T]):
                     await self._learn_top_logprobs(FEW_TOP_LOGPROBS if is_many else 0)
                 else:
                     self._fail(slots, error.failure)
-                    await channel.note_failures(key, error.retries, is_reply=False)
                     return None
 
     def _rung(self) -> int:

@@ -9,15 +9,16 @@ import hashlib
 import json
 import weakref
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from typing import NamedTuple
 
 from pydantic import Field, JsonValue
 
-from drpo_graph.archive import Archive
+from drpo_graph.archive import Archive, Change
 from drpo_graph.budget import Budget
 from drpo_graph.errors import RunInterruptedError
 from drpo_graph.exchange import Choice
+from drpo_graph.failure_notes import FailureNotes
 from drpo_graph.prices import to_dollars
 from drpo_graph.records import Record, Role, Usage
 
@@ -116,9 +117,11 @@ class Ledger:
     def __init__(self, archive: Archive, stop: StopSignal, budget: Budget | None = None) -> None:
         self.stop = stop
         self.budget = budget or Budget()
+        self.failures = FailureNotes(archive)
         self._archive = archive
         self._stored_keys: set[str] = set()
         self._in_flight: dict[str, asyncio.Task[CallRecord]] = {}
+        self._releases: dict[str, asyncio.Task[None]] = {}
         self.usage_by_role: dict[str, Usage] = {}
         self._cost_by_role: dict[str, int | None] = {}
         self.retries_by_kind: Counter[str] = Counter()
@@ -126,6 +129,7 @@ class Ledger:
     async def load(self) -> None:
         """Read which calls former processes finished, and what they used."""
         await self.budget.load(self._archive)
+        await self.failures.load()
         for key, value in (await self._archive.get_all("calls")).items():
             self._stored_keys.add(key)
             record = CallRecord.model_validate(value)
@@ -167,6 +171,21 @@ class Ledger:
             task.add_done_callback(lambda done: self._forget(key, done))
         return LedgerEntry(key, await asyncio.shield(task), is_replayed=False)
 
+    async def release(self, question: str, keys: Iterable[str]) -> None:
+        """Let the finished calls of a question be made again; they stay in the tally of what was used.
+
+        Once in a process: those who ask the same beside or after the first find its calls.
+
+        Args:
+            question: Names it.
+            keys: Its calls.
+        """
+        task = self._releases.get(question)
+        if task is None:
+            task = asyncio.create_task(self._release(tuple(keys)))
+            self._releases[question] = task
+        await asyncio.shield(task)
+
     @property
     def num_in_flight(self) -> int:
         """Calls begun and not yet committed."""
@@ -177,6 +196,7 @@ class Ledger:
         while self._in_flight:
             await asyncio.wait(list(self._in_flight.values()))
             await asyncio.sleep(0)
+        await asyncio.gather(*self._releases.values(), return_exceptions=True)
         await self.budget.save()
 
     def total_usage(self) -> Usage:
@@ -210,6 +230,21 @@ class Ledger:
         if on_commit is not None:
             on_commit(record)
         return record
+
+    async def _release(self, keys: tuple[str, ...]) -> None:
+        """Put calls, and what was noted of their replies, under keys that no question has."""
+        moved: dict[Change, Mapping[str, JsonValue] | None] = {}
+        for key in keys:
+            place = 0
+            while await self._archive.get("calls", f"{key}/{place}") is not None:
+                place += 1
+            former: tuple[Change, Change] = (("calls", key), ("failures", f"reply/{key}"))
+            for kind, name in former:
+                stored = await self._archive.get(kind, name)
+                if stored is not None:
+                    moved[kind, name], moved[kind, f"{name}/{place}"] = None, stored
+        await self._archive.change(moved)
+        self._stored_keys.difference_update(keys)
 
     def _forget(self, key: str, done: asyncio.Task[CallRecord]) -> None:
         self._in_flight.pop(key, None)

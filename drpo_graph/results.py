@@ -1,8 +1,12 @@
 """What a run found, from its records: at its end, or as far as it came when it was stopped."""
 
 from collections import Counter
+from collections.abc import Mapping
+
+from pydantic import JsonValue
 
 from drpo_graph.archive import Archive, rollout_key
+from drpo_graph.failure_notes import count_noted, count_samples
 from drpo_graph.ledger import Ledger
 from drpo_graph.records import Rollout, RunResult, RunStatus, Validation, mean
 from drpo_graph.selection import ROOT_ID
@@ -28,7 +32,7 @@ async def make_result(
         validation: What the held-out queries say, if they were asked.
         status: ``done``, or how the run was stopped.
     """
-    scores = await archive.scores_by_candidate()
+    scores, notes = await archive.scores_by_candidate(), await archive.get_all("failures")
     trace = [await archive.candidate(delivered_id)]
     while (parent_id := trace[0]["parent_id"]) is not None:
         trace.insert(0, await archive.candidate(parent_id))
@@ -49,8 +53,8 @@ async def make_result(
         validation=validation,
         usage_by_role=dict(sorted(ledger.usage_by_role.items())),
         cost_by_role=dict(sorted(ledger.cost_by_role.items())),
-        failures_by_kind=await _count_failures(archive, ledger),
-        unusable_by_kind=await _count_noted(archive, "reply/"),
+        failures_by_kind=await _count_failures(archive, ledger, notes),
+        unusable_by_kind=dict(sorted(count_noted(notes, "reply").items())),
         fingerprints=state["fingerprints"],
         format=STATE_FORMAT,
     )
@@ -67,10 +71,14 @@ async def _initial_reward_on(archive: Archive, delivered: CandidateRef | None) -
     return mean(rewards)
 
 
-async def _count_failures(archive: Archive, ledger: Ledger) -> dict[str, int]:
+async def _count_failures(
+    archive: Archive, ledger: Ledger, notes: Mapping[str, Mapping[str, JsonValue]]
+) -> dict[str, int]:
     """Return failures by kind; a kept prompt that meets its parent's failure again counts it once."""
     failures = Counter(ledger.retries_by_kind)
-    failures.update(await _count_noted(archive, "call/"))
+    # Those of the other roles, and of a part in their place, are the rollouts'.
+    failures.update(count_samples(notes, ("metrics", "optimizer")))
+    failures.update(count_noted(notes, "call"))
     seen = set()
     for stored in (await archive.get_all("rollouts")).values():
         rollout = Rollout.model_validate(stored)
@@ -79,12 +87,3 @@ async def _count_failures(archive: Archive, ledger: Ledger) -> dict[str, int]:
             failures[rollout.failure.kind] += sample not in seen
             seen.add(sample)
     return dict(sorted(failures.items()))
-
-
-async def _count_noted(archive: Archive, prefix: str) -> dict[str, int]:
-    """Return what was noted of calls while they were made, by kind."""
-    counts: Counter[str] = Counter()
-    for key, stored in (await archive.get_all("failures")).items():
-        if key.startswith(prefix):
-            counts.update({kind: count for kind, count in stored.items() if isinstance(count, int)})
-    return dict(sorted(counts.items()))

@@ -30,6 +30,7 @@ from drpo_graph.errors import (
 )
 from drpo_graph.events import LevelStarted, RunFinished, RunStarted, RunStopped
 from drpo_graph.export import export_result, open_run_files
+from drpo_graph.failure_notes import ask_again
 from drpo_graph.graph import RECURSION_LIMIT, SearchGraph, build_context, build_graph
 from drpo_graph.interrupts import handle_signals
 from drpo_graph.protocols import BeamPolicy, Critic, MetricSelector, RewardFunction, Rewriter
@@ -133,6 +134,7 @@ async def resume(
     changes: Mapping[str, object] | None = None,
     queries: Sequence[str | Query] | None = None,
     accepts_changes: bool = False,
+    retries_failed: bool = False,
 ) -> RunResult:
     """Continue a run, and return what was found; a finished run returns its result again.
 
@@ -143,6 +145,8 @@ async def resume(
         changes: Settings to change by name. What only says where and how fast may change; the rest is refused.
         queries: The training queries again, to have them checked; those it was started with when absent.
         accepts_changes: Whether to go on although settings, prompts or data differ from the start.
+        retries_failed: Whether to ask again for what had no usable reply: the unscored answers of the level, or the
+            validation, in work. What they cost stays counted.
 
     Raises:
         RunNotFoundError: there is no such run.
@@ -170,7 +174,7 @@ async def resume(
         record = record.model_copy(update={**kept, "settings": record.settings.with_limits_of(chosen)})
         context = _build_context(chosen, options, parts, accepts_changes=accepts_changes)
         context = replace(context, store=checkpoint.store)
-        return await _Run(record, context, checkpoint, options, given).carry_out()
+        return await _Run(record, context, checkpoint, options, given, retries_failed=retries_failed).carry_out()
 
 
 def new_thread_id() -> str:
@@ -189,13 +193,21 @@ class _Run:
     """One process's part of a run."""
 
     def __init__(
-        self, record: RunRecord, context: RunContext, checkpoint: Checkpoint, options: RunOptions, given: RunInput
+        self,
+        record: RunRecord,
+        context: RunContext,
+        checkpoint: Checkpoint,
+        options: RunOptions,
+        given: RunInput,
+        *,
+        retries_failed: bool = False,
     ) -> None:
         self._record = record
         self._context = context
         self._checkpoint = checkpoint
         self._options = options
         self._given = given
+        self._retries_failed = retries_failed
         self._graph: SearchGraph = build_graph(record.settings, checkpointer=checkpoint.saver)
         self._config: Any = {
             "configurable": {"thread_id": record.thread_id},
@@ -246,6 +258,9 @@ class _Run:
             # Not `next`: it is empty, too, between the last task of a level and the checkpoint after it.
             if "result" in snapshot.values and not snapshot.tasks:
                 return await self._announce_result(context, snapshot.values)
+            if self._retries_failed:
+                # Only now: a resume that is refused has changed nothing. Not later: the session reads it as it opens.
+                await ask_again(Archive(self._checkpoint.store, self._record.thread_id))
             await self._announce_resume(context, snapshot.values)
         # Input where nothing is saved yet, else none: the graph goes on from its checkpoint.
         graph_input = self._make_input() if snapshot.created_at is None else None

@@ -89,6 +89,8 @@ class SearchState(SearchInput, SearchOutput, total=False):
     """Levels that were run again so far: each took one more round of queries."""
     is_repeat: bool
     """Whether the level's candidates are there already, and are to be run on other queries."""
+    num_asked_again: int
+    """How often the user had let failed samples be asked for again by the last time that these were looked for."""
     num_queries: int
     query_ids: list[str]
     """The level's queries; every child of the level is run on them."""

@@ -5,17 +5,26 @@ import time
 from langgraph.runtime import Runtime
 
 from drpo_graph.context import RunContext, RunSession, session_of
-from drpo_graph.events import RunFinished, ValidationFinished
+from drpo_graph.events import RunFinished, ValidationFinished, ValidationStarted, Warned
 from drpo_graph.records import Validation
 from drpo_graph.results import make_result
 from drpo_graph.selection import compare_on_validation
-from drpo_graph.state import SearchOutput, SearchState
+from drpo_graph.state import SearchState
+from drpo_graph.unscored import describe_failure, drop_failed, make_stalled
 
 
-async def conclude(state: SearchState, runtime: Runtime[RunContext]) -> SearchOutput:
-    """Return the delivered prompt and the run's result."""
+async def conclude(state: SearchState, runtime: Runtime[RunContext]) -> SearchState:
+    """Return the delivered prompt and the run's result.
+
+    Where the user lets the run ask again, what failed of the validation is run again instead.
+
+    Raises:
+        SearchStalledError: no contender could be compared with the initial prompt on any held-out query.
+    """
     session = await session_of(runtime, state["run_id"])
-    validation = _validate(session, state, runtime.context.settings.seed)
+    if state["phase"] == "validate" and (num_failed := await drop_failed(session, state)):
+        return _validate_again(session, state, num_failed)
+    validation = await _validate(session, state, runtime.context.settings.seed)
     delivered_id = validation.selected_id if validation else state["beam"][0]["id"]
     result = await make_result(session.archive, session.ledger, state, delivered_id=delivered_id, validation=validation)
     await session.archive.put("run", "result", result.model_dump(mode="json"))
@@ -25,7 +34,23 @@ async def conclude(state: SearchState, runtime: Runtime[RunContext]) -> SearchOu
     return {"system_prompt": result.system_prompt, "result": result.model_dump(mode="json")}
 
 
-def _validate(session: RunSession, state: SearchState, seed: int) -> Validation | None:
+def _validate_again(session: RunSession, state: SearchState, num_failed: int) -> SearchState:
+    message = f"validation: {num_failed} answers without a score are asked for again"
+    session.emitter.emit(Warned(run_id=session.run_id, message=message))
+    session.emitter.emit(
+        ValidationStarted(
+            run_id=session.run_id,
+            candidate_ids=tuple(state["contender_ids"]),
+            num_rollouts=len(state["rollouts"]),
+        )
+    )
+    return {
+        "num_asked_again": session.ledger.failures.num_asked,
+        "rollouts": None,  # type: ignore[typeddict-item]  # The reducer empties the list.
+    }
+
+
+async def _validate(session: RunSession, state: SearchState, seed: int) -> Validation | None:
     if state["phase"] != "validate":
         return None
     rewards: dict[str, dict[str, float | None]] = {one: {} for one in state["contender_ids"]}
@@ -33,6 +58,14 @@ def _validate(session: RunSession, state: SearchState, seed: int) -> Validation 
     for rollout in sorted(state["rollouts"], key=lambda one: order[one["query_id"]]):
         rewards[rollout["candidate_id"]][rollout["query_id"]] = rollout["reward"]
     validation = compare_on_validation(rewards, seed=seed)
+    if validation.comparisons and not any(one.num_queries for one in validation.comparisons):
+        # To deliver the initial prompt would throw away what the search found, on no evidence.
+        reason = await describe_failure(session, state["contender_ids"], state["validation_ids"])
+        found = f"The best by the training queries is {state['beam'][0]['id']}, which `drpo export` writes"
+        raise make_stalled(
+            f"No candidate could be compared with the initial prompt on the held-out queries ({reason.text}). {found}",
+            reason,
+        )
     winner = next((one for one in validation.comparisons if one.candidate_id == validation.selected_id), None)
     session.emitter.emit(
         ValidationFinished(

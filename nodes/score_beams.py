@@ -1,13 +1,11 @@
 """Score a level's candidates, choose the beam, and decide whether and how the search goes on. No model call."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from langgraph.runtime import Runtime
 
 from drpo_graph.beam import hash_prompt, is_easy, rank, score_candidate
 from drpo_graph.context import RunContext, RunSession, session_of
-from drpo_graph.errors import SearchStalledError
 from drpo_graph.events import BeamEntry, LevelFinished, LevelStarted, Remaining, ValidationStarted, Warned
 from drpo_graph.foresight import look_ahead
 from drpo_graph.levels import (
@@ -22,6 +20,7 @@ from drpo_graph.levels import (
 from drpo_graph.selection import ROOT_ID, Contender, choose_contenders
 from drpo_graph.settings import Settings
 from drpo_graph.state import CandidateRef, RolloutRef, SearchState
+from drpo_graph.unscored import describe_failure, drop_failed, make_stalled
 
 _MAX_STALLED = 2
 
@@ -30,7 +29,8 @@ async def score_beams(state: SearchState, runtime: Runtime[RunContext]) -> Searc
     """Return the next level's beam, depth and queries, or the turn to validation or conclusion.
 
     A level none of whose candidates could be scored is run once more, on the next queries. Where there are none, it
-    ends the search, and the former beam stands: an unscored candidate never displaces a scored one.
+    ends the search, and the former beam stands: an unscored candidate never displaces a scored one. Where the user lets
+    the run ask again, what failed of a level is run again on the same queries.
 
     Raises:
         SearchStalledError: no candidate could be scored, twice in a row.
@@ -38,11 +38,13 @@ async def score_beams(state: SearchState, runtime: Runtime[RunContext]) -> Searc
     session = await session_of(runtime, state["run_id"])
     runtime.context.check_fingerprints(state["fingerprints"])
     settings = runtime.context.settings
+    num_asked_again = session.ledger.failures.num_asked
+    if num_failed := await drop_failed(session, state):
+        return {**_plan_asking_again(session, state, num_failed), "num_asked_again": num_asked_again}
     children = _score_children(state, settings)
     num_stalled = 0 if any(child["reward"] is not None for child in children) else state["num_stalled"] + 1
     if num_stalled and num_stalled < _MAX_STALLED and (again := await _plan_repeat(session, state, settings)):
-        again["num_stalled"] = num_stalled
-        return again
+        return {**again, "num_stalled": num_stalled, "num_asked_again": num_asked_again}
     if num_stalled and state["beam"] and _is_last_round(state, settings):
         beam = state["beam"]
     else:
@@ -51,9 +53,11 @@ async def score_beams(state: SearchState, runtime: Runtime[RunContext]) -> Searc
     remaining = look_ahead(session, runtime.context, state, num_parents=len(beam))
     _report_level(session, state, children, beam, remaining=remaining)
     if num_stalled >= _MAX_STALLED:
-        raise await _stalled(session, state, children)
+        reason = await describe_failure(session, [rank(children)[0]["id"]], state["query_ids"])
+        level = f"level {state['level']}: {reason.text}"
+        raise make_stalled(f"No candidate could be scored, {_MAX_STALLED} times in a row ({level})", reason)
     update = await _plan_next(session, state, beam, settings)
-    update["num_stalled"] = num_stalled
+    update["num_stalled"], update["num_asked_again"] = num_stalled, num_asked_again
     update["is_repeat"] = False
     if state["level"] == 0:
         update["initial_reward"] = children[0]["reward"]
@@ -92,7 +96,7 @@ async def _plan_repeat(session: RunSession, state: SearchState, settings: Settin
         level + 1, max_depth=state["max_depth"], settings=settings, num_queries=num_queries, num_repeats=num_repeats
     )
     query_ids = [order[one] for one in indices]
-    reason = await _describe_failure(session, state, state["children"])
+    reason = await describe_failure(session, [rank(state["children"])[0]["id"]], state["query_ids"])
     session.emitter.emit(
         Warned(
             run_id=session.run_id,
@@ -101,16 +105,8 @@ async def _plan_repeat(session: RunSession, state: SearchState, settings: Settin
         )
     )
     num_done = len(state["rollouts"])
-    session.emitter.emit(
-        LevelStarted(
-            run_id=session.run_id,
-            level=level,
-            max_depth=state["max_depth"],
-            query_ids=tuple(query_ids),
-            num_rollouts=num_done + len(state["children"]) * len(query_ids),
-            num_done=num_done,
-        )
-    )
+    num_rollouts = num_done + len(state["children"]) * len(query_ids)
+    _announce_again(session, state, query_ids, num_rollouts=num_rollouts, num_done=num_done)
     update: SearchState = {
         "num_repeats": num_repeats,
         "is_repeat": True,
@@ -119,6 +115,35 @@ async def _plan_repeat(session: RunSession, state: SearchState, settings: Settin
         "rollouts": None,  # type: ignore[typeddict-item]  # The reducer empties the list; the children stay.
     }
     return update
+
+
+def _plan_asking_again(session: RunSession, state: SearchState, num_failed: int) -> SearchState:
+    """Return what runs again, on the same queries, those of the level's rollouts that are not there any more."""
+    message = f"level {state['level']}: {num_failed} answers without a score are asked for again"
+    session.emitter.emit(Warned(run_id=session.run_id, message=message))
+    num_rollouts = len(state["rollouts"])
+    _announce_again(session, state, state["query_ids"], num_rollouts=num_rollouts, num_done=num_rollouts - num_failed)
+    update: SearchState = {
+        "is_repeat": True,
+        "prefetch_ids": [],
+        "rollouts": None,  # type: ignore[typeddict-item]  # The reducer empties the list; the children stay.
+    }
+    return update
+
+
+def _announce_again(
+    session: RunSession, state: SearchState, query_ids: Sequence[str], *, num_rollouts: int, num_done: int
+) -> None:
+    session.emitter.emit(
+        LevelStarted(
+            run_id=session.run_id,
+            level=state["level"],
+            max_depth=state["max_depth"],
+            query_ids=tuple(query_ids),
+            num_rollouts=num_rollouts,
+            num_done=num_done,
+        )
+    )
 
 
 async def _plan_next(
@@ -253,34 +278,3 @@ def _announce_level(session: RunSession, update: SearchState, easy_ids: set[str]
             num_rollouts=num_children * len(update["query_ids"]),
         )
     )
-
-
-async def _stalled(session: RunSession, state: SearchState, children: Sequence[CandidateRef]) -> SearchStalledError:
-    reason = await _describe_failure(session, state, children)
-    advice = (
-        "The unusable replies are stored, and a resumed run finds them again. Check the critic with `drpo models "
-        f"check`, then ask for them again: `drpo resume {session.run_id} --retry-failed`."
-    )
-    if reason.kind == "overflow":
-        advice = (
-            "Serve the model with a longer context, use shorter queries, or bound what it is shown "
-            "(base.max_tokens, max_critique_chars, history_window)."
-        )
-    return SearchStalledError(
-        f"No candidate could be scored, {_MAX_STALLED} times in a row (level {state['level']}: {reason.text}). {advice}"
-    )
-
-
-class _Reason(NamedTuple):
-    kind: str
-    text: str
-
-
-async def _describe_failure(session: RunSession, state: SearchState, children: Sequence[CandidateRef]) -> _Reason:
-    """Return why the first of a level's candidates has no score."""
-    for query_id in state["query_ids"]:
-        failure = (await session.archive.rollout(rank(children)[0]["id"], query_id)).failure
-        if failure is not None:
-            text = failure.detail if failure.kind == "overflow" else f"{failure.kind}: {failure.detail}"
-            return _Reason(failure.kind, text)
-    return _Reason("", "no reason recorded")

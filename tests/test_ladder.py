@@ -301,6 +301,17 @@ async def test_equal_requests_in_flight_climb_together() -> None:
     assert asked == ["json_schema", "tool", "json_object"]
 
 
+async def test_tries_that_failed_before_the_server_refused_a_rung_are_counted() -> None:
+    says = script(failing(429), failing(429), failing(400, "response_format is not supported"), failing(429), answer(4))
+    async with serve(says, retry_wait_s=0.01) as (_, desk):
+        found = await asyncio.gather(*(ask(desk.models.critic) for _ in range(3)))
+        noted = await desk.session.archive.get_all("failures")
+        assert len(desk.retries) == 3
+        assert desk.ledger.retries_by_kind == {"http_429": 1}
+    assert [values_of(samples) for samples in found] == [[4]] * 3
+    assert list(noted.values()) == [{"http_429": 2}]
+
+
 @pytest.mark.parametrize(
     ("mode", "first"), [("auto", "json_schema"), ("tool", "tool"), ("json", "json_object"), ("text", "text")]
 )

@@ -74,7 +74,7 @@ async def test_second_failure_stops_the_run_and_says_why() -> None:
         await run_search(fake_settings(depth=5, **STREAM), WORLD, WORLD.train_queries, transport=transport)
     assert str(caught.value).startswith("No candidate could be scored, 2 times in a row (level 2: unparsable: ")
     assert "models check" in str(caught.value)
-    assert not caught.value.is_resumable
+    assert (caught.value.is_resumable, caught.value.resume_flags) == (True, "--retry-failed")
 
 
 async def test_root_is_run_again_as_any_level() -> None:

@@ -22,7 +22,6 @@ from drpo_graph.export import ALGORITHM_FOLDER, EVENTS_FILE, LOG_FILE, PROMPT_FI
 from drpo_graph.limits import check_prices
 from drpo_graph.records import ROLES, Query, RunResult
 from drpo_graph.redaction import redact
-from drpo_graph.retrying import retry_failed
 from drpo_graph.runner import RunOptions, new_thread_id, optimize, resume, run_folder
 from drpo_graph.settings import Settings, build_settings, describe_changes, merge_settings
 from drpo_graph.storage import Storage
@@ -57,6 +56,7 @@ class ResumedRun:
     changes: Mapping[str, object]
     training: tuple[Query, ...] | None
     accepts_changes: bool
+    retries_failed: bool
 
 
 def build_options(
@@ -122,12 +122,6 @@ def _check_is_new(storage: Storage, thread_id: str) -> None:
         raise RunExistsError(f"Run {thread_id!r} exists already. `drpo resume {thread_id}` continues it.")
 
 
-def release_failed(thread_id: str, storage: Storage) -> None:
-    """Let a run ask again for replies that could not be used, and say how many there are."""
-    number = asyncio.run(retry_failed(thread_id, storage=storage))
-    sys.stderr.write(f"note: {number} calls whose replies could not be used are made again where they are needed.\n")
-
-
 def go_on(
     run: ResumedRun,
     thread_id: str,
@@ -151,6 +145,7 @@ def go_on(
             changes=run.changes if serving is None else {**_NO_WAITING, **run.changes},
             queries=run.training,
             accepts_changes=run.accepts_changes,
+            retries_failed=run.retries_failed,
         )
 
     # A finished run only shows what it found: nothing is asked.

@@ -134,8 +134,6 @@ def resume_command(
     options = execution.build_options(
         storage, log_dir, disable_log=disable_log, log_level=logging_level, plain_files=plain_files
     )
-    if retry_failed:
-        execution.release_failed(thread_id, storage)
-    run = execution.ResumedRun(changes=changes, training=training, accepts_changes=force)
+    run = execution.ResumedRun(changes=changes, training=training, accepts_changes=force, retries_failed=retry_failed)
     serving = execution.build_serving(serve, serve_options, storage=storage, display=display)
     execution.go_on(run, thread_id, options=options, display=display, serving=serving)

@@ -291,9 +291,7 @@ ForceOption = Annotated[
 ]
 RetryFailedOption = Annotated[
     bool,
-    typer.Option(
-        "--retry-failed", metavar=_FLAG, help="Ask again for replies that could not be used.", rich_help_panel=_RUN
-    ),
+    typer.Option("--retry-failed", metavar=_FLAG, help="Ask again for what had no usable reply.", rich_help_panel=_RUN),
 ]
 RunArgument = Annotated[str, typer.Argument(metavar="THREAD", help="The run's name; `drpo runs` lists them.")]
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="provider:model, e.g. vllm:NAME or local:smollm2.")]

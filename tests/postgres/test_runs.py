@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from drpo_graph.errors import SearchStalledError
 from tests.support.command import (
     KEY,
     SMALL,
@@ -18,6 +19,7 @@ from tests.support.command import (
     wait_for,
 )
 from tests.support.fake_server import FakeServer
+from tests.support.mending import Bench, Mood, count_calls, critic_is_bad
 from tests.support.postgres import dump, query, wait_for_rows
 
 START = ("optimize", *SMALL, "--thread-id", "t")
@@ -165,3 +167,18 @@ def test_a_database_that_cannot_be_reached_is_told_at_once(drpo: Drpo, folder: P
     missing = uri.replace("runs_", "missing_")
     assert_one_line(drpo("runs", "--checkpoint", missing), 1, "does not exist")
     assert not list(folder.iterdir())
+
+
+async def test_failed_samples_are_asked_again_as_on_sqlite(folder: Path, uri: str) -> None:
+    found = []
+    for name, checkpoint in (("sqlite", None), ("postgres", uri)):
+        mood = Mood(critic_is_bad)
+        async with FakeServer(mood) as server:
+            bench = Bench(folder / name, mood, server, checkpoint=checkpoint)
+            with pytest.raises(SearchStalledError):
+                await bench.start()
+            with pytest.raises(SearchStalledError):
+                await bench.mend(rule=critic_is_bad)
+            found.append(await bench.mend())
+        assert count_calls(found[-1]) == mood.num_answered
+    assert found[0] == found[1]

@@ -305,7 +305,6 @@ class _Exchange(Generic[T]):
                     await self._learn_top_logprobs(FEW_TOP_LOGPROBS if is_many else 0)
                 else:
                     self._fail(slots, error.failure)
-                    await channel.note_failures(key, error.retries, is_reply=False)
                     return None
 
     def _rung(self) -> int:

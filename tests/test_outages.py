@@ -240,12 +240,12 @@ async def test_a_server_that_has_ended_for_good_is_not_waited_for() -> None:
 
 
 async def test_a_slow_answer_to_a_probe_is_let_finish() -> None:
-    async with after_loss(4, max_outage_s=0.5) as (desk, port, calls):
+    async with after_loss(4, max_outage_s=1.0) as (desk, port, calls):
         await until(desk, 4)
-        slow = ServerOptions(port=port, latency=Latency(1.0))
+        slow = ServerOptions(port=port, latency=Latency(1.5))
         async with FakeServer(build_responder(seed=3), slow):
             assert all(await asyncio.gather(*calls))
-    assert back(desk)[0].lost_s > 0.5
+    assert back(desk)[0].lost_s > 1.0
 
 
 async def test_a_stop_does_not_wait_for_a_probe_that_hangs() -> None:

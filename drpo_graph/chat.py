@@ -3,13 +3,14 @@
 import asyncio
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from pydantic import JsonValue
 
 from drpo_graph.archive import Archive
+from drpo_graph.attempts import Attempt, Servers, Tries, await_unless_stopped
 from drpo_graph.balancer import Balancer, Replica
 from drpo_graph.budget import demand_of
 from drpo_graph.context_window import ContextWindow
@@ -20,7 +21,7 @@ from drpo_graph.exchange import Reply, Request
 from drpo_graph.failure_budget import FailureBudget
 from drpo_graph.failures import CallFailure, classify_failure, hides, is_context_overflow
 from drpo_graph.ledger import CallRecord, Ledger, LedgerEntry, call_key
-from drpo_graph.outages import Circuit, OutageOverdueError, Waiting, are_lost
+from drpo_graph.outages import Circuit
 from drpo_graph.parsing import clean_surrogates
 from drpo_graph.prices import to_dollars
 from drpo_graph.prompts.library import PromptFormat
@@ -67,39 +68,18 @@ class ModelClient:
 class RefusedRequestError(Exception):
     """The endpoint refuses this one request; the caller decides what that means. Never reaches a node."""
 
-    def __init__(self, failure: CallFailure, retries: Mapping[str, int] | None = None) -> None:
+    def __init__(self, failure: CallFailure) -> None:
         super().__init__(failure.message)
         self.failure = failure
-        self.retries = dict(retries or {})
-        """The call's failed tries by kind, the last one included."""
-
-
-@dataclass(eq=False, slots=True)
-class _Tries:
-    """What has happened to one call so far."""
-
-    retries: dict[str, int] = field(default_factory=dict)
-    """Failed tries by kind."""
-    num_spent: int = 0
-    """Those that count against the limit: not those while the endpoint was lost."""
-    waiting: Waiting = field(default_factory=Waiting)
-
-    def count(self, failure: CallFailure, *, is_spent: bool) -> None:
-        """Count one failed try."""
-        self.retries[failure.kind] = self.retries.get(failure.kind, 0) + 1
-        self.num_spent += is_spent
 
 
 class UnexpectedClientError(Exception):
     """What a client raised that is no failed request but a bug, in words that do not hold the key."""
 
 
-class _Attempt(NamedTuple):
-    """One try that failed: where and how, and those of the call before it."""
-
-    replica: Replica
-    failure: CallFailure
-    tries: _Tries
+def never_ends(endpoint: str) -> bool:
+    """Know of no server that it has ended for good."""
+    return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +93,8 @@ class CallChannel:
     emitter: Emitter
     learned: Learned = field(default_factory=Learned)
     budget: FailureBudget = field(default_factory=FailureBudget)
+    has_ended: Callable[[str], bool] = never_ends
+    """Whether the server at an endpoint is known to be gone for good: where it is, no call waits for it."""
 
     def key_of(self, request: Request, *, attempt: int = 0, sample_index: int = 0) -> str:
         """Return a call's ledger key: what was asked, not how the server had to be asked.
@@ -147,7 +129,7 @@ class CallChannel:
         started = time.monotonic()
         entry = await self.ledger.once(
             key,
-            lambda: self._send(request),
+            lambda: self._make(key, request),
             on_commit=lambda record: self._report(record, key, duration_s=time.monotonic() - started),
         )
         if entry.is_replayed:
@@ -169,34 +151,14 @@ class CallChannel:
             },
         )
 
-    async def _send(self, request: Request) -> CallRecord:
-        request, tries = await self._fit(request), _Tries()
-        replica: Replica | None = None
-        while True:
-            probe = await self._admit(tries)
-            replica = self._replica_of(probe) if probe else self.client.balancer.choose(request, avoid=replica)
-            try:
-                reply = await self._send_once(request, replica, probe=probe)
-                if reply is None:
-                    continue
-                break
-            except Exception as error:  # Clients of different providers share no base class.
-                failure = classify_failure(error, secret=replica.secret)
-                if failure is None:
-                    if hides(replica.secret, error):
-                        # LangGraph stores the text of what a node raises.
-                        raise UnexpectedClientError(f"{type(error).__name__}: {redact(str(error))}") from None
-                    raise
-                attempt = _Attempt(replica, failure, tries)
-                self._note_failure(attempt)
-                final = self._refuse(attempt) if failure.remedy != "retry" else self._give_up(attempt)
-                if final is not None:
-                    # A traceback shows the cause's text as well.
-                    raise final from (None if hides(replica.secret, error) else error)
-            finally:
-                if probe is not None:
-                    probe.end_probe()
-            await self._wait_to_retry(attempt)
+    async def _make(self, key: str, request: Request) -> CallRecord:
+        tries = Tries()
+        try:
+            reply = await self._send(request, tries)
+        except Exception:
+            # However it ended, by an outage or a stop as well: no record will tell of them.
+            await self.ledger.failures.add_tries(key, tries.retries)
+            raise
         tries.waiting.tell(self.emitter, max_outage_s=self.settings.max_outage_s)
         return CallRecord(
             role=self.client.role,
@@ -206,50 +168,47 @@ class CallChannel:
             retries=tries.retries,
         )
 
-    async def _admit(self, tries: _Tries) -> Circuit | None:
-        """Return when the call may be sent: the circuit that it probes, where all servers are lost.
-
-        Raises:
-            ModelCallError: they have been lost for longer than the run waits.
-        """
-        try:
-            return await tries.waiting.admit(
-                self._circuits,
-                max_outage_s=self.settings.max_outage_s,
-                emitter=self.emitter,
-                guard=self.ledger.stop.guard,
-            )
-        except OutageOverdueError as error:
-            outage = error.outage
-            raise ModelCallError(
-                f"The {self.client.role} model {self.client.settings.model!r} at {outage.endpoint} has been away for "
-                f"{outage.lasted_s:.0f} s, longer than max_outage_s allows ({outage.failure.kind}: "
-                f"{_sentence(outage.failure.message)[:-1]}). Start its server again, then resume.",
-                kind="unreachable" if outage.failure.kind == "connection" else outage.failure.kind,
-                role=self.client.role,
-            ) from error
+    async def _send(self, request: Request, tries: Tries) -> Reply:
+        servers = self._servers
+        replica: Replica | None = None
+        while True:
+            probe = await servers.admit(tries)
+            replica = servers.replica_of(probe) if probe else self.client.balancer.choose(request, avoid=replica)
+            try:
+                reply = await self._send_once(request, replica, probe=probe)
+                if reply is None:
+                    continue
+                return reply
+            except Exception as error:  # Clients of different providers share no base class.
+                failure = classify_failure(error, secret=replica.secret)
+                if failure is None:
+                    if hides(replica.secret, error):
+                        # LangGraph stores the text of what a node raises.
+                        raise UnexpectedClientError(f"{type(error).__name__}: {redact(str(error))}") from None
+                    raise
+                attempt = Attempt(replica, failure, tries)
+                servers.note_failure(attempt)
+                final = self._refuse(attempt) if failure.remedy != "retry" else self._give_up(attempt)
+                if final is not None:
+                    # A traceback shows the cause's text as well.
+                    raise final from (None if hides(replica.secret, error) else error)
+            finally:
+                if probe is not None:
+                    probe.end_probe()
+            await self._wait_to_retry(attempt)
 
     @property
-    def _circuits(self) -> list[Circuit]:
-        return [replica.gate().circuit for replica in self.client.replicas]
-
-    @property
-    def _is_lost(self) -> bool:
-        """Whether there is no server that a call could be sent to."""
-        return are_lost(self._circuits)
-
-    def _replica_of(self, circuit: Circuit) -> Replica:
-        return next(one for one in self.client.replicas if one.gate().circuit is circuit)
-
-    def _note_failure(self, failed: _Attempt) -> None:
-        """Take a failed try for what it says about the endpoint."""
-        replica, failure, tries = failed
-        circuit = replica.gate().circuit
-        if not failure.is_of_endpoint:
-            circuit.note_sign_of_life()
-        elif self.settings.max_outage_s > 0 and not self.client.balancer.is_untried:
-            # A server that was never reached is no outage but a mistake, which is told at once.
-            circuit.note_failure(failure, tries, endpoint=replica.endpoint, first_pause_s=self.settings.retry_wait_s)
+    def _servers(self) -> Servers:
+        client = self.client
+        return Servers(
+            role=client.role,
+            model=client.settings.model,
+            balancer=client.balancer,
+            settings=self.settings,
+            emitter=self.emitter,
+            stop=self.ledger.stop,
+            has_ended=self.has_ended,
+        )
 
     async def _fit(self, request: Request) -> Request:
         """Return the request, shortened to the model's context where only its reply is too long.
@@ -267,30 +226,39 @@ class CallChannel:
         gate = replica.gate()
         async with gate.slot(self.ledger.stop.guard):
             self.ledger.stop.check()
-            if probe is None and self._is_lost:
+            if probe is None and self._servers.are_lost:
                 return None
-            hold = self.ledger.budget.hold(demand_of(request, self.client.settings.model), self.ledger.stop.guard)
-            async with hold as held, asyncio.timeout(self.settings.timeout_s):
-                reply = await replica.transport.send(request)
-                held.settle(reply.usage)
+            sending = self._send_now(request, replica)
+            # Whether a lost server answers a probe is not known: a stop does not wait for it, as it does for a call.
+            reply = await (sending if probe is None else await_unless_stopped(self.ledger.stop, sending))
         gate.note_success()
+        self._servers.circuit_of(replica).note_success()
         return _clean(reply, replica.secret)
 
-    async def _wait_to_retry(self, failed: "_Attempt") -> None:
+    async def _send_now(self, request: Request, replica: Replica) -> Reply:
+        fitting = await self._fit(request)
+        hold = self.ledger.budget.hold(demand_of(fitting, self.client.settings.model), self.ledger.stop.guard)
+        async with hold as held, asyncio.timeout(self.settings.timeout_s):
+            reply = await replica.transport.send(fitting)
+            held.settle(reply.usage)
+        return reply
+
+    async def _wait_to_retry(self, failed: Attempt) -> None:
         replica, failure, tries = failed
         jitter = random.Random(f"{id(self)}/{time.monotonic_ns()}").uniform(0.5, 1.0)
         backoff_s = min(_MAX_BACKOFF_S, self.settings.retry_wait_s * 2**tries.num_spent) * jitter
-        wait_s = backoff_s if failure.retry_after_s is None else failure.retry_after_s
+        # "At once" is no answer to how long an overload lasts.
+        wait_s = failure.retry_after_s or backoff_s
         gate = replica.gate()
         if failure.is_overload:
             # One request that never ends is no reason to hold all others back: only a server's own word is.
             gate.note_overload(pause_s=0.0 if failure.kind == "timeout" else wait_s)
         elif failure.kind == "connection" or failure.kind.startswith("http_5"):
             gate.note_lost()
-        if self._is_lost or self.client.balancer.has_other(replica):
+        if self._servers.are_lost or self.client.balancer.has_other(replica):
             # Nothing to wait for here: another server takes over, or all wait for the end of the outage.
             wait_s = 0.0
-        tries.count(failure, is_spent=not self._is_lost)
+        tries.count(failure, is_spent=not self._servers.are_to_blame(failure))
         self.emitter.emit(
             CallRetried(
                 run_id=self.emitter.run_id,
@@ -303,23 +271,24 @@ class CallChannel:
         )
         await self.ledger.stop.guard(asyncio.sleep(wait_s))
 
-    def _give_up(self, failed: "_Attempt") -> Exception | None:
+    def _give_up(self, failed: Attempt) -> Exception | None:
         """Return the error after the last try: for the run when the endpoint is gone, else for this call alone."""
         replica, failure, tries = failed
-        if self._is_lost:
+        if self._servers.are_to_blame(failure):
             return None
-        gate, num_retries = replica.gate(), tries.num_spent
+        num_retries = tries.num_spent
         is_first_contact = failure.kind == "connection" and self.client.balancer.is_untried
         limit = self.settings.max_retries
         if is_first_contact:
             limit = min(limit, max(_FIRST_CONTACT_RETRIES, len(self.client.replicas)))
         if num_retries < limit:
             return None
+        tries.count(failure)
         # A call that nobody takes says nothing of itself: the run stops, and makes it when it is resumed.
         is_gone = failure.is_unreached and not self.client.balancer.has_other(replica)
-        if not is_gone and not is_first_contact and gate.note_exhausted() < _MAX_EXHAUSTED:
-            tries.count(failure, is_spent=True)
-            return RefusedRequestError(failure, tries.retries)
+        num_exhausted = 0 if is_gone or is_first_contact else self._servers.circuit_of(replica).note_exhausted()
+        if 0 < num_exhausted < _MAX_EXHAUSTED:
+            return RefusedRequestError(failure)
         what = "cannot be reached" if failure.kind == "connection" else f"gave no reply ({failure.kind})"
         return ModelCallError(
             f"{self._name(replica)} {what} after {num_retries + 1} tries: {_sentence(failure.message)} "
@@ -328,8 +297,8 @@ class CallChannel:
             role=self.client.role,
         )
 
-    def _refuse(self, failed: "_Attempt") -> Exception:
-        replica, failure, tries = failed
+    def _refuse(self, failed: Attempt) -> Exception:
+        replica, failure, _ = failed
         never_succeeded = replica.gate().num_successes == 0
         is_settings_fault = failure.remedy == "reject" and never_succeeded and not is_context_overflow(failure)
         if failure.remedy == "stop" or is_settings_fault:
@@ -339,7 +308,7 @@ class CallChannel:
                 kind=failure.kind,
                 role=self.client.role,
             )
-        return RefusedRequestError(failure, tries.retries)
+        return RefusedRequestError(failure)
 
     def _name(self, replica: Replica) -> str:
         return f"The {self.client.role} model {self.client.settings.model!r} at {replica.endpoint}"

@@ -15,7 +15,7 @@ from pydantic import JsonValue
 from drpo_graph.archive import Archive
 from drpo_graph.budget import Budget, Clock
 from drpo_graph.capabilities import Capabilities, CapabilityCache
-from drpo_graph.chat import CallChannel, ModelClient
+from drpo_graph.chat import CallChannel, ModelClient, never_ends
 from drpo_graph.client_setup import find_capabilities, fit_client, make_learned
 from drpo_graph.components import Components
 from drpo_graph.emitter import Emitter, EventSink
@@ -72,6 +72,8 @@ class RunContext:
     """Whether a run may go on with other settings, prompts or data than it was started with."""
     stop: StopSignal = field(default_factory=StopSignal)
     """Stops all runs of this context; each session has a signal of its own besides."""
+    has_ended: Callable[[str], bool] = never_ends
+    """Whether the server at an endpoint is known to be gone for good."""
     clock: Clock = time.monotonic
     """Seconds that only grow: the budget's time is measured on it."""
     _sessions: dict[str, asyncio.Task[RunSession]] = field(default_factory=dict)
@@ -158,6 +160,7 @@ class RunContext:
                         archive=archive,
                         emitter=emitter,
                         learned=make_learned(learned.get(f"{role}/{client.settings.model}"), known.get(role)),
+                        has_ended=self.has_ended,
                     ),
                     self.prompts,
                 )

@@ -61,7 +61,7 @@ class CallFailure(NamedTuple):
     @property
     def is_of_endpoint(self) -> bool:
         """Whether it may mean that the endpoint is lost; what it says about the request or its rate does not."""
-        return self.kind in ("connection", "timeout") or self.kind.startswith("http_5")
+        return self.remedy == "retry" and (self.kind in ("connection", "timeout") or self.kind.startswith("http_5"))
 
 
 def classify_failure(error: Exception, *, secret: str = "") -> CallFailure | None:

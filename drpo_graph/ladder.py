@@ -317,9 +317,6 @@ class _Exchange(Generic[T]):
                 self._is_replayed[key] = entry.is_replayed
                 return entry.record.choices
             except RefusedRequestError as error:
-                # All who share the call are given this one error.
-                tries, error.retries = error.retries, {}
-                await channel.ledger.failures.add_tries(key, tries)
                 remedy = error.failure.remedy
                 if remedy == "climb" and rung < len(LADDER) - 1:
                     if channel.learned.rung <= rung:

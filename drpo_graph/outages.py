@@ -1,13 +1,14 @@
 """Outages: an endpoint that is lost gets no calls but one probe at growing intervals, until it answers again.
 
-A circuit per endpoint counts failures in a row. It opens when nobody takes a connection, or when different calls fail
-again and again without one success between them: one call alone may fail for what it asks. While it is open, all calls
-wait and spend none of their retries. All times are of the monotonic clock: setting the wall clock changes nothing.
+A circuit per model and endpoint counts failures in a row. It opens when nobody takes a connection, with those of all
+models there, or when different calls fail again and again without one success between them: one call alone may fail for
+what it asks. While it is open, all calls wait and spend none of their retries. All times are of the monotonic clock:
+setting the wall clock changes nothing.
 """
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Literal
@@ -63,15 +64,24 @@ class Outage:
 
 
 class Circuit:
-    """Whether an endpoint is taken to be lost; of one event loop."""
+    """Whether a model at an endpoint is taken to be lost; of one event loop.
 
-    def __init__(self) -> None:
+    Args:
+        family: The circuits of all models at the endpoint, by model.
+    """
+
+    def __init__(self, family: Mapping[str, "Circuit"] | None = None) -> None:
         self.outage: Outage | None = None
         self.probe_at = 0.0
         """When a lost endpoint may be sent the next single call, on the monotonic clock."""
+        self.failed_at = 0.0
+        """When a try failed last, on the monotonic clock."""
         self.is_probing = False
         self.waiters: set[asyncio.Future[None]] = set()
         """Woken by every change."""
+        self.num_exhausted = 0
+        """Calls in a row that failed for good."""
+        self._family = {} if family is None else family
         self._num_failures = 0
         self._first_failure_at = 0.0
         self._failed_calls: set[object] = set()
@@ -91,8 +101,9 @@ class Circuit:
             endpoint: Its name, for messages.
             first_pause_s: Time before the first probe; it doubles from there.
         """
+        self.failed_at = time.monotonic()
         if self._num_failures == 0:
-            self._first_failure_at = time.monotonic()
+            self._first_failure_at = self.failed_at
         self._num_failures += 1
         self._failed_calls.add(call)
         if self.outage is not None:
@@ -100,18 +111,38 @@ class Circuit:
             return
         is_told_by_many = len(self._failed_calls) > 1 or failure.kind in _GATEWAY_KINDS
         if failure.is_unreached or (self._num_failures >= _MAX_IN_A_ROW and is_told_by_many):
-            self.outage = Outage(endpoint, failure, self._first_failure_at, is_certain=failure.is_unreached)
-            self._pause_s = first_pause_s
-            self.probe_at = time.monotonic() + first_pause_s
+            outage = Outage(endpoint, failure, self._first_failure_at, is_certain=failure.is_unreached)
+            # Where nobody takes a connection, no model is there; anything else may be the fault of this one.
+            for one in (self, *(self._family.values() if failure.is_unreached else ())):
+                one._open(outage, first_pause_s)
+
+    def note_exhausted(self) -> int:
+        """Count a call that failed for good; return how many did in a row."""
+        self.num_exhausted += 1
+        return self.num_exhausted
+
+    def note_success(self) -> None:
+        """Take note of a reply."""
+        self.num_exhausted = 0
+        self.note_sign_of_life()
 
     def note_sign_of_life(self) -> None:
         """Take the endpoint to be there: it gave a reply, or an error about the request."""
+        ended, self.outage = self.outage, None
         self._num_failures = 0
         self._failed_calls.clear()
-        if self.outage is not None:
-            self.outage.ended_at = time.monotonic()
-            self.outage = None
+        if ended is not None:
+            ended.ended_at = time.monotonic()
             self._wake()
+            for one in self._family.values():
+                if one.outage is ended:
+                    one.note_sign_of_life()
+
+    def _open(self, outage: Outage, first_pause_s: float) -> None:
+        if self.outage is None:
+            self.outage = outage
+            self._pause_s = first_pause_s
+            self.probe_at = time.monotonic() + first_pause_s
 
     def begin_probe(self) -> None:
         """Give the one place of a probe away."""
@@ -140,30 +171,51 @@ class Waiting:
     """One call's part in outages: what it has waited for."""
 
     outages: list[Outage] = field(default_factory=list)
+    began_at: float = field(default_factory=time.monotonic)
+    """When the call was begun, on the monotonic clock."""
 
     async def admit(
-        self, circuits: Sequence[Circuit], *, max_outage_s: float, emitter: Emitter, guard: Guard
+        self,
+        circuits: Sequence[Circuit],
+        *,
+        max_outage_s: float,
+        has_ended: Callable[[str], bool],
+        emitter: Emitter,
+        guard: Guard,
     ) -> Circuit | None:
         """Return as soon as the call may be sent: the circuit that it is to probe, or ``None`` where one is up.
 
+        Args:
+            circuits: Of all servers of the call's model.
+            max_outage_s: How long the call may wait; 0 does not wait.
+            has_ended: Whether the server at an endpoint is known to be gone for good.
+            emitter: Tells the run of the outage.
+            guard: Awaits the end of the outage; what it raises ends the wait.
+
         Raises:
-            OutageOverdueError: every server has been lost for longer than allowed.
+            OutageOverdueError: every server has been lost for longer than allowed, or for good.
         """
-        while are_lost(circuits):
+        while max_outage_s > 0 and are_lost(circuits):
             present = [one.outage for one in circuits if one.outage is not None]
             self.outages += [one for one in present if one not in self.outages]
             self.tell(emitter, max_outage_s=max_outage_s)
             latest = max(present, key=lambda one: one.since)
-            if latest.lasted_s >= max_outage_s:
-                raise OutageOverdueError(latest)
+            if all(has_ended(one.endpoint) for one in present):
+                raise OutageOverdueError(latest, is_for_good=True)
             now = time.monotonic()
-            due = [one for one in circuits if not one.is_probing and now >= one.probe_at]
+            # An outage may be one that a former run left behind: what came before the call is not its own wait.
+            left_s = max_outage_s - (now - max(latest.since, self.began_at))
+            idle = [one for one in circuits if not one.is_probing]
+            # No call is given up for what others saw before it: each server has failed a try since then.
+            due = [one for one in idle if (now >= one.probe_at if left_s > 0 else one.failed_at < self.began_at)]
             if due:
                 due[0].begin_probe()
                 return due[0]
-            wait_s = max_outage_s - latest.lasted_s
-            probes_in_s = [one.probe_at - now for one in circuits if not one.is_probing]
-            await guard(_until_change(circuits, min([wait_s, *probes_in_s])))
+            if left_s <= 0 and len(idle) == len(circuits):
+                raise OutageOverdueError(latest)
+            # A probe that is under way is let finish: a slow server is not a lost one.
+            pause_s = min([left_s, *(one.probe_at - now for one in idle)]) if left_s > 0 else None
+            await guard(_until_change(circuits, pause_s))
         self.tell(emitter, max_outage_s=max_outage_s)
         return None
 
@@ -176,18 +228,20 @@ class Waiting:
 class OutageOverdueError(Exception):
     """An outage has lasted longer than the run may wait. Never reaches a node."""
 
-    def __init__(self, outage: Outage) -> None:
+    def __init__(self, outage: Outage, *, is_for_good: bool = False) -> None:
         super().__init__(outage.failure.message)
         self.outage = outage
+        self.is_for_good = is_for_good
+        """Whether it is known that the server does not come back."""
 
 
-async def _until_change(circuits: Sequence[Circuit], seconds: float) -> None:
+async def _until_change(circuits: Sequence[Circuit], seconds: float | None) -> None:
     woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     for one in circuits:
         one.waiters.add(woken)
     try:
         with suppress(TimeoutError):
-            await asyncio.wait_for(woken, max(seconds, 0.0))
+            await asyncio.wait_for(woken, seconds)
     finally:
         for one in circuits:
             one.waiters.discard(woken)

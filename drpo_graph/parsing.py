@@ -17,7 +17,6 @@ from drpo_graph.records import MAX_SCORE, MIN_SCORE, Critique, Metric, MetricSco
 
 DEFAULT_MAX_METRICS = 5
 _SCORE = re.compile(r"\s*(\d+)(?:\.0+)?\s*(?:/\s*5|out of 5)?\s*(?:\(.*\))?\s*", re.IGNORECASE | re.DOTALL)
-_BRACES_AND_STRINGS = re.compile(r'[{}]|"(?:[^"\\]|\\.)*"', re.DOTALL)
 # Controls, fillers that are drawn as nothing, bidi marks, zero-width signs, variation selectors, tags. What belongs to
 # the writing of a text stays: the emoji form after an emoji, joiners between letters that join, Mongolian forms.
 _UNSEEN = re.compile(
@@ -59,6 +58,7 @@ def find_json(text: str) -> FoundObject:
     """
     _, _, answer = text.rpartition("</think>")
     position = answer.find("{")
+    ends: list[int] | None = None
     while position >= 0:
         try:
             value, _ = _decoder.raw_decode(answer, position)
@@ -68,7 +68,8 @@ def find_json(text: str) -> FoundObject:
             if "\\ud" in answer[position:].lower():
                 value = _without_lone_surrogates(value)
             return FoundObject(value, len(text) - len(answer) + position)
-        position = answer.find("{", position + 1) if _is_closed(answer, position) else -1
+        ends = _block_ends(answer) if ends is None else ends
+        position = answer.find("{", position + 1) if ends[position + 1] >= 0 else -1
     raise ReplyError(f"expected a JSON object, got {shorten(text)!r}")
 
 
@@ -87,14 +88,25 @@ def _without_lone_surrogates(value: JsonValue) -> Any:
     return value
 
 
-def _is_closed(text: str, start: int) -> bool:
-    """Return whether the brace at ``start`` is closed before the text ends."""
-    depth = 0
-    for token in _BRACES_AND_STRINGS.finditer(text, start):
-        depth += {"{": 1, "}": -1}.get(token[0], 0)
-        if depth == 0:
-            return True
-    return False
+def _block_ends(text: str) -> list[int]:
+    """Return, for each place in a text, where the braces end that are open there, or -1 where they do not.
+
+    A brace in a string is none; a quote that nothing closes begins no string. What follows decides, so it is read from
+    its end: once, however many braces there are.
+    """
+    string_ends, ends = [-1] * (len(text) + 2), [-1] * (len(text) + 2)
+    for place in range(len(text) - 1, -1, -1):
+        char, after = text[place], place + 1
+        string_ends[place] = after if char == '"' else string_ends[after + (char == "\\")]
+        if char == "}":
+            ends[place] = after
+            continue
+        if char == "{":
+            after = ends[after]
+        elif char == '"' and string_ends[after] >= 0:
+            after = string_ends[after]
+        ends[place] = ends[after] if after >= 0 else -1
+    return ends
 
 
 def parse_score(value: JsonValue, *, metric: str) -> int:

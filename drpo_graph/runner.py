@@ -4,7 +4,7 @@ import logging
 import secrets
 import sqlite3
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +13,7 @@ from langchain_core.language_models import BaseChatModel
 from pydantic import JsonValue
 
 from drpo_graph.archive import Archive
+from drpo_graph.chat import never_ends
 from drpo_graph.checkpoint import DEFAULT_CHECKPOINT, check_thread_id, find_storage
 from drpo_graph.context import RunContext
 from drpo_graph.dataset import load_bundled_queries
@@ -59,6 +60,8 @@ class RunOptions:
     """Whether the first Ctrl-C (or SIGTERM) drains running calls and stops, and the second stops at once."""
     has_plain_files: bool = False
     """Whether a run whose checkpoint is encrypted writes its files all the same."""
+    has_ended: Callable[[str], bool] = never_ends
+    """Whether the server at an endpoint (its base URL) is known to be gone for good: nobody waits for that one."""
     log_level: str = "INFO"
     """Of ``log.txt``."""
 
@@ -359,7 +362,7 @@ class _Run:
 
 
 def _build_context(settings: Settings, options: RunOptions, parts: Parts, *, accepts_changes: bool) -> RunContext:
-    return build_context(
+    context = build_context(
         settings,
         models=parts.models,
         sinks=options.sinks,
@@ -369,6 +372,7 @@ def _build_context(settings: Settings, options: RunOptions, parts: Parts, *, acc
         rewriter=parts.rewriter,
         beam_policy=parts.beam_policy,
     )
+    return replace(context, has_ended=options.has_ended)
 
 
 def _as_input(queries: Sequence[str | Query]) -> list[JsonValue]:

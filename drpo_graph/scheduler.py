@@ -37,14 +37,12 @@ class EndpointGate:
         self.limit = max_concurrency
         self.num_in_flight = 0
         self.num_successes = 0
-        self.num_exhausted = 0
-        """Calls in a row that failed for good."""
         self.chosen_at = 0
         """When it was last chosen among several, in nanoseconds of the monotonic clock."""
         self.prefixes = PrefixMemory()
-        self.circuit = Circuit()
         self.lost_until = 0.0
         """When a lost endpoint is to be tried again, on the monotonic clock."""
+        self._circuits: dict[str, Circuit] = {}
         self._num_losses = 0
         self._successes_at_limit = 0
         self._resume_at = 0.0
@@ -65,6 +63,12 @@ class EndpointGate:
         finally:
             self.num_in_flight -= 1
             self._wake()
+
+    def circuit_of(self, model: str) -> Circuit:
+        """Return the circuit of a model at the endpoint: one model may be lost while others are served there."""
+        if model not in self._circuits:
+            self._circuits[model] = Circuit(self._circuits)
+        return self._circuits[model]
 
     @property
     def load(self) -> int:
@@ -92,9 +96,7 @@ class EndpointGate:
     def note_success(self) -> None:
         """Count a reply; a window of them opens the gate by one place."""
         self._num_losses = 0
-        self.circuit.note_sign_of_life()
         self.num_successes += 1
-        self.num_exhausted = 0
         self._successes_at_limit += 1
         if self._successes_at_limit >= self.limit and self.limit < self.max_concurrency:
             self._successes_at_limit = 0
@@ -107,11 +109,6 @@ class EndpointGate:
         if self._successes_at_limit > 0 or self.limit == self.max_concurrency:
             self.limit = max(1, self.limit // 2)
         self._successes_at_limit = 0
-
-    def note_exhausted(self) -> int:
-        """Count a call that failed for good; return how many did in a row."""
-        self.num_exhausted += 1
-        return self.num_exhausted
 
     def configure(self, *, max_concurrency: int) -> None:
         """Take the concurrency limit of the run that asked last; what an overload took away stays away."""

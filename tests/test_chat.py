@@ -52,8 +52,8 @@ async def test_passing_failure_is_retried_by_us_alone(status: int) -> None:
         assert (await ask(desk.models.critic)).value == 4
         assert len(server.finished) == 3
     assert [(retry.kind, retry.attempt, retry.wait_s) for retry in desk.retries] == [
-        (f"http_{status}", 1, 0.0),
-        (f"http_{status}", 2, 0.0),
+        (f"http_{status}", 1, 0.001),
+        (f"http_{status}", 2, 0.001),
     ]
     assert desk.ledger.retries_by_kind == {f"http_{status}": 2}
     assert [call.from_ledger for call in desk.calls] == [False]
@@ -94,8 +94,10 @@ async def test_waits_double_between_tries() -> None:
         ({"Retry-After": "7"}, 7, 7),
         ({"Retry-After": "2.5"}, 2.5, 2.5),
         ({"Retry-After": formatdate(time.time() + 1800, usegmt=True)}, 900, 1800),
-        ({"Retry-After": formatdate(0, usegmt=True)}, 0, 0),
-        ({"Retry-After": "-3"}, 0, 0),
+        # "At once" says nothing of how long it will be overloaded.
+        ({"Retry-After": "0"}, 0.25, 0.5),
+        ({"Retry-After": formatdate(0, usegmt=True)}, 0.25, 0.5),
+        ({"Retry-After": "-3"}, 0.25, 0.5),
         ({"retry-after-ms": "1500", "Retry-After": "9"}, 1.5, 1.5),
         ({"Retry-After": "86400"}, 3600, 3600),
         ({"Retry-After": "soon"}, 0.25, 0.5),

@@ -168,6 +168,8 @@ def test_spent_quota_is_no_passing_429() -> None:
 
 def test_unimplemented_format_takes_the_next_rung() -> None:
     assert classify(status_error(501)).remedy == "climb"
+    assert not classify(status_error(501)).is_of_endpoint
+    assert classify(status_error(500)).is_of_endpoint
 
 
 def test_answer_that_is_no_reply_is_asked_for_again() -> None:

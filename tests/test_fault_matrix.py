@@ -49,27 +49,29 @@ class Ended:
 
     @property
     def found(self) -> dict[str, object]:
-        """What the search came to, without what it cost."""
-        return self.result.model_dump(exclude={"usage_by_role", "failures_by_kind", "unusable_by_kind"})
+        """What the search came to, without what it cost or may cost."""
+        costs = {"usage_by_role", "failures_by_kind", "unusable_by_kind"}
+        return self.result.model_dump(exclude={*costs, "fingerprints"})
 
     @property
     def faults(self) -> Counter[FaultKind]:
         return Counter(entry["fault"] for entry in self.log if entry["event"] == "start" and entry["fault"])
 
 
-def make_settings(base_url: str) -> Settings:
+def make_settings(base_url: str, **more: object) -> Settings:
     values = {"initial_prompt": INITIAL_PROMPT, "model": "openai:world", "base_url": base_url, "probe": False}
     search = {"depth": 4, "beam_size": 2, "n_actions": 2, "queries_per_level": 2}
     # What times out has hung: a slow machine answers within this.
-    return build_settings({**values, **search, "retry_wait_s": 0.01, "timeout_s": 1.5})
+    return build_settings({**values, **search, "retry_wait_s": 0.01, "timeout_s": 1.5, **more})
 
 
-def run(folder: Path, faults: FaultPlan | None) -> Ended:
+def run(folder: Path, faults: FaultPlan | None, **more: object) -> Ended:
     options = RunOptions(checkpoint=folder / "runs.sqlite", log_dir=folder / "run")
 
     async def go() -> tuple[RunResult, list[LogEntry]]:
         async with FakeServer(build_responder(seed=3), ServerOptions(faults=faults, log_bodies=True)) as server:
-            result = await optimize(QUERIES, settings=make_settings(server.base_url), thread_id="t", options=options)
+            settings = make_settings(server.base_url, **more)
+            result = await optimize(QUERIES, settings=settings, thread_id="t", options=options)
             return result, server.log
 
     result, log = asyncio.run(go())
@@ -83,9 +85,9 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Ended:
     return run(tmp_path_factory.mktemp("unbroken"), None)
 
 
-def plan(*kinds: FaultKind, max_per_request: int = 1, seed: int = 1) -> FaultPlan:
+def plan(*kinds: FaultKind, rate: float = RATE, max_per_request: int = 1, seed: int = 1) -> FaultPlan:
     return FaultPlan(
-        RATE, kinds=kinds, seed=seed, max_per_request=max_per_request, retry_after_s=0.02, spares_text=True
+        rate, kinds=kinds, seed=seed, max_per_request=max_per_request, retry_after_s=0.02, spares_text=True
     )
 
 
@@ -143,6 +145,55 @@ def test_all_faults_together_change_nothing_that_was_found(seed: int, tmp_path: 
     assert sum(ended.faults.values()) > 5
     assert len(ended.faults) > 4
     assert_same_and_counted(ended, unbroken)
+
+
+def most_in_a_row(ended: Ended) -> int:
+    """Return how often at most one request went wrong before it was answered."""
+    most, in_a_row = 0, Counter[str]()
+    for entry in ended.log:
+        if entry["event"] == "start":
+            in_a_row[entry["key"]] = in_a_row[entry["key"]] + 1 if entry["fault"] else 0
+            most = max(most, in_a_row[entry["key"]])
+    return most
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_tries_that_fail_again_and_again_change_nothing_while_some_are_left(
+    seed: int, tmp_path: Path, unbroken: Ended
+) -> None:
+    kinds: list[FaultKind] = [kind for kind in TRANSPORT_KINDS if kind != "hang"]
+    ended = run(tmp_path, plan(*kinds, rate=0.5, max_per_request=4, seed=seed))
+    assert most_in_a_row(ended) >= 3
+    assert_same_and_counted(ended, unbroken)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_replies_that_are_unusable_again_and_again_change_nothing_while_others_may_be_asked_for(
+    seed: int, tmp_path: Path, unbroken: Ended
+) -> None:
+    ended = run(tmp_path, plan(*REPLY_KINDS, rate=0.4, max_per_request=2, seed=seed), max_reply_attempts=8)
+    assert most_in_a_row(ended) == 2
+    assert_same_and_counted(ended, unbroken)
+
+
+def expected_lost(ended: Ended, *, num_tries: int) -> int:
+    """Return how many samples of the base model and the critic the server let no try succeed for."""
+    lost, in_a_row = 0, Counter[str]()
+    for entry in ended.log:
+        if entry["event"] == "start":
+            key, body = entry["key"], entry["body"]
+            in_a_row[key] = in_a_row[key] + 1 if entry["fault"] else 0
+            lost += in_a_row[key] == num_tries and role_of(body["messages"]) in ("base", "critic")
+    return lost
+
+
+def test_samples_that_no_try_succeeds_for_are_counted_beside_their_tries(tmp_path: Path, unbroken: Ended) -> None:
+    ended = run(tmp_path, plan("500", max_per_request=100), max_retries=1, max_outage_s=0)
+    num_lost = expected_lost(ended, num_tries=2)
+    assert num_lost >= 2
+    assert Counter(ended.result.failures_by_kind) == {**expected_failures(ended), "unavailable": num_lost}
+    assert not ended.result.unusable_by_kind
+    assert ended.tree != unbroken.tree
 
 
 def test_repeated_samples_take_one_place_and_one_call_each(tmp_path: Path) -> None:

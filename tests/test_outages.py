@@ -4,14 +4,18 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
+from pydantic import JsonValue
 
+from drpo_graph.context_window import ContextWindow
 from drpo_graph.errors import ModelCallError, RunInterruptedError
 from drpo_graph.events import EndpointBack, EndpointLost
+from drpo_graph.exchange import Request
 from drpo_graph.failures import CallFailure
 from drpo_graph.outages import Circuit
-from tests.support.fake_server import FakeServer, FaultPlan, Latency, ServerOptions
+from tests.support.fake_server import FakeServer, FaultPlan, Latency, Reply, ServerOptions
 from tests.support.oracle import build_responder
 from tests.support.roles import Desk, answer, by_content, failing, open_desk, parse_answer, serve
 
@@ -70,6 +74,10 @@ async def test_calls_wait_for_a_lost_server_and_spend_no_tries() -> None:
     assert desk.models.base.channel.client.replicas[0].gate().num_in_flight == 0
 
 
+def circuit_of(desk: Desk) -> Circuit:
+    return desk.models.base.channel.client.replicas[0].gate().circuit_of("openai:m")
+
+
 def again_url(port: int) -> str:
     return f"http://127.0.0.1:{port}/v1"
 
@@ -77,7 +85,7 @@ def again_url(port: int) -> str:
 async def test_only_one_call_at_a_time_tries_a_lost_server_and_ever_more_seldom() -> None:
     async with after_loss(30, max_concurrency=10) as (desk, _, _calls):
         await until(desk, 14)
-        circuit = desk.models.base.channel.client.replicas[0].gate().circuit
+        circuit = circuit_of(desk)
         # The calls that were on their way when it went, then one after the other.
         assert len(desk.retries) <= 10 + 5
         await asyncio.sleep(0)
@@ -187,6 +195,144 @@ async def test_other_servers_carry_on_and_only_the_loss_of_all_is_an_outage() ->
     assert [event.endpoint for event in back(desk)] == [again_url(port)]
 
 
+async def leave_a_lost_server_behind() -> tuple[str, int]:
+    """Return the URL and the port of a server that a run has waited for in vain."""
+    async with after_loss(1, max_outage_s=0.1) as (desk, port, (call,)):
+        with pytest.raises(ModelCallError, match="has been away"):
+            await call
+        circuit = circuit_of(desk)
+    assert circuit.is_open
+    circuit.probe_at = time.monotonic() + 3600
+    return again_url(port), port
+
+
+@pytest.mark.parametrize("max_outage_s", [0, 0.1])
+async def test_a_server_that_a_former_run_gave_up_is_tried_by_the_next_one(max_outage_s: float) -> None:
+    url, port = await leave_a_lost_server_behind()
+    async with FakeServer(build_responder(seed=3), ServerOptions(port=port)) as again:
+        desk = await open_desk(url, run_id="next", retry_wait_s=0.02, max_outage_s=max_outage_s)
+        assert all(await asyncio.gather(*(respond(desk, f"Question {index}") for index in range(4))))
+        assert len(again.finished) == 4
+    assert not circuit_of(desk).is_open
+
+
+async def test_a_run_waits_its_own_time_for_a_server_that_a_former_run_gave_up() -> None:
+    url, _ = await leave_a_lost_server_behind()
+    desk = await open_desk(url, run_id="next", retry_wait_s=0.02, max_outage_s=0.3)
+    began = time.monotonic()
+    with pytest.raises(ModelCallError, match="has been away"):
+        await respond(desk, "Question")
+    assert time.monotonic() - began >= 0.3
+    assert len(desk.retries) == 1
+
+
+async def test_a_server_that_has_ended_for_good_is_not_waited_for() -> None:
+    async with after_loss(0, max_outage_s=600) as (desk, port, _):
+        ended: list[str] = []
+        role = desk.models.base
+        gone = replace(role, channel=replace(role.channel, has_ended=lambda endpoint: endpoint in ended))
+        call = asyncio.create_task(gone.respond([{"role": "user", "content": "Question"}]))
+        await until(desk, 3)
+        assert not call.done()
+        ended.append(again_url(port))
+        with pytest.raises(ModelCallError, match="and its server has ended"):
+            await call
+
+
+async def test_a_slow_answer_to_a_probe_is_let_finish() -> None:
+    async with after_loss(4, max_outage_s=1.0) as (desk, port, calls):
+        await until(desk, 4)
+        slow = ServerOptions(port=port, latency=Latency(1.5))
+        async with FakeServer(build_responder(seed=3), slow):
+            assert all(await asyncio.gather(*calls))
+    assert back(desk)[0].lost_s > 1.0
+
+
+async def test_a_stop_does_not_wait_for_a_probe_that_hangs() -> None:
+    says = by_content({}, answer(4))
+    async with serve(says, timeout_s=80, retry_wait_s=0.01) as (server, desk):
+        await desk.models.critic.ask([{"role": "user", "content": "one"}], parse=parse_answer)
+        object.__setattr__(server.options, "faults", FaultPlan(1.0, kinds=("503",), max_per_request=100))
+        calls = [
+            asyncio.create_task(desk.models.critic.ask([{"role": "user", "content": f"{n}"}], parse=parse_answer))
+            for n in range(6)
+        ]
+        await until(desk, 12)
+        object.__setattr__(server.options, "faults", FaultPlan(1.0, kinds=("hang",), max_per_request=100))
+        num_before = len(server.log)
+        while len(server.log) == num_before or not circuit_of(desk).is_probing:
+            await asyncio.sleep(0.005)
+        desk.context.stop.request("enough")
+        await asyncio.wait_for(desk.ledger.drain(), 20)
+        results = await asyncio.gather(*calls, return_exceptions=True)
+        gate = desk.models.critic.channel.client.replicas[0].gate()
+        assert (gate.num_in_flight, desk.ledger.budget.num_in_flight) == (0, 0)
+    assert {type(one) for one in results} == {RunInterruptedError}
+
+
+async def test_a_model_that_is_lost_behind_a_gateway_is_waited_for_while_others_answer() -> None:
+    is_lost = False
+
+    def says(body: dict[str, object]) -> Reply:
+        return failing(503, "no healthy upstream") if is_lost and body["model"] == "other" else answer(4)
+
+    async with FakeServer(says) as server:
+        other = {"model": "openai:other", "base_url": server.base_url}
+        desk = await open_desk(server.base_url, critic=other, max_retries=2, retry_wait_s=0.02)
+
+        async def ask(text: str) -> int | None:
+            return (await desk.models.critic.ask([{"role": "user", "content": text}], parse=parse_answer))[0].value
+
+        assert await ask("Early") == 4
+        is_lost = True
+        calls = [asyncio.create_task(ask(f"Late {index}")) for index in range(4)]
+        while len(desk.retries) < 14:
+            assert await respond(desk, f"Meanwhile {len(server.finished)}")
+        is_lost = False
+        assert await asyncio.gather(*calls) == [4] * 4
+    assert (len(lost(desk)), len(back(desk))) == (1, 1)
+
+
+async def test_several_servers_that_die_with_calls_in_flight_are_waited_for() -> None:
+    responder, slow = build_responder(seed=3), FaultPlan(1.0, kinds=("hang",), max_per_request=100)
+    async with FakeServer(responder) as one, FakeServer(responder) as two:
+        urls, port = [one.base_url, two.base_url], port_of(two)
+        role: dict[str, JsonValue] = {"base_url": list(urls)}
+        desk = await open_desk("", role=role, routing="round_robin", retry_wait_s=0.05, max_retries=1, max_outage_s=60)
+        assert all([await respond(desk, f"Early {index}") for index in range(4)])
+        for server in (one, two):
+            object.__setattr__(server.options, "faults", slow)
+        num_before = len(one.log) + len(two.log)
+        calls = [asyncio.create_task(respond(desk, f"Late {index}")) for index in range(4)]
+        while len(one.log) + len(two.log) < num_before + 4:
+            await asyncio.sleep(0.005)
+    while not lost(desk):
+        await asyncio.sleep(0.005)
+    async with FakeServer(responder, ServerOptions(port=port)):
+        assert all(await asyncio.gather(*calls))
+
+
+async def test_waiting_calls_do_not_ask_a_lost_server_to_count_their_tokens() -> None:
+    counted: list[str] = []
+
+    async def count(request: Request) -> int | None:
+        counted.append(request.messages[-1]["content"])
+        return None
+
+    async with after_loss(0) as (desk, _, _calls):
+        role = desk.models.base
+        channel = replace(role.channel, client=replace(role.channel.client, window=ContextWindow(1, count)))
+        asking = replace(role, channel=channel)
+        first = asyncio.create_task(asking.respond([{"role": "user", "content": "First"}]))
+        await until(desk, 1)
+        others = [asyncio.create_task(asking.respond([{"role": "user", "content": f"{n}"}])) for n in range(20)]
+        await until(desk, 4)
+        # No more than are sent: one probe at a time.
+        assert len(counted) <= len(desk.retries) + 1
+        for call in (first, *others):
+            call.cancel()
+
+
 def note(circuit: Circuit, failure: CallFailure, call: object, times: int = 1) -> None:
     for _ in range(times):
         circuit.note_failure(failure, call, endpoint="e", first_pause_s=1.0)
@@ -205,3 +351,27 @@ def test_what_opens_a_circuit() -> None:
     many.note_sign_of_life()
     note(many, BROKEN, "c")
     assert not many.is_open
+
+
+def test_what_a_circuit_says_of_other_models_there() -> None:
+    family: dict[str, Circuit] = {}
+    for model in ("one", "two", "three"):
+        family[model] = Circuit(family)
+    one, two, three = family.values()
+    note(three, GATEWAY, "a", 5)
+    assert [each.is_open for each in family.values()] == [False, False, True]
+    note(one, REFUSED, "b")
+    assert [each.is_open for each in family.values()] == [True, True, True]
+    assert one.outage is two.outage
+    # The server takes connections again, which says nothing of a model that was lost before it went.
+    two.note_sign_of_life()
+    assert [each.is_open for each in family.values()] == [False, False, True]
+
+
+def test_only_failures_in_a_row_count_as_exhausted() -> None:
+    circuit = Circuit()
+    assert circuit.note_exhausted() == 1
+    circuit.note_sign_of_life()
+    assert circuit.note_exhausted() == 2
+    circuit.note_success()
+    assert [circuit.note_exhausted(), circuit.note_exhausted()] == [1, 2]

@@ -2,7 +2,9 @@
 
 import contextlib
 import json
-from collections.abc import Callable
+import re
+import sys
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -332,3 +334,58 @@ def test_wellformed_critique_is_read_whatever_its_rationales(scores: list[int], 
     }
     critique = parse_critique(json.dumps(reply), metrics=[CLARITY, THINKING])
     assert [(one.score, one.rationale) for one in critique.scores] == [(scores[0], first), (scores[1], second)]
+
+
+BRACES_AND_STRINGS = re.compile(r'[{}]|"(?:[^"\\]|\\.)*"', re.DOTALL)
+
+
+def is_closed(text: str, start: int) -> bool:
+    """Return whether the brace at a place is closed, by reading on from there."""
+    depth = 0
+    for token in BRACES_AND_STRINGS.finditer(text, start):
+        depth += {"{": 1, "}": -1}.get(token[0], 0)
+        if depth == 0:
+            return True
+    return False
+
+
+@given(bracket_soup)
+@example('{a "b" {} 5" } {"c')
+@example('{"a\\"}" {}')
+def test_an_object_is_looked_for_within_closed_braces_only(text: str) -> None:
+    decoder, found = json.JSONDecoder(strict=False), None
+    place = text.find("{")
+    while place >= 0 and found is None:
+        with contextlib.suppress(ValueError):
+            found = decoder.raw_decode(text, place)[0]
+        place = text.find("{", place + 1) if is_closed(text, place) else -1
+    if found is None:
+        with pytest.raises(ReplyError):
+            extract_json(text)
+    else:
+        assert repr(extract_json(text)) == repr(found)
+
+
+def num_steps(text: str) -> int:
+    """Return how many lines of Python it takes to look for an object in a text that holds none."""
+    number = 0
+
+    def trace(frame: object, event: str, _: object) -> Any:
+        nonlocal number
+        number += event == "line"
+        return trace
+
+    former = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        with contextlib.suppress(ReplyError):
+            extract_json(text)
+    finally:
+        sys.settrace(former)
+    return number
+
+
+@pytest.mark.parametrize("parts", ["{}", ('{"a":', "}"), ('{"a" ', "}"), ("{", ""), ('{"\\"', "}")])
+def test_braces_without_end_take_no_more_than_their_share_of_work(parts: Sequence[str]) -> None:
+    few, many = (num_steps(parts[0] * number + parts[1] * number) for number in (100, 1600))
+    assert many < 20 * few

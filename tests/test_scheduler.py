@@ -288,10 +288,3 @@ def test_event_loops_have_gates_of_their_own() -> None:
         return gate_for("http://a", max_concurrency=4, requests_per_second=None)
 
     assert asyncio.run(find()) is not asyncio.run(find())
-
-
-async def test_only_failures_in_a_row_count_as_exhausted() -> None:
-    gate = open_gate()
-    assert gate.note_exhausted() == 1
-    gate.note_success()
-    assert [gate.note_exhausted(), gate.note_exhausted()] == [1, 2]

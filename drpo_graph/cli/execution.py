@@ -103,13 +103,11 @@ def start(
         # The run would find out itself, but only after the server's start.
         _check_is_new(find_storage(options.checkpoint), name)
 
-    settings = run.settings if serving is None else run.settings.model_copy(update=_NO_WAITING)
-
     def begin(shown: RunOptions) -> Coroutine[None, None, RunResult]:
-        return optimize(run.training, settings=settings, validation=run.held_out, thread_id=name, options=shown)
+        return optimize(run.training, settings=run.settings, validation=run.held_out, thread_id=name, options=shown)
 
-    with serve_roles(run.settings, serving):
-        _carry_out(name, begin, options=options, kind=display, serving=serving)
+    with serve_roles(run.settings, serving) as has_ended:
+        _carry_out(name, begin, options=replace(options, has_ended=has_ended), kind=display, serving=serving)
 
 
 def _check_is_new(storage: Storage, thread_id: str) -> None:
@@ -142,7 +140,7 @@ def go_on(
         return resume(
             thread_id,
             options=shown,
-            changes=run.changes if serving is None else {**_NO_WAITING, **run.changes},
+            changes=run.changes,
             queries=run.training,
             accepts_changes=run.accepts_changes,
             retries_failed=run.retries_failed,
@@ -152,8 +150,8 @@ def go_on(
     serving = None if record.status == "done" else serving
     settings = build_settings(merge_settings(record.settings.model_dump(), run.changes))
     check_prices(settings, {role: settings.role(role).model for role in ROLES})
-    with serve_roles(settings, serving):
-        _carry_out(thread_id, begin, options=options, kind=display, serving=serving)
+    with serve_roles(settings, serving) as has_ended:
+        _carry_out(thread_id, begin, options=replace(options, has_ended=has_ended), kind=display, serving=serving)
 
 
 def _check_changes(settings: Settings, changes: Mapping[str, object]) -> None:
@@ -169,10 +167,6 @@ def _check_changes(settings: Settings, changes: Mapping[str, object]) -> None:
             "run, or accept the change with --force.",
             ("settings",),
         )
-
-
-_NO_WAITING: Mapping[str, object] = {"max_outage_s": 0.0}
-"""A server that the command has started itself, and that has died, does not come back while the run waits."""
 
 
 class _Screen:

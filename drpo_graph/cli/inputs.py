@@ -76,7 +76,10 @@ def read_changes(given: Mapping[str, object]) -> dict[str, object]:
     config, overrides = given["config"], given["overrides"]
     assert config is None or isinstance(config, Path)
     assert overrides is None or isinstance(overrides, list)
-    return merge_settings(load_settings_file(config) if config else {}, _read_budget(given), read_overrides(overrides))
+    file, own = load_settings_file(config) if config else {}, _read_budget(given)
+    if given["max_outage"] is not None:
+        own["max_outage_s"] = given["max_outage"]
+    return merge_settings(file, own, read_overrides(overrides))
 
 
 def _read_budget(given: Mapping[str, object]) -> dict[str, object]:

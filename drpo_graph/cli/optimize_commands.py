@@ -102,6 +102,7 @@ def resume_command(
     queries: flags.QueriesArgument = None,
     config: flags.ConfigOption = None,
     overrides: flags.OverridesOption = None,
+    max_outage: flags.MaxOutageOption = None,
     max_calls: flags.MaxCallsOption = None,
     max_tokens: flags.MaxTokensOption = None,
     max_cost: flags.MaxCostOption = None,

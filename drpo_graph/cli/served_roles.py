@@ -2,12 +2,13 @@
 
 import os
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TextIO
 
+from drpo_graph.chat import never_ends
 from drpo_graph.cli.model_server import ServeRequest, run_server
 from drpo_graph.cli.serve_commands import parse_serve_options
 from drpo_graph.errors import ModelCallError, UsageError
@@ -39,8 +40,10 @@ class RoleServing:
 
 
 @contextmanager
-def serve_roles(settings: Settings, serving: RoleServing | None) -> Iterator[None]:
+def serve_roles(settings: Settings, serving: RoleServing | None) -> Iterator[Callable[[str], bool]]:
     """Serve the one ``vllm:`` model of the roles that name no server, until the block ends; nothing if not asked to.
+
+    Yields whether the server at an endpoint has ended: a process that has died does not come back while a run waits.
 
     The roles find it by this process's environment, which is put back in the end: a stored run never names a server
     that has gone. Roles with a URL of their own keep it.
@@ -50,7 +53,7 @@ def serve_roles(settings: Settings, serving: RoleServing | None) -> Iterator[Non
         ServeError: the server cannot be started, or ended by itself.
     """
     if serving is None:
-        yield
+        yield never_ends
         return
     roles = _find_roles(settings)
     request = _read_request(roles[0].model.removeprefix(_PROVIDER), serving.options)
@@ -59,10 +62,10 @@ def serve_roles(settings: Settings, serving: RoleServing | None) -> Iterator[Non
     build_clients(settings)
     withheld = {settings.role(role).api_key_env or "" for role in ROLES}
     with run_server(request, folder=serving.folder, progress=serving.progress, key=key, withheld=withheld) as running:
-        server = running.server
-        with _environment({_URL_VARIABLE: server.plan.address.base_url, KEY_VARIABLE: running.key.value}):
+        server, url = running.server, running.server.plan.address.base_url
+        with _environment({_URL_VARIABLE: url, KEY_VARIABLE: running.key.value}):
             try:
-                yield
+                yield lambda endpoint: endpoint == url and not server.is_running
             except ModelCallError:
                 # A call may fail a moment before the end of the process is known.
                 server.check(wait_s=_LOOK_S)

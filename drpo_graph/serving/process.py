@@ -91,6 +91,11 @@ class Server:
         reason = explain_failure(self._read_log(), model=self.plan.model, port=self.plan.address.port)
         raise self._fail(reason or f"It ended by itself ({how}); its log may say why.")
 
+    @property
+    def is_running(self) -> bool:
+        """Whether the server has not ended, as far as its guard has told."""
+        return not self._has_ended(0.0)
+
     def stop(self) -> None:
         """End the server and everything it has started; return when that is done."""
         self._is_stopping = True

@@ -1,5 +1,6 @@
 """``drpo serve`` and ``--serve``: a stub stands for vLLM; what is started is stopped, whatever happens."""
 
+import json
 import os
 import signal
 import subprocess
@@ -300,10 +301,11 @@ def test_an_interrupted_run_drains_before_its_server_stops(
     assert not stub.exists()
 
 
-def test_a_server_that_dies_under_a_run_is_told() -> None:
+@pytest.mark.parametrize("arguments", [("--set", "max_retries=0"), ("--max-outage", "3600"), ()])
+def test_a_server_that_dies_under_a_run_is_told_and_not_waited_for(arguments: tuple[str, ...], drpo: Drpo) -> None:
     alive = Path("alive").absolute()
     alive.touch()
-    process, record, _ = begin_served_run("--set", "max_retries=0", STUB_DIES_WITH=str(alive))
+    process, record, _ = begin_served_run(*arguments, STUB_DIES_WITH=str(alive))
     alive.unlink()
     outcome = finish(process)
     assert outcome.code == 1
@@ -314,3 +316,5 @@ def test_a_server_that_dies_under_a_run_is_told() -> None:
     assert lines
     assert lines[-1].startswith("  torch.OutOfMemoryError")
     assert are_gone(record)
+    settings = json.loads(drpo("show", "t", "--json").out)["run"]["settings"]
+    assert settings["max_outage_s"] == (3600 if "--max-outage" in arguments else 600)

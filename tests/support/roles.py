@@ -25,7 +25,7 @@ from tests.support.fake_server import FakeServer, Reply, Responder, ServerOption
 
 SCORE_SCHEMA = ReplySchema("score", {"type": "object", "properties": {"score": {"type": "integer"}}})
 QUESTION: Sequence[Message] = ({"role": "user", "content": "How good is it?"},)
-NOW = {"Retry-After": "0"}
+SOON = {"retry-after-ms": "1"}
 
 
 def parse_answer(text: str) -> int:
@@ -43,8 +43,8 @@ def answer(*scores: int) -> Reply:
 
 
 def failing(status: int, message: str = "no", *, headers: Mapping[str, str] | None = None) -> Reply:
-    """Return an HTTP error; the client may come back at once."""
-    return Reply(status=status, error_message=message, headers=NOW if headers is None else headers)
+    """Return an HTTP error; the client may come back soon."""
+    return Reply(status=status, error_message=message, headers=SOON if headers is None else headers)
 
 
 @dataclass

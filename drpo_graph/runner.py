@@ -229,8 +229,7 @@ class _Run:
                 raise
             except DRPOError as error:
                 if isinstance(error, BudgetSpentError):
-                    values = (await self._graph.aget_state(self._config)).values
-                    await tell_standing(error, values, archive, limits=context.settings, folder=folder)
+                    await self._tell_standing(error, context, archive, folder=folder)
                 await self._note_stop(context, error)
                 raise
             await registry.save(self._record.model_copy(update={"status": "done"}))
@@ -317,6 +316,16 @@ class _Run:
                 num_done=len(done),
             )
         )
+
+    async def _tell_standing(
+        self, error: BudgetSpentError, context: RunContext, archive: Archive, *, folder: Path | None
+    ) -> None:
+        try:
+            values = (await self._graph.aget_state(self._config)).values
+            await tell_standing(error, values, archive, limits=context.settings, folder=folder)
+        except (sqlite3.Error, OSError, DRPOError) as problem:
+            # The budget is why the run stops, and what is told with it only an addition.
+            logger.warning("What the run has found so far could not be read or written: %s", problem)
 
     async def _note_stop(self, context: RunContext, error: DRPOError) -> None:
         if self._checkpoint.is_lost:

@@ -115,6 +115,14 @@ async def test_a_store_that_fails_before_a_call_is_no_failure_of_the_call() -> N
         assert desk.ledger.budget.reserved == desk.ledger.budget.spent == Amount()
 
 
+async def test_what_cannot_be_stored_at_the_end_hides_nothing() -> None:
+    store = FullStore()
+    async with serve(ANSWER, store=store, max_calls=5) as (_, desk):
+        await ask(desk, 1)
+        store.is_full = True
+        await desk.ledger.drain()
+
+
 @pytest.mark.parametrize("wait", ["server", "rate"])
 async def test_a_wait_ends_when_the_time_is_up(wait: str) -> None:
     later = script(failing(429, headers={"Retry-After": "3600"}), answer(4)) if wait == "server" else ANSWER

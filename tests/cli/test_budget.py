@@ -3,18 +3,25 @@
 import asyncio
 import json
 import re
+import sqlite3
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from langgraph.store.base import BaseStore, Op, Result, SearchOp
 
 from drpo_graph.archive import Archive
-from drpo_graph.checkpoint import open_store
+from drpo_graph.checkpoint import SqliteStorage, open_store
+from drpo_graph.errors import BudgetSpentError
 from drpo_graph.ledger import Ledger, StopSignal
 from drpo_graph.records import RunResult
+from drpo_graph.runner import RunOptions, optimize
+from drpo_graph.settings import build_settings
+from drpo_graph.storage import Checkpoint
 from tests.support.command import (
     KEY,
     MODEL,
@@ -183,3 +190,41 @@ def test_a_run_started_without_a_budget_may_get_one(drpo: Drpo, folder: Path, un
     assert_one_line(outcome, 3, "5 of 5 calls")
     assert drpo(*RESUME, "--set", "max_calls=null").code == 0
     assert read_result(folder / "drpo_runs") == unbroken
+
+
+class UnreadableStore(BaseStore):
+    """A store whose levels cannot be read."""
+
+    def __init__(self, store: BaseStore) -> None:
+        self._store = store
+
+    def batch(self, ops: Iterable[Op]) -> list[Result]:
+        """Not used."""
+        raise NotImplementedError
+
+    async def abatch(self, ops: Iterable[Op]) -> list[Result]:
+        """Execute a batch of operations, or fail."""
+        given = list(ops)
+        if any(isinstance(op, SearchOp) and op.namespace_prefix[-1] == "levels" for op in given):
+            raise sqlite3.OperationalError("disk I/O error")
+        return await self._store.abatch(given)
+
+
+class UnreadableStorage(SqliteStorage):
+    """A file whose levels cannot be read."""
+
+    @asynccontextmanager
+    async def open_run(self, thread_id: str, *, must_exist: bool = False) -> AsyncIterator[Checkpoint]:
+        """Hold a run and open its place for work."""
+        async with super().open_run(thread_id, must_exist=must_exist) as checkpoint:
+            yield replace(checkpoint, store=UnreadableStore(checkpoint.store))
+
+
+@pytest.mark.usefixtures("folder")
+async def test_what_cannot_be_told_with_it_does_not_hide_that_the_budget_is_spent(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    settings = build_settings({"model": "openai:world", "depth": 3, "n_actions": 2, "beam_size": 1, "max_calls": 20})
+    with pytest.raises(BudgetSpentError, match="20 of 20 calls"):
+        await optimize(settings=settings, options=RunOptions(checkpoint=UnreadableStorage(Path("runs.sqlite"))))
+    assert "disk I/O error" in caplog.text

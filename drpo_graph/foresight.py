@@ -60,8 +60,14 @@ def look_ahead(session: RunSession, context: RunContext, state: SearchState, *, 
 def _estimate_rest(session: RunSession, context: RunContext, state: SearchState, *, num_parents: int) -> Estimate:
     settings, level, num_queries = context.settings, state["level"], state["num_queries"]
     ahead = plan_levels(
-        settings, num_queries=num_queries, first=level + 1, last=state["max_depth"], num_parents=num_parents
+        settings,
+        num_queries=num_queries,
+        first=level + 1,
+        last=state["max_depth"],
+        num_parents=num_parents,
+        num_repeats=state["num_repeats"],
     )
+    # What was run again shows in what the planned calls came to.
     done = plan_levels(settings, num_queries=num_queries, last=level)
     if ahead and settings.stop_reward is None:
         # The next level's metrics are selected already.

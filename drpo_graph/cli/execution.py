@@ -11,6 +11,7 @@ from pathlib import Path
 import typer
 
 from drpo_graph.checkpoint import find_storage
+from drpo_graph.cli.inputs import check_budget
 from drpo_graph.cli.places import name_place
 from drpo_graph.cli.reading import find_run, list_runs
 from drpo_graph.cli.serve_commands import SERVE_FOLDER
@@ -19,8 +20,7 @@ from drpo_graph.display import DisplayKind, inert_block, make_display
 from drpo_graph.errors import DRPOError, FingerprintMismatchError, RunExistsError, RunInterruptedError, UsageError
 from drpo_graph.events import Event, RunFinished, RunStopped
 from drpo_graph.export import ALGORITHM_FOLDER, EVENTS_FILE, LOG_FILE, PROMPT_FILE, RESULT_FILE, SEALED_EVENTS_FILE
-from drpo_graph.limits import check_prices
-from drpo_graph.records import ROLES, Query, RunResult
+from drpo_graph.records import Query, RunResult
 from drpo_graph.redaction import redact
 from drpo_graph.retrying import retry_failed
 from drpo_graph.runner import RunOptions, new_thread_id, optimize, resume, run_folder
@@ -57,6 +57,8 @@ class ResumedRun:
     changes: Mapping[str, object]
     training: tuple[Query, ...] | None
     accepts_changes: bool
+    priced: tuple[str, ...] = ()
+    """Models that the command line gives a price."""
 
 
 def build_options(
@@ -156,7 +158,7 @@ def go_on(
     # A finished run only shows what it found: nothing is asked.
     serving = None if record.status == "done" else serving
     settings = build_settings(merge_settings(record.settings.model_dump(), run.changes))
-    check_prices(settings, {role: settings.role(role).model for role in ROLES})
+    check_budget(settings, run.priced)
     with serve_roles(settings, serving):
         _carry_out(thread_id, begin, options=options, kind=display, serving=serving)
 

@@ -2,10 +2,22 @@
 
 import shlex
 
-from drpo_graph.checkpoint import DEFAULT_CHECKPOINT, SqliteStorage
+from drpo_graph.checkpoint import DEFAULT_CHECKPOINT, SqliteStorage, find_storage
 from drpo_graph.storage import Storage
 
 DEFAULT_PLACE = str(DEFAULT_CHECKPOINT)
+
+
+def find_runs(place: str) -> Storage:
+    """Return a place that is meant to hold runs already.
+
+    Raises:
+        UsageError: the text names no place.
+        CheckpointError: there is nothing.
+    """
+    storage = find_storage(place)
+    storage.require()
+    return storage
 
 
 def is_default(storage: Storage) -> bool:

@@ -163,6 +163,14 @@ def test_a_money_cap_without_a_price_is_refused_before_anything_starts(
     assert len(world.log) == num_requests
 
 
+def test_a_price_for_a_model_that_no_role_uses_is_refused(drpo: Drpo, folder: Path) -> None:
+    typo = ("--price", "openai:wrld=1,2")
+    assert_one_line(drpo(*START, *typo), 2, "--price openai:wrld", "openai:world")
+    assert list(folder.iterdir()) == []
+    assert drpo(*START, "--max-calls", "2").code == 3
+    assert_one_line(drpo(*RESUME, *typo), 2, "--price openai:wrld", "openai:world")
+
+
 def test_prices_and_caps_may_stand_in_a_settings_file(drpo: Drpo, folder: Path) -> None:
     (folder / "run.toml").write_text('max_time = "2h"\nmax_cost = 90\n[prices."openai:world"]\ninput = 1\noutput = 2\n')
     assert drpo(*START, "--config", "run.toml").code == 0

@@ -34,6 +34,13 @@ def warn_at_start(
     _warn(session, needed, "by lengths that are usual")
 
 
+async def warn_at_resume(session: RunSession, context: RunContext, state: SearchState) -> None:
+    """Tell a run that goes on, perhaps with other caps, if its budget is smaller than what it usually needs in all."""
+    archive = session.archive
+    queries = [await archive.query(one) for one in await archive.query_order()]
+    warn_at_start(session, context, queries, [await archive.query(one) for one in state["validation_ids"]])
+
+
 def look_ahead(session: RunSession, context: RunContext, state: SearchState, *, num_parents: int) -> Remaining:
     """Return what is left to do after a level; tell once when it is clear that the budget will not last.
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from langchain_core.language_models import BaseChatModel
 from pydantic import JsonValue
@@ -30,6 +30,7 @@ from drpo_graph.errors import (
 )
 from drpo_graph.events import LevelStarted, RunFinished, RunStarted, RunStopped
 from drpo_graph.export import export_result, open_run_files
+from drpo_graph.foresight import warn_at_resume
 from drpo_graph.graph import RECURSION_LIMIT, SearchGraph, build_context, build_graph
 from drpo_graph.interrupts import handle_signals
 from drpo_graph.protocols import BeamPolicy, Critic, MetricSelector, RewardFunction, Rewriter
@@ -37,7 +38,7 @@ from drpo_graph.records import Query, Role, RunResult
 from drpo_graph.registry import RunInput, RunRecord, RunRegistry
 from drpo_graph.settings import Settings, build_settings, merge_settings
 from drpo_graph.standing import tell_standing
-from drpo_graph.state import STATE_FORMAT
+from drpo_graph.state import STATE_FORMAT, SearchState
 from drpo_graph.storage import Checkpoint, Storage
 
 logger = logging.getLogger(__name__)
@@ -316,6 +317,7 @@ class _Run:
                 num_done=len(done),
             )
         )
+        await warn_at_resume(session, context, cast(SearchState, values))
 
     async def _tell_standing(
         self, error: BudgetSpentError, context: RunContext, archive: Archive, *, folder: Path | None

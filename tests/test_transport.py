@@ -272,14 +272,6 @@ class ToolModel(CountingModel):
         return ChatResult(generations=[ChatGeneration(message=AIMessage("", **self.calls))])
 
 
-@pytest.mark.parametrize(
-    ("calls", "text"),
-    [
-        ({"tool_calls": [{"name": "score", "args": {"score": 4}, "id": "1"}]}, '{"score": 4}'),
-        ({"invalid_tool_calls": [{"name": "score", "args": '{"sco', "id": "1", "error": "cut"}]}, '{"sco'),
-        ({"invalid_tool_calls": [{"name": "score", "args": None, "id": "1", "error": "cut"}]}, ""),
-    ],
-)
 class LimitedModel(BaseChatModel):
     """A model of a provider that calls the length of its replies its own name; it answers with what it is set to."""
 
@@ -309,6 +301,14 @@ async def test_any_model_is_told_how_long_a_reply_may_be_and_keeps_a_smaller_lim
     assert model.num_predict == own
 
 
+@pytest.mark.parametrize(
+    ("calls", "text"),
+    [
+        ({"tool_calls": [{"name": "score", "args": {"score": 4}, "id": "1"}]}, '{"score": 4}'),
+        ({"invalid_tool_calls": [{"name": "score", "args": '{"sco', "id": "1", "error": "cut"}]}, '{"sco'),
+        ({"invalid_tool_calls": [{"name": "score", "args": None, "id": "1", "error": "cut"}]}, ""),
+    ],
+)
 async def test_tool_calls_of_any_chat_model_are_read(calls: dict[str, Any], text: str) -> None:
     reply = await LangChainTransport(ToolModel(calls=calls)).send(Request(QUESTION))
     assert reply.choices[0].text == text

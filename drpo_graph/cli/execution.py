@@ -57,8 +57,10 @@ class ResumedRun:
     changes: Mapping[str, object]
     training: tuple[Query, ...] | None
     accepts_changes: bool
-    priced: tuple[str, ...] = ()
+    priced: tuple[str, ...]
     """Models that the command line gives a price."""
+    retries_failed: bool
+    """Whether replies that could not be used are asked for again."""
 
 
 def build_options(
@@ -124,7 +126,7 @@ def _check_is_new(storage: Storage, thread_id: str) -> None:
         raise RunExistsError(f"Run {thread_id!r} exists already. `drpo resume {thread_id}` continues it.")
 
 
-def release_failed(thread_id: str, storage: Storage) -> None:
+def _release_failed(thread_id: str, storage: Storage) -> None:
     """Let a run ask again for replies that could not be used, and say how many there are."""
     number = asyncio.run(retry_failed(thread_id, storage=storage))
     sys.stderr.write(f"note: {number} calls whose replies could not be used are made again where they are needed.\n")
@@ -159,6 +161,8 @@ def go_on(
     serving = None if record.status == "done" else serving
     settings = build_settings(merge_settings(record.settings.model_dump(), run.changes))
     check_budget(settings, run.priced)
+    if run.retries_failed:
+        _release_failed(thread_id, find_storage(options.checkpoint))
     with serve_roles(settings, serving):
         _carry_out(thread_id, begin, options=options, kind=display, serving=serving)
 

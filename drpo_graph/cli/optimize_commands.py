@@ -13,7 +13,7 @@ from drpo_graph.cli.inputs import (
     read_priced,
     read_settings,
 )
-from drpo_graph.cli.places import DEFAULT_PLACE, find_runs
+from drpo_graph.cli.places import DEFAULT_PLACE, find_place_of
 from drpo_graph.dataset import order_queries
 
 
@@ -129,8 +129,7 @@ def resume_command(
     --set critic.base_url=URL or --set max_concurrency=8, and the budget may change; anything else needs --force.
     """
     given = dict(locals())
-    check_thread_id(thread_id)
-    storage = find_runs(checkpoint)
+    storage = find_place_of(thread_id, checkpoint)
     changes, priced = read_changes(given), read_priced(given)
     training = read_datasets(queries) if queries else None
     from drpo_graph.cli import execution  # Loads LangGraph: wrong usage is told before that.
@@ -138,8 +137,8 @@ def resume_command(
     options = execution.build_options(
         storage, log_dir, disable_log=disable_log, log_level=logging_level, plain_files=plain_files
     )
-    if retry_failed:
-        execution.release_failed(thread_id, storage)
-    run = execution.ResumedRun(changes=changes, training=training, accepts_changes=force, priced=priced)
+    run = execution.ResumedRun(
+        changes=changes, training=training, accepts_changes=force, priced=priced, retries_failed=retry_failed
+    )
     serving = execution.build_serving(serve, serve_options, storage=storage, display=display)
     execution.go_on(run, thread_id, options=options, display=display, serving=serving)

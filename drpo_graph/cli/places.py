@@ -2,19 +2,20 @@
 
 import shlex
 
-from drpo_graph.checkpoint import DEFAULT_CHECKPOINT, SqliteStorage, find_storage
+from drpo_graph.checkpoint import DEFAULT_CHECKPOINT, SqliteStorage, check_thread_id, find_storage
 from drpo_graph.storage import Storage
 
 DEFAULT_PLACE = str(DEFAULT_CHECKPOINT)
 
 
-def find_runs(place: str) -> Storage:
-    """Return a place that is meant to hold runs already.
+def find_place_of(thread_id: str, place: str) -> Storage:
+    """Return a place that is meant to hold a run already.
 
     Raises:
-        UsageError: the text names no place.
+        UsageError: the texts can name no run, or no place.
         CheckpointError: there is nothing.
     """
+    check_thread_id(thread_id)
     storage = find_storage(place)
     storage.require()
     return storage

@@ -17,6 +17,7 @@ from langgraph.store.base import BaseStore, Op, Result, SearchOp
 from drpo_graph.archive import Archive
 from drpo_graph.checkpoint import SqliteStorage, open_store
 from drpo_graph.errors import BudgetSpentError
+from drpo_graph.events import Warned
 from drpo_graph.ledger import Ledger, StopSignal
 from drpo_graph.records import RunResult
 from drpo_graph.runner import RunOptions, optimize
@@ -190,6 +191,14 @@ def test_prices_and_caps_may_stand_in_a_settings_file(drpo: Drpo, folder: Path) 
 )
 def test_what_is_no_budget_is_refused(flags: tuple[str, str], named: str, drpo: Drpo) -> None:
     assert_one_line(drpo("optimize", *MODEL, *flags), 2, named)
+
+
+def test_a_cap_that_is_given_at_a_resume_and_will_not_do_is_told(drpo: Drpo) -> None:
+    assert drpo(*START, "--max-calls", "8").code == 3
+    outcome = drpo("resume", "t", "--display", "jsonl", "--max-calls", "20")
+    assert outcome.code == 3
+    told = [event.message for event in outcome.events() if isinstance(event, Warned)]
+    assert "--max-calls is 20 calls (by lengths that are usual)" in told[0]
 
 
 def test_a_run_started_without_a_budget_may_get_one(drpo: Drpo, folder: Path, unbroken: RunResult) -> None:

@@ -4,6 +4,7 @@ The graph's state holds ids; the archive holds what they name. Every write is a 
 writing again after a resume changes nothing.
 """
 
+import sqlite3
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from typing import Literal, TypedDict, cast
@@ -11,7 +12,7 @@ from typing import Literal, TypedDict, cast
 from langgraph.store.base import BaseStore, GetOp, Item, PutOp
 from pydantic import JsonValue
 
-from drpo_graph.errors import StateFormatError
+from drpo_graph.errors import CheckpointError, StateFormatError
 from drpo_graph.records import MetricSelection, Origin, Query, Rollout
 
 Kind = Literal[
@@ -28,6 +29,9 @@ Kind = Literal[
     "failures",
     "budget",
 ]
+
+STORE_ERRORS = (sqlite3.Error, OSError, CheckpointError)
+"""What a store raises that cannot be read or written."""
 
 Change = tuple[Kind, str]
 """The place of a record to be changed: its kind and key."""

@@ -1,14 +1,15 @@
 """What a run will need, before it starts and while it runs: calls by counting, tokens from lengths, money, time.
 
-Calls in the worst case are an upper bound: easy levels add all that they may, every reply is asked for as often as one
-can be, and no two candidates share a call. What is expected takes every reply as usable; equal prompts make it less.
+Calls in the worst case are an upper bound: easy levels add all that they may, every level that can be is run a second
+time, every reply is asked for as often as one can be, and no two candidates share a call. What is expected takes every
+reply as usable; equal prompts make it less.
 """
 
 import math
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
-from drpo_graph.levels import has_fixed_queries, new_query_indices, query_indices
+from drpo_graph.levels import has_fixed_queries, new_query_indices, query_indices, repeat_indices
 from drpo_graph.limits import CAPS, Cap, Limits, flag_of, tell_amount
 from drpo_graph.prices import PriceBook, to_dollars
 from drpo_graph.prompts.library import Message, PromptLibrary
@@ -106,9 +107,9 @@ class Dataset(NamedTuple):
 
 
 def plan_levels(
-    settings: Settings, *, num_queries: int, first: int = 0, last: int, num_parents: int = 1
+    settings: Settings, *, num_queries: int, first: int = 0, last: int, num_parents: int = 1, num_repeats: int = 0
 ) -> list[Workload]:
-    """Return what each level from the first to the last asks for, if no parent is easy.
+    """Return what each level from the first to the last asks for, if no parent is easy and none is run again.
 
     Args:
         settings: What the run does.
@@ -116,23 +117,52 @@ def plan_levels(
         first: The first level; 0 is the root's evaluation.
         last: The last level, should the queries last so far.
         num_parents: Candidates in the beam before the first level.
+        num_repeats: Levels that were run again before it, each on a round of queries.
     """
     # A kept parent on the queries that it was run on costs nothing.
     is_kept_free = has_fixed_queries(settings, num_queries=num_queries)
     num_children = settings.n_actions + settings.keep_parents
+    rounds = _plan_rounds(settings, num_queries=num_queries, last=last + num_repeats)
     levels = []
-    seen: set[int] = set()
-    for level in range(last + 1):
-        indices = set(query_indices(level, settings=settings, num_queries=num_queries))
-        selections, size = len(indices - seen), len(indices)
-        seen |= indices
-        if level == 0 == first:
+    for level in range(first, last + 1):
+        selections, size = rounds[level + num_repeats]
+        if level == 0:
             levels.append(Workload(selections, 0, size))
-        elif level >= first and size:
+        elif size:
             per_parent = settings.n_actions if is_kept_free else num_children
             levels.append(Workload(selections, num_parents, num_parents * per_parent * size))
             num_parents = min(settings.beam_size, num_parents * num_children)
     return levels
+
+
+def _plan_rounds(settings: Settings, *, num_queries: int, last: int) -> list[tuple[int, int]]:
+    """Return of each round of queries how many are new, and how many it has."""
+    seen: set[int] = set()
+    rounds = []
+    for number in range(last + 1):
+        indices = set(query_indices(number, settings=settings, num_queries=num_queries))
+        rounds.append((len(indices - seen), len(indices)))
+        seen |= indices
+    return rounds
+
+
+def _repeat_all(levels: Sequence[Workload], settings: Settings, *, num_queries: int) -> list[Workload]:
+    """Return the levels from the root on if each that can be is run a second time, on the queries of the next round."""
+    # A round has at most as many queries as those before it, so a level that comes later is not larger for that.
+    num_rounds = [
+        2
+        if any(repeat_indices(n, settings=settings, num_queries=num_queries) for n in range(level, 2 * level + 1))
+        else 1
+        for level in range(len(levels))
+    ]
+    rounds = _plan_rounds(settings, num_queries=num_queries, last=2 * len(levels) - 1)
+    return [
+        work._replace(
+            selections=sum(new for new, _ in rounds[2 * level : 2 * level + 2]),
+            rollouts=work.rollouts * num_rounds[level],
+        )
+        for level, work in enumerate(levels)
+    ]
 
 
 def plan_validation(settings: Settings, *, num_validation: int) -> Workload:
@@ -159,7 +189,9 @@ def estimate_run(settings: Settings, prompts: PromptLibrary, data: Dataset, *, i
         num_queries=len(data.training),
         last=settings.num_levels + (settings.max_depth_increase if is_worst else 0),
     )
-    if data.known_texts and not is_worst:
+    if is_worst:
+        levels = _repeat_all(levels, settings, num_queries=len(data.training))
+    elif data.known_texts:
         levels = [_without_known(level, number, settings, data) for number, level in enumerate(levels)]
     if data.validation:
         levels.append(plan_validation(settings, num_validation=len(data.validation)))

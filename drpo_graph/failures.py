@@ -38,6 +38,7 @@ _CONTEXT_WORDS = re.compile(
 _QUOTA_WORDS = re.compile(r"insufficient_quota|exceeded your current quota", re.I)
 _BROKEN_NAMES = re.compile(r"connect|protocol|network|transport|payload|^ClientError$", re.I)
 _CUT_NAMES = re.compile(r"Disconnected|ConnectionReset|BrokenPipe|ClientOSError")
+_RESET_NAMES = re.compile(r"Disconnected|ConnectionReset|BrokenPipe")
 _UNREACHED_NAMES = re.compile(r"Connect(ion)?Timeout")
 _UNANSWERED_NAMES = re.compile(r"^(ConnectError|ConnectionRefusedError|ClientConnector\w*Error)$|Connect(ion)?Timeout")
 
@@ -160,7 +161,9 @@ def _classify_broken(error: Exception, message: str, secret: str) -> CallFailure
         return CallFailure("timeout", "retry", message, is_overload=True)
     cause = error.__cause__
     detail = f" ({_describe(cause, secret)})" if cause is not None else ""
-    is_unanswered = any(_UNANSWERED_NAMES.search(name) for name in names)
+    # Some clients call a connection that was cut a connect time-out, though the server had the request.
+    is_reset = any(_RESET_NAMES.search(name) for name in names)
+    is_unanswered = not is_reset and any(_UNANSWERED_NAMES.search(name) for name in names)
     return CallFailure("connection", "retry", shorten(f"{message}{detail}", 300), is_unreached=is_unanswered)
 
 

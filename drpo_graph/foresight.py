@@ -34,6 +34,13 @@ def warn_at_start(
     _warn(session, needed, "by lengths that are usual")
 
 
+async def warn_at_resume(session: RunSession, context: RunContext, state: SearchState) -> None:
+    """Tell a run that goes on, perhaps with other caps, if its budget is smaller than what it usually needs in all."""
+    archive = session.archive
+    queries = [await archive.query(one) for one in await archive.query_order()]
+    warn_at_start(session, context, queries, [await archive.query(one) for one in state["validation_ids"]])
+
+
 def look_ahead(session: RunSession, context: RunContext, state: SearchState, *, num_parents: int) -> Remaining:
     """Return what is left to do after a level; tell once when it is clear that the budget will not last.
 
@@ -60,8 +67,14 @@ def look_ahead(session: RunSession, context: RunContext, state: SearchState, *, 
 def _estimate_rest(session: RunSession, context: RunContext, state: SearchState, *, num_parents: int) -> Estimate:
     settings, level, num_queries = context.settings, state["level"], state["num_queries"]
     ahead = plan_levels(
-        settings, num_queries=num_queries, first=level + 1, last=state["max_depth"], num_parents=num_parents
+        settings,
+        num_queries=num_queries,
+        first=level + 1,
+        last=state["max_depth"],
+        num_parents=num_parents,
+        num_repeats=state["num_repeats"],
     )
+    # What was run again shows in what the planned calls came to.
     done = plan_levels(settings, num_queries=num_queries, last=level)
     if ahead and settings.stop_reward is None:
         # The next level's metrics are selected already.

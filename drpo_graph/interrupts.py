@@ -1,12 +1,15 @@
 """Signals: the first Ctrl-C drains a process's runs, the second stops at once."""
 
 import asyncio
+import logging
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from drpo_graph.context import RunContext
 from drpo_graph.events import Warned
+
+logger = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -22,10 +25,14 @@ def handle_signals(context: RunContext, *, enabled: bool) -> Iterator[None]:
         if context.stop.reason is not None:
             task.cancel()
             return
+        # First of all: a sink that fails must not keep the run from stopping.
+        context.stop.request("Stopped on request; finished calls are stored.")
         for session in context.open_sessions():
             message = f"stopping: {session.ledger.num_in_flight} calls finish first; Ctrl-C again stops at once"
-            session.emitter.emit(Warned(run_id=session.run_id, message=message))
-        context.stop.request("Stopped on request; finished calls are stored.")
+            try:
+                session.emitter.emit(Warned(run_id=session.run_id, message=message))
+            except Exception:  # A caller's sink may raise anything.
+                logger.exception("A sink failed.")
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop)

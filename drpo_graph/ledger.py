@@ -7,6 +7,7 @@ the content of the call, so a resumed run takes what was paid for from here, and
 import asyncio
 import hashlib
 import json
+import logging
 import weakref
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
@@ -14,13 +15,17 @@ from typing import NamedTuple
 
 from pydantic import Field, JsonValue
 
-from drpo_graph.archive import Archive, Change
-from drpo_graph.budget import Budget
-from drpo_graph.errors import RunInterruptedError
+from drpo_graph.archive import STORE_ERRORS, Archive, Change
+from drpo_graph.budget import Budget, UnsavedBudgetError, call_in_work
+from drpo_graph.errors import BudgetSpentError, RunInterruptedError
 from drpo_graph.exchange import Choice
 from drpo_graph.failure_notes import FailureNotes
 from drpo_graph.prices import to_dollars
 from drpo_graph.records import Record, Role, Usage
+
+logger = logging.getLogger(__name__)
+
+_KEEP_TIME_EVERY_S = 5.0
 
 
 class CallRecord(Record):
@@ -122,19 +127,22 @@ class Ledger:
         self._stored_keys: set[str] = set()
         self._in_flight: dict[str, asyncio.Task[CallRecord]] = {}
         self._releases: dict[str, asyncio.Task[None]] = {}
+        self._timekeeper: asyncio.Task[None] | None = None
         self.usage_by_role: dict[str, Usage] = {}
         self._cost_by_role: dict[str, int | None] = {}
         self.retries_by_kind: Counter[str] = Counter()
 
     async def load(self) -> None:
         """Read which calls former processes finished, and what they used."""
-        await self.budget.load(self._archive)
         await self.failures.load()
+        finished: dict[str, Usage] = {}
         for key, value in (await self._archive.get_all("calls")).items():
             self._stored_keys.add(key)
             record = CallRecord.model_validate(value)
             self._tally(record)
             self.budget.count(record.model, record.usage)
+            finished[key] = record.usage
+        await self.budget.load(self._archive, finished)
 
     def holds(self, key: str) -> bool:
         """Return whether the call is committed."""
@@ -169,6 +177,8 @@ class Ledger:
             task = asyncio.create_task(self._make(key, call, on_commit))
             self._in_flight[key] = task
             task.add_done_callback(lambda done: self._forget(key, done))
+            if self.budget.limits.max_time is not None and (self._timekeeper is None or self._timekeeper.done()):
+                self._timekeeper = asyncio.create_task(self._keep_time())
         return LedgerEntry(key, await asyncio.shield(task), is_replayed=False)
 
     async def release(self, question: str, keys: Iterable[str]) -> None:
@@ -197,7 +207,9 @@ class Ledger:
             await asyncio.wait(list(self._in_flight.values()))
             await asyncio.sleep(0)
         await asyncio.gather(*self._releases.values(), return_exceptions=True)
-        await self.budget.save()
+        if self._timekeeper is not None:
+            self._timekeeper.cancel()
+        await self._save_budget()
 
     def total_usage(self) -> Usage:
         """Return what all roles used."""
@@ -223,9 +235,14 @@ class Ledger:
         call: Callable[[], Awaitable[CallRecord]],
         on_commit: Callable[[CallRecord], None] | None,
     ) -> CallRecord:
-        record = await call()
+        call_in_work.set(key)
+        try:
+            record = await call()
+        except UnsavedBudgetError as error:
+            raise error.reason from None
         await self._archive.put("calls", key, record.model_dump(mode="json", exclude_defaults=True))
         self._stored_keys.add(key)
+        self.budget.commit(key)
         self._tally(record)
         if on_commit is not None:
             on_commit(record)
@@ -245,6 +262,24 @@ class Ledger:
                     moved[kind, name], moved[kind, f"{name}/{place}"] = None, stored
         await self._archive.change(moved)
         self._stored_keys.difference_update(keys)
+
+    async def _keep_time(self) -> None:
+        """While calls are in flight, store the time worked; stop the run when it is up, even one that only waits."""
+        while self._in_flight:
+            try:
+                self.budget.check_time()
+            except BudgetSpentError as error:
+                self.stop.request(str(error), error)
+                return
+            await self._save_budget()
+            await asyncio.sleep(min(_KEEP_TIME_EVERY_S, self.budget.remaining_s))
+
+    async def _save_budget(self) -> None:
+        try:
+            await self.budget.save()
+        except STORE_ERRORS as error:
+            # Not why the run stops, if it does; and the next call's reservation is not sent unless it is stored.
+            logger.warning("What the run has spent could not be stored: %s", error)
 
     def _forget(self, key: str, done: asyncio.Task[CallRecord]) -> None:
         self._in_flight.pop(key, None)

@@ -1,7 +1,7 @@
 """What a run may spend: its caps, and how durations and amounts are read and told. Part of the settings."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Literal, NamedTuple
 
 from pydantic import Field, field_validator
@@ -85,6 +85,19 @@ def check_prices(limits: Limits, model_by_role: Mapping[str, str]) -> None:
             )
 
 
+def check_priced(names: Collection[str], model_by_role: Mapping[str, str]) -> None:
+    """Do nothing when each model that was given a price is one that a role uses.
+
+    Raises:
+        UsageError: one is not: most likely it is misspelt, and the price that was meant is not counted.
+    """
+    models = sorted({model for model in model_by_role.values() if model})
+    for name in names:
+        book = PriceBook({name: Price(input=0, output=0)})
+        if not any(book.find_own(model) for model in models):
+            raise UsageError(f"--price {name}: no role uses this model. The roles' models: {', '.join(models)}.")
+
+
 def parse_duration(text: str) -> float:
     """Return the seconds in ``90``, ``90s``, ``90m``, ``2h``, ``1d`` or a row of these such as ``1h30m``.
 
@@ -108,8 +121,12 @@ def tell_amount(cap: Cap, value: float, *, limit: float | None = None) -> str:
     """Return an amount of what a cap bounds, for people: ``1,200 tokens``, ``$0.42``, ``90 s``, ``8 of 20 calls``."""
     if cap == "max_cost":
         return tell_money(value) if limit is None else f"{tell_money(value)} of {tell_money(limit)}"
-    share = f"{value:,.0f}" if limit is None else f"{value:,.0f} of {limit:,.0f}"
+    share = _tell_number(cap, value) if limit is None else f"{_tell_number(cap, value)} of {_tell_number(cap, limit)}"
     return f"{share} {_UNIT_BY_CAP[cap]}"
+
+
+def _tell_number(cap: Cap, value: float) -> str:
+    return f"{value:.2g}" if cap == "max_time" and value < 10 else f"{value:,.0f}"
 
 
 def tell_money(dollars: float) -> str:

@@ -55,16 +55,21 @@ class PriceBook:
         Args:
             model: ``provider:model``; the name alone will do where one provider of the list has it.
         """
-        if model in self._own:
-            return self._own[model]
+        own_name = self.find_own(model)
+        if own_name is not None:
+            return self._own[own_name]
         if model.startswith(_OWN_SERVERS):
             return _FREE
-        name = _DATE.sub("", model)
         listed = _load_list()
-        if name in listed or ":" in name:
-            return listed.get(name)
-        named_so = [price for known, price in listed.items() if known.partition(":")[2] == name]
-        return named_so[0] if len(named_so) == 1 else None
+        for name in _names_of(model):
+            named_so = [price for known, price in listed.items() if name in (known, known.partition(":")[2])]
+            if len(named_so) == 1:
+                return named_so[0]
+        return None
+
+    def find_own(self, model: str) -> str | None:
+        """Return the name under which the user has given a model's price, or ``None``: its own, or its undated one."""
+        return next((name for name in _names_of(model) if name in self._own), None)
 
     def cost_of(self, model: str, usage: Usage) -> int | None:
         """Return what a model's calls cost, in picodollars, or ``None`` when its price is not known."""
@@ -93,6 +98,11 @@ def parse_price(text: str) -> tuple[str, Price]:
 def to_dollars(picodollars: int) -> float:
     """Return an amount of money in USD."""
     return picodollars / PICODOLLARS
+
+
+def _names_of(model: str) -> tuple[str, str]:
+    """Return the names under which a model's price may stand, the closest first: its own, and without its date."""
+    return model, _DATE.sub("", model)
 
 
 def _per_token(price: float) -> int:

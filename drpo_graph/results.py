@@ -2,15 +2,16 @@
 
 from collections import Counter
 from collections.abc import Mapping
+from typing import TypedDict
 
 from pydantic import JsonValue
 
-from drpo_graph.archive import Archive, rollout_key
+from drpo_graph.archive import Archive, StoredCandidate, rollout_key
 from drpo_graph.failure_notes import count_noted, count_samples
 from drpo_graph.ledger import Ledger
-from drpo_graph.records import Rollout, RunResult, RunStatus, Validation, mean
+from drpo_graph.records import Rollout, RunResult, RunStatus, Usage, Validation, mean
 from drpo_graph.selection import ROOT_ID
-from drpo_graph.state import STATE_FORMAT, CandidateRef, SearchState
+from drpo_graph.state import STATE_FORMAT, SearchState
 
 
 async def make_result(
@@ -32,11 +33,8 @@ async def make_result(
         validation: What the held-out queries say, if they were asked.
         status: ``done``, or how the run was stopped.
     """
-    scores, notes = await archive.scores_by_candidate(), await archive.get_all("failures")
-    trace = [await archive.candidate(delivered_id)]
-    while (parent_id := trace[0]["parent_id"]) is not None:
-        trace.insert(0, await archive.candidate(parent_id))
-    delivered = next((one for one in state["beam"] if one["id"] == delivered_id), None)
+    scores = await archive.scores_by_candidate()
+    trace = await _trace_of(archive, delivered_id)
     return RunResult(
         thread_id=state["run_id"],
         status=status,
@@ -46,22 +44,47 @@ async def make_result(
         path_reward=scores[delivered_id][1],
         initial_prompt=trace[0]["prompt"],
         initial_reward=state["initial_reward"],
-        initial_reward_same_queries=await _initial_reward_on(archive, delivered),
+        initial_reward_same_queries=await _initial_reward_on(archive, state, delivered_id),
         depth=state["level"] if state["phase"] != "search" else max(state["level"] - 1, 0),
         trace=tuple(one["id"] for one in trace),
         beam=tuple(one["id"] for one in state["beam"]),
         validation=validation,
-        usage_by_role=dict(sorted(ledger.usage_by_role.items())),
-        cost_by_role=dict(sorted(ledger.cost_by_role.items())),
-        failures_by_kind=await _count_failures(archive, ledger, notes),
-        unusable_by_kind=dict(sorted(count_noted(notes, "reply").items())),
         fingerprints=state["fingerprints"],
         format=STATE_FORMAT,
+        **await _count(archive, ledger),
     )
 
 
-async def _initial_reward_on(archive: Archive, delivered: CandidateRef | None) -> float | None:
+class _Counts(TypedDict):
+    """What a run used, and what failed."""
+
+    usage_by_role: dict[str, Usage]
+    cost_by_role: dict[str, float]
+    failures_by_kind: dict[str, int]
+    unusable_by_kind: dict[str, int]
+
+
+async def _count(archive: Archive, ledger: Ledger) -> _Counts:
+    notes = await archive.get_all("failures")
+    return {
+        "usage_by_role": dict(sorted(ledger.usage_by_role.items())),
+        "cost_by_role": dict(sorted(ledger.cost_by_role.items())),
+        "failures_by_kind": await _count_failures(archive, ledger, notes),
+        "unusable_by_kind": dict(sorted(count_noted(notes, "reply").items())),
+    }
+
+
+async def _trace_of(archive: Archive, candidate_id: str) -> list[StoredCandidate]:
+    """Return a candidate's ancestors, from the root on, and itself."""
+    trace = [await archive.candidate(candidate_id)]
+    while (parent_id := trace[0]["parent_id"]) is not None:
+        trace.insert(0, await archive.candidate(parent_id))
+    return trace
+
+
+async def _initial_reward_on(archive: Archive, state: SearchState, delivered_id: str) -> float | None:
     """Return the initial prompt's reward on the delivered candidate's queries, if the search ran it on all of them."""
+    delivered = next((one for one in state["beam"] if one["id"] == delivered_id), None)
     rewards: list[float | None] = []
     for query_id in delivered["query_ids"] if delivered else ():
         stored = await archive.get("rollouts", rollout_key(ROOT_ID, query_id))

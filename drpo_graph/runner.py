@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from langchain_core.language_models import BaseChatModel
 from pydantic import JsonValue
@@ -32,6 +32,7 @@ from drpo_graph.errors import (
 from drpo_graph.events import LevelStarted, RunFinished, RunStarted, RunStopped
 from drpo_graph.export import export_result, open_run_files
 from drpo_graph.failure_notes import ask_again
+from drpo_graph.foresight import warn_at_resume
 from drpo_graph.graph import RECURSION_LIMIT, SearchGraph, build_context, build_graph
 from drpo_graph.interrupts import handle_signals
 from drpo_graph.protocols import BeamPolicy, Critic, MetricSelector, RewardFunction, Rewriter
@@ -39,7 +40,7 @@ from drpo_graph.records import Query, Role, RunResult
 from drpo_graph.registry import RunInput, RunRecord, RunRegistry
 from drpo_graph.settings import Settings, build_settings, merge_settings
 from drpo_graph.standing import tell_standing
-from drpo_graph.state import STATE_FORMAT
+from drpo_graph.state import STATE_FORMAT, SearchState
 from drpo_graph.storage import Checkpoint, Storage
 
 logger = logging.getLogger(__name__)
@@ -244,9 +245,8 @@ class _Run:
                 raise
             except DRPOError as error:
                 if isinstance(error, BudgetSpentError):
-                    values = (await self._graph.aget_state(self._config)).values
                     shown = folder if vault is None else None
-                    await tell_standing(error, values, archive, limits=context.settings, folder=shown)
+                    await self._tell_standing(error, context, archive, folder=shown)
                 await self._note_stop(context, error)
                 raise
             await registry.save(self._record.model_copy(update={"status": "done"}))
@@ -336,6 +336,17 @@ class _Run:
                 num_done=len(done),
             )
         )
+        await warn_at_resume(session, context, cast(SearchState, values))
+
+    async def _tell_standing(
+        self, error: BudgetSpentError, context: RunContext, archive: Archive, *, folder: Path | None
+    ) -> None:
+        try:
+            values = (await self._graph.aget_state(self._config)).values
+            await tell_standing(error, values, archive, limits=context.settings, folder=folder)
+        except (sqlite3.Error, OSError, DRPOError) as problem:
+            # The budget is why the run stops, and what is told with it only an addition.
+            logger.warning("What the run has found so far could not be read or written: %s", problem)
 
     async def _note_stop(self, context: RunContext, error: DRPOError) -> None:
         if self._checkpoint.is_lost:

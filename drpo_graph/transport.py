@@ -22,6 +22,9 @@ T = TypeVar("T")
 Complete = Callable[[Mapping[str, JsonValue]], Awaitable[Mapping[str, object]]]
 """Posts a body to ``/v1/completions``, without the model's name, and returns the server's answer."""
 
+_LIMIT_FIELDS = ("max_tokens", "max_output_tokens", "max_completion_tokens", "num_predict", "max_new_tokens")
+"""What providers' chat models call the most tokens of a reply."""
+
 _MESSAGE_TYPES: Mapping[str, type[BaseMessage]] = {
     "system": SystemMessage,
     "user": HumanMessage,
@@ -122,15 +125,28 @@ class CompletionsTransport:
 
 
 class LangChainTransport:
-    """Any ``BaseChatModel``, one sample per request: other providers ignore ``n`` or give it other names."""
+    """Any ``BaseChatModel``, one sample per request: other providers ignore ``n`` or give it other names.
+
+    A reply is no longer than the request allows where the model has a field for it, and than that field says.
+    """
 
     def __init__(self, model: BaseChatModel) -> None:
         self._model = model
+        self._limit_field = next((name for name in _LIMIT_FIELDS if name in type(model).model_fields), None)
 
     async def send(self, request: Request) -> Reply:
         """Return one sample, whatever the number asked for."""
-        result = await self._model.agenerate([_to_messages(request.messages)], stop=list(request.stop) or None)
-        return _read_result(result)
+        model = self._limit(request.max_tokens)
+        return _read_result(await model.agenerate([_to_messages(request.messages)], stop=list(request.stop) or None))
+
+    def _limit(self, max_tokens: int) -> BaseChatModel:
+        """Return the model with replies of at most so many tokens."""
+        if self._limit_field is None:
+            return self._model
+        own = getattr(self._model, self._limit_field)
+        if isinstance(own, int) and 0 < own <= max_tokens:
+            return self._model
+        return self._model.model_copy(update={self._limit_field: max_tokens})
 
 
 def _to_messages(messages: Sequence[Message]) -> list[BaseMessage]:

@@ -93,6 +93,63 @@ async def run_all(settings: Settings, storage: Storage, num_runs: int) -> list[R
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What so many runs at once came to."""
+
+    num_runs: int
+    num_wrong: int
+    num_calls: int
+    wall_s: float
+    cpu_s: float
+    memory: int
+    """In bytes, at the peak, beyond what the process had before."""
+    size: int
+    """Of the database, in bytes."""
+    num_events: int
+    num_leases: int
+
+
+def measure(uri: str, settings: Settings, expected: RunResult, num_runs: int) -> Measured:
+    """Return what so many runs at once come to on a database."""
+    memory, cpu, started = psutil.Process(os.getpid()).memory_info().rss, time.process_time(), time.monotonic()
+    results = asyncio.run(run_all(settings, PostgresStorage(uri), num_runs))
+    wall_s, cpu_s = time.monotonic() - started, time.process_time() - cpu
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    size, num_events, num_leases = query(
+        uri,
+        "SELECT pg_database_size(current_database()), (SELECT count(*) FROM drpo_events), "
+        "(SELECT count(*) FROM drpo_leases)",
+    )[0]
+    return Measured(
+        num_runs=num_runs,
+        num_wrong=sum(one.model_copy(update={"thread_id": expected.thread_id}) != expected for one in results),
+        num_calls=sum(usage.calls for result in results for usage in result.usage_by_role.values()),
+        wall_s=wall_s,
+        cpu_s=cpu_s,
+        memory=peak - memory,
+        size=size,
+        num_events=num_events,
+        num_leases=num_leases,
+    )
+
+
+def report(found: Measured, waits: Waits) -> None:
+    """Print it."""
+    num_runs, num_calls = found.num_runs, found.num_calls
+    print(f"{num_runs} runs at once: {num_runs - found.num_wrong} ended as on SQLite, {found.num_leases} leases left")
+    print(
+        f"{num_calls} calls in {found.wall_s:.1f} s: {num_calls / found.wall_s:.0f} per second, "
+        f"{1000 * found.cpu_s / num_calls:.1f} ms of CPU each"
+    )
+    print(f"memory per run at the peak: {found.memory / num_runs / 1e6:.2f} MB")
+    print(f"database: {found.size / num_runs / 1e6:.2f} MB and {found.num_events / num_runs:.0f} events per run")
+    print(
+        f"waits for the database: {waits.num / num_calls:.1f} per call, {1000 * waits.total_s / waits.num:.1f} ms "
+        f"each, {waits.total_s / (found.wall_s * num_runs):.0%} of the runs' time"
+    )
+
+
 def main() -> int:
     """Measure and report; exit code 1 if a run ended otherwise than on SQLite."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -109,34 +166,10 @@ def main() -> int:
     ):
         settings = make_settings(server.base_url, 256)
         (expected,) = asyncio.run(run_all(settings, SqliteStorage(Path(folder) / "runs.sqlite"), 1))
-        uri = postgres.make_database()
         calm_collector()
-        process = psutil.Process(os.getpid())
-        memory, cpu, started = process.memory_info().rss, time.process_time(), time.monotonic()
-        results = asyncio.run(run_all(settings, PostgresStorage(uri), given.runs))
-        wall_s, cpu_s = time.monotonic() - started, time.process_time() - cpu
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        num_calls = sum(usage.calls for result in results for usage in result.usage_by_role.values())
-        wrong = [
-            one.thread_id for one in results if one.model_copy(update={"thread_id": expected.thread_id}) != expected
-        ]
-        size, events, leases = query(
-            uri,
-            "SELECT pg_database_size(current_database()), (SELECT count(*) FROM drpo_events), "
-            "(SELECT count(*) FROM drpo_leases)",
-        )[0]
-    print(f"{given.runs} runs at once: {given.runs - len(wrong)} ended as on SQLite, {leases} leases left")
-    print(
-        f"{num_calls} calls in {wall_s:.1f} s: {num_calls / wall_s:.0f} per second, "
-        f"{1000 * cpu_s / num_calls:.1f} ms of CPU each"
-    )
-    print(f"memory per run at the peak: {(peak - memory) / given.runs / 1e6:.2f} MB")
-    print(f"database: {size / given.runs / 1e6:.2f} MB and {events / given.runs:.0f} events per run")
-    print(
-        f"waits for the database: {waits.num / num_calls:.1f} per call, {1000 * waits.total_s / waits.num:.1f} ms "
-        f"each, {waits.total_s / (wall_s * given.runs):.0%} of the runs' time"
-    )
-    return 1 if wrong or leases else 0
+        found = measure(postgres.make_database(), settings, expected, given.runs)
+    report(found, waits)
+    return 1 if found.num_wrong or found.num_leases else 0
 
 
 if __name__ == "__main__":

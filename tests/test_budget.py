@@ -1,66 +1,32 @@
-"""The budget: reserved before a call, settled with what it used, one for all roles and processes of a run."""
+"""The budget's arithmetic: reserved before a call, settled with what it used, charged where it may have been billed."""
 
 import asyncio
 import random
-from collections import Counter
-from dataclasses import replace
-from typing import Any
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from langgraph.checkpoint.memory import InMemorySaver
-from langgraph.store.memory import InMemoryStore
 
-from drpo_graph.archive import Archive
-from drpo_graph.budget import Budget, Demand
+from drpo_graph.budget import Budget, Demand, demand_of
+from drpo_graph.context_window import MESSAGE_TOKENS, TEMPLATE_TOKENS
 from drpo_graph.errors import BudgetSpentError
-from drpo_graph.events import CallFinished
-from drpo_graph.graph import RECURSION_LIMIT, build_graph
+from drpo_graph.exchange import ReplySchema, Request
+from drpo_graph.failures import MalformedReplyError
 from drpo_graph.limits import Amount, Limits, parse_duration
 from drpo_graph.prices import Price
-from drpo_graph.records import Usage
-from tests.support.fake_server import FaultPlan, Latency, ServerOptions
-from tests.support.oracle import Oracle, OracleTransport
-from tests.support.roles import Desk, answer, by_content, failing, parse_answer, script, serve
-from tests.support.searches import fake_settings, oracle_context
-from tests.support.world import World
-
-MODEL = "openai:m"
-PRICES = {MODEL: {"input": 1000.0, "output": 2000.0}}
-ANSWER = by_content({}, answer(4))
+from drpo_graph.prompts.library import Message
+from tests.support.spending import MODEL, PRICES, Clock, demand, spend, usage
 
 
-class Clock:
-    """A clock that moves when it is told to."""
+class StatusError(Exception):
+    """An HTTP error of some client."""
 
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def demand(num_bytes: int = 0, max_completion: int = 0) -> Demand:
-    return Demand(MODEL, num_bytes, max_completion)
-
-
-def usage(prompt: int = 0, completion: int = 0) -> Usage:
-    return Usage(calls=1, prompt_tokens=prompt, completion_tokens=completion)
-
-
-async def spend(budget: Budget, wanted: Demand, used: Usage) -> None:
-    async with budget.hold(wanted) as hold:
-        hold.settle(used)
-
-
-async def ask(desk: Desk, number: int) -> None:
-    question = [{"role": "user", "content": f"Question {number}?"}]
-    await desk.models.critic.ask(question, parse=parse_answer)  # type: ignore[arg-type]
-
-
-# Arithmetic
+    def __init__(self, status: int) -> None:
+        super().__init__(f"HTTP {status}")
+        self.status = status
 
 
 @pytest.mark.parametrize(
@@ -135,14 +101,27 @@ async def test_the_cap_that_is_proposed_has_room_for_the_next_call() -> None:
         assert caught.value.resume_flags == flags
 
 
-async def test_what_models_counted_before_bounds_the_next_prompt() -> None:
+async def test_what_a_model_counted_before_says_nothing_of_the_next_prompt() -> None:
     budget = Budget(Limits(max_tokens=10_000))
-    async with budget.hold(demand(1000)) as hold:
-        assert budget.reserved.tokens == 1000
-        hold.settle(usage(200, 1))
-    async with budget.hold(demand(1000)) as hold:
-        assert budget.reserved.tokens == 250
-        hold.settle(usage(200, 1))
+    # A long English prompt, six bytes a token; then a short one, most of which is the chat template.
+    await spend(budget, Demand(MODEL, 6000, 10, 96), usage(1000, 1))
+    async with budget.hold(Demand(MODEL, 60, 10, 96)) as hold:
+        assert budget.reserved.tokens == 60 + 96 + 10
+        hold.settle(usage(60, 10))
+
+
+async def test_dense_prompts_after_sparse_ones_do_not_pass_a_cap() -> None:
+    budget = Budget(Limits(max_tokens=20_000))
+    await spend(budget, Demand(MODEL, 4000, 50, 96), usage(1000, 10))
+
+    async def ask_dense() -> None:
+        async with budget.hold(Demand(MODEL, 3000, 10, 96)) as hold:
+            await asyncio.sleep(0)
+            hold.settle(usage(2000, 10))
+
+    ended = await asyncio.gather(*(ask_dense() for _ in range(64)), return_exceptions=True)
+    assert ended.count(None) == 8
+    assert budget.spent.tokens == 1010 + 8 * 2010 <= 20_000
 
 
 async def test_a_server_that_tells_no_usage_is_taken_to_have_used_all_it_might() -> None:
@@ -151,112 +130,125 @@ async def test_a_server_that_tells_no_usage_is_taken_to_have_used_all_it_might()
     assert budget.spent == Amount(1, 100, 0)
 
 
-async def test_time_runs_on_over_processes_and_stands_still_between_them() -> None:
-    clock, store = Clock(), InMemoryStore()
-    limits = Limits(max_time=100)
-    first = Budget(limits, clock=clock)
-    await first.load(Archive(store, "run"))
-    clock.now += 60
-    await spend(first, demand(), usage(1, 1))
-    await first.save()
-    clock.now += 10_000
-    second = Budget(limits, clock=clock)
-    await second.load(Archive(store, "run"))
-    assert second.elapsed_s == 60
-    clock.now += 39
-    await spend(second, demand(), usage(1, 1))
-    clock.now += 1
-    with pytest.raises(BudgetSpentError, match="100 of 100 s"):
-        await spend(second, demand(), usage(1, 1))
+async def test_the_time_that_is_proposed_lasts_beyond_what_is_spent() -> None:
+    clock = Clock()
+    budget = Budget(Limits(max_time=10), clock=clock)
+    clock.now += 35.2
+    with pytest.raises(BudgetSpentError) as caught:
+        await spend(budget, demand(), usage(1, 1))
+    assert caught.value.resume_flags == "--max-time 46"
 
 
-async def test_what_a_killed_process_had_in_flight_counts_as_reserved() -> None:
-    store, limits = InMemoryStore(), Limits(max_tokens=1000)
-    killed = Budget(limits)
-    await killed.load(Archive(store, "run"))
-    async with killed.hold(demand(0, 300)) as hold:
-        async with killed.hold(demand(0, 200)) as inner:
-            # Killed here: nothing of what follows reaches the store.
-            after = Budget(limits)
-            await after.load(Archive(store, "run"))
-            inner.settle(usage(0, 1))
-        hold.settle(usage(0, 1))
-    assert after.spent == Amount(2, 500, 0)
-
-
-async def test_a_timeout_counts_as_reserved_and_an_error_counts_nothing() -> None:
+@pytest.mark.parametrize(
+    ("error", "is_counted"),
+    [
+        (TimeoutError(), True),
+        (MalformedReplyError("a page"), True),
+        (ConnectionResetError(104, "reset"), True),
+        (BrokenPipeError(32, "pipe"), True),
+        (StatusError(504), True),
+        (asyncio.CancelledError(), True),
+        (ConnectionRefusedError(111, "refused"), False),
+        (StatusError(503), False),
+        (StatusError(429), False),
+        (StatusError(400), False),
+        (ValueError("a bug"), False),
+    ],
+    ids=repr,
+)
+async def test_a_request_without_a_reply_counts_as_reserved_where_it_may_have_been_billed(
+    error: BaseException, is_counted: bool
+) -> None:
     budget = Budget(Limits(max_tokens=1000))
-    with pytest.raises(TimeoutError):
+    with pytest.raises(type(error)):
         async with budget.hold(demand(0, 300)):
-            raise TimeoutError
-    assert budget.spent == Amount(1, 300, 0)
-    with pytest.raises(ConnectionRefusedError):
-        async with budget.hold(demand(0, 300)):
-            raise ConnectionRefusedError
-    assert budget.spent == Amount(1, 300, 0)
+            raise error
+    assert budget.spent == (Amount(1, 300, 0) if is_counted else Amount())
     assert budget.reserved == Amount()
 
 
-Calls = list[tuple[int, int, float, str]]
-calls = st.lists(
-    st.tuples(
-        st.integers(0, 60), st.integers(0, 60), st.floats(0, 1), st.sampled_from(["ok", "ok", "timeout", "refused"])
-    ),
-    max_size=40,
+def test_a_request_s_demand_is_its_bytes_its_samples_and_what_a_template_may_add() -> None:
+    messages: Sequence[Message] = ({"role": "system", "content": "Réponds."}, {"role": "user", "content": "Why?"})
+    plain = demand_of(Request(messages, num_samples=3, max_tokens=50), MODEL)
+    assert plain == Demand(MODEL, 9 + 4, 150, TEMPLATE_TOKENS + 2 * MESSAGE_TOKENS)
+    schema = ReplySchema("score", {"type": "object"})
+    for mode, num_more in (("json_schema", 18), ("tool", 18), ("json", 0), ("text", 0)):
+        asked = demand_of(Request(messages, max_tokens=50, mode=mode, schema=schema), MODEL)
+        assert asked.num_bytes == plain.num_bytes + num_more, mode
+
+
+class PlannedCall(NamedTuple):
+    """A call of the property test."""
+
+    num_bytes: int
+    max_completion: int
+    share: float
+    """Of its demand, what it uses."""
+    end: str
+
+
+planned_calls = st.builds(
+    PlannedCall,
+    st.integers(0, 60),
+    st.integers(0, 60),
+    st.floats(0, 1),
+    st.sampled_from(["ok", "ok", "timeout", "refused"]),
 )
+
+
+async def carry_out(budget: Budget, call: PlannedCall, draw: random.Random) -> str:
+    """Make a call, check the budget at every step, and return how it ended."""
+
+    def check() -> None:
+        assert min(*budget.spent, *budget.reserved, budget.num_in_flight) >= 0
+        assert budget.limits.find_exceeded(budget.spent.plus(budget.reserved)) is None
+
+    try:
+        async with budget.hold(demand(call.num_bytes, call.max_completion)) as hold:
+            check()
+            for _ in range(draw.randrange(4)):
+                await asyncio.sleep(0)
+            check()
+            if call.end == "timeout":
+                raise TimeoutError
+            if call.end == "refused":
+                raise ConnectionRefusedError
+            hold.settle(usage(int(call.share * call.num_bytes), int(call.share * call.max_completion)))
+    except BudgetSpentError:
+        assert budget.num_in_flight == 0
+        return "spent"
+    except (TimeoutError, ConnectionRefusedError):
+        return "failed"
+    finally:
+        check()
+    return "ok"
 
 
 @hypothesis_settings(max_examples=150, deadline=None)
 @given(
-    calls=calls,
+    calls=st.lists(planned_calls, max_size=40),
     max_calls=st.none() | st.integers(1, 30),
     max_tokens=st.none() | st.integers(1, 800),
     max_cost=st.none() | st.floats(0.001, 1.0),
     seed=st.integers(0, 10**6),
 )
 def test_spent_and_reserved_never_pass_a_cap_and_every_waiter_ends(
-    calls: Calls, max_calls: int | None, max_tokens: int | None, max_cost: float | None, seed: int
+    calls: list[PlannedCall], max_calls: int | None, max_tokens: int | None, max_cost: float | None, seed: int
 ) -> None:
     limits = Limits.model_validate(
         {"max_calls": max_calls, "max_tokens": max_tokens, "max_cost": max_cost, "prices": PRICES}
     )
-    budget, draw, outcomes = Budget(limits), random.Random(seed), Counter[str]()
+    budget, draw = Budget(limits), random.Random(seed)
 
-    def check() -> None:
-        assert min(*budget.spent, *budget.reserved, budget.num_in_flight) >= 0
-        assert limits.find_exceeded(budget.spent.plus(budget.reserved)) is None
-
-    async def call(num_bytes: int, max_completion: int, share: float, end: str) -> None:
-        try:
-            # A byte may be a token: a model whose bytes were cheaper before would pass its reservation.
-            wanted = Demand(f"{MODEL}", 0, num_bytes + max_completion)
-            async with budget.hold(wanted) as hold:
-                check()
-                for _ in range(draw.randrange(4)):
-                    await asyncio.sleep(0)
-                check()
-                if end == "timeout":
-                    raise TimeoutError
-                if end == "refused":
-                    raise ConnectionRefusedError
-                hold.settle(usage(0, int(share * wanted.max_completion)))
-            outcomes["ok"] += 1
-        except BudgetSpentError:
-            assert budget.num_in_flight == 0
-            outcomes["spent"] += 1
-        except (TimeoutError, ConnectionRefusedError):
-            outcomes["failed"] += 1
-        check()
-
-    async def run() -> None:
+    async def run() -> list[str]:
         async with asyncio.timeout(10):
-            await asyncio.gather(*(call(*one) for one in calls))
+            return await asyncio.gather(*(carry_out(budget, one, draw) for one in calls))
 
-    asyncio.run(run())
-    assert outcomes.total() == len(calls)
+    ended = asyncio.run(run())
+    assert len(ended) == len(calls)
     assert budget.reserved == Amount()
     if max_calls is None and max_tokens is None and max_cost is None:
-        assert not outcomes["spent"]
+        assert "spent" not in ended
 
 
 async def test_a_cancelled_waiter_lets_the_next_one_in() -> None:
@@ -271,109 +263,3 @@ async def test_a_cancelled_waiter_lets_the_next_one_in() -> None:
         await small
         hold.settle(usage(0, 60))
     assert budget.spent.tokens == 61
-
-
-# Calls against a server
-
-
-@pytest.mark.parametrize(
-    "caps",
-    [{"max_calls": 20}, {"max_tokens": 60_000}, {"max_cost": 110.0, "prices": PRICES}, {"max_calls": 1}],
-    ids=["calls", "tokens", "money", "one"],
-)
-async def test_64_calls_at_once_never_pass_a_cap(caps: dict[str, Any]) -> None:
-    options = ServerOptions(latency=Latency(0.01, 0.5))
-    async with serve(ANSWER, options, max_concurrency=64, max_reply_attempts=1, **caps) as (server, desk):
-        ended = await asyncio.gather(*(ask(desk, number) for number in range(64)), return_exceptions=True)
-        num_done = sum(one is None for one in ended)
-        assert {type(one) for one in ended if one is not None} <= {BudgetSpentError}
-        used, budget = desk.ledger.total_usage(), desk.ledger.budget
-        assert used.calls == num_done == len(server.finished) == budget.spent.calls
-        assert used.prompt_tokens + used.completion_tokens == budget.spent.tokens
-        assert budget.limits.find_exceeded(budget.spent) is None
-        assert budget.reserved == Amount()
-        if "max_calls" in caps:
-            assert len(server.log) / 2 == caps["max_calls"] == num_done
-        if "max_cost" in caps:
-            assert desk.ledger.total_cost == budget.spent_of("max_cost") > 0
-
-
-async def test_a_replayed_call_costs_nothing() -> None:
-    async with serve(ANSWER, max_calls=1) as (server, desk):
-        for _ in range(3):
-            await ask(desk, 1)
-        assert len(server.finished) == 1
-        with pytest.raises(BudgetSpentError, match=r"1 of 1 calls \(--max-calls\)\.$"):
-            await ask(desk, 2)
-
-
-async def test_refused_and_failed_requests_count_nothing_and_timeouts_count() -> None:
-    async with serve(script(failing(503), failing(429), answer(4)), max_calls=1) as (_, desk):
-        await ask(desk, 1)
-        assert desk.ledger.budget.spent.calls == 1
-    faults = FaultPlan(1.0, kinds=("hang",), max_per_request=1)
-    async with serve(ANSWER, ServerOptions(faults=faults), timeout_s=0.3, max_calls=5) as (_, desk):
-        await ask(desk, 1)
-        assert desk.ledger.total_usage().calls == 1
-        assert desk.ledger.budget.spent.calls == 2
-
-
-async def test_the_samples_of_one_request_are_one_call_with_the_request_s_usage() -> None:
-    async with serve(script(answer(1, 2, 3)), max_calls=1) as (_, desk):
-        question = [{"role": "user", "content": "How good?"}]
-        samples = await desk.models.critic.ask(question, parse=parse_answer, num_samples=3)  # type: ignore[arg-type]
-        assert [sample.value for sample in samples] == [1, 2, 3]
-        (event,) = [one for one in desk.events if isinstance(one, CallFinished)]
-        assert desk.ledger.budget.spent == Amount(1, event.usage.prompt_tokens + event.usage.completion_tokens, 0)
-
-
-# Whole runs
-
-
-@pytest.mark.parametrize("caps", [(10, 25, 40), (1, 2, 3)])
-async def test_a_run_that_is_resumed_with_larger_caps_ends_as_an_unbroken_one(caps: tuple[int, ...]) -> None:
-    world = World(seed=3)
-
-    async def attempt(saver: InMemorySaver, store: InMemoryStore, max_calls: int | None) -> tuple[Any, OracleTransport]:
-        settings = fake_settings(depth=4, queries_per_level=2, max_calls=max_calls)
-        transport = OracleTransport(Oracle(world))
-        context = oracle_context(settings, transport, store=store)
-        graph = build_graph(settings, checkpointer=saver)
-        config: Any = {"configurable": {"thread_id": "t"}, "recursion_limit": RECURSION_LIMIT}
-        is_new = (await graph.aget_state(config)).created_at is None
-        given: Any = {"queries": list(world.train_queries)} if is_new else None
-        try:
-            output = await graph.ainvoke(given, config, context=context, durability="async")  # type: ignore[arg-type]
-        except BudgetSpentError:
-            return None, transport
-        return output["result"], transport
-
-    unbroken, whole = await attempt(InMemorySaver(), InMemoryStore(), None)
-    saver, store, asked = InMemorySaver(), InMemoryStore(), list[tuple[str, str]]()
-    for cap in caps:
-        result, transport = await attempt(saver, store, cap)
-        asked += transport.requests
-        assert result is None
-        assert len(asked) == cap
-    result, transport = await attempt(saver, store, len(whole.requests))
-    asked += transport.requests
-    assert result == unbroken
-    assert Counter(asked) == Counter(whole.requests)
-
-
-async def test_a_run_stops_when_its_time_is_up() -> None:
-    clock, world = Clock(), World(seed=3)
-    settings = fake_settings(depth=4, queries_per_level=2, max_time="1m")
-
-    def tick(_: object) -> None:
-        clock.now += 2
-
-    transport = OracleTransport(Oracle(world), before=tick)
-    context = replace(oracle_context(settings, transport, store=InMemoryStore()), clock=clock)
-    with pytest.raises(BudgetSpentError, match=r"60 of 60 s \(--max-time\)"):
-        await build_graph(settings).ainvoke(
-            {"queries": list(world.train_queries)},
-            {"configurable": {"thread_id": "t"}, "recursion_limit": RECURSION_LIMIT},
-            context=context,  # type: ignore[arg-type]
-        )
-    assert len(transport.requests) == 30

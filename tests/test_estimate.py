@@ -3,6 +3,7 @@
 from collections import Counter
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -19,13 +20,14 @@ from drpo_graph.estimate import (
     plan_levels,
 )
 from drpo_graph.events import Event, LevelFinished, Warned
+from drpo_graph.exchange import Reply, Request
 from drpo_graph.graph import RECURSION_LIMIT, build_graph
 from drpo_graph.limits import Limits
 from drpo_graph.prices import Price
 from drpo_graph.prompts import load_prompts
 from drpo_graph.records import ROLES, Query, Usage
 from drpo_graph.settings import Settings
-from tests.support.oracle import Oracle, OracleTransport
+from tests.support.oracle import Oracle, OracleTransport, role_of
 from tests.support.searches import SearchRun, fake_settings, oracle_context, run_search
 from tests.support.world import World
 
@@ -70,6 +72,50 @@ async def test_no_role_is_called_more_often_than_at_most(name: str, num_validati
         _, called = await search(settings, world, num_validation=num_validation)
         most = estimate(settings, world, num_validation=num_validation, is_worst=True)
         assert all(called[role] <= most[role] for role in ROLES), (seed, called, most)
+
+
+class StallingOracle(OracleTransport):
+    """The synthetic world, whose critic says nothing usable of certain queries."""
+
+    bad_texts: frozenset[str] = frozenset()
+
+    async def send(self, request: Request) -> Reply:
+        """Return the oracle's reply, or one that cannot be used."""
+        reply = await super().send(request)
+        said = "\n".join(one["content"] for one in request.messages)
+        if role_of(request.messages) != "critic" or not any(text in said for text in self.bad_texts):
+            return reply
+        return replace(reply, choices=tuple(one.model_copy(update={"text": "no"}) for one in reply.choices))
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        {"depth": 4, "queries_per_level": 2, "query_policy": "stream", "max_reply_attempts": 1, "beam_size": 1},
+        {"depth": 4, "queries_per_level": 2, "query_policy": "stream", "keep_parents": True, "n_actions": 2},
+    ],
+    ids=["stream", "parents"],
+)
+async def test_levels_that_are_run_again_are_within_the_bound(case: dict[str, Any]) -> None:
+    world = World(7, num_queries=60, num_heldout=5)
+    settings = fake_settings(**{"max_depth_increase": 0, "skip_threshold": 5.0, "max_failure_share": 1.0, **case})
+    ordered = order_queries(queries_of(world.train_queries), seed=settings.seed, num_queries=None)
+    transport, size = StallingOracle(Oracle(world)), settings.queries_per_level
+    # Nothing of the first round of each level can be used.
+    transport.bad_texts = frozenset(one.text for place, one in enumerate(ordered) if (place // size) % 2 == 0)
+    await run_search(settings, world, world.train_queries, transport=transport)
+    called = Counter(role for role, _ in transport.requests)
+    most = estimate(settings, world, is_worst=True)
+    assert all(called[role] <= most[role] for role in ROLES), (called, most)
+    rollouts = sum(level.rollouts for level in plan_levels(settings, num_queries=60, last=settings.num_levels))
+    assert called["base"] > rollouts
+
+
+def test_a_plan_that_follows_repetitions_goes_on_with_the_next_queries() -> None:
+    settings = fake_settings(queries_per_level=4, query_policy="stream", beam_size=1, n_actions=2)
+    plan = partial(plan_levels, settings, num_queries=18, first=2, last=8)
+    assert plan() == [Workload(4, 1, 8), Workload(4, 1, 8), Workload(2, 1, 4)]
+    assert plan(num_repeats=2) == [Workload(2, 1, 4)]
 
 
 @pytest.mark.parametrize("name", CASES)

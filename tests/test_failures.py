@@ -80,6 +80,42 @@ def test_broken_connections_and_time_outs_are_asked_again(error: Exception, kind
 
 
 @pytest.mark.parametrize(
+    ("error", "is_unreached"),
+    [
+        (
+            caused(
+                openai.APITimeoutError(request=REQUEST),
+                caused(httpx.ConnectTimeout("cut"), ConnectionResetError(104, "reset")),
+            ),
+            False,
+        ),
+        (
+            caused(
+                openai.APIConnectionError(request=REQUEST),
+                caused(httpx.ConnectError("cut"), aiohttp.ServerDisconnectedError()),
+            ),
+            False,
+        ),
+        (
+            caused(
+                openai.APIConnectionError(request=REQUEST),
+                caused(httpx.ConnectError("cut"), BrokenPipeError(32, "pipe")),
+            ),
+            False,
+        ),
+        (ConnectionResetError(104, "reset"), False),
+        (httpx.ConnectTimeout("gone"), True),
+        (httpx.ConnectError("refused"), True),
+        (ConnectionRefusedError(111, "refused"), True),
+        (aiohttp.ClientConnectorError(KEY_INFO, OSError("gone")), True),
+    ],
+)
+def test_a_connection_that_was_cut_had_been_taken(error: Exception, is_unreached: bool) -> None:
+    failure = classify(error)
+    assert (failure.kind, failure.is_unreached) == ("connection", is_unreached)
+
+
+@pytest.mark.parametrize(
     "bug",
     [
         KeyError("score"),

@@ -3,7 +3,7 @@
 import pytest
 
 from drpo_graph.errors import SettingsError, UsageError
-from drpo_graph.limits import Limits, check_prices, tell_money
+from drpo_graph.limits import Cap, Limits, check_priced, check_prices, tell_amount, tell_money
 from drpo_graph.prices import Price, PriceBook, parse_price, to_dollars
 from drpo_graph.records import Usage
 
@@ -13,6 +13,31 @@ MILLION = Usage(calls=1, prompt_tokens=10**6, completion_tokens=10**6)
 @pytest.mark.parametrize("model", ["openai:gpt-4o-mini", "openai:gpt-4o-mini-2024-07-18", "gpt-4o-mini"])
 def test_a_listed_model_has_its_price_with_a_date_or_without_its_provider(model: str) -> None:
     assert PriceBook().cost_of(model, MILLION) == 750_000_000_000
+
+
+def test_a_dated_model_with_a_price_of_its_own_has_that_one() -> None:
+    assert (
+        PriceBook().find("openai:gpt-4o-2024-05-13")
+        == PriceBook().find("gpt-4o-2024-05-13")
+        == Price(input=5, output=15)
+    )
+    assert PriceBook().find("openai:gpt-4o-2024-08-06") == PriceBook().find("openai:gpt-4o")
+
+
+def test_the_user_s_price_comes_first_for_dated_models_too() -> None:
+    undated, dated = Price(input=1, output=2), Price(input=3, output=4)
+    own = PriceBook({"openai:gpt-4o": undated, "openai:gpt-4o-2024-08-06": dated})
+    assert own.find("openai:gpt-4o-2024-05-13") == undated
+    assert own.find("openai:gpt-4o-2024-08-06") == dated
+
+
+def test_a_price_for_a_model_that_no_role_uses_is_refused_with_the_models_that_are() -> None:
+    models = {"base": "vllm:a", "critic": "openai:gpt-4o-2024-08-06", "metrics": ""}
+    check_priced(["vllm:a", "openai:gpt-4o"], models)
+    with pytest.raises(
+        UsageError, match=r"--price openai:gpt-4: no role .* models: openai:gpt-4o-2024-08-06, vllm:a\."
+    ):
+        check_priced(["vllm:a", "openai:gpt-4"], models)
 
 
 @pytest.mark.parametrize("model", ["openai:unheard-of", "other:gpt-4o-mini", "gpt-4", ""])
@@ -61,6 +86,20 @@ def test_a_money_cap_needs_every_model_s_price() -> None:
     with pytest.raises(UsageError, match=r"critic model 'openai:unheard-of'.*--price openai:unheard-of=IN,OUT"):
         check_prices(Limits(max_cost=5), models)
     check_prices(Limits(max_cost=5, prices={"openai:unheard-of": Price(input=1, output=1)}), models)
+
+
+@pytest.mark.parametrize(
+    ("cap", "value", "limit", "text"),
+    [
+        ("max_time", 0.2341, 0.1, "0.23 of 0.1 s"),
+        ("max_time", 1.64, 1.4, "1.6 of 1.4 s"),
+        ("max_time", 35.2, 10.0, "35 of 10 s"),
+        ("max_time", 7200.0, None, "7,200 s"),
+        ("max_calls", 3.0, 5.0, "3 of 5 calls"),
+    ],
+)
+def test_short_times_are_told_in_parts_of_seconds(cap: Cap, value: float, limit: float | None, text: str) -> None:
+    assert tell_amount(cap, value, limit=limit) == text
 
 
 @pytest.mark.parametrize(

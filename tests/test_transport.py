@@ -272,6 +272,35 @@ class ToolModel(CountingModel):
         return ChatResult(generations=[ChatGeneration(message=AIMessage("", **self.calls))])
 
 
+class LimitedModel(BaseChatModel):
+    """A model of a provider that calls the length of its replies its own name; it answers with what it is set to."""
+
+    num_predict: int | None = None
+
+    @property
+    def _llm_type(self) -> str:
+        return "limited"
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: Any = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        return ChatResult(generations=[ChatGeneration(message=AIMessage(str(self.num_predict)))])
+
+
+@pytest.mark.parametrize(("own", "told"), [(None, "50"), (-1, "50"), (70, "50"), (30, "30")])
+async def test_any_model_is_told_how_long_a_reply_may_be_and_keeps_a_smaller_limit_of_its_own(
+    own: int | None, told: str
+) -> None:
+    model = LimitedModel(num_predict=own)
+    reply = await LangChainTransport(model).send(Request(QUESTION, max_tokens=50))
+    assert reply.choices[0].text == told
+    assert model.num_predict == own
+
+
 @pytest.mark.parametrize(
     ("calls", "text"),
     [

@@ -71,8 +71,8 @@ def _print_page(settings: Settings, data: Dataset, expected: Estimate, worst: Es
         f"levels {settings.num_levels}, at most {settings.num_levels + settings.max_depth_increase}; "
         f"beam {settings.beam_size} x {settings.n_actions}; training queries {len(data.training)}, "
         f"{settings.queries_per_level} per level; validation queries {len(data.validation)}",
-        "The calls at most are a bound: easy levels add all that they may, and every reply is asked for again and "
-        "repaired. Failed requests are not counted.",
+        "The calls at most are a bound: easy levels add all that they may, levels that can be are run again, and every "
+        "reply is asked for again and repaired. Failed requests are not counted.",
         "Tokens, money and time go by usual lengths, at most by the token limits; no token is taken as cached.",
         "Nothing was called, and nothing was created.",
     ]

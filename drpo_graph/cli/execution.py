@@ -11,6 +11,7 @@ from pathlib import Path
 import typer
 
 from drpo_graph.checkpoint import find_storage
+from drpo_graph.cli.inputs import check_budget
 from drpo_graph.cli.places import name_place
 from drpo_graph.cli.reading import find_run, list_runs
 from drpo_graph.cli.serve_commands import SERVE_FOLDER
@@ -19,8 +20,7 @@ from drpo_graph.display import DisplayKind, inert_block, make_display
 from drpo_graph.errors import DRPOError, FingerprintMismatchError, RunExistsError, RunInterruptedError, UsageError
 from drpo_graph.events import Event, RunFinished, RunStopped
 from drpo_graph.export import ALGORITHM_FOLDER, EVENTS_FILE, LOG_FILE, PROMPT_FILE, RESULT_FILE, SEALED_EVENTS_FILE
-from drpo_graph.limits import check_prices
-from drpo_graph.records import ROLES, Query, RunResult
+from drpo_graph.records import Query, RunResult
 from drpo_graph.redaction import redact
 from drpo_graph.runner import RunOptions, new_thread_id, optimize, resume, run_folder
 from drpo_graph.settings import Settings, build_settings, describe_changes, merge_settings
@@ -56,7 +56,10 @@ class ResumedRun:
     changes: Mapping[str, object]
     training: tuple[Query, ...] | None
     accepts_changes: bool
+    priced: tuple[str, ...]
+    """Models that the command line gives a price."""
     retries_failed: bool
+    """Whether samples that failed are asked for again."""
 
 
 def build_options(
@@ -149,7 +152,7 @@ def go_on(
     # A finished run only shows what it found: nothing is asked.
     serving = None if record.status == "done" else serving
     settings = build_settings(merge_settings(record.settings.model_dump(), run.changes))
-    check_prices(settings, {role: settings.role(role).model for role in ROLES})
+    check_budget(settings, run.priced)
     with serve_roles(settings, serving) as has_ended:
         _carry_out(thread_id, begin, options=replace(options, has_ended=has_ended), kind=display, serving=serving)
 

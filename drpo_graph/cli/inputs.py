@@ -2,14 +2,14 @@
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from drpo_graph.dataset import load_bundled_queries, load_queries
 from drpo_graph.errors import DatasetError, SettingsError, UsageError
-from drpo_graph.limits import CAPS
+from drpo_graph.limits import CAPS, check_priced, check_prices
 from drpo_graph.prices import parse_price
-from drpo_graph.records import Query
+from drpo_graph.records import ROLES, Query
 from drpo_graph.settings import Settings, build_settings, load_settings_file, merge_settings
 
 _FLAGS_NAMED_LIKE_SETTINGS = (
@@ -65,6 +65,31 @@ def read_settings(given: Mapping[str, object]) -> Settings:
         if config is not None:
             _blame(config, file)
         raise
+
+
+def check_budget(settings: Settings, priced: Collection[str]) -> None:
+    """Do nothing when the models' prices and the budget go together.
+
+    Args:
+        settings: With the budget.
+        priced: Models that the command line gives a price.
+
+    Raises:
+        UsageError: a price is for a model that no role uses, or money is capped and a model has none.
+    """
+    model_by_role: dict[str, str] = {role: settings.role(role).model for role in ROLES}
+    check_priced(priced, model_by_role)
+    check_prices(settings, model_by_role)
+
+
+def read_priced(given: Mapping[str, object]) -> tuple[str, ...]:
+    """Return the models that a command line gives a price.
+
+    Raises:
+        SettingsError: a price cannot be read.
+    """
+    texts = given["prices"]
+    return tuple(parse_price(text)[0] for text in texts) if isinstance(texts, list) else ()
 
 
 def read_changes(given: Mapping[str, object]) -> dict[str, object]:

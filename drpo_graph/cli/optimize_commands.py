@@ -5,11 +5,16 @@ import typer
 from drpo_graph.checkpoint import check_thread_id, find_storage
 from drpo_graph.cli import options as flags
 from drpo_graph.cli.estimate_page import print_estimate
-from drpo_graph.cli.inputs import check_held_out, read_changes, read_datasets, read_settings
-from drpo_graph.cli.places import DEFAULT_PLACE
+from drpo_graph.cli.inputs import (
+    check_budget,
+    check_held_out,
+    read_changes,
+    read_datasets,
+    read_priced,
+    read_settings,
+)
+from drpo_graph.cli.places import DEFAULT_PLACE, find_place_of
 from drpo_graph.dataset import order_queries
-from drpo_graph.limits import check_prices
-from drpo_graph.records import ROLES
 
 
 def optimize_command(
@@ -73,7 +78,7 @@ def optimize_command(
     given = dict(locals())
     storage = find_storage(checkpoint)
     settings = read_settings(given)
-    check_prices(settings, {role: settings.role(role).model for role in ROLES})
+    check_budget(settings, read_priced(given))
     training = read_datasets([*(queries or []), *([data_dir] if data_dir else [])])
     held_out = read_datasets(validation) if validation else ()
     check_held_out(training, held_out)
@@ -125,16 +130,16 @@ def resume_command(
     --set critic.base_url=URL or --set max_concurrency=8, and the budget may change; anything else needs --force.
     """
     given = dict(locals())
-    check_thread_id(thread_id)
-    storage = find_storage(checkpoint)
-    storage.require()
-    changes = read_changes(given)
+    storage = find_place_of(thread_id, checkpoint)
+    changes, priced = read_changes(given), read_priced(given)
     training = read_datasets(queries) if queries else None
     from drpo_graph.cli import execution  # Loads LangGraph: wrong usage is told before that.
 
     options = execution.build_options(
         storage, log_dir, disable_log=disable_log, log_level=logging_level, plain_files=plain_files
     )
-    run = execution.ResumedRun(changes=changes, training=training, accepts_changes=force, retries_failed=retry_failed)
+    run = execution.ResumedRun(
+        changes=changes, training=training, accepts_changes=force, priced=priced, retries_failed=retry_failed
+    )
     serving = execution.build_serving(serve, serve_options, storage=storage, display=display)
     execution.go_on(run, thread_id, options=options, display=display, serving=serving)

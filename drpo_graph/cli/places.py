@@ -2,10 +2,23 @@
 
 import shlex
 
-from drpo_graph.checkpoint import DEFAULT_CHECKPOINT, SqliteStorage
+from drpo_graph.checkpoint import DEFAULT_CHECKPOINT, SqliteStorage, check_thread_id, find_storage
 from drpo_graph.storage import Storage
 
 DEFAULT_PLACE = str(DEFAULT_CHECKPOINT)
+
+
+def find_place_of(thread_id: str, place: str) -> Storage:
+    """Return a place that is meant to hold a run already.
+
+    Raises:
+        UsageError: the texts can name no run, or no place.
+        CheckpointError: there is nothing.
+    """
+    check_thread_id(thread_id)
+    storage = find_storage(place)
+    storage.require()
+    return storage
 
 
 def is_default(storage: Storage) -> bool:

@@ -3,15 +3,26 @@
 import asyncio
 import json
 import re
+import sqlite3
 import subprocess
+import time
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from langgraph.store.base import BaseStore, Op, Result, SearchOp
 
 from drpo_graph.archive import Archive
-from drpo_graph.checkpoint import open_store
+from drpo_graph.checkpoint import SqliteStorage, open_store
+from drpo_graph.errors import BudgetSpentError
+from drpo_graph.events import Warned
 from drpo_graph.ledger import Ledger, StopSignal
 from drpo_graph.records import RunResult
+from drpo_graph.runner import RunOptions, optimize
+from drpo_graph.settings import build_settings
+from drpo_graph.storage import Checkpoint
 from tests.support.command import (
     KEY,
     MODEL,
@@ -22,10 +33,12 @@ from tests.support.command import (
     finished_keys,
     list_runs,
     read_result,
+    serve,
     spawn_drpo,
     wait_for,
 )
-from tests.support.fake_server import FakeServer
+from tests.support.fake_server import FakeServer, Latency, ServerOptions
+from tests.support.oracle import build_responder
 
 START = ("optimize", *SMALL, "--thread-id", "t", "--display", "none")
 RESUME = ("resume", "t", "--display", "none")
@@ -62,35 +75,50 @@ def test_a_run_stopped_before_its_first_score_says_so(drpo: Drpo, folder: Path) 
     assert not (folder / "drpo_runs" / "t" / "best_prompt.txt").exists()
 
 
+@pytest.mark.slow
 def test_over_three_resumes_and_a_kill_the_total_and_the_result_are_right(
-    drpo: Drpo, folder: Path, slow_world: FakeServer, unbroken: RunResult, monkeypatch: pytest.MonkeyPatch
+    drpo: Drpo, folder: Path, unbroken: RunResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("OPENAI_BASE_URL", slow_world.base_url)
-    before = len(slow_world.log)
+    options = ServerOptions(models=["world"], api_key=KEY, latency=Latency(0.05))
+    with serve(build_responder(seed=3), options) as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.base_url)
 
-    def num_sent() -> int:
-        return sum(entry["event"] == "start" for entry in slow_world.log[before:])
+        def num_sent() -> int:
+            return sum(entry["event"] == "start" for entry in list(server.log))
 
-    assert drpo(*START, "--max-calls", "8").code == 3
-    assert num_sent() == 8
-    # Killed with calls in flight: they may have been billed, and count.
-    killed = spawn_resumed(folder, slow_world, "--max-calls", "18")
-    wait_for(lambda: num_sent() > 10)
-    killed.kill()
-    finish(killed)
-    # Without a new cap the raised one stands.
-    outcome = drpo(*RESUME)
-    assert outcome.code == 3
-    assert "18 of 18 calls" in outcome.err
-    assert num_sent() <= 18
-    assert drpo(*RESUME, "--max-calls", "22").code == 3
-    assert num_sent() <= 22
-    assert drpo(*RESUME, "--max-calls", "200").code == 0
-    assert read_result(folder / "drpo_runs") == unbroken
-    num_lost = num_sent() - unbroken_calls(unbroken)
-    assert 0 < num_lost <= 18
-    # What was sent is counted; more only where a call came back just before the kill.
-    assert num_sent() <= asyncio.run(count_spent(folder)) <= num_sent() + num_lost
+        def num_counted() -> int:
+            return asyncio.run(count_spent(folder))
+
+        assert drpo(*START, "--max-calls", "8").code == 3
+        assert num_sent() == num_counted() == 8
+        # Killed with some calls finished and others in flight: these may have been billed, and count.
+        killed = spawn_resumed(folder, server, "--max-calls", "18")
+        wait_for(lambda: len(finished_keys(server)) >= 11)
+        server.options = replace(options, latency=Latency(60))
+        wait_until_quiet(num_sent)
+        killed.kill()
+        finish(killed)
+        server.options = options
+        num_lost = num_sent() - len(finished_keys(server))
+        assert num_lost > 0
+        assert num_sent() == num_counted()
+        # Without a new cap the raised one stands.
+        assert_one_line(drpo(*RESUME), 3, "18 of 18 calls")
+        assert num_sent() == num_counted() == 18
+        assert drpo(*RESUME, "--max-calls", "22").code == 3
+        assert num_sent() == num_counted() == 22
+        assert drpo(*RESUME, "--max-calls", "200").code == 0
+        assert read_result(folder / "drpo_runs") == unbroken
+        assert num_sent() == num_counted() == unbroken_calls(unbroken) + num_lost
+
+
+def wait_until_quiet(count: Callable[[], int], *, quiet_s: float = 1.0) -> None:
+    """Return when a count has stood still for a while."""
+    last, since = count(), time.monotonic()
+    while time.monotonic() - since < quiet_s:
+        time.sleep(0.02)
+        if count() != last:
+            last, since = count(), time.monotonic()
 
 
 def unbroken_calls(result: RunResult) -> int:
@@ -111,11 +139,11 @@ def spawn_resumed(folder: Path, server: FakeServer, *arguments: str) -> "subproc
 
 
 def test_money_is_capped_and_told_by_role(drpo: Drpo, folder: Path) -> None:
-    outcome = drpo(*START, *PRICE, "--max-cost", "0.6")
-    assert_one_line(outcome, 3, "(--max-cost)", "of $0.60")
+    outcome = drpo(*START, *PRICE, "--max-cost", "1.2")
+    assert_one_line(outcome, 3, "(--max-cost)", "of $1.20")
     spent = read_result(folder / "drpo_runs").cost_by_role
-    assert 0 < sum(spent.values()) <= 0.6
-    assert "--max-cost 1.2" in outcome.err
+    assert 0 < sum(spent.values()) <= 1.2
+    assert "--max-cost 2.4" in outcome.err
     # The price is kept with the run.
     done = drpo("resume", "t", "--display", "plain", "--max-cost", "100")
     assert done.code == 0
@@ -134,6 +162,14 @@ def test_a_money_cap_without_a_price_is_refused_before_anything_starts(
     assert_one_line(drpo(*START, "--max-cost", "1"), 2, "'openai:world'", "--price openai:world=IN,OUT")
     assert list(folder.iterdir()) == []
     assert len(world.log) == num_requests
+
+
+def test_a_price_for_a_model_that_no_role_uses_is_refused(drpo: Drpo, folder: Path) -> None:
+    typo = ("--price", "openai:wrld=1,2")
+    assert_one_line(drpo(*START, *typo), 2, "--price openai:wrld", "openai:world")
+    assert list(folder.iterdir()) == []
+    assert drpo(*START, "--max-calls", "2").code == 3
+    assert_one_line(drpo(*RESUME, *typo), 2, "--price openai:wrld", "openai:world")
 
 
 def test_prices_and_caps_may_stand_in_a_settings_file(drpo: Drpo, folder: Path) -> None:
@@ -157,9 +193,55 @@ def test_what_is_no_budget_is_refused(flags: tuple[str, str], named: str, drpo: 
     assert_one_line(drpo("optimize", *MODEL, *flags), 2, named)
 
 
+def test_a_cap_that_is_given_at_a_resume_and_will_not_do_is_told(drpo: Drpo) -> None:
+    assert drpo(*START, "--max-calls", "8").code == 3
+    outcome = drpo("resume", "t", "--display", "jsonl", "--max-calls", "20")
+    assert outcome.code == 3
+    told = [event.message for event in outcome.events() if isinstance(event, Warned)]
+    assert "--max-calls is 20 calls (by lengths that are usual)" in told[0]
+
+
 def test_a_run_started_without_a_budget_may_get_one(drpo: Drpo, folder: Path, unbroken: RunResult) -> None:
     assert drpo(*START, "--max-time", "0.001").code == 3
     outcome = drpo(*RESUME, "--max-time", "1h", "--max-calls", "5")
     assert_one_line(outcome, 3, "5 of 5 calls")
     assert drpo(*RESUME, "--set", "max_calls=null").code == 0
     assert read_result(folder / "drpo_runs") == unbroken
+
+
+class UnreadableStore(BaseStore):
+    """A store whose levels cannot be read."""
+
+    def __init__(self, store: BaseStore) -> None:
+        self._store = store
+
+    def batch(self, ops: Iterable[Op]) -> list[Result]:
+        """Not used."""
+        raise NotImplementedError
+
+    async def abatch(self, ops: Iterable[Op]) -> list[Result]:
+        """Execute a batch of operations, or fail."""
+        given = list(ops)
+        if any(isinstance(op, SearchOp) and op.namespace_prefix[-1] == "levels" for op in given):
+            raise sqlite3.OperationalError("disk I/O error")
+        return await self._store.abatch(given)
+
+
+class UnreadableStorage(SqliteStorage):
+    """A file whose levels cannot be read."""
+
+    @asynccontextmanager
+    async def open_run(self, thread_id: str, *, must_exist: bool = False) -> AsyncIterator[Checkpoint]:
+        """Hold a run and open its place for work."""
+        async with super().open_run(thread_id, must_exist=must_exist) as checkpoint:
+            yield replace(checkpoint, store=UnreadableStore(checkpoint.store))
+
+
+@pytest.mark.usefixtures("folder")
+async def test_what_cannot_be_told_with_it_does_not_hide_that_the_budget_is_spent(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    settings = build_settings({"model": "openai:world", "depth": 3, "n_actions": 2, "beam_size": 1, "max_calls": 20})
+    with pytest.raises(BudgetSpentError, match="20 of 20 calls"):
+        await optimize(settings=settings, options=RunOptions(checkpoint=UnreadableStorage(Path("runs.sqlite"))))
+    assert "disk I/O error" in caplog.text

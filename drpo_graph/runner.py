@@ -29,15 +29,15 @@ from drpo_graph.errors import (
     StateFormatError,
     UsageError,
 )
-from drpo_graph.events import LevelStarted, RunFinished, RunStarted, RunStopped
+from drpo_graph.events import RunFinished, RunStopped
 from drpo_graph.export import export_result, open_run_files
 from drpo_graph.failure_notes import ask_again
-from drpo_graph.foresight import warn_at_resume
 from drpo_graph.graph import RECURSION_LIMIT, SearchGraph, build_context, build_graph
 from drpo_graph.interrupts import handle_signals
 from drpo_graph.protocols import BeamPolicy, Critic, MetricSelector, RewardFunction, Rewriter
 from drpo_graph.records import Query, Role, RunResult
 from drpo_graph.registry import RunInput, RunRecord, RunRegistry
+from drpo_graph.resuming import announce_resume
 from drpo_graph.settings import Settings, build_settings, merge_settings
 from drpo_graph.standing import tell_standing
 from drpo_graph.state import STATE_FORMAT, SearchState
@@ -264,7 +264,8 @@ class _Run:
             if self._retries_failed:
                 # Only now: a resume that is refused has changed nothing. Not later: the session reads it as it opens.
                 await ask_again(Archive(self._checkpoint.store, self._record.thread_id))
-            await self._announce_resume(context, snapshot.values)
+            session = await context.session(self._record.thread_id)
+            await announce_resume(session, context, cast(SearchState, snapshot.values))
         # Input where nothing is saved yet, else none: the graph goes on from its checkpoint.
         graph_input = self._make_input() if snapshot.created_at is None else None
         try:
@@ -304,39 +305,6 @@ class _Run:
         result = RunResult.model_validate(values["result"])
         session.emitter.emit(RunFinished(run_id=session.run_id, result=result))
         return result
-
-    async def _announce_resume(self, context: RunContext, values: Mapping[str, Any]) -> None:
-        session = await context.session(self._record.thread_id)
-        settings = context.settings
-        session.emitter.emit(
-            RunStarted(
-                run_id=session.run_id,
-                is_resumed=True,
-                num_queries=values["num_queries"],
-                num_levels=settings.num_levels,
-                beam_size=settings.beam_size,
-                n_actions=settings.n_actions,
-                queries_per_level=settings.queries_per_level,
-                models={role: client.settings.model for role, client in context.clients.items()},
-                initial_prompt=await session.archive.prompt_of("0"),
-            )
-        )
-        level = values["level"]
-        prefix = f"{level}." if level else "0/"
-        done = [key for key in await session.archive.get_all("rollouts") if key.startswith(prefix)]
-        per_parent = settings.n_actions + settings.keep_parents
-        expected = len(values["query_ids"]) * (max(1, len(values["beam"])) * per_parent if level else 1)
-        session.emitter.emit(
-            LevelStarted(
-                run_id=session.run_id,
-                level=level,
-                max_depth=values["max_depth"],
-                query_ids=tuple(values["query_ids"]),
-                num_rollouts=max(expected, len(done)),
-                num_done=len(done),
-            )
-        )
-        await warn_at_resume(session, context, cast(SearchState, values))
 
     async def _tell_standing(
         self, error: BudgetSpentError, context: RunContext, archive: Archive, *, folder: Path | None

@@ -62,7 +62,9 @@ class PriceBook:
             return _FREE
         listed = _load_list()
         for name in _names_of(model):
-            named_so = [price for known, price in listed.items() if name in (known, known.partition(":")[2])]
+            if name in listed:
+                return listed[name]
+            named_so = [price for known, price in listed.items() if known.partition(":")[2] == name]
             if len(named_so) == 1:
                 return named_so[0]
         return None

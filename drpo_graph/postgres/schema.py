@@ -24,6 +24,7 @@ MIGRATIONS = (
         host text NOT NULL,
         pid integer NOT NULL,
         process text,
+        length_s double precision NOT NULL,
         expires_at timestamptz NOT NULL
     )
     """,

@@ -68,8 +68,9 @@ class PostgresServer:
         self._server.ensure_postgres_running()
 
     def stop(self) -> None:
-        """End the server."""
-        self.kill()
+        """End the server, unless it is dead already."""
+        if psutil.pid_exists(self._server.get_postmaster_info().pid):
+            self.kill()
 
 
 @contextmanager

@@ -337,6 +337,8 @@ def choose_place(kind: str, stack: ExitStack, *, database_share: float) -> tuple
     from tests.support.postgres import run_postgres
 
     server = stack.enter_context(run_postgres())
+    # Else each start after a kill has every file of every database written out.
+    server.sync_never()
 
     def aim(delay_s: float, generator: random.Random) -> Kill:
         if generator.random() >= database_share:

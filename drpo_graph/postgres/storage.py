@@ -84,7 +84,9 @@ class PostgresStorage(Storage):
     async def measure(self) -> int:
         """Return the bytes of all tables of runs, with their indexes."""
         async with connect(self._address, is_reader=True) as connection:
-            sizes = "SELECT sum(pg_total_relation_size(to_regclass(name)))::bigint AS size FROM unnest(%s::text[]) AS name"
+            sizes = (
+                "SELECT sum(pg_total_relation_size(to_regclass(name)))::bigint AS size FROM unnest(%s::text[]) AS name"
+            )
             row = await (await connection.execute(sizes, (list(TABLES),))).fetchone()
             return 0 if row is None else int(row["size"] or 0)
 

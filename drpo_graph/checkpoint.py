@@ -46,7 +46,7 @@ def find_storage(place: str | Path | Storage) -> Storage:
     if isinstance(place, str) and is_database(place):
         return open_database(place)
     # None of these is repeated: it may hold a password.
-    if is_database(str(place)):
+    if is_database(str(place)) and ":/" in str(place):
         raise UsageError("--checkpoint: a database is named by its URI as a text, not as a path.")
     if _CONNECTION_STRING.match(str(place)) or (isinstance(place, str) and "://" in place):
         raise UsageError("--checkpoint: expected the path of a SQLite file, or a URI that begins with postgresql://.")

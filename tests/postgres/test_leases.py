@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psycopg
@@ -241,15 +240,11 @@ RENEWAL = (
 @pytest.mark.timeout(120)
 async def test_a_renewal_that_hangs_is_given_up_for_another(uri: str) -> None:
     async with PostgresStorage(uri, lease_s=24.0).open_run(THREAD):
-        first = query(uri, "SELECT expires_at FROM drpo_leases")
         while not (found := query(uri, f"{RENEWAL} AND pid <> pg_backend_pid()")):
             await asyncio.sleep(0.1)
         os.kill(found[0][0], signal.SIGSTOP)
         try:
-            stopped_at = time.monotonic()
             # Longer than the lease: without another renewal it is lost.
             await asyncio.sleep(24.5)
-            assert time.monotonic() - stopped_at >= 24
         finally:
             os.kill(found[0][0], signal.SIGCONT)
-    assert first

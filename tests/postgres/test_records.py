@@ -6,13 +6,14 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 
+import psycopg
 import pytest
 from langgraph.checkpoint.base import empty_checkpoint
 from langgraph.store.base import BaseStore
 
 from drpo_graph.archive import Archive
-from drpo_graph.errors import LeaseLostError
-from drpo_graph.postgres import PostgresStorage
+from drpo_graph.errors import CheckpointError, LeaseLostError
+from drpo_graph.postgres import PostgresStorage, schema
 from drpo_graph.postgres.records import PostgresStore
 from drpo_graph.storage import Checkpoint
 from tests.support.command import ROOT
@@ -66,8 +67,6 @@ async def test_texts_that_databases_refuse_may_stand_in_a_checkpoint(checkpoint:
 
 
 async def test_a_reader_cannot_write(checkpoint: Checkpoint, uri: str) -> None:
-    from drpo_graph.errors import CheckpointError
-
     async def write(store: BaseStore) -> None:
         await Archive(store, "t").put("calls", "key", {})
 
@@ -188,3 +187,12 @@ async def test_checkpoints_of_a_lost_run_are_refused_in_our_words(uri: str) -> N
 
     with pytest.raises(LeaseLostError):
         await read()
+
+
+async def test_who_brings_the_tables_up_to_date_for_ever_is_named(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schema, "_WAIT_S", 0.3)
+    async with await psycopg.AsyncConnection.connect(uri, application_name="stuck") as connection:
+        await connection.execute("SELECT pg_advisory_lock(hashtextextended('drpo_graph/migrations', 0))")
+        with pytest.raises(CheckpointError, match=f"pid {connection.info.backend_pid}, application_name stuck"):
+            async with PostgresStorage(uri).open_run("t"):
+                pass

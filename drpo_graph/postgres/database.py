@@ -135,6 +135,8 @@ class Database:
             raise explain(error, self.address) from error
         if isinstance(error, PoolTimeout) and time.monotonic() - self._answered_at < PATIENCE_S:
             # Others are served: all connections are at work.
+            if self._outage is None:
+                logger.warning("all connections to the database have been at work for %.0f s", PATIENCE_S)
             return
         if self._outage is None:
             # At once: it may have been this connection alone that broke.

@@ -73,6 +73,7 @@ class EventWriter:
                 )
             raise
         await self._finish(task)
+        task.result()
         if self._error is not None:
             raise self._error
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from filelock import FileLock, Timeout
 
-from drpo_graph.errors import CheckpointError, RunLockedError, UsageError
+from drpo_graph.errors import CheckpointError, NoRunsError, RunLockedError, UsageError
 from drpo_graph.private_files import create_private_file, make_private_folder
 from drpo_graph.serializer import make_serializer
 from drpo_graph.storage import RUNS_FOLDER, Checkpoint, Storage, is_database, open_database
@@ -28,6 +28,10 @@ _BUSY_TIMEOUT_MS = 30_000
 _LOCK_TIMEOUT_S = 0.5
 """Longer than a look at a lock takes: :func:`is_worked_on` holds it for a moment."""
 _ELSEWHERE = "Give another place with --checkpoint."
+_CONNECTION_STRING = re.compile(
+    r"(.*\s)?(host|hostaddr|port|dbname|user|password|passfile|service|sslmode|options)\s*=", re.DOTALL
+)
+"""What names a database with keywords; a file would be made of it."""
 _THREAD_ID = re.compile(r"(?!.*\.$)[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{name}{number}" for name in ("COM", "LPT") for number in range(10))}
 """What Windows takes for a device, with any suffix; a run folder may be copied there."""
@@ -43,8 +47,10 @@ def find_storage(place: str | Path | Storage) -> Storage:
         return place
     if isinstance(place, str) and is_database(place):
         return open_database(place)
-    if isinstance(place, str) and "://" in place:
-        # Not repeated: it may hold a password.
+    # None of these is repeated: it may hold a password.
+    if is_database(str(place)) and ":/" in str(place):
+        raise UsageError("--checkpoint: a database is named by its URI as a text, not as a path.")
+    if _CONNECTION_STRING.match(str(place)) or (isinstance(place, str) and "://" in place):
         raise UsageError("--checkpoint: expected the path of a SQLite file, or a URI that begins with postgresql://.")
     return SqliteStorage(Path(place))
 
@@ -302,7 +308,7 @@ def _connect_for_reading(path: Path, stack: ExitStack) -> sqlite3.Connection:
             cursor = connection.execute("SELECT name FROM sqlite_master WHERE name IN ('store', 'checkpoints')")
             if len(cursor.fetchall()) == 2:
                 return connection
-            raise CheckpointError(f"Checkpoint {path} holds no runs of drpo. {_ELSEWHERE}")
+            raise NoRunsError(f"Checkpoint {path} holds no runs of drpo. {_ELSEWHERE}")
         except sqlite3.OperationalError as error:
             if "unable to open" not in str(error):
                 raise

@@ -126,6 +126,10 @@ class CheckpointError(DRPOError):
     """The checkpoint cannot be opened, read or written."""
 
 
+class NoRunsError(CheckpointError):
+    """The checkpoint is there, and holds no runs."""
+
+
 class LeaseLostError(CheckpointError):
     """This process's lease on a run has ended: the run may be another's, and this process has written nothing since."""
 

@@ -17,7 +17,14 @@ from drpo_graph.cli.reading import find_run, list_runs
 from drpo_graph.cli.serve_commands import SERVE_FOLDER
 from drpo_graph.cli.served_roles import RoleServing, serve_roles
 from drpo_graph.display import DisplayKind, inert_block, make_display
-from drpo_graph.errors import DRPOError, FingerprintMismatchError, RunExistsError, RunInterruptedError, UsageError
+from drpo_graph.errors import (
+    DRPOError,
+    FingerprintMismatchError,
+    NoRunsError,
+    RunExistsError,
+    RunInterruptedError,
+    UsageError,
+)
 from drpo_graph.events import Event, RunFinished, RunStopped
 from drpo_graph.export import ALGORITHM_FOLDER, EVENTS_FILE, LOG_FILE, PROMPT_FILE, RESULT_FILE, SEALED_EVENTS_FILE
 from drpo_graph.records import Query, RunResult
@@ -119,7 +126,12 @@ def _check_is_new(storage: Storage, thread_id: str) -> None:
     Raises:
         RunExistsError: there is one.
     """
-    if storage.exists() and any(run.thread_id == thread_id for run in asyncio.run(list_runs(storage))):
+    try:
+        runs = asyncio.run(list_runs(storage)) if storage.exists() else []
+    except NoRunsError:
+        # A new database: its tables come with its first run.
+        return
+    if any(run.thread_id == thread_id for run in runs):
         raise RunExistsError(f"Run {thread_id!r} exists already. `drpo resume {thread_id}` continues it.")
 
 

@@ -11,6 +11,8 @@ from drpo_graph.errors import UsageError
 _SECRET = re.compile("password|secret|scram", re.IGNORECASE)
 """Parameters of libpq that are not to be seen, by name."""
 _HIDDEN = "***"
+_MIN_SECRET = 4
+"""In characters."""
 # A connection whose other end is gone without a word is given up within seconds, where the system can do it.
 _DEFAULTS = {
     "connect_timeout": 10,
@@ -48,7 +50,8 @@ class Address:
         """For libpq, password included."""
         self.name = _write({name: value for name, value in found.items() if not _SECRET.search(name)})
         """For people, and for commands that they may repeat."""
-        secrets = {value for name, value in found.items() if _SECRET.search(name) and value}
+        # A shorter one would be found in every message, and tell by its marks what it is.
+        secrets = {value for name, value in found.items() if _SECRET.search(name) and len(value) >= _MIN_SECRET}
         self._secrets = sorted(secrets | {quote(one, safe="") for one in secrets}, key=len, reverse=True)
 
     def hide(self, text: str) -> str:

@@ -12,16 +12,20 @@ from typing import TypeVar
 import psycopg
 from psycopg import AsyncConnection
 from psycopg.rows import DictRow, dict_row
-from psycopg_pool import AsyncConnectionPool
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from drpo_graph.errors import CheckpointError
+from drpo_graph.errors import CheckpointError, NoRunsError
 from drpo_graph.postgres.address import Address
 from drpo_graph.postgres.schema import has_runs, migrate
 
 PATIENCE_S = 20.0
 """How long an outage is waited out: from its first failed statement, whoever's it was."""
 _PAUSE_S = 0.2
-_MAX_CONNECTIONS = 10
+_RECONNECT_S = 1.0
+"""While the database is away, a new connection is asked for so often; the pool's own pauses would grow and grow."""
+_MAX_CONNECTIONS = 8
+_MAX_LEASE_CONNECTIONS = 2
+"""Of their own: a lease is renewed however many writes wait for a connection."""
 
 logger = logging.getLogger(__name__)
 # psycopg tells each failed attempt to connect; unless somebody listens, what matters of it is in our errors.
@@ -54,18 +58,11 @@ class Database:
     def __init__(self, address: Address) -> None:
         self.address = address
         self.num_users = 0
-        self.pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
-            address.conninfo,
-            connection_class=AsyncConnection[DictRow],
-            kwargs={"autocommit": True, "prepare_threshold": 0, "row_factory": dict_row},
-            configure=_configure,
-            min_size=1,
-            max_size=_MAX_CONNECTIONS,
-            timeout=PATIENCE_S,
-            open=False,
-        )
+        self.pool = _make_pool(address, _MAX_CONNECTIONS)
+        self._lease_pool = _make_pool(address, _MAX_LEASE_CONNECTIONS)
         self._opening = asyncio.Lock()
         self._outage: _Outage | None = None
+        self._answered_at = time.monotonic()
 
     async def open(self, *, must_exist: bool) -> None:
         """Connect, and bring the tables up to date; done once, whoever asks.
@@ -81,39 +78,88 @@ class Database:
                 if must_exist and not await has_runs(connection):
                     raise no_runs(self.address)
                 await migrate(connection)
+            await self._lease_pool.open()
             await self.pool.open()
+            self.note_answer()
 
     async def close(self) -> None:
         """Close all connections."""
         await self.pool.close()
+        await self._lease_pool.close()
 
     def connection(self) -> AbstractAsyncContextManager[Connection]:
         """Lend a connection for as long as the block lasts."""
-        return self.pool.connection(timeout=self._outage.left_s() if self._outage is not None else PATIENCE_S)
+        wait_s = PATIENCE_S if self._outage is None else min(_RECONNECT_S, self._outage.left_s())
+        return self.pool.connection(timeout=wait_s)
+
+    def lease_connection(self) -> AbstractAsyncContextManager[Connection]:
+        """Lend a connection that no write of a run keeps busy: for short statements on leases."""
+        return self._lease_pool.connection(timeout=2 * _RECONNECT_S)
+
+    def note_answer(self) -> None:
+        """Take note that the database is there."""
+        self._answered_at = time.monotonic()
 
     async def attempt(self, work: Callable[[], Awaitable[_Result]]) -> _Result:
         """Do a piece of work that may be done twice: again and again while the database is away for a short time.
 
-        Once it was away for too long, each piece of work is tried once: a run that must end ends soon.
+        Once it was away for too long, each piece of work is tried once: a run that must end ends soon. A database that
+        is only busy is no outage, and is waited for as long as the lease can be renewed.
 
         Raises:
             CheckpointError: the database is away for longer, or refuses.
         """
+        task = asyncio.current_task()
+        assert task is not None
+        num_cancels = task.cancelling()
         while True:
             try:
                 result = await work()
             except psycopg.Error as error:
-                if not _may_pass(error):
-                    raise explain(error, self.address) from error
-                if self._outage is None:
-                    self._outage = _Outage(time.monotonic(), error)
-                    logger.warning("the database is away: %s", self.address.hide(str(error)))
-                if self._outage.is_long():
-                    raise explain(self._outage.first, self.address) from error
+                await self._wait_out(error)
             else:
                 self._outage = None
+                self.note_answer()
+                if task.cancelling() > num_cancels:
+                    # Up to Python 3.11, a cancellation is swallowed that comes as the pool hands a connection over.
+                    raise asyncio.CancelledError
                 return result
-            await asyncio.sleep(_PAUSE_S)
+
+    async def _wait_out(self, error: psycopg.Error) -> None:
+        """Return when it is time to try again.
+
+        Raises:
+            CheckpointError: that would not help, or no longer.
+        """
+        if not _may_pass(error):
+            raise explain(error, self.address) from error
+        if isinstance(error, PoolTimeout) and time.monotonic() - self._answered_at < PATIENCE_S:
+            # Others are served: all connections are at work.
+            if self._outage is None:
+                logger.warning("all connections to the database have been at work for %.0f s", PATIENCE_S)
+            return
+        if self._outage is None:
+            # At once: it may have been this connection alone that broke.
+            self._outage = _Outage(time.monotonic(), error)
+            logger.warning("the database is away: %s", self.address.hide(str(error)))
+            return
+        if self._outage.is_long():
+            raise explain(self._outage.first, self.address) from error
+        await asyncio.sleep(_PAUSE_S)
+
+
+def _make_pool(address: Address, max_size: int) -> AsyncConnectionPool[Connection]:
+    return AsyncConnectionPool(
+        address.conninfo,
+        connection_class=AsyncConnection[DictRow],
+        kwargs={"autocommit": True, "prepare_threshold": 0, "row_factory": dict_row},
+        configure=_configure,
+        min_size=1,
+        max_size=max_size,
+        timeout=PATIENCE_S,
+        reconnect_timeout=_RECONNECT_S,
+        open=False,
+    )
 
 
 _databases: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Database]]" = weakref.WeakKeyDictionary()
@@ -161,9 +207,9 @@ async def connect(address: Address, *, is_reader: bool = False) -> AsyncIterator
         raise explain(error, address) from error
 
 
-def no_runs(address: Address) -> CheckpointError:
+def no_runs(address: Address) -> NoRunsError:
     """Return the error of a database that holds no runs."""
-    return CheckpointError(f"Checkpoint {address.name} holds no runs of drpo. Give another place with --checkpoint.")
+    return NoRunsError(f"Checkpoint {address.name} holds no runs of drpo. Give another place with --checkpoint.")
 
 
 def explain(error: psycopg.Error, address: Address) -> CheckpointError:

@@ -1,6 +1,7 @@
 """A run's events in the database: written in batches beside the run, read from anywhere."""
 
 import asyncio
+import logging
 import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -20,7 +21,11 @@ from drpo_graph.vault import Vault, read_vault
 
 _GATHER_S = 0.05
 """What happens within it is written together."""
+_FLUSH_S = 2.0
+"""So long may the last events of a cancelled run take to be written."""
 _PAGE = 500
+
+logger = logging.getLogger(__name__)
 
 
 class EventWriter:
@@ -33,6 +38,7 @@ class EventWriter:
         self._position = 0
         self._waiting: list[str] = []
         self._has_some = asyncio.Event()
+        self._is_closing = False
         self._error: CheckpointError | None = None
 
     def __call__(self, event: Event) -> None:
@@ -57,27 +63,38 @@ class EventWriter:
         task = asyncio.create_task(self._write_all())
         try:
             yield self
-        except BaseException:
+        except BaseException as ending:
             # What ended the run is what to tell.
-            await self._finish(task)
+            await self._finish(task, within_s=_FLUSH_S if isinstance(ending, asyncio.CancelledError) else None)
+            if self._waiting and not isinstance(ending, CheckpointError) and not self._fence.lease.is_lost:
+                why = self._error or "there was no time for it"
+                logger.warning(
+                    "run %s: its last %d events are not stored: %s", self._thread_id, len(self._waiting), why
+                )
             raise
-        if (error := await self._finish(task)) is not None:
-            raise error
+        await self._finish(task)
+        task.result()
+        if self._error is not None:
+            raise self._error
 
-    async def _finish(self, task: "asyncio.Task[None]") -> CheckpointError | None:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        if self._error is None and not self._fence.lease.is_lost:
-            try:
-                await self._write_waiting()
-            except CheckpointError as error:
-                self._error = error
-        return self._error
+    async def _finish(self, task: "asyncio.Task[None]", *, within_s: float | None = None) -> None:
+        # Told to end, not cancelled: what is being written is then known to be written or not.
+        self._is_closing = True
+        self._has_some.set()
+        try:
+            await asyncio.wait({task}, timeout=within_s)
+        finally:
+            task.cancel()
 
     async def _write_all(self) -> None:
-        while True:
+        is_last = False
+        while not is_last:
             await self._has_some.wait()
-            await asyncio.sleep(_GATHER_S)
+            if not self._is_closing:
+                await asyncio.sleep(_GATHER_S)
+            # Before writing, so that what is said meanwhile is heard.
+            self._has_some.clear()
+            is_last = self._is_closing
             try:
                 await self._write_waiting()
             except CheckpointError as error:
@@ -86,7 +103,7 @@ class EventWriter:
                 return
 
     async def _write_waiting(self) -> None:
-        while self._waiting:
+        while self._waiting and not self._fence.lease.is_lost:
             batch = self._waiting[:_PAGE]
             positions = [self._position + number for number in range(1, len(batch) + 1)]
 
@@ -105,7 +122,6 @@ class EventWriter:
             await self._fence.attempt(insert)
             del self._waiting[: len(batch)]
             self._position = positions[-1]
-        self._has_some.clear()
 
     async def _find_last(self) -> int:
         async with self._fence.cursor() as cursor:

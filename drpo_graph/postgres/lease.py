@@ -1,6 +1,7 @@
 """One worker per run: a row with an end, renewed while the worker lives, and checked by the database in every write."""
 
 import asyncio
+import logging
 import secrets
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -21,11 +22,17 @@ LEASE_S = 30.0
 """How long a run is held after a renewal."""
 _RENEWALS = 6
 """Per lease: so many may fail in a row before it ends."""
+_RETRY_S = 1.0
+"""A renewal that failed is tried again after it, or sooner."""
+_SLEW_S = 1.0
+"""So much longer than its length a lease may seem to last, by a clock that is being set right."""
 _PAUSE_S = 0.05
 _WAIT_S = 2.0
 """How long a write of the former holder may take to end by itself."""
 # A clock that goes on while the machine sleeps, as the database's does.
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+logger = logging.getLogger(__name__)
+
 _KEY = "hashtextextended('drpo_graph/runs/' || %(run)s, 0)"
 
 
@@ -34,6 +41,8 @@ class _Holding(NamedTuple):
 
     holder: str
     process: Process
+    length_s: float
+    """How long each renewal made it last."""
     expires_at: datetime
     left_s: float
     """Until it ends; below 0 when it has ended."""
@@ -41,6 +50,11 @@ class _Holding(NamedTuple):
     @property
     def is_live(self) -> bool:
         return self.left_s > 0 and not is_gone(self.process)
+
+    @property
+    def is_too_long(self) -> bool:
+        """Whether the database's clock was set back since the last renewal: it says nothing of when that was."""
+        return self.left_s > self.length_s + _SLEW_S
 
 
 class Lease:
@@ -53,6 +67,9 @@ class Lease:
         self._holder = secrets.token_hex(16)
         self._ends_at = 0.0
         self._error: LeaseLostError | None = None
+        self._trouble = ""
+        """What the last renewal failed of."""
+        self._is_over = False
         self._task: asyncio.Task[object] | None = None
         self._has_cancelled = False
         self._stops: list[StopSignal] = []
@@ -85,18 +102,24 @@ class Lease:
                 raise
             raise self._error from error
         finally:
+            # First: what happens to the lease from here on is no longer the caller's.
+            self._task, self._is_over = None, True
             for one in tasks:
                 one.cancel()
+            await asyncio.wait(tasks, timeout=_WAIT_S)
             if self._error is None:
                 # Where the database is away, the lease ends by itself.
                 with suppress(psycopg.Error, TimeoutError):
-                    await asyncio.wait_for(self._release(), _WAIT_S)
+                    async with asyncio.timeout(_WAIT_S):
+                        await self._release()
 
     @property
     def is_lost(self) -> bool:
         """Whether the run may be another's by now: nothing may be begun or written any more."""
+        if self._is_over:
+            return True
         if self._error is None and _now() >= self._ends_at:
-            self._lose("its lease on the run could not be renewed in time")
+            self._lose(f"its lease on the run could not be renewed in time{self._trouble}")
         return self._error is not None
 
     def guard(self, stop: StopSignal) -> None:
@@ -117,12 +140,11 @@ class Lease:
         """
         if error.sqlstate == LEASE_LOST:
             self._lose("its lease on the run has ended or was taken over")
-        if self.is_lost:
-            assert self._error is not None
+        if self.is_lost and self._error is not None:
             raise self._error from error
 
     def _lose(self, reason: str) -> None:
-        if self._error is not None:
+        if self._error is not None or self._is_over:
             return
         self._error = LeaseLostError(
             f"Run {self.thread_id!r}: this process has stopped, because {reason}. What was committed is kept: see "
@@ -135,18 +157,50 @@ class Lease:
             self._has_cancelled = self._task.cancel()
 
     async def _acquire(self) -> None:
+        former = await self._find_former()
         asked_at = _now()
-        async with self._database.connection() as connection:
-            found = await find_holding(connection, self.thread_id)
-            # One's own is found where the connection broke just after it was taken.
-            if found is not None and found.is_live and found.holder != self._holder:
-                raise self._locked(found)
-            async with connection.transaction():
-                await self._shut_out_former(connection)
-                if not await self._take(connection, found):
-                    # Somebody else was quicker.
-                    raise self._locked(None)
+        async with self._database.connection() as connection, connection.transaction():
+            await self._shut_out_former(connection)
+            if not await self._take(connection, former):
+                # Somebody else was quicker.
+                raise self._locked(None)
         self._ends_at = asked_at + self._lease_s
+
+    async def _find_former(self) -> _Holding | None:
+        """Return the lease to replace, or ``None`` when there is none.
+
+        Raises:
+            RunLockedError: it holds.
+        """
+        found = await self._find()
+        if found is not None and found.is_too_long and found.is_live:
+            found = await self._see_renewed(found)
+        # One's own is found where the connection broke just after it was taken.
+        if found is not None and found.is_live and found.holder != self._holder:
+            raise self._locked(found)
+        return found
+
+    async def _find(self) -> _Holding | None:
+        async with self._database.connection() as connection:
+            return await find_holding(connection, self.thread_id)
+
+    async def _see_renewed(self, found: _Holding) -> _Holding | None:
+        """Return the lease when it was renewed, by the database's new clock, or as ended when its length went by.
+
+        Should its holder live after all, the database refuses what it writes from the takeover on.
+        """
+        logger.warning(
+            "run %s: the database's clock was set back; waiting up to %.0f s for its worker to renew its lease",
+            self.thread_id,
+            found.length_s,
+        )
+        given_up_at = time.monotonic() + found.length_s
+        while time.monotonic() < given_up_at:
+            await asyncio.sleep(min(_RETRY_S, found.length_s / _RENEWALS))
+            now = await self._find()
+            if now is None or (now.holder, now.expires_at) != (found.holder, found.expires_at):
+                return now
+        return found._replace(left_s=0.0)
 
     async def _shut_out_former(self, connection: Connection) -> None:
         """Wait for a write of the former holder that has begun; one that does not end has its connection closed.
@@ -180,12 +234,12 @@ class Lease:
             await _value(
                 connection,
                 """
-                INSERT INTO drpo_leases AS held (thread_id, holder, host, pid, process, expires_at)
-                VALUES (%(run)s, %(holder)s, %(host)s, %(pid)s, %(process)s,
+                INSERT INTO drpo_leases AS held (thread_id, holder, host, pid, process, length_s, expires_at)
+                VALUES (%(run)s, %(holder)s, %(host)s, %(pid)s, %(process)s, %(lease_s)s,
                         clock_timestamp() + make_interval(secs => %(lease_s)s))
                 ON CONFLICT (thread_id) DO UPDATE
                 SET holder = excluded.holder, host = excluded.host, pid = excluded.pid, process = excluded.process,
-                    expires_at = excluded.expires_at
+                    length_s = excluded.length_s, expires_at = excluded.expires_at
                 WHERE (held.holder, held.expires_at) = (%(former)s, %(expired_at)s)
                 RETURNING true AS value
                 """,
@@ -210,18 +264,26 @@ class Lease:
 
     async def _renew(self) -> None:
         """Renew the lease again and again, until it is lost."""
+        pause_s = self._lease_s / _RENEWALS
         while not self.is_lost:
-            await asyncio.sleep(self._lease_s / _RENEWALS)
+            await asyncio.sleep(pause_s)
             asked_at = _now()
-            # Not longer than the lease: whoever cannot renew it must know in time.
-            with suppress(psycopg.Error, TimeoutError):
-                async with asyncio.timeout(max(0.0, self._ends_at - asked_at)):
+            # One that hangs leaves time for others, on other connections.
+            patience_s = max(0.0, min(self._lease_s / 3, self._ends_at - asked_at))
+            try:
+                async with asyncio.timeout(patience_s):
                     if not await self._extend():
                         self._lose("its lease on the run has ended or was taken over")
-                    self._ends_at = asked_at + self._lease_s
+            except (psycopg.Error, TimeoutError) as error:
+                self._trouble = f" ({self._database.address.hide(str(error)) or 'the database did not answer'})"
+                pause_s = min(_RETRY_S, self._lease_s / _RENEWALS)
+            else:
+                self._database.note_answer()
+                self._ends_at = asked_at + self._lease_s
+                pause_s = self._lease_s / _RENEWALS
 
     async def _extend(self) -> bool:
-        async with self._database.connection() as connection:
+        async with self._database.lease_connection() as connection:
             return bool(
                 await _value(
                     connection,
@@ -235,7 +297,7 @@ class Lease:
             )
 
     async def _release(self) -> None:
-        async with self._database.connection() as connection:
+        async with self._database.lease_connection() as connection:
             await connection.execute(
                 "DELETE FROM drpo_leases WHERE thread_id = %s AND holder = %s", (self.thread_id, self._holder)
             )
@@ -255,7 +317,7 @@ async def find_holding(connection: Connection, thread_id: str) -> _Holding | Non
 
 
 FIND_HOLDING = """
-    SELECT holder, host, pid, process, expires_at,
+    SELECT holder, host, pid, process, length_s, expires_at,
            extract(epoch FROM expires_at - clock_timestamp())::float AS left_s
     FROM drpo_leases WHERE thread_id = %(run)s
 """
@@ -266,7 +328,7 @@ def as_holding(row: DictRow | None) -> _Holding | None:
     if row is None:
         return None
     process = Process(row["host"], row["pid"], row["process"])
-    return _Holding(row["holder"], process, row["expires_at"], row["left_s"])
+    return _Holding(row["holder"], process, row["length_s"], row["expires_at"], row["left_s"])
 
 
 async def _value(connection: Connection, query: str, parameters: Mapping[str, object]) -> object:

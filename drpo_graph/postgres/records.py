@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence, Set
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, TypeVar
@@ -39,6 +39,7 @@ _KEEP_LATEST = (
 """Checkpoint ids sort by time; what a deleted checkpoint alone held goes with it."""
 _GRACE_S = 2.0
 """What is being written when a run ends may take so long."""
+_BY_TIME, _BY_KEY = "ORDER BY store.updated_at DESC", "ORDER BY store.prefix, store.key"
 _TEXT = "json"
 """The one key of a stored value: its JSON as a text."""
 _WRAPPED = "drpo_graph/text"
@@ -53,6 +54,7 @@ class Fence:
         self.lease = lease
         self._tasks: set[asyncio.Task[Any]] = set()
         """Those that are at a piece of work."""
+        self._is_closed = False
 
     @asynccontextmanager
     async def closing(self) -> AsyncIterator["Fence"]:
@@ -63,6 +65,7 @@ class Fence:
             # LangGraph leaves writes behind where a run fails or is cancelled, and nobody asks how they ended.
             if self._tasks:
                 await asyncio.wait(self._tasks, timeout=_GRACE_S)
+            self._is_closed = True
             left = list(self._tasks)
             for task in left:
                 task.cancel()
@@ -71,8 +74,9 @@ class Fence:
     @asynccontextmanager
     async def cursor(self) -> AsyncIterator[AsyncCursor[DictRow]]:
         """Give a cursor whose statements are one transaction, which is refused unless the lease holds."""
-        # A pipeline without a transaction of its own is one transaction, and needs no reply before its end.
-        async with self.database.connection() as connection, connection.pipeline():
+        # In a pipeline, no reply is needed before the end. It would be a transaction by itself, but one that is
+        # committed also where the block fails.
+        async with self.database.connection() as connection, connection.pipeline(), connection.transaction():
             await self.lease.check(connection)
             async with connection.cursor(binary=True, row_factory=dict_row) as cursor:
                 yield cursor
@@ -82,10 +86,14 @@ class Fence:
 
         Raises:
             LeaseLostError: the run may be another's by now.
-            CheckpointError: the database is away, or refuses.
+            CheckpointError: the database is away, or refuses, or the run has ended in this process.
         """
 
         async def try_once() -> _Result:
+            if self._is_closed:
+                raise CheckpointError(
+                    f"Run {self.lease.thread_id!r} has ended: this process writes nothing more of it."
+                )
             try:
                 return await work()
             except psycopg.Error as error:
@@ -113,16 +121,38 @@ class PostgresStore(AsyncPostgresStore):
         assert (connection is None) != (fence is None)
         super().__init__(fence.database.pool if fence is not None else connection)  # type: ignore[arg-type]
         self._fence = fence
+        self._puts: dict[tuple[tuple[str, ...], str], list[asyncio.Event]] = {}
+        """Of each key that is being put: an event per batch, set at its end."""
 
     async def abatch(self, ops: Iterable[Op]) -> list[Result]:
-        """Execute a batch of operations in one transaction."""
-        work = partial(super().abatch, [_encode(op) for op in ops])
-        results = await (self._fence.attempt(work) if self._fence is not None else work())
+        """Execute a batch of operations in one transaction; what is put at a key is put in the order of the calls."""
+        given = list(ops)
+        work = partial(super().abatch, [_encode(op) for op in given])
+        async with self._in_turn({(op.namespace, op.key) for op in given if isinstance(op, PutOp)}):
+            results = await (self._fence.attempt(work) if self._fence is not None else work())
         for result in results:
             for item in result if isinstance(result, list) else [result]:
                 if isinstance(item, Item):
                     item.value = json.loads(item.value[_TEXT])
         return results
+
+    @asynccontextmanager
+    async def _in_turn(self, keys: Set[tuple[tuple[str, ...], str]]) -> AsyncIterator[None]:
+        """Wait for the batches before that put at one of these keys: on connections of their own, any may be first."""
+        done = asyncio.Event()
+        before = [one for key in keys for one in self._puts.get(key, ())]
+        for key in keys:
+            self._puts.setdefault(key, []).append(done)
+        try:
+            for one in before:
+                await one.wait()
+            yield
+        finally:
+            done.set()
+            for key in keys:
+                self._puts[key].remove(done)
+                if not self._puts[key]:
+                    del self._puts[key]
 
     # At once, not by way of a background task: a page of records is asked for alone.
     asearch = BaseStore.asearch
@@ -141,8 +171,9 @@ class PostgresStore(AsyncPostgresStore):
     def _prepare_batch_search_queries(self, search_ops: Sequence[tuple[int, SearchOp]]) -> Any:
         queries, embeddings = super()._prepare_batch_search_queries(search_ops)
         # Sorted by the time of their writing, records that were put together have no order between two pages.
-        by_key = "ORDER BY store.prefix, store.key"
-        return [(query.replace("ORDER BY store.updated_at DESC", by_key), rest) for query, rest in queries], embeddings
+        if not all(_BY_TIME in query for query, _ in queries):
+            raise CheckpointError("This version of langgraph-checkpoint-postgres is not known: it sorts otherwise.")
+        return [(query.replace(_BY_TIME, _BY_KEY), rest) for query, rest in queries], embeddings
 
     @asynccontextmanager
     async def _cursor(self, *, pipeline: bool = False) -> AsyncIterator[AsyncCursor[DictRow]]:
@@ -176,12 +207,24 @@ class PostgresSaver(AsyncPostgresSaver):
             CheckpointError: it holds what is not sealed, and ought to be.
         """
         found = await self._fence.attempt(partial(super().aget_tuple, config))
-        if found is not None:
-            values = found.checkpoint["channel_values"]
-            if self._is_sealed and any(isinstance(value, _INLINE) for value in values.values()):
-                raise CheckpointError("An encrypted checkpoint holds a record that is not sealed: it was changed.")
-            values.update((name, _unwrap(value)) for name, value in values.items())
-        return found
+        return None if found is None else self._restore(found)
+
+    async def alist(
+        self,
+        config: RunnableConfig | None,
+        *,
+        filter: dict[str, Any] | None = None,  # LangGraph's name.
+        before: RunnableConfig | None = None,
+        limit: int | None = None,
+    ) -> AsyncIterator[CheckpointTuple]:
+        """Yield checkpoints, newest first."""
+        listing = partial(super().alist, config, filter=filter, before=before, limit=limit)
+
+        async def collect() -> list[CheckpointTuple]:
+            return [one async for one in listing()]
+
+        for found in await self._fence.attempt(collect):
+            yield self._restore(found)
 
     async def aput(
         self,
@@ -222,6 +265,14 @@ class PostgresSaver(AsyncPostgresSaver):
         """Delete all checkpoints of a thread, and its events."""
         await self._fence.attempt(partial(super().adelete_thread, thread_id))
         await self._fence.attempt(partial(self._delete_events, thread_id))
+
+    def _restore(self, found: CheckpointTuple) -> CheckpointTuple:
+        """Return a checkpoint with its values as they were saved."""
+        values = found.checkpoint["channel_values"]
+        if self._is_sealed and any(isinstance(value, _INLINE) for value in values.values()):
+            raise CheckpointError("An encrypted checkpoint holds a record that is not sealed: it was changed.")
+        values.update((name, _unwrap(value)) for name, value in values.items())
+        return found
 
     def _wrap(self, value: object) -> object:
         """Return a channel's value in a form that PostgreSQL can hold, and anyone may see who reads its tables."""

@@ -1,17 +1,30 @@
 """The tables: LangGraph's own, and ours for leases and events; brought up to date by one process at a time."""
 
 import asyncio
+import time
 
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from langgraph.store.postgres.aio import AsyncPostgresStore
 from psycopg import AsyncConnection
 from psycopg.rows import DictRow
 
+from drpo_graph.errors import CheckpointError
+
 LEASE_LOST = "DRP01"
 """SQLSTATE of a write that the lease of its run no longer covers."""
 
 _LOCK = "hashtextextended('drpo_graph/migrations', 0)"
 _PAUSE_S = 0.1
+_WAIT_S = 120.0
+"""So long may another process take to bring the tables up to date."""
+_HOLDER = """
+    SELECT pid, application_name, client_addr::text, backend_start::text FROM pg_stat_activity
+    WHERE pid = (
+        SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1 AND granted
+        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+        AND (classid::bigint << 32) | objid::bigint = hashtextextended('drpo_graph/migrations', 0) LIMIT 1
+    )
+"""
 
 TABLES = ("checkpoints", "checkpoint_blobs", "checkpoint_writes", "store", "drpo_events")
 """Those that grow with runs."""
@@ -24,6 +37,7 @@ MIGRATIONS = (
         host text NOT NULL,
         pid integer NOT NULL,
         process text,
+        length_s double precision NOT NULL,
         expires_at timestamptz NOT NULL
     )
     """,
@@ -66,14 +80,12 @@ async def migrate(connection: AsyncConnection[DictRow]) -> None:
     """Create or update the tables, unless they are up to date: then nothing but reading is needed.
 
     Raises:
+        CheckpointError: another process is at it, and does not end.
         psycopg.Error: the database refuses, or is gone.
     """
     if await _is_up_to_date(connection):
         return
-    # Asked again and again, not waited for: LangGraph creates indexes concurrently, which waits for every open
-    # transaction, and a process that waits for a lock is in one.
-    while not await _value(connection, f"SELECT pg_try_advisory_lock({_LOCK}) AS value"):  # noqa: ASYNC110
-        await asyncio.sleep(_PAUSE_S)
+    await _take_turn(connection)
     try:
         if await _is_up_to_date(connection):
             return
@@ -87,6 +99,26 @@ async def migrate(connection: AsyncConnection[DictRow]) -> None:
     finally:
         if not connection.closed:
             await connection.execute(f"SELECT pg_advisory_unlock({_LOCK})".encode())
+
+
+async def _take_turn(connection: AsyncConnection[DictRow]) -> None:
+    """Return when no other process brings the tables up to date.
+
+    Raises:
+        CheckpointError: one does not end.
+    """
+    given_up_at = time.monotonic() + _WAIT_S
+    # Asked again and again, not waited for: LangGraph creates indexes concurrently, which waits for every open
+    # transaction, and a process that waits for a lock is in one.
+    while not await _value(connection, f"SELECT pg_try_advisory_lock({_LOCK}) AS value"):
+        if time.monotonic() >= given_up_at:
+            holder = await (await connection.execute(_HOLDER.encode())).fetchone()
+            known = ", ".join(f"{name} {value}" for name, value in (holder or {}).items() if value)
+            raise CheckpointError(
+                f"Another process has been bringing the database's tables up to date for {_WAIT_S:.0f} s "
+                f"({known or 'it is not known which'}). Wait for it, or end it with pg_terminate_backend(pid)."
+            )
+        await asyncio.sleep(_PAUSE_S)
 
 
 async def _is_up_to_date(connection: AsyncConnection[DictRow]) -> bool:

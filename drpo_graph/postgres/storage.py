@@ -5,12 +5,13 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractContextManager, asynccontextmanager
 from pathlib import Path
 
+import psycopg
 from langgraph.store.base import BaseStore
 from psycopg import sql
 
 from drpo_graph.errors import CheckpointError
 from drpo_graph.postgres.address import Address
-from drpo_graph.postgres.database import Connection, connect, no_runs, share_database
+from drpo_graph.postgres.database import Connection, connect, explain, no_runs, share_database
 from drpo_graph.postgres.events import EventWriter, open_stored_events
 from drpo_graph.postgres.lease import LEASE_S, Lease, find_holding
 from drpo_graph.postgres.records import Fence, PostgresSaver, PostgresStore
@@ -58,15 +59,18 @@ class PostgresStorage(Storage):
     async def open_run(self, thread_id: str, *, must_exist: bool = False) -> AsyncIterator[Checkpoint]:
         """Hold a run and open its place for work."""
         vault = read_vault(os.environ)
-        async with (
-            share_database(self._address, must_exist=must_exist) as database,
-            Lease(database, thread_id, lease_s=self._lease_s).held() as lease,
-            Fence(database, lease).closing() as fence,
-            EventWriter(fence, vault).writing() as events,
-        ):
-            saver = PostgresSaver(fence, make_serializer(vault), is_sealed=vault is not None)
-            store = await seal_store(PostgresStore(fence=fence), vault, name=self.name, is_new=True)
-            yield Checkpoint(saver, store, self._explain, hold=lease, sinks=(events,), vault=vault)
+        try:
+            async with (
+                share_database(self._address, must_exist=must_exist) as database,
+                Lease(database, thread_id, lease_s=self._lease_s).held() as lease,
+                Fence(database, lease).closing() as fence,
+                EventWriter(fence, vault).writing() as events,
+            ):
+                saver = PostgresSaver(fence, make_serializer(vault), is_sealed=vault is not None)
+                store = await seal_store(PostgresStore(fence=fence), vault, name=self.name, is_new=True)
+                yield Checkpoint(saver, store, self._explain, hold=lease, sinks=(events,), vault=vault)
+        except psycopg.Error as error:
+            raise explain(error, self._address) from error
 
     @asynccontextmanager
     async def open_for_reading(self) -> AsyncIterator["DatabaseReader"]:
@@ -87,10 +91,16 @@ class PostgresStorage(Storage):
             return 0 if row is None else int(row["size"] or 0)
 
     async def reclaim(self) -> None:
-        """Rewrite the tables without what was deleted; each is closed to others for as long as that takes."""
+        """Rewrite the tables without what was deleted; while a worker works, only make the room free for new records.
+
+        A table that is rewritten is closed to others meanwhile: a worker that begins then waits for it.
+        """
         async with connect(self._address) as connection:
+            live = await connection.execute("SELECT 1 FROM drpo_leases WHERE expires_at > clock_timestamp() LIMIT 1")
+            way = "ANALYZE" if await live.fetchone() else "FULL, ANALYZE"
             for table in TABLES:
-                await connection.execute(sql.SQL("VACUUM (FULL) {}").format(sql.Identifier(table)))
+                vacuum = sql.SQL("VACUUM ({}) {}").format(sql.SQL(way), sql.Identifier(table))
+                await connection.execute(vacuum)
 
     def open_events(self, thread_id: str, log_dir: str | None) -> AbstractContextManager[EventReader]:
         """Open a run's events; no file is needed."""

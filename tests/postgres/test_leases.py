@@ -1,6 +1,7 @@
 """One worker per run: whoever lost it begins no call and writes nothing, however it lost it."""
 
 import asyncio
+import os
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import psycopg
 import pytest
 from langgraph.store.base import PutOp
 
-from drpo_graph.errors import LeaseLostError, RunLockedError
+from drpo_graph.errors import CheckpointError, LeaseLostError, RunLockedError
 from drpo_graph.events import Event, RolloutScored
 from drpo_graph.postgres import PostgresStorage
 from drpo_graph.runner import RunOptions, optimize, resume
@@ -61,7 +62,7 @@ def test_of_many_who_start_at_once_one_works(uri: str, folder: Path, unbroken: P
 
 def test_a_run_whose_holder_was_elsewhere_is_free_when_the_lease_has_ended(drpo: Drpo, uri: str) -> None:
     assert drpo(*START, "--display", "none", "--checkpoint", uri).code == 0
-    held = "INSERT INTO drpo_leases VALUES ('t', 'other', 'elsewhere', 1, NULL, now() + make_interval(secs => %s))"
+    held = "INSERT INTO drpo_leases VALUES ('t', 'other', 'elsewhere', 1, NULL, 60, now() + make_interval(secs => %s))"
     query(uri, held, 60)
     refused = drpo("resume", "t", "--display", "none", "--checkpoint", uri)
     assert_one_line(refused, 1, "process 1 on elsewhere", "the run is free in ")
@@ -161,3 +162,89 @@ async def test_a_takeover_closes_the_connection_of_a_holder_that_froze_in_a_writ
     with pytest.raises(LeaseLostError):
         await freeze_in_a_write()
     assert query(uri, "SELECT 1 FROM store") == []
+
+
+async def test_what_a_cancelled_run_leaves_behind_does_not_disturb_who_cancelled_it(uri: str) -> None:
+    storage, done = PostgresStorage(uri, lease_s=0.6), []
+
+    async def run() -> None:
+        async with storage.open_run(THREAD) as checkpoint:
+
+            async def write_late() -> None:
+                await asyncio.sleep(0.8)
+                try:
+                    await checkpoint.store.abatch([PutOp(("drpo", "t", "calls"), "late", {"text": "late"})])
+                except CheckpointError as error:
+                    done.append(str(error))
+
+            late.append(asyncio.create_task(write_late()))
+            await asyncio.sleep(60)
+
+    late: list[asyncio.Task[None]] = []
+    async with storage.open_run("other"):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.3):
+                await run()
+        # The caller's own work, when the lease would have ended and the late write comes.
+        await asyncio.sleep(1.2)
+    await asyncio.gather(*late)
+    assert done == ["Run 't' has ended: this process writes nothing more of it."]
+    assert query(uri, "SELECT 1 FROM store WHERE key = 'late'") == []
+
+
+SET_BACK = "UPDATE drpo_leases SET expires_at = expires_at + interval '1 hour'"
+"""What a lease looks like when the database's clock was set back by an hour."""
+
+
+async def test_a_dead_workers_lease_holds_no_longer_when_the_databases_clock_was_set_back(uri: str) -> None:
+    async with PostgresStorage(uri, lease_s=1.0).open_run(THREAD):
+        pass
+    held = "INSERT INTO drpo_leases VALUES ('t', 'other', 'elsewhere', 1, NULL, 1.0, clock_timestamp())"
+    query(uri, held)
+    query(uri, SET_BACK)
+    async with asyncio.timeout(20), PostgresStorage(uri).open_run(THREAD):
+        assert query(uri, "SELECT holder = 'other', expires_at < now() + interval '1 minute' FROM drpo_leases") == [
+            (False, True)
+        ]
+
+
+async def test_a_live_workers_lease_holds_when_the_databases_clock_was_set_back(uri: str) -> None:
+    async with PostgresStorage(uri, lease_s=3.0).open_run(THREAD) as checkpoint:
+        query(uri, SET_BACK)
+        with pytest.raises(RunLockedError):
+            async with PostgresStorage(uri).open_run(THREAD):
+                pass
+        await checkpoint.store.abatch([PutOp(("drpo", "t", "calls"), "key", {"text": "x"})])
+    assert query(uri, "SELECT key FROM store") == [("key",)]
+
+
+async def test_a_worker_stops_when_the_databases_clock_was_set_forward_and_its_run_is_free(uri: str) -> None:
+    async def work() -> None:
+        async with PostgresStorage(uri).open_run(THREAD) as checkpoint:
+            query(uri, "UPDATE drpo_leases SET expires_at = expires_at - interval '1 hour'")
+            await checkpoint.store.abatch([PutOp(("drpo", "t", "calls"), "late", {"text": "late"})])
+
+    with pytest.raises(LeaseLostError, match="drpo resume t"):
+        await work()
+    async with PostgresStorage(uri).open_run(THREAD) as checkpoint:
+        await checkpoint.store.abatch([PutOp(("drpo", "t", "calls"), "key", {"text": "x"})])
+    assert query(uri, "SELECT key FROM store") == [("key",)]
+
+
+RENEWAL = (
+    "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND query LIKE '%UPDATE drpo_leases SET%'"
+)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+async def test_a_renewal_that_hangs_is_given_up_for_another(uri: str) -> None:
+    async with PostgresStorage(uri, lease_s=24.0).open_run(THREAD):
+        while not (found := query(uri, f"{RENEWAL} AND pid <> pg_backend_pid()")):
+            await asyncio.sleep(0.1)
+        os.kill(found[0][0], signal.SIGSTOP)
+        try:
+            # Longer than the lease: without another renewal it is lost.
+            await asyncio.sleep(24.5)
+        finally:
+            os.kill(found[0][0], signal.SIGCONT)

@@ -1,5 +1,6 @@
 """A database that goes away stops the run in one line and loses nothing; a short outage is waited out."""
 
+import asyncio
 import subprocess
 import time
 from collections.abc import Iterator
@@ -7,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from drpo_graph.archive import Archive
+from drpo_graph.postgres import PostgresStorage, database
 from tests.postgres.test_runs import START, assert_same
 from tests.support.command import KEY, Drpo, assert_one_line, finish, finished_keys, list_runs, spawn_drpo, wait_for
 from tests.support.fake_server import FakeServer
@@ -55,6 +58,23 @@ def test_a_killed_database_stops_the_run_and_restarted_it_ends_as_if_unbroken(
     (num_calls_in_all,) = query(uri, "SELECT count(*) FROM store WHERE prefix = 'drpo.t.calls'")[0]
     # Not one committed call is made again. Beside the calls, an endpoint may be asked what it can do.
     assert num_made <= num_calls_in_all - len(committed)
+
+
+async def test_an_outage_is_waited_out_that_ends_just_in_time(
+    mortal: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "PATIENCE_S", 30.0)
+    uri = mortal.make_database()
+    async with PostgresStorage(uri, lease_s=120).open_run("t") as checkpoint:
+        archive = Archive(checkpoint.store, "t")
+        await asyncio.gather(*(archive.put("rollouts", f"old{number}", {}) for number in range(30)))
+        mortal.kill()
+        writes = [asyncio.create_task(archive.put("rollouts", f"new{number}", {})) for number in range(8)]
+        # Pauses that double would end after 15 s and after 31 s.
+        await asyncio.sleep(17)
+        await asyncio.to_thread(mortal.start)
+        await asyncio.gather(*writes)
+    assert query(uri, "SELECT count(*) FROM store WHERE prefix = 'drpo.t.rollouts'") == [(38,)]
 
 
 def test_a_short_outage_is_waited_out(

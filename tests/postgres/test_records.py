@@ -6,12 +6,15 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 
+import psycopg
 import pytest
 from langgraph.checkpoint.base import empty_checkpoint
 from langgraph.store.base import BaseStore
 
 from drpo_graph.archive import Archive
-from drpo_graph.postgres import PostgresStorage
+from drpo_graph.errors import CheckpointError, LeaseLostError
+from drpo_graph.postgres import PostgresStorage, schema
+from drpo_graph.postgres.records import PostgresStore
 from drpo_graph.storage import Checkpoint
 from tests.support.command import ROOT
 from tests.support.postgres import query
@@ -64,8 +67,6 @@ async def test_texts_that_databases_refuse_may_stand_in_a_checkpoint(checkpoint:
 
 
 async def test_a_reader_cannot_write(checkpoint: Checkpoint, uri: str) -> None:
-    from drpo_graph.errors import CheckpointError
-
     async def write(store: BaseStore) -> None:
         await Archive(store, "t").put("calls", "key", {})
 
@@ -141,3 +142,57 @@ def test_tables_are_made_once_by_processes_that_start_at_once(uri: str) -> None:
     versions = {"checkpoint_migrations": 10, "store_migrations": 4, "drpo_migrations": 3}
     assert {table: query(uri, f"SELECT count(*) FROM {table}")[0][0] for table in versions} == versions
     assert query(uri, "SELECT 1 FROM pg_index WHERE NOT indisvalid") == []
+
+
+async def test_a_block_that_fails_in_the_middle_has_written_nothing(checkpoint: Checkpoint, uri: str) -> None:
+    store = checkpoint.store
+    assert isinstance(store, PostgresStore)
+
+    async def write(*, then: str) -> None:
+        async with store._cursor() as cursor:
+            await cursor.execute("INSERT INTO drpo_events VALUES ('t', 100, 'half')")
+            if then == "fail":
+                raise RuntimeError
+            await asyncio.sleep(60)
+
+    with pytest.raises(RuntimeError):
+        await write(then="fail")
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.3):
+            await write(then="wait")
+    assert query(uri, "SELECT * FROM drpo_events") == []
+
+
+async def test_of_two_values_put_at_one_key_the_later_stays(checkpoint: Checkpoint, uri: str) -> None:
+    query(
+        uri,
+        """
+        CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            IF NEW.value->>'json' LIKE '%slow%' THEN PERFORM pg_sleep(0.5); END IF;
+            RETURN NEW;
+        END $$
+        """,
+    )
+    query(uri, "CREATE TRIGGER slow BEFORE INSERT ON store FOR EACH ROW EXECUTE FUNCTION slow()")
+    archive = Archive(checkpoint.store, "t")
+    await asyncio.gather(*(archive.put("learned", "key", {"value": value}) for value in ("slow", "fast")))
+    assert query(uri, "SELECT value->>'json' FROM store WHERE key = 'key'") == [('{"value":"fast"}',)]
+
+
+async def test_checkpoints_of_a_lost_run_are_refused_in_our_words(uri: str) -> None:
+    async def read() -> None:
+        async with PostgresStorage(uri).open_run("t") as opened:
+            query(uri, "UPDATE drpo_leases SET expires_at = now()")
+            assert [one async for one in opened.saver.alist({"configurable": {"thread_id": "t"}})] == []
+
+    with pytest.raises(LeaseLostError):
+        await read()
+
+
+async def test_who_brings_the_tables_up_to_date_for_ever_is_named(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schema, "_WAIT_S", 0.3)
+    async with await psycopg.AsyncConnection.connect(uri, application_name="stuck") as connection:
+        await connection.execute("SELECT pg_advisory_lock(hashtextextended('drpo_graph/migrations', 0))")
+        with pytest.raises(CheckpointError, match=f"pid {connection.info.backend_pid}, application_name stuck"):
+            async with PostgresStorage(uri).open_run("t"):
+                pass

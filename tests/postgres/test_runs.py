@@ -1,12 +1,16 @@
 """A run on PostgreSQL is the run that it is on SQLite: same result, same crash semantics, same commands."""
 
+import asyncio
 import json
 import signal
 from pathlib import Path
 
 import pytest
 
-from drpo_graph.errors import SearchStalledError
+from drpo_graph.cli.execution import _check_is_new
+from drpo_graph.cli.reading import list_runs as read_runs
+from drpo_graph.errors import NoRunsError, SearchStalledError
+from drpo_graph.postgres import PostgresStorage
 from tests.support.command import (
     KEY,
     SMALL,
@@ -22,6 +26,7 @@ from tests.support.fake_server import FakeServer
 from tests.support.mending import Bench, Mood, count_calls, critic_is_bad
 from tests.support.postgres import dump, query, wait_for_rows
 
+CALLS = "SELECT key FROM store WHERE prefix = 'drpo.t.calls'"
 START = ("optimize", *SMALL, "--thread-id", "t")
 RESULTS = (
     "result.json",
@@ -84,7 +89,13 @@ def test_a_finished_run_shows_its_result_again(drpo: Drpo, uri: str, world: Fake
 @pytest.mark.slow
 @pytest.mark.parametrize("num_calls", [1, 9, 20])
 def test_a_run_killed_with_sigkill_resumes_and_ends_as_if_unbroken(
-    num_calls: int, drpo: Drpo, folder: Path, uri: str, slow_world: FakeServer, unbroken: Path
+    num_calls: int,
+    drpo: Drpo,
+    folder: Path,
+    uri: str,
+    slow_world: FakeServer,
+    unbroken: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     before = len(finished_keys(slow_world))
     environment = {"OPENAI_BASE_URL": slow_world.base_url, "OPENAI_API_KEY": KEY}
@@ -92,15 +103,19 @@ def test_a_run_killed_with_sigkill_resumes_and_ends_as_if_unbroken(
     wait_for(lambda: len(finished_keys(slow_world)) - before >= num_calls)
     run.kill()
     run.communicate()
-    committed = {key for (key,) in query(uri, "SELECT key FROM store WHERE prefix = 'drpo.t.calls'")}
+    committed = {key for (key,) in query(uri, CALLS)}
     # Its process is on this machine, and known to be gone: nobody waits for its lease to end.
     assert list_runs(drpo, "--checkpoint", uri) == {"t": "interrupted"}
+    asked = len(slow_world.log)
+    monkeypatch.setenv("OPENAI_BASE_URL", slow_world.base_url)
     assert drpo("resume", "t", "--display", "none", "--checkpoint", uri).code == 0
     assert_same(folder / "drpo_runs" / "t", unbroken)
+    # Not one committed call is made again.
+    num_made = sum(entry["event"] == "start" for entry in slow_world.log[asked:])
+    assert num_made <= len(query(uri, CALLS)) - len(committed)
     events = [json.loads(line) for line in stored_events(uri)]
     made = [event["key"] for event in events if event["type"] == "call_finished" and not event["from_ledger"]]
     assert len(made) == len(set(made))
-    assert committed <= {event["key"] for event in events if event["type"] == "call_finished"} | committed
 
 
 @pytest.mark.slow
@@ -152,6 +167,14 @@ def test_a_run_is_looked_at_and_followed_from_another_machine(
     # Neither the run nor those who looked at it left a file.
     assert not list(folder.iterdir())
     assert not list(elsewhere.iterdir())
+
+
+def test_a_new_database_is_known_to_hold_no_run_of_a_name(uri: str) -> None:
+    storage = PostgresStorage(uri)
+    # Asked before a model server is started for a run: it returns, and leaves the database as it is.
+    _check_is_new(storage, "t")
+    with pytest.raises(NoRunsError):
+        asyncio.run(read_runs(storage))
 
 
 def test_an_empty_database_holds_no_runs_and_stays_empty(drpo: Drpo, uri: str) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from drpo_graph.checkpoint import find_storage
 from drpo_graph.errors import UsageError
+from drpo_graph.postgres.address import Address
 from drpo_graph.runner import RunOptions
 from tests.postgres.test_runs import START
 from tests.support.command import KEY, Drpo, assert_one_line, finish, spawn_drpo, wait_for
@@ -144,6 +145,8 @@ def test_the_name_of_a_database_is_its_uri_without_password(given: str) -> None:
         "postgresql://u:canary3f9c@h:port/d?canary",
         "postgresql:u:canary3f9c",
         "mysql://u:canary3f9c@h/d",
+        "host=h dbname=d password=canary3f9c",
+        "password = 'canary 3f9c' host=h",
     ],
 )
 def test_a_uri_that_cannot_be_read_is_refused_without_repeating_it(given: str, drpo: Drpo) -> None:
@@ -154,3 +157,14 @@ def test_a_uri_that_cannot_be_read_is_refused_without_repeating_it(given: str, d
         find_storage(given)
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__ or caught.value.__context__ is None
+
+
+def test_a_uri_given_as_a_path_makes_no_file() -> None:
+    with pytest.raises(UsageError, match="--checkpoint") as caught:
+        find_storage(Path("postgresql://u:canary3f9c@h/d"))
+    assert_no_canary(str(caught.value))
+
+
+def test_a_password_of_a_few_letters_does_not_blot_out_messages() -> None:
+    assert Address("postgresql://u:a@h/d").hide("a database is away") == "a database is away"
+    assert Address("postgresql://u:away@h/d").hide("a database is away") == "a database is ***"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import langchain_openai  # noqa: F401  # Now, not when the lease is held: loading it may take as long as a short one.
 
-from drpo_graph.errors import DRPOError, RunNotFoundError
+from drpo_graph.errors import DRPOError, NoRunsError, RunNotFoundError
 from drpo_graph.postgres import PostgresStorage
 from drpo_graph.runner import RunOptions, optimize, resume
 from drpo_graph.settings import build_settings
@@ -21,9 +21,7 @@ async def work(uri: str, lease_s: float, log_dir: Path) -> None:
     options = RunOptions(checkpoint=PostgresStorage(uri, lease_s=lease_s), log_dir=log_dir)
     try:
         await resume(THREAD, options=options)
-    except (RunNotFoundError, DRPOError) as error:
-        if "holds no runs" not in str(error) and not isinstance(error, RunNotFoundError):
-            raise
+    except (RunNotFoundError, NoRunsError):
         roles = {f"{role}_model": "openai:world" for role in ("base", "metrics", "critic", "optimizer")}
         await optimize(settings=build_settings({**roles, **SEARCH}), thread_id=THREAD, options=options)
 

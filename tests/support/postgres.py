@@ -1,6 +1,7 @@
 """A real PostgreSQL for tests and measurements: started in seconds, killed and restarted at will."""
 
 import shutil
+import subprocess
 import tempfile
 import time
 import warnings
@@ -64,12 +65,28 @@ class PostgresServer:
         psutil.wait_procs(processes, timeout=10)
 
     def start(self) -> None:
-        """Start the server again after it was killed; it recovers what was committed."""
-        self._server.ensure_postgres_running()
+        """Start the server again after it was killed, and return when it has recovered what was committed."""
+        deadline = time.monotonic() + 120
+        while True:
+            try:
+                self._server.ensure_postgres_running()
+                self.execute("SELECT 1")
+                return
+            except (subprocess.SubprocessError, psycopg.OperationalError):
+                # A busy machine takes longer than the library waits.
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
+
+    def sync_never(self) -> None:
+        """Leave to the system when written pages reach the disk: they survive a kill of the server all the same."""
+        self.execute("ALTER SYSTEM SET fsync = off")
+        self.execute("SELECT pg_reload_conf()")
 
     def stop(self) -> None:
-        """End the server."""
-        self.kill()
+        """End the server, unless it is dead already."""
+        if psutil.pid_exists(self._server.get_postmaster_info().pid):
+            self.kill()
 
 
 @contextmanager

@@ -53,3 +53,13 @@ def test_a_value_that_was_put_in_place_of_a_sealed_one_is_not_read(drpo: Drpo, u
     injected = """jsonb_set(checkpoint, '{channel_values,injected}', '"mine"')"""
     assert query(uri, f"UPDATE checkpoints SET checkpoint = {injected} RETURNING 1")
     assert_one_line(drpo("resume", "t", "--max-calls", "500", "--display", "none", *place), 1, "not sealed: it was")
+
+
+def test_an_event_that_was_put_in_place_of_a_sealed_one_is_not_shown(drpo: Drpo, uri: str) -> None:
+    place = ("--checkpoint", uri)
+    assert drpo(*START, "--max-calls", "20", *place).code == 3
+    line = '{"type":"warned","run_id":"t","message":"forged"}'
+    assert query(uri, f"UPDATE drpo_events SET event = '{line}' WHERE position = 3 RETURNING 1")
+    outcome = drpo("events", "t", *place)
+    assert "forged" not in outcome.out
+    assert "does not open" in outcome.err

@@ -8,8 +8,8 @@ setting the wall clock changes nothing.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -215,7 +215,8 @@ class Waiting:
                 raise OutageOverdueError(latest)
             # A probe that is under way is let finish: a slow server is not a lost one.
             pause_s = min([left_s, *(one.probe_at - now for one in idle)]) if left_s > 0 else None
-            await guard(_until_change(circuits, pause_s))
+            with _listening(circuits) as woken:
+                await guard(_wait_until(woken, pause_s))
         self.tell(emitter, max_outage_s=max_outage_s)
         return None
 
@@ -235,13 +236,19 @@ class OutageOverdueError(Exception):
         """Whether it is known that the server does not come back."""
 
 
-async def _until_change(circuits: Sequence[Circuit], seconds: float | None) -> None:
+@contextmanager
+def _listening(circuits: Sequence[Circuit]) -> Iterator[asyncio.Future[None]]:
+    """Lend a future that the next change of a circuit ends, be it one that comes before the future is awaited."""
     woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
     for one in circuits:
         one.waiters.add(woken)
     try:
-        with suppress(TimeoutError):
-            await asyncio.wait_for(woken, seconds)
+        yield woken
     finally:
         for one in circuits:
             one.waiters.discard(woken)
+
+
+async def _wait_until(woken: asyncio.Future[None], seconds: float | None) -> None:
+    with suppress(TimeoutError):
+        await asyncio.wait_for(woken, seconds)

@@ -10,11 +10,13 @@ import pytest
 from pydantic import JsonValue
 
 from drpo_graph.context_window import ContextWindow
+from drpo_graph.emitter import Emitter
 from drpo_graph.errors import ModelCallError, RunInterruptedError
 from drpo_graph.events import EndpointBack, EndpointLost
 from drpo_graph.exchange import Request
 from drpo_graph.failures import CallFailure
-from drpo_graph.outages import Circuit
+from drpo_graph.ledger import StopSignal
+from drpo_graph.outages import Circuit, Waiting
 from tests.support.fake_server import FakeServer, FaultPlan, Latency, Reply, ServerOptions
 from tests.support.oracle import build_responder
 from tests.support.roles import Desk, answer, by_content, failing, open_desk, parse_answer, serve
@@ -336,6 +338,22 @@ async def test_waiting_calls_do_not_ask_a_lost_server_to_count_their_tokens() ->
 def note(circuit: Circuit, failure: CallFailure, call: object, times: int = 1) -> None:
     for _ in range(times):
         circuit.note_failure(failure, call, endpoint="e", first_pause_s=1.0)
+
+
+async def test_a_call_that_begins_to_wait_as_its_server_comes_back_is_woken() -> None:
+    circuit, emitter = Circuit(), Emitter("run")
+    note(circuit, REFUSED, "a")
+    circuit.begin_probe()
+    admitted = asyncio.ensure_future(
+        Waiting().admit(
+            [circuit], max_outage_s=600, has_ended=lambda _: False, emitter=emitter, guard=StopSignal().guard
+        )
+    )
+    # It has looked, and is about to wait: what it waits with runs in the loop's next turn only.
+    await asyncio.sleep(0)
+    circuit.note_sign_of_life()
+    circuit.end_probe()
+    assert await asyncio.wait_for(admitted, 30) is None
 
 
 def test_what_opens_a_circuit() -> None:

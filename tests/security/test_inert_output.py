@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from drpo_graph.events import Warned, parse_event
 from drpo_graph.export import EventLog, InertFormatter, log_event
 from drpo_graph.inert import inert_json
-from tests.support.command import KEY, SMALL, Drpo, serve
+from tests.support.command import KEY, SMALL, Drpo, enter, serve
 from tests.support.fake_server import FakeServer, Reply, ServerOptions
 from tests.support.oracle import build_responder
 
@@ -39,10 +39,7 @@ def world() -> Iterator[FakeServer]:
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, world: FakeServer) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.setenv("OPENAI_BASE_URL", world.base_url)
-    return tmp_path
+    return enter(tmp_path, monkeypatch, world)
 
 
 @pytest.mark.parametrize("display", ["plain", "jsonl"])

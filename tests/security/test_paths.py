@@ -14,9 +14,8 @@ from drpo_graph.checkpoint import check_thread_id, is_worked_on, lock_thread, op
 from drpo_graph.errors import CheckpointError, UsageError
 from drpo_graph.export import open_run_files
 from drpo_graph.settings import Settings
-from tests.support.command import KEY, SMALL, Drpo, serve
-from tests.support.fake_server import FakeServer, ServerOptions
-from tests.support.oracle import build_responder
+from tests.support.command import SMALL, Drpo, enter, serve_world
+from tests.support.fake_server import FakeServer
 
 START = ("optimize", *SMALL, "--depth", "2", "--display", "none", "--thread-id")
 HOSTILE_IDS = [
@@ -45,16 +44,13 @@ HOSTILE_IDS = [
 
 @pytest.fixture(scope="module")
 def world() -> Iterator[FakeServer]:
-    with serve(build_responder(seed=3), ServerOptions(models=["world"], api_key=KEY)) as server:
+    with serve_world() as server:
         yield server
 
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, world: FakeServer) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.setenv("OPENAI_BASE_URL", world.base_url)
-    return tmp_path
+    return enter(tmp_path, monkeypatch, world)
 
 
 @pytest.mark.parametrize("thread_id", HOSTILE_IDS)

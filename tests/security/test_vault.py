@@ -15,9 +15,8 @@ from drpo_graph.events import parse_event
 from drpo_graph.export import open_event_line
 from drpo_graph.serializer import make_serializer
 from drpo_graph.vault import Vault, read_vault
-from tests.support.command import KEY, SMALL, Drpo, assert_one_line, list_runs, serve
-from tests.support.fake_server import FakeServer, ServerOptions
-from tests.support.oracle import build_responder
+from tests.support.command import KEY, SMALL, Drpo, assert_one_line, enter, list_runs, serve_world
+from tests.support.fake_server import FakeServer
 
 CANARY = "canary-of-the-prompt"
 QUERIES = "canary-query one?\ncanary-query two?\ncanary-query three?\ncanary-query four?\n"
@@ -30,15 +29,13 @@ BASE = Path("drpo_runs") / "checkpoints.sqlite"
 
 @pytest.fixture(scope="module")
 def world() -> Iterator[FakeServer]:
-    with serve(build_responder(seed=3), ServerOptions(models=["world"], api_key=KEY)) as server:
+    with serve_world() as server:
         yield server
 
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, world: FakeServer) -> Path:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.setenv("OPENAI_BASE_URL", world.base_url)
+    enter(tmp_path, monkeypatch, world)
     monkeypatch.setenv("DRPO_ENCRYPTION_KEY", VAULT_KEY)
     (tmp_path / "queries.txt").write_text(QUERIES)
     return tmp_path

@@ -17,7 +17,8 @@ import pytest
 from drpo_graph.cli.app import _run
 from drpo_graph.events import Event, parse_event
 from drpo_graph.records import RunResult
-from tests.support.fake_server import FakeServer, Responder, ServerOptions
+from tests.support.fake_server import FakeServer, Latency, Responder, ServerOptions
+from tests.support.oracle import build_responder
 
 ROOT = Path(__file__).resolve().parents[2]
 KEY = "key-for-tests"
@@ -98,6 +99,25 @@ def wait_for(condition: Callable[[], bool], *, timeout_s: float = 30) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it never came true"
         time.sleep(0.01)
+
+
+@contextmanager
+def serve_world(*, latency_s: float = 0.0) -> Iterator[FakeServer]:
+    """Run a server that knows one model, wants a key, and is so many seconds away."""
+    options = ServerOptions(models=["world"], api_key=KEY, latency=Latency(latency_s))
+    with serve(build_responder(seed=3), options) as server:
+        yield server
+
+
+def enter(folder: Path, patch: pytest.MonkeyPatch, world: FakeServer) -> Path:
+    """Make a folder the working folder, in an environment that leads to a server and no further."""
+    patch.chdir(folder)
+    patch.setenv("OPENAI_API_KEY", KEY)
+    patch.setenv("OPENAI_BASE_URL", world.base_url)
+    patch.setenv("COLUMNS", "100")
+    for name in ("VLLM_BASE_URL", "FORCE_COLOR", "TTY_COMPATIBLE", "CLICOLOR_FORCE"):
+        patch.delenv(name, raising=False)
+    return folder
 
 
 @contextmanager

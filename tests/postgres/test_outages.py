@@ -15,7 +15,7 @@ from tests.support.command import KEY, Drpo, assert_one_line, finish, finished_k
 from tests.support.fake_server import FakeServer
 from tests.support.postgres import PostgresServer, query, run_postgres
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(150)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 @pytest.fixture

@@ -83,7 +83,7 @@ def spawn_drpo(*arguments: str | Path, folder: Path, environment: Mapping[str, s
     )
 
 
-def finish(process: subprocess.Popen[str], timeout_s: float = 60) -> Outcome:
+def finish(process: subprocess.Popen[str], timeout_s: float = 100) -> Outcome:
     """Wait for a spawned command; one that hangs is killed and fails."""
     try:
         out, err = process.communicate(timeout=timeout_s)
@@ -93,7 +93,7 @@ def finish(process: subprocess.Popen[str], timeout_s: float = 60) -> Outcome:
     return Outcome(process.returncode, out, err)
 
 
-def wait_for(condition: Callable[[], bool], *, timeout_s: float = 30) -> None:
+def wait_for(condition: Callable[[], bool], *, timeout_s: float = 75) -> None:
     """Return as soon as the condition holds."""
     deadline = time.monotonic() + timeout_s
     while not condition():

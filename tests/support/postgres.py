@@ -117,7 +117,7 @@ def dump(uri: str) -> dict[str, list[tuple[Any, ...]]]:
     return {table: sorted(query(uri, f"SELECT t::text FROM {table} t")) for table in tables}
 
 
-def wait_for_rows(uri: str, text: str, *parameters: object, timeout_s: float = 30) -> None:
+def wait_for_rows(uri: str, text: str, *parameters: object, timeout_s: float = 75) -> None:
     """Return as soon as a query has a row."""
     deadline = time.monotonic() + timeout_s
     while not query(uri, text, *parameters):

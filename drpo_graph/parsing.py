@@ -28,6 +28,7 @@ _UNSEEN = re.compile(
 )
 _JOINING = "[\u0300-\u167f\u1681-\u1fff\u2190-\u2fff\u3001-\ud7ff\ue000-\U000dffff]"
 _LONE_JOINERS = re.compile(f"(?<!{_JOINING})[\u200c\u200d]|[\u200c\u200d](?!{_JOINING})")
+_PLACEHOLDER = re.compile(r"<[^<>\n]+>")
 _LONE_SURROGATES = re.compile("[\ud800-\udfff]")
 _decoder = json.JSONDecoder(strict=False)
 
@@ -197,7 +198,7 @@ def parse_rewrite(text: str, *, is_compat: bool = False) -> str:
     A prompt written on one line with literal ``\n`` is unfolded; under compat every ``\n`` is, as published.
 
     Raises:
-        ReplyError: no JSON object, or no prompt in it.
+        ReplyError: no JSON object, no prompt in it, or the placeholder of a prompt alone.
     """
     prompt = extract_json(text).get("new_system_prompt")
     if not isinstance(prompt, str) or not prompt.strip():
@@ -207,6 +208,11 @@ def parse_rewrite(text: str, *, is_compat: bool = False) -> str:
     prompt = clean_prompt(prompt)
     if not prompt:
         raise ReplyError("expected a text under 'new_system_prompt', got characters that nobody sees")
+    if not is_compat and _PLACEHOLDER.fullmatch(prompt):
+        # Weak models hand the form back as they were shown it.
+        raise ReplyError(
+            f"expected a prompt under 'new_system_prompt', got what stands in its place: {shorten(prompt)}"
+        )
     return prompt
 
 

@@ -248,6 +248,14 @@ def test_literal_line_break_in_a_prompt_of_several_lines_is_meant() -> None:
     assert parse_rewrite(json.dumps({"new_system_prompt": prompt}), is_compat=True) == prompt.replace("\\n", "\n")
 
 
+def test_the_placeholder_of_a_prompt_is_no_prompt() -> None:
+    copied = json.dumps({"new_system_prompt": "<the complete new system prompt>"})
+    with pytest.raises(ReplyError, match="stands in its place"):
+        parse_rewrite(copied)
+    assert parse_rewrite(copied, is_compat=True) == "<the complete new system prompt>"
+    assert parse_rewrite(json.dumps({"new_system_prompt": "<b>Be</b> brief."})) == "<b>Be</b> brief."
+
+
 @pytest.mark.parametrize("value", [None, "", "  \n", 3, ["Be brief."], {"text": "Be brief."}])
 @pytest.mark.parametrize("is_compat", [False, True])
 def test_rewrite_without_a_prompt_is_a_failure(value: object, is_compat: bool) -> None:

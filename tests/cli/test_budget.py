@@ -216,8 +216,8 @@ class UnreadableStore(BaseStore):
         self._store = store
 
     def batch(self, ops: Iterable[Op]) -> list[Result]:
-        """Not used."""
-        raise NotImplementedError
+        """Execute a batch of operations."""
+        return self._store.batch(ops)
 
     async def abatch(self, ops: Iterable[Op]) -> list[Result]:
         """Execute a batch of operations, or fail."""

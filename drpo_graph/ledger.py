@@ -88,6 +88,11 @@ class StopSignal:
         """Why calls may no longer begin; ``None`` while they may."""
         return self._reason
 
+    @property
+    def cause(self) -> Exception | None:
+        """The error that the reason stands for; ``None`` where there is none."""
+        return self._cause
+
     def check(self) -> None:
         """Do nothing while calls may begin.
 
@@ -209,7 +214,10 @@ class Ledger:
         await asyncio.gather(*self._releases.values(), return_exceptions=True)
         if self._timekeeper is not None:
             self._timekeeper.cancel()
-        await self._save_budget()
+        error = await self._save_budget()
+        # A run that stops because of its store says so itself, and once is enough.
+        if error is not None and not isinstance(self.stop.cause, STORE_ERRORS):
+            logger.warning("What the run has spent could not be stored: %s", error)
 
     def total_usage(self) -> Usage:
         """Return what all roles used."""
@@ -271,15 +279,17 @@ class Ledger:
             except BudgetSpentError as error:
                 self.stop.request(str(error), error)
                 return
+            # A store that stays lost stops the run by itself: no reply is committed, and no request is sent.
             await self._save_budget()
             await asyncio.sleep(min(_KEEP_TIME_EVERY_S, self.budget.remaining_s))
 
-    async def _save_budget(self) -> None:
+    async def _save_budget(self) -> Exception | None:
         try:
             await self.budget.save()
         except STORE_ERRORS as error:
-            # Not why the run stops, if it does; and the next call's reservation is not sent unless it is stored.
-            logger.warning("What the run has spent could not be stored: %s", error)
+            logger.debug("What the run has spent could not be stored: %s", error)
+            return error
+        return None
 
     def _forget(self, key: str, done: asyncio.Task[CallRecord]) -> None:
         self._in_flight.pop(key, None)

@@ -204,6 +204,35 @@ async def test_the_time_of_a_killed_process_counts_though_no_call_ended(monkeypa
     assert len(asyncio.all_tasks()) == 1
 
 
+class LostStore(InMemoryStore):
+    """A store that can neither be read nor written once it is lost."""
+
+    is_lost = False
+
+    async def abatch(self, ops: Iterable[Op]) -> list[Result]:
+        """Execute a batch of operations.
+
+        Raises:
+            OSError: the store is lost.
+        """
+        if self.is_lost:
+            raise OSError("the store is lost")
+        return await super().abatch(ops)
+
+
+@pytest.mark.parametrize(("cause", "is_told"), [(OSError("the store is lost"), False), (ValueError("other"), True)])
+async def test_a_lost_store_is_told_once(cause: Exception, is_told: bool, caplog: pytest.LogCaptureFixture) -> None:
+    store = LostStore()
+    ledger = await open_ledger(store, Limits())
+    store.is_lost = True
+    ledger.stop.request("The run has failed.", cause)
+    await ledger.drain()
+    # The error that stops a run because of its store says what this warning would.
+    assert [record.getMessage() for record in caplog.records] == (
+        ["What the run has spent could not be stored: the store is lost"] if is_told else []
+    )
+
+
 # Whole runs
 
 

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.support.command import KEY, ROOT, SMALL, Drpo, list_runs
 from tests.support.fake_server import FakeServer
 
@@ -46,6 +48,7 @@ def test_rich_without_a_terminal_is_plain(drpo: Drpo) -> None:
     assert "level 2/2" in outcome.out
 
 
+@pytest.mark.slow
 def test_a_reader_that_leaves_does_not_disturb_the_run(drpo: Drpo, folder: Path, world: FakeServer) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OPENAI_BASE_URL": world.base_url, "OPENAI_API_KEY": KEY}
     command = f"{sys.executable} -m drpo_graph {' '.join(START)} --display jsonl | head -1; echo ${{PIPESTATUS[0]}}"
@@ -59,6 +62,7 @@ def test_a_reader_that_leaves_does_not_disturb_the_run(drpo: Drpo, folder: Path,
     assert (done.stdout, done.stderr) == ("{\n0\n", "")
 
 
+@pytest.mark.slow
 def test_an_error_as_a_process_has_the_code_of_its_kind(folder: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "drpo_graph", "optimize", "--model", "openai:world", "--depth", "1"]

@@ -58,6 +58,7 @@ def test_the_first_signal_stores_the_calls_in_flight_and_resume_makes_none_of_th
     assert read_result(folder / "drpo_runs") == unbroken
 
 
+@pytest.mark.slow
 def test_no_finished_call_is_made_twice_over_an_interrupt(
     drpo: Drpo, folder: Path, slow_world: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -75,6 +76,7 @@ def test_no_finished_call_is_made_twice_over_an_interrupt(
     assert len(keys) == len(set(keys))
 
 
+@pytest.mark.slow
 def test_the_second_signal_stops_at_once(drpo: Drpo, folder: Path, unbroken: RunResult) -> None:
     options = ServerOptions(models=["world"], api_key=KEY, latency=Latency(60))
     with serve(build_responder(seed=3), options) as frozen:
@@ -93,6 +95,7 @@ def test_the_second_signal_stops_at_once(drpo: Drpo, folder: Path, unbroken: Run
     assert read_result(folder / "drpo_runs") == unbroken
 
 
+@pytest.mark.slow
 def test_a_killed_run_is_listed_as_interrupted_and_resumes(
     drpo: Drpo, folder: Path, slow_world: FakeServer, unbroken: RunResult
 ) -> None:

@@ -58,6 +58,7 @@ def test_show_as_json_holds_run_result_beams_and_tree(drpo: Drpo, unbroken: RunR
     assert {one["id"] for one in shown["tree"]} >= set(unbroken.trace)
 
 
+@pytest.mark.slow
 def test_a_run_can_be_looked_at_and_followed_while_it_works(
     drpo: Drpo, folder: Path, world: FakeServer, slow_world: FakeServer
 ) -> None:

@@ -118,6 +118,7 @@ def test_the_age_of_a_killed_run_counts_from_what_it_stored_last(drpo: Drpo, fin
     assert list_runs(drpo) == {"done": "done"}
 
 
+@pytest.mark.slow
 def test_a_run_that_is_resumed_while_the_question_waits_is_left(
     drpo: Drpo, finished: Path, world: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

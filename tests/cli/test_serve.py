@@ -82,6 +82,7 @@ def test_a_served_model_is_described_guarded_and_stopped(number: signal.Signals,
     assert log.exists()
 
 
+@pytest.mark.slow
 def test_a_killed_command_takes_its_server_along(stub: Path) -> None:
     process, _ = serve(STUB_WORKER="1")
     record = read_record(stub)
@@ -227,6 +228,7 @@ def test_a_key_that_a_role_names_is_the_servers(drpo: Drpo, monkeypatch: pytest.
     assert "VLLM_API_KEY" not in os.environ
 
 
+@pytest.mark.slow
 def test_no_process_of_a_server_is_given_the_keys_of_others(stub: Path) -> None:
     names = ("OPENAI_API_KEY", "PGPASSWORD", "SOME_TOKEN", "LANGGRAPH_AES_KEY", "DRPO_ENCRYPTION_KEY")
     canaries = {name: f"canary-{name}" for name in names}
@@ -242,6 +244,7 @@ def test_no_process_of_a_server_is_given_the_keys_of_others(stub: Path) -> None:
     assert "OF_THE_SERVER" not in seen
 
 
+@pytest.mark.slow
 def test_a_run_s_own_server_is_not_given_the_keys_of_its_roles(world: FakeServer) -> None:
     critic = {"model": "openai:world", "base_url": world.base_url, "api_key_env": "OF_THE_CRITIC"}
     chosen = [word for name, value in critic.items() for word in ("--set", f"critic.{name}={value}")]
@@ -271,6 +274,7 @@ def begin_served_run(*arguments: str, **environment: str) -> tuple[subprocess.Po
     return process, read_record(Path("record")), calls
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_drains_before_its_server_stops(
     drpo: Drpo, stub: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -301,6 +305,7 @@ def test_an_interrupted_run_drains_before_its_server_stops(
     assert not stub.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [("--set", "max_retries=0"), ("--max-outage", "3600"), ()])
 def test_a_server_that_dies_under_a_run_is_told_and_not_waited_for(arguments: tuple[str, ...], drpo: Drpo) -> None:
     alive = Path("alive").absolute()

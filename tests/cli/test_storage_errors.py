@@ -145,6 +145,7 @@ def test_results_that_cannot_be_written_are_kept_and_written_by_resume(
     assert (folder / "logs" / "algo_output" / "output.json").is_file()
 
 
+@pytest.mark.slow
 def test_a_limit_on_file_sizes_stops_the_run_like_a_full_disk(drpo: Drpo, folder: Path, unbroken: RunResult) -> None:
     limit = 400 * 1024
     process = subprocess.Popen(

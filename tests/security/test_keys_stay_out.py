@@ -52,6 +52,7 @@ def build_echoing_responder() -> Callable[[dict[str, object]], Reply]:
     return respond
 
 
+@pytest.mark.slow
 def test_a_run_through_faults_and_replies_that_repeat_the_key_holds_it_nowhere(folder: Path) -> None:
     with serve(build_echoing_responder(), ServerOptions(models=["world"], api_key=CANARY)) as server:
         place = {"OPENAI_BASE_URL": server.base_url, "OPENAI_API_KEY": CANARY}

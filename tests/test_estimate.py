@@ -68,7 +68,8 @@ async def search(settings: Settings, world: World, *, num_validation: int = 0) -
 async def test_no_role_is_called_more_often_than_at_most(name: str, num_validation: int) -> None:
     for seed, missing_rate, easy_rate in ((1, 0.0, 0.0), (2, 0.3, 0.0), (3, 0.1, 0.4)):
         world = World(seed, missing_rate=missing_rate, easy_rate=easy_rate, num_queries=41, num_heldout=5)
-        settings = fake_settings(**CASES[name])
+        # Which samples are the last ones goes by time: that too many of them fail at once is not what is counted here.
+        settings = fake_settings(**CASES[name], max_failure_share=1.0)
         _, called = await search(settings, world, num_validation=num_validation)
         most = estimate(settings, world, num_validation=num_validation, is_worst=True)
         assert all(called[role] <= most[role] for role in ROLES), (seed, called, most)

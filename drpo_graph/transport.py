@@ -196,7 +196,8 @@ def _read_message(generation: ChatGeneration) -> Choice:
     metadata = {**message.response_metadata, **(generation.generation_info or {})}
     reason = metadata.get("finish_reason") or metadata.get("stop_reason") or "stop"
     refusal = message.additional_kwargs.get("refusal")
-    text: str = message.text
+    # A plain text: LangChain's own kind is refused by records where half a character stands in it.
+    text = str(message.text)
     if isinstance(message, AIMessage) and message.tool_calls:
         text = json.dumps(message.tool_calls[0]["args"])
     elif isinstance(message, AIMessage) and message.invalid_tool_calls:

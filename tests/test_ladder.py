@@ -427,3 +427,9 @@ async def test_samples_say_which_call_they_came_from() -> None:
     async with serve(script(Reply(["a", "b"]), Reply(["c"]))) as (_, desk):
         samples = await desk.models.optimizer.ask(QUESTION, parse=parse, num_samples=2)
     assert [sample.key for sample in samples] == [call.key for call in desk.calls]
+
+
+async def test_half_a_character_in_a_reply_costs_one_sign() -> None:
+    async with serve(lambda body: Reply(["a \ud83d b"])) as (_, desk):
+        sample = await desk.models.base.respond(desk.models.base.response_format.render(system_prompt="p", query="q"))
+    assert sample.value == "a \N{REPLACEMENT CHARACTER} b"

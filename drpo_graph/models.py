@@ -205,10 +205,11 @@ def _init_other_provider(role: Role, settings: RoleSettings) -> "BaseChatModel":
             "and the provider's package, or give --base-url for an OpenAI-compatible server."
         ) from error
     key = _read_key(role, settings, "")
+    credentials: dict[str, Any] = {"api_key": key} if key else {}
     try:
         model: BaseChatModel = init_chat_model(
             settings.model,
-            **({"api_key": key} if key else {}),
+            **credentials,
             temperature=settings.temperature,
             top_p=settings.top_p,
             max_tokens=settings.max_tokens,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from drpo_graph.ladder import Models
-from drpo_graph.records import Critique, MetricSelection, Query, Record, Rollout
+from drpo_graph.records import Critique, ICLExample, MetricSelection, Query, Record, Rollout
 from drpo_graph.settings import Settings
 from drpo_graph.state import CandidateRef
 
@@ -76,4 +76,12 @@ class BeamPolicy(Protocol):
 
     def __call__(self, children: Sequence[CandidateRef], *, settings: Settings, level: int) -> list[CandidateRef]:
         """Return the beam, best first, from the level's scored children in creation order."""
+        ...
+
+
+class ExampleRetriever(Protocol):
+    """Finds the ICL examples that are shown beside the system prompt, in the search and where a prompt is used."""
+
+    async def retrieve(self, query: str, *, k: int) -> Sequence[ICLExample]:
+        """Return up to ``k`` examples for a query, in the order in which they are shown."""
         ...

@@ -41,6 +41,13 @@ class Query(Record):
     """Free labels."""
 
 
+class ICLExample(Record):
+    """An in-context example: a query and a response worth imitating, shown beside the system prompt."""
+
+    query: str
+    response: str
+
+
 class Metric(Record):
     """A quality that the critic scores from 1 to 5 (the papers also say *aspect*)."""
 

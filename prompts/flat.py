@@ -4,6 +4,9 @@ import re
 from collections.abc import Sequence
 from typing import Final
 
+from drpo_graph.prompts.fencing import escape_headings
+from drpo_graph.prompts.messages import Message
+
 FLAT_STOPS: Final = ("\n# Query\n", "\n# Answer\n")
 """Where a base model has ended its answer and begins to invent the next exchange."""
 REPLY_STOPS: Final = ("\n# Reply\n", "\n# The ", "\n# Metrics\n")
@@ -41,6 +44,17 @@ def clean_answer(text: str, *, is_cut: bool) -> str:
     elif is_cut:
         answer = _without_partial_stop(answer)
     return _without_fence(answer.strip(), is_cut=is_cut and heading is None).strip()
+
+
+def join_turns(turns: Sequence[Message]) -> str:
+    """Return exchanges as the flat template's query: a heading opens each turn but the first, whose heading it has.
+
+    Args:
+        turns: User and assistant in turn, the query that is to be answered last. A heading inside one is escaped.
+    """
+    headings = {"user": "# Query", "assistant": "# Answer"}
+    opened = [f"{headings.get(turn['role'], '# Query')}\n{escape_headings(turn['content'])}" for turn in turns]
+    return "\n\n".join(opened).removeprefix("# Query\n")
 
 
 def join_messages(messages: Sequence[tuple[str, str]], *, is_structured: bool) -> str:

@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from string import Template
-from typing import Literal, TypedDict
+from typing import Literal
 
 from drpo_graph.errors import TemplateError
 from drpo_graph.prompts.fencing import defuse, escape_headings
 from drpo_graph.prompts.fencing import fence as fence
-from drpo_graph.prompts.flat import FLAT_STOPS, clean_answer
-from drpo_graph.records import Metric, MetricSelection, Query, Rollout, metric_key
+from drpo_graph.prompts.flat import FLAT_STOPS, clean_answer, join_turns
+from drpo_graph.prompts.messages import Message as Message
+from drpo_graph.records import ICLExample, Metric, MetricSelection, Query, Rollout, metric_key
 
 PLACEHOLDERS: Mapping[str, frozenset[str]] = {
     "select_metrics": frozenset({"metrics", "query"}),
@@ -31,13 +32,6 @@ METRICS_FILE = "metrics.toml"
 _FIRST_SENTENCE = re.compile(r"(?<=[.?!])\s")
 
 PromptFormat = Literal["chat", "flat"]
-
-
-class Message(TypedDict):
-    """One chat message."""
-
-    role: Literal["system", "user", "assistant"]
-    content: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +49,27 @@ class ResponseFormat:
         """Texts at which the server should end the response, beside the role's own."""
         return FLAT_STOPS if self.flat is not None else ()
 
-    def render(self, *, system_prompt: str, query: str) -> list[Message]:
-        """Return the request: chat roles, or one flat text."""
+    def render(
+        self,
+        *,
+        system_prompt: str,
+        query: str,
+        examples: Sequence[ICLExample] = (),
+        history: Sequence[Message] = (),
+    ) -> list[Message]:
+        """Return the request: chat roles, or one flat text.
+
+        Args:
+            system_prompt: What the model is told to be.
+            query: What it is asked now.
+            examples: ICL examples, in the order in which they are shown; they read like former exchanges.
+            history: The conversation so far, of user and assistant, oldest first; it stands after the examples.
+        """
+        turns = [*_as_turns(examples), *history, Message(role="user", content=query)]
         if self.flat is None:
-            return [{"role": "system", "content": system_prompt}, {"role": "user", "content": query}]
+            return [{"role": "system", "content": system_prompt}, *turns]
         # A heading in one of them would begin an exchange that nobody had.
-        fields = {"system_prompt": escape_headings(system_prompt), "query": escape_headings(query)}
+        fields = {"system_prompt": escape_headings(system_prompt), "query": join_turns(turns)}
         return [{"role": "user", "content": self.flat.substitute(fields)}]
 
     def clean(self, text: str, *, is_cut: bool) -> str:
@@ -148,6 +157,14 @@ def load_prompts(folder: Path | None = None) -> PromptLibrary:
     metrics = _parse_metrics(texts[METRICS_FILE])
     digest = hashlib.sha256("\0".join(f"{name}\0{texts[name]}" for name in names).encode()).hexdigest()
     return PromptLibrary(templates=templates, metrics=metrics, fingerprint=digest)
+
+
+def _as_turns(examples: Sequence[ICLExample]) -> list[Message]:
+    turns: list[Message] = []
+    for example in examples:
+        turns.append({"role": "user", "content": example.query})
+        turns.append({"role": "assistant", "content": example.response})
+    return turns
 
 
 def _check_folder(folder: Path, names: Sequence[str]) -> None:

@@ -1,0 +1,1 @@
+"""Optimise ICL examples: a second graph on the same ledger, budget, events and displays."""

@@ -1,0 +1,1 @@
+"""Optimised prompts by model name, with where they come from."""

@@ -1,0 +1,1 @@
+"""Find ICL examples for a query by embeddings."""

@@ -8,7 +8,7 @@ Client-side retries are off: the one retry loop is in :mod:`drpo_graph.chat`.
 import os
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.store.memory import InMemoryStore
 
@@ -80,14 +81,17 @@ def remote_settings(server: EmbeddingsServer, **values: Any) -> Settings:
     return fake_settings(**SIZE, ret_icl=True, embeddings="openai:m", embeddings_base_url=server.base_url, **values)
 
 
-async def test_run_stopped_by_an_endpoint_out_of_reach_is_resumed_elsewhere_and_equals_an_unbroken_one() -> None:
+async def test_run_stopped_by_an_endpoint_without_embeddings_is_resumed_elsewhere_and_equals_an_unbroken_one() -> None:
     unbroken = Recorder()
     async with serve_embeddings() as server:
         context = oracle_context(remote_settings(server), unbroken.transport, store=(store := InMemoryStore()))
         expected = await search(context, store=store)
     store, saver, recorder = InMemoryStore(), InMemorySaver(), Recorder()
-    with pytest.raises(EmbeddingsError, match="then resume"):
-        await search(oracle_context(remote_settings(server), recorder.transport, store=store), store=store, saver=saver)
+    async with serve_embeddings() as server:
+        server.answer = lambda texts: web.Response(status=400, text="no such model")
+        context = oracle_context(remote_settings(server), recorder.transport, store=store)
+        with pytest.raises(EmbeddingsError, match="then resume"):
+            await search(context, store=store, saver=saver)
     assert recorder.messages == []
     async with serve_embeddings() as other:
         context = oracle_context(remote_settings(other), recorder.transport, store=store)

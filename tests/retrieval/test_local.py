@@ -58,7 +58,7 @@ async def test_retrieval_equals_brute_force_cosine_on_a_thousand_queries(embeddi
 
 def test_search_with_retrieval_on_embedded_models(tmp_path: Path) -> None:
     runs, cache = Runs(tmp_path), tmp_path / "embeddings.sqlite"
-    values = {"ret_icl": True, "k": 1, "embeddings_cache": str(cache)}
+    values = {"ret_icl": True, "k": 1, "embeddings_cache": str(cache), "depth": 2}
     result = runs.run("retrieval", [], model="local:smollm2", max_concurrency=4, **values)
     assert result.status == "done"
     events = runs.events("retrieval")

@@ -77,6 +77,12 @@ class ModelCallError(DRPOError):
         self.role = role
 
 
+class EmbeddingsError(DRPOError):
+    """Texts cannot be embedded: an endpoint is out of reach or answers with no embeddings, or an extra is missing."""
+
+    is_resumable = True
+
+
 class ReplyError(DRPOError):
     """One reply could not be used; it becomes an unscored result with this reason, never a zero.
 

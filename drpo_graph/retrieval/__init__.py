@@ -1,1 +1,17 @@
-"""Find ICL examples for a query by embeddings."""
+"""ICL examples: read, embedded, found by likeness to a query."""
+
+from drpo_graph.retrieval.cache import CacheCounts, CachedEmbeddings
+from drpo_graph.retrieval.embeddings import DEFAULT_EMBEDDINGS, make_embeddings
+from drpo_graph.retrieval.examples import bundled_icl_examples, digest_examples, load_icl_examples
+from drpo_graph.retrieval.retriever import EmbeddingRetriever
+
+__all__ = [
+    "DEFAULT_EMBEDDINGS",
+    "CacheCounts",
+    "CachedEmbeddings",
+    "EmbeddingRetriever",
+    "bundled_icl_examples",
+    "digest_examples",
+    "load_icl_examples",
+    "make_embeddings",
+]

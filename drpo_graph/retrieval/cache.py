@@ -1,0 +1,212 @@
+"""Keep embeddings by content: a text is embedded once, however often and by however many it is asked for."""
+
+import asyncio
+import hashlib
+import sqlite3
+import threading
+from array import array
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from langchain_core.embeddings import Embeddings
+
+from drpo_graph.errors import EmbeddingsError
+from drpo_graph.private_files import create_private_file, make_private_folder
+
+Kind = Literal["query", "document"]
+"""Some models embed a question otherwise than what it is looked up in."""
+
+_MAX_IN_MEMORY = 20_000
+_LOCK_WAIT_S = 30.0
+_MAX_VARIABLES = 500
+_SCHEMA = "CREATE TABLE IF NOT EXISTS embeddings (key TEXT PRIMARY KEY, vector BLOB NOT NULL) WITHOUT ROWID"
+
+
+class CacheCounts(NamedTuple):
+    """What a cache was asked for."""
+
+    num_embedded: int = 0
+    """Texts that the model embedded."""
+    num_from_memory: int = 0
+    """Texts that had been embedded in this process, or were just being."""
+    num_from_file: int = 0
+
+
+class CachedEmbeddings(Embeddings):
+    """Embeddings that are kept by model and text, in memory and, if a file is given, beyond the process.
+
+    Only hashes of texts are kept, but a vector tells about its text: the file is readable by its owner alone.
+
+    Args:
+        embeddings: What embeds a text that is not there.
+        model: Names the model; vectors of different models are never mixed up.
+        file: A SQLite file, made where it is missing; several processes may share it.
+    """
+
+    def __init__(self, embeddings: Embeddings, *, model: str, file: Path | None = None) -> None:
+        self._embeddings, self._model = embeddings, model
+        self._memory: OrderedDict[str, array[float]] = OrderedDict()
+        self._in_flight: dict[tuple[asyncio.AbstractEventLoop, str], asyncio.Task[dict[str, array[float]]]] = {}
+        self._lock = threading.Lock()
+        self._counts = CacheCounts()
+        self._file = _CacheFile(file) if file is not None else None
+
+    @property
+    def counts(self) -> CacheCounts:
+        """What it was asked for so far."""
+        return self._counts
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        """Return the embeddings of texts that are looked up in."""
+        return self._embed(texts, "document")
+
+    def embed_query(self, text: str) -> list[float]:
+        """Return the embedding of a text that is looked up."""
+        return self._embed([text], "query")[0]
+
+    async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
+        """Return the embeddings of texts that are looked up in."""
+        return await self._aembed(texts, "document")
+
+    async def aembed_query(self, text: str) -> list[float]:
+        """Return the embedding of a text that is looked up."""
+        return (await self._aembed([text], "query"))[0]
+
+    def _embed(self, texts: Sequence[str], kind: Kind) -> list[list[float]]:
+        keys = [self._key(text, kind) for text in texts]
+        known = self._look_up(keys)
+        missing = _without(dict(zip(keys, texts, strict=True)), known)
+        if missing:
+            if kind == "query":
+                vectors = [self._embeddings.embed_query(text) for text in missing.values()]
+            else:
+                vectors = self._embeddings.embed_documents(list(missing.values()))
+            known.update(self._keep(missing, vectors))
+        return [list(known[key]) for key in keys]
+
+    async def _aembed(self, texts: Sequence[str], kind: Kind) -> list[list[float]]:
+        loop = asyncio.get_running_loop()
+        keys = [self._key(text, kind) for text in texts]
+        tasks = {key: task for key in keys if (task := self._in_flight.get((loop, key))) is not None}
+        self._count(num_from_memory=sum(key in tasks for key in keys))
+        known = self._look_up([key for key in keys if key not in tasks])
+        missing = _without(dict(zip(keys, texts, strict=True)), {**known, **tasks})
+        if missing:
+            task = asyncio.create_task(self._fetch(missing, kind))
+            for key in missing:
+                self._in_flight[(loop, key)] = tasks[key] = task
+            task.add_done_callback(lambda done: self._land(loop, missing, done))
+        for task in set(tasks.values()):
+            # Shielded: others may wait for the same text.
+            known.update(await asyncio.shield(task))
+        return [list(known[key]) for key in keys]
+
+    async def _fetch(self, missing: Mapping[str, str], kind: Kind) -> dict[str, "array[float]"]:
+        if kind == "query":
+            vectors = [await self._embeddings.aembed_query(text) for text in missing.values()]
+        else:
+            vectors = await self._embeddings.aembed_documents(list(missing.values()))
+        return self._keep(missing, vectors)
+
+    def _land(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        keys: Mapping[str, str],
+        done: "asyncio.Task[dict[str, array[float]]]",
+    ) -> None:
+        for key in keys:
+            self._in_flight.pop((loop, key), None)
+        if not done.cancelled():
+            done.exception()  # Marks it as seen: those who waited, if any are left, got it too.
+
+    def _key(self, text: str, kind: Kind) -> str:
+        # A lone surrogate, which JSON may bring, has no UTF-8.
+        content = "\0".join((self._model, kind, text)).encode("utf-8", "surrogatepass")
+        return hashlib.sha256(content).hexdigest()
+
+    def _look_up(self, keys: Sequence[str]) -> dict[str, "array[float]"]:
+        with self._lock:
+            known = {key: self._memory[key] for key in keys if key in self._memory}
+            for key in known:
+                self._memory.move_to_end(key)
+        absent = [key for key in dict.fromkeys(keys) if key not in known]
+        found = self._file.read(absent) if self._file is not None and absent else {}
+        self._count(num_from_memory=sum(key in known for key in keys), num_from_file=sum(key in found for key in keys))
+        self._remember(found)
+        return {**known, **found}
+
+    def _keep(self, missing: Mapping[str, str], vectors: Sequence[Sequence[float]]) -> dict[str, "array[float]"]:
+        if len(vectors) != len(missing):
+            raise EmbeddingsError(
+                f"The embeddings model {self._model!r} gave {len(vectors)} vectors for {len(missing)} texts: expected "
+                "one each. Use another model."
+            )
+        new = {key: array("d", vector) for key, vector in zip(missing, vectors, strict=True)}
+        if self._file is not None:
+            self._file.write(new)
+        self._remember(new)
+        self._count(num_embedded=len(new))
+        return new
+
+    def _remember(self, vectors: Mapping[str, "array[float]"]) -> None:
+        with self._lock:
+            self._memory.update(vectors)
+            while len(self._memory) > _MAX_IN_MEMORY:
+                self._memory.popitem(last=False)
+
+    def _count(self, *, num_embedded: int = 0, num_from_memory: int = 0, num_from_file: int = 0) -> None:
+        more = (num_embedded, num_from_memory, num_from_file)
+        with self._lock:
+            self._counts = CacheCounts(*(one + two for one, two in zip(self._counts, more, strict=True)))
+
+
+class _CacheFile:
+    """Vectors in a SQLite file, opened for each batch: none is held open between, nor in another thread."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            make_private_folder(path.parent)
+            create_private_file(path)
+            with closing(self._connect()) as connection, connection:
+                connection.execute(_SCHEMA)
+        except (sqlite3.Error, OSError) as error:
+            raise self._explain(error) from error
+
+    def read(self, keys: Sequence[str]) -> dict[str, "array[float]"]:
+        """Return the vectors that are there."""
+        found: dict[str, array[float]] = {}
+        try:
+            with closing(self._connect()) as connection:
+                for start in range(0, len(keys), _MAX_VARIABLES):
+                    some = keys[start : start + _MAX_VARIABLES]
+                    marks = ",".join("?" * len(some))
+                    rows = connection.execute(f"SELECT key, vector FROM embeddings WHERE key IN ({marks})", some)
+                    found.update((key, array("d", blob)) for key, blob in rows)
+        except (sqlite3.Error, OSError, TypeError, ValueError) as error:
+            raise self._explain(error) from error
+        return found
+
+    def write(self, vectors: Mapping[str, "array[float]"]) -> None:
+        """Add vectors; those that another process has added meanwhile are the same."""
+        rows = [(key, vector.tobytes()) for key, vector in vectors.items()]
+        try:
+            with closing(self._connect()) as connection, connection:
+                connection.executemany("INSERT OR IGNORE INTO embeddings VALUES (?, ?)", rows)
+        except (sqlite3.Error, OSError) as error:
+            raise self._explain(error) from error
+
+    def _connect(self) -> sqlite3.Connection:
+        return sqlite3.connect(self._path, timeout=_LOCK_WAIT_S)
+
+    def _explain(self, error: Exception) -> EmbeddingsError:
+        return EmbeddingsError(
+            f"The embeddings cache {self._path} cannot be used: {error}. Delete it, or name another file, then resume."
+        )
+
+
+def _without(text_by_key: Mapping[str, str], known: Mapping[str, object]) -> dict[str, str]:
+    return {key: text for key, text in text_by_key.items() if key not in known}

@@ -1,0 +1,58 @@
+"""From ``local:NAME`` and ``openai:NAME`` to LangChain's ``Embeddings``."""
+
+import os
+from urllib.parse import urlsplit
+
+from langchain_core.embeddings import Embeddings
+
+from drpo_graph.errors import ModelSpecError
+from drpo_graph.redaction import remember_secret
+from drpo_graph.retrieval.endpoint import EndpointEmbeddings
+from drpo_graph.retrieval.local import LOCAL_MODEL, MiniLMEmbeddings
+
+DEFAULT_EMBEDDINGS = f"local:{LOCAL_MODEL}"
+
+_OPENAI_URL = "https://api.openai.com/v1"
+_NO_KEY = "none"
+
+
+def make_embeddings(spec: str, *, base_url: str | None = None, api_key_env: str | None = None) -> Embeddings:
+    """Return the embeddings that a string names; neither a model nor a connection is opened yet.
+
+    Args:
+        spec: ``local:all-minilm-l6-v2``, or ``openai:NAME`` for any OpenAI-compatible ``/v1/embeddings``.
+        base_url: Where that is, ending in ``/v1``; ``OPENAI_BASE_URL``, else OpenAI, when absent.
+        api_key_env: The environment variable that holds the key; ``OPENAI_API_KEY`` when absent.
+
+    Raises:
+        ModelSpecError: the string or the address is malformed, or the key is missing.
+    """
+    provider, _, name = spec.partition(":")
+    if provider == "local" and name == LOCAL_MODEL:
+        return MiniLMEmbeddings()
+    if provider != "openai" or not name:
+        raise ModelSpecError(
+            f"Embeddings {spec!r}: expected {DEFAULT_EMBEDDINGS}, or openai:NAME for an OpenAI-compatible endpoint."
+        )
+    url = _check_url(base_url or os.environ.get("OPENAI_BASE_URL") or _OPENAI_URL)
+    key = os.environ.get(api_key_env or "OPENAI_API_KEY")
+    if not key and (api_key_env is not None or urlsplit(url).hostname == "api.openai.com"):
+        raise ModelSpecError(f"Embeddings {spec!r}: set the environment variable {api_key_env or 'OPENAI_API_KEY'}.")
+    if key:
+        remember_secret(key)
+    return EndpointEmbeddings(name, base_url=url, api_key=key or _NO_KEY)
+
+
+def _check_url(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # A bracket left open, or a port that is no number.
+        is_address = False
+    if not is_address or "@" in parts.netloc or parts.query or parts.fragment:
+        # What came is not shown: a password or a key may be in it.
+        raise ModelSpecError(
+            "The embeddings' base URL cannot be used: expected http(s)://host[:port]/v1, without a password or a "
+            "query; name a variable that holds the key with embeddings_api_key_env."
+        )
+    return url.rstrip("/")

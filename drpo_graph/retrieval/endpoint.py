@@ -1,0 +1,110 @@
+"""Embeddings of an OpenAI-compatible ``/v1/embeddings``, through LangChain's client, which is imported on first use."""
+
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from langchain_core.embeddings import Embeddings
+from pydantic import SecretStr
+
+from drpo_graph.errors import EmbeddingsError
+from drpo_graph.redaction import redact
+from drpo_graph.transport import PerLoop
+
+if TYPE_CHECKING:
+    import openai
+    from langchain_openai import OpenAIEmbeddings
+
+_TIMEOUT_S = 60.0
+_MAX_RETRIES = 2
+
+
+class EndpointEmbeddings(Embeddings):
+    """Embeds texts at an endpoint, and says what to do when it cannot be used.
+
+    Args:
+        name: The model's name there.
+        base_url: The API, ending in ``/v1``.
+        api_key: What it is sent.
+    """
+
+    def __init__(self, name: str, *, base_url: str, api_key: str) -> None:
+        self._name, self._base_url, self._api_key = name, base_url, SecretStr(api_key)
+        self._clients = PerLoop(self._open_in_loop)
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        """Return the texts' embeddings.
+
+        Raises:
+            EmbeddingsError: the endpoint cannot be used.
+        """
+        import openai
+
+        try:
+            vectors = self._blocking_client.embed_documents(texts)
+        except (openai.OpenAIError, *_MALFORMED) as error:
+            raise self._explain(error) from error
+        return self._check(vectors, num_texts=len(texts))
+
+    def embed_query(self, text: str) -> list[float]:
+        """Return a text's embedding."""
+        return self.embed_documents([text])[0]
+
+    async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
+        """Return the texts' embeddings.
+
+        Raises:
+            EmbeddingsError: the endpoint cannot be used.
+        """
+        import openai
+
+        try:
+            vectors = await self._clients.get().aembed_documents(texts)
+        except (openai.OpenAIError, *_MALFORMED) as error:
+            raise self._explain(error) from error
+        return self._check(vectors, num_texts=len(texts))
+
+    async def aembed_query(self, text: str) -> list[float]:
+        """Return a text's embedding."""
+        return (await self.aembed_documents([text]))[0]
+
+    @cached_property
+    def _blocking_client(self) -> "OpenAIEmbeddings":
+        return self._open(None)
+
+    def _open_in_loop(self) -> "OpenAIEmbeddings":
+        from drpo_graph.openai_clients import shared_http_client  # Two seconds to import.
+
+        return self._open(shared_http_client())
+
+    def _open(self, http_client: "openai.DefaultAsyncHttpxClient | None") -> "OpenAIEmbeddings":
+        from langchain_openai import OpenAIEmbeddings
+
+        return OpenAIEmbeddings(
+            model=self._name,
+            base_url=self._base_url,
+            api_key=self._api_key,
+            # Texts as they are: tokens of OpenAI's own would mean nothing to another server.
+            check_embedding_ctx_length=False,
+            max_retries=_MAX_RETRIES,
+            timeout=_TIMEOUT_S,
+            http_async_client=http_client,
+        )
+
+    def _check(self, vectors: list[list[float]], *, num_texts: int) -> list[list[float]]:
+        sizes = {len(vector) for vector in vectors}
+        if len(vectors) != num_texts or len(sizes) != 1 or 0 in sizes:
+            raise self._explain(ValueError(f"{num_texts} texts got {len(vectors)} vectors of sizes {sorted(sizes)}"))
+        return vectors
+
+    def _explain(self, error: Exception) -> EmbeddingsError:
+        reason = redact(str(error), secret=self._api_key.get_secret_value())
+        return EmbeddingsError(
+            f"The embeddings model {self._name!r} at {self._base_url} cannot be used: {type(error).__name__}: "
+            f"{reason[:_MAX_QUOTED]} Check the address and the key, or start the server, then resume; a server that "
+            "has moved is given by --set embeddings_base_url=URL."
+        )
+
+
+_MAX_QUOTED = 300
+_MALFORMED = (AttributeError, IndexError, KeyError, TypeError, ValueError)
+"""What LangChain's client raises on an answer that holds no embeddings."""

@@ -142,9 +142,7 @@ class CompletionsTransport:
         streams: Returns its client for answers in parts.
     """
 
-    def __init__(
-        self, complete: Callable[[], Complete], streams: Callable[[], CompleteStream] | None = None
-    ) -> None:
+    def __init__(self, complete: Callable[[], Complete], streams: Callable[[], CompleteStream] | None = None) -> None:
         self._complete = complete
         self._streams = streams
 
@@ -311,9 +309,7 @@ def _read_part(part: Mapping[str, object]) -> Piece:
     if not isinstance(choice, Mapping):
         return Piece(usage=usage)
     text, reason = choice.get("text"), choice.get("finish_reason")
-    return Piece(
-        text if isinstance(text, str) else "", finish_reason=str(reason) if reason else None, usage=usage
-    )
+    return Piece(text if isinstance(text, str) else "", finish_reason=str(reason) if reason else None, usage=usage)
 
 
 def _read_usage(usage: object) -> Usage:

@@ -156,9 +156,7 @@ class AlignedClient:
             if fitting.fitted is None:
                 archive = Archive(InMemoryStore(), "fitting")
                 may_ask = self._settings.probe
-                found = await find_capabilities(
-                    self._client, archive=archive, cache=CapabilityCache(), may_ask=may_ask
-                )
+                found = await find_capabilities(self._client, archive=archive, cache=CapabilityCache(), may_ask=may_ask)
                 fitting.fitted = _Fitted(fit_client(self._client, found), make_learned(None, found))
             return fitting.fitted
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -108,7 +108,7 @@ class AlignedClient:
         """
         return await self._ask(await self._open(role), render)
 
-    async def stream(self, render: Render, *, role: RoleSettings) -> AsyncIterator[str | Answer]:
+    async def stream(self, render: Render, *, role: RoleSettings) -> AsyncGenerator[str | Answer]:
         """Yield the response in pieces, which together are what :meth:`respond` returns, and that at last.
 
         Args:

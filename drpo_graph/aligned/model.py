@@ -1,6 +1,7 @@
 """A model with its optimised prompt, as a LangChain chat model."""
 
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import aclosing
 from typing import Any, cast
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
@@ -146,11 +147,12 @@ class AlignedModel(BaseChatModel):
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
         question = await self._prepare(messages, stop, choices=kwargs)
-        async for piece in self._client.stream(question.render, role=question.role):
-            chunk = self._as_chunk(piece, question)
-            if run_manager is not None:
-                await run_manager.on_llm_new_token(str(chunk.text), chunk=chunk)
-            yield chunk
+        async with aclosing(self._client.stream(question.render, role=question.role)) as pieces:
+            async for piece in pieces:
+                chunk = self._as_chunk(piece, question)
+                if run_manager is not None:
+                    await run_manager.on_llm_new_token(str(chunk.text), chunk=chunk)
+                yield chunk
 
     def _generate(
         self,

@@ -26,6 +26,7 @@ Kind = Literal[
     "learned",
     "capabilities",
     "expansions",
+    "examples",
     "failures",
     "budget",
 ]

@@ -21,8 +21,17 @@ from drpo_graph.parsing import (
     parse_rewrite,
 )
 from drpo_graph.prompts.library import PromptLibrary
-from drpo_graph.protocols import BeamPolicy, Critic, MetricSelector, RewardFunction, Rewriter, RewriteRequest
+from drpo_graph.protocols import (
+    BeamPolicy,
+    Critic,
+    ExampleRetriever,
+    MetricSelector,
+    RewardFunction,
+    Rewriter,
+    RewriteRequest,
+)
 from drpo_graph.records import MAX_SCORE, MIN_SCORE, Critique, Metric, MetricScore, MetricSelection, Query, Rollout
+from drpo_graph.retrieval import digest_examples, open_retriever
 from drpo_graph.settings import Settings
 from drpo_graph.soft_scores import soften_critique
 
@@ -158,8 +167,10 @@ class Components:
     critic: Critic
     rewriter: Rewriter
     beam_policy: BeamPolicy
+    example_retriever: ExampleRetriever | None = None
+    """Finds the ICL examples that responses are sampled with; none are shown without."""
     data_digest: str = ""
-    """SHA-256 of data that the parts work from and the settings only name: the metrics cache."""
+    """Tells apart what the parts work from and the settings only name: the metrics cache, the ICL examples."""
 
 
 def build_components(
@@ -170,10 +181,15 @@ def build_components(
     critic: Critic | RewardFunction | None = None,
     rewriter: Rewriter | None = None,
     beam_policy: BeamPolicy | None = None,
+    example_retriever: ExampleRetriever | None = None,
 ) -> Components:
     """Return the given parts, and our defaults in place of the missing ones.
 
-    With a reward function for a critic there is nothing to select metrics for, so by default none are.
+    With a reward function for a critic there is nothing to select metrics for, so by default none are. A given
+    retriever is used whether the settings ask for examples or not.
+
+    Raises:
+        UsageError: the metrics cache, the ICL examples or the embeddings of the settings cannot be used.
     """
     is_reward = critic is not None and not hasattr(critic, "critique")
     default_selector: MetricSelector = (
@@ -185,11 +201,15 @@ def build_components(
         cached = load_metrics_cache(settings.metrics_cache, known=prompts.metrics)
         default_selector = CachedMetrics(cached, default_selector)
         data_digest = hashlib.sha256(settings.metrics_cache.read_bytes()).hexdigest()
+    if example_retriever is None and (found := open_retriever(settings)) is not None:
+        example_retriever = found
+        data_digest += digest_examples(found.examples)
     return Components(
         selector=selector or default_selector,
         critic=default_critic if critic is None else as_critic(critic),
         rewriter=rewriter or LLMRewriter(prompts, settings),
         beam_policy=beam_policy or prune_beam,
+        example_retriever=example_retriever,
         data_digest=data_digest,
     )
 

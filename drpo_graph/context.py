@@ -107,15 +107,19 @@ class RunContext:
 
     def fingerprints(self) -> dict[str, str]:
         """Return what identifies this context: settings, prompts and parts, each hashed."""
-        parts = [
-            f"{type(part).__module__}.{getattr(part, '__qualname__', type(part).__qualname__)}"
-            for part in (
-                self.components.selector,
-                self.components.critic,
-                self.components.rewriter,
-                self.components.beam_policy,
-            )
+        replaceable: list[object] = [
+            self.components.selector,
+            self.components.critic,
+            self.components.rewriter,
+            self.components.beam_policy,
         ]
+        # Only where there is one: a run that was started before there were any is the same.
+        replaceable += [] if self.components.example_retriever is None else [self.components.example_retriever]
+        parts = [
+            f"{type(part).__module__}.{getattr(part, '__qualname__', type(part).__qualname__)}" for part in replaceable
+        ]
+        if self.components.example_retriever is not None:
+            parts.append(f"k={self.settings.k}")
         settings = self.settings.fingerprint_fields()
         for role, client in self.clients.items():
             role_fields = settings[role]

@@ -33,7 +33,7 @@ from drpo_graph.errors import RunInterruptedError
 from drpo_graph.limits import check_prices
 from drpo_graph.models import build_clients
 from drpo_graph.prompts.library import load_prompts
-from drpo_graph.protocols import BeamPolicy, Critic, MetricSelector, RewardFunction, Rewriter
+from drpo_graph.protocols import BeamPolicy, Critic, ExampleRetriever, MetricSelector, RewardFunction, Rewriter
 from drpo_graph.records import Role
 from drpo_graph.settings import Settings, build_settings, merge_settings
 from drpo_graph.state import (
@@ -105,17 +105,24 @@ def build_context(
     critic: Critic | RewardFunction | None = None,
     rewriter: Rewriter | None = None,
     beam_policy: BeamPolicy | None = None,
+    example_retriever: ExampleRetriever | None = None,
 ) -> RunContext:
     """Return the live objects of a run.
 
     Raises:
         ModelSpecError: a role has no model, or its string cannot be resolved.
         TemplateError: the template folder of the settings cannot be used.
-        UsageError: a money cap is set and a model has no price.
+        UsageError: a money cap is set and a model has no price; or the ICL examples or their embeddings cannot be used.
     """
     prompts = load_prompts(settings.templates)
     components = build_components(
-        settings, prompts, selector=selector, critic=critic, rewriter=rewriter, beam_policy=beam_policy
+        settings,
+        prompts,
+        selector=selector,
+        critic=critic,
+        rewriter=rewriter,
+        beam_policy=beam_policy,
+        example_retriever=example_retriever,
     )
     clients = build_clients(settings, models, optional=_optional_roles(selector, critic, rewriter))
     check_prices(settings, {role: client.settings.model for role, client in clients.items()})
@@ -151,6 +158,7 @@ def build_graph(
     critic: Critic | RewardFunction | None = None,
     rewriter: Rewriter | None = None,
     beam_policy: BeamPolicy | None = None,
+    example_retriever: ExampleRetriever | None = None,
     sinks: tuple[EventSink, ...] = (),
     checkpointer: Checkpointer = None,
     store: BaseStore | None = None,
@@ -168,11 +176,18 @@ def build_graph(
         critic: Replaces the critic, or a reward function to use in its place.
         rewriter: Replaces the rewriter.
         beam_policy: Replaces the choice of the beam.
+        example_retriever: Finds ICL examples, in place of the embeddings of the settings.
         sinks: Called with every event, besides LangGraph's custom stream.
         checkpointer: Where the graph's state is saved.
         store: Where texts and finished calls are saved.
     """
-    parts = {"selector": selector, "critic": critic, "rewriter": rewriter, "beam_policy": beam_policy}
+    parts = {
+        "selector": selector,
+        "critic": critic,
+        "rewriter": rewriter,
+        "beam_policy": beam_policy,
+        "example_retriever": example_retriever,
+    }
     defaults = _Defaults(
         settings=settings or Settings(), models=models or {}, parts=parts, store=store, sinks=tuple(sinks)
     )

@@ -34,7 +34,7 @@ from drpo_graph.export import export_result, open_run_files
 from drpo_graph.failure_notes import ask_again
 from drpo_graph.graph import RECURSION_LIMIT, SearchGraph, build_context, build_graph
 from drpo_graph.interrupts import handle_signals
-from drpo_graph.protocols import BeamPolicy, Critic, MetricSelector, RewardFunction, Rewriter
+from drpo_graph.protocols import BeamPolicy, Critic, ExampleRetriever, MetricSelector, RewardFunction, Rewriter
 from drpo_graph.records import Query, Role, RunResult
 from drpo_graph.registry import RunInput, RunRecord, RunRegistry
 from drpo_graph.resuming import announce_resume
@@ -76,6 +76,7 @@ class Parts:
     critic: Critic | RewardFunction | None = None
     rewriter: Rewriter | None = None
     beam_policy: BeamPolicy | None = None
+    example_retriever: ExampleRetriever | None = None
 
 
 async def optimize(
@@ -350,6 +351,7 @@ def _build_context(settings: Settings, options: RunOptions, parts: Parts, *, acc
         critic=parts.critic,
         rewriter=parts.rewriter,
         beam_policy=parts.beam_policy,
+        example_retriever=parts.example_retriever,
     )
     return replace(context, has_ended=options.has_ended)
 

@@ -14,6 +14,7 @@ from drpo_graph.errors import SettingsError
 from drpo_graph.limits import Limits
 from drpo_graph.records import ROLES, Record, Role
 from drpo_graph.redaction import find_secret_field, redact
+from drpo_graph.retrieval_settings import RetrievalSettings
 
 Compat = Literal["none", "drpo"]
 QueryPolicy = Literal["stream", "pool"]
@@ -115,7 +116,7 @@ class RoleSettings(Record):
 _OPTIMIZER_SAMPLING = {"temperature": 0.7, "top_p": 0.95}
 
 
-class Settings(Limits):
+class Settings(RetrievalSettings, Limits):
     """Everything that decides what a run does, but for its queries.
 
     ``depth`` counts the root, as in the published code: ``depth=10`` searches nine levels. The defaults are those that
@@ -283,7 +284,7 @@ class Settings(Limits):
             assert isinstance(role_fields, dict)
             for name in ("base_url", "api_key_env"):
                 role_fields.pop(name)
-        return fields
+        return self.without_unused(fields)
 
 
 def describe_changes(before: Settings, after: Settings) -> list[str]:

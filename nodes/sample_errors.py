@@ -1,11 +1,13 @@
 """Sample the base model's response to a query under a candidate: its errors are what the optimizer learns from."""
 
-from typing import TypedDict
+from collections.abc import Sequence
+from typing import TypedDict, cast
 
 from langgraph.runtime import Runtime
 from pydantic import JsonValue
 
-from drpo_graph.context import RunContext, session_of
+from drpo_graph.context import RunContext, RunSession, session_of
+from drpo_graph.records import ICLExample, Query
 from drpo_graph.state import RolloutState
 
 
@@ -17,14 +19,56 @@ class SampleUpdate(TypedDict):
 
 
 async def sample_errors(state: RolloutState, runtime: Runtime[RunContext]) -> SampleUpdate:
-    """Return the ledger key of the response; its text does not pass through the state."""
+    """Return the ledger key of the response; its text does not pass through the state.
+
+    With retrieval, the response is sampled beside the ICL examples that resemble the query.
+    """
     session = await session_of(runtime, state["run_id"])
     base, query = session.models.base, await session.archive.query(state["query_id"])
+    examples = await _find_examples(query, session, runtime.context)
     sample = await base.respond(
         base.response_format.render(
-            system_prompt=await session.archive.prompt_of(state["candidate_id"]), query=query.text
+            system_prompt=await session.archive.prompt_of(state["candidate_id"]), query=query.text, examples=examples
         ),
         accepts_empty=runtime.context.settings.is_compat,
     )
     failure = sample.failure.model_dump(mode="json") if sample.failure else None
     return {"response_key": sample.key, "failure": failure}
+
+
+async def _find_examples(query: Query, session: RunSession, context: RunContext) -> Sequence[ICLExample]:
+    """Return the query's examples: found once, then in the archive, for all candidates that are run on it."""
+    if context.components.example_retriever is None:
+        return ()
+    examples = await _kept_examples(query, session, context)
+    if examples is None:
+        # Siblings on one query ask at the same moment; they share one search.
+        await session.share(f"examples/{query.id}", lambda: _retrieve(query, session, context))
+        examples = await _kept_examples(query, session, context)
+    assert examples is not None, "they were just put there"
+    return examples
+
+
+async def _retrieve(query: Query, session: RunSession, context: RunContext) -> None:
+    retriever = context.components.example_retriever
+    assert retriever is not None, "only asked for where there is one"
+
+    async def retrieve() -> None:
+        found = await retriever.retrieve(query.text, k=context.settings.k)
+        examples: list[JsonValue] = [example.model_dump(mode="json") for example in found]
+        await session.archive.put("examples", query.id, {"source": _source_of(context), "examples": examples})
+
+    await session.ledger.stop.guard(retrieve())
+
+
+async def _kept_examples(query: Query, session: RunSession, context: RunContext) -> list[ICLExample] | None:
+    kept = await session.archive.get("examples", query.id)
+    if kept is None or kept["source"] != _source_of(context):
+        return None
+    return [ICLExample.model_validate(example) for example in cast(list[JsonValue], kept["examples"])]
+
+
+def _source_of(context: RunContext) -> list[JsonValue]:
+    """Return what decides which examples a query gets: with --force a resumed run may have another."""
+    components, settings = context.components, context.settings
+    return [type(components.example_retriever).__qualname__, components.data_digest, settings.embeddings, settings.k]

@@ -189,6 +189,34 @@ TemplatesOption = Annotated[
         "--templates", metavar="DIR", help="Folder whose prompt templates replace ours.", rich_help_panel=_SEARCH
     ),
 ]
+RetIclOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--ret-icl/--no-ret-icl",
+        metavar=_FLAG,
+        help="Whether responses are sampled with ICL examples like the query.",
+        rich_help_panel=_SEARCH,
+    ),
+]
+KOption = Annotated[int | None, typer.Option("--k", metavar="N", help="ICL examples.", rich_help_panel=_SEARCH)]
+IclExamplesOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--icl-examples", metavar="FILE", help="Own ICL examples, in the published JSON form.", rich_help_panel=_SEARCH
+    ),
+]
+EmbeddingsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--embeddings", metavar="MODEL", help="Finds them: openai:NAME, or the embedded one.", rich_help_panel=_MODELS
+    ),
+]
+EmbeddingsBaseUrlOption = Annotated[
+    str | None,
+    typer.Option(
+        "--embeddings-base-url", metavar="URL", help="OpenAI-compatible API of --embeddings.", rich_help_panel=_MODELS
+    ),
+]
 ConfigOption = Annotated[
     Path | None,
     typer.Option("--config", metavar="FILE", help="Settings, TOML or JSON; flags win over it.", rich_help_panel=_RUN),

@@ -1,9 +1,11 @@
 """ICL examples: read, embedded, found by likeness to a query."""
 
 from drpo_graph.retrieval.cache import CacheCounts, CachedEmbeddings
-from drpo_graph.retrieval.embeddings import DEFAULT_EMBEDDINGS, make_embeddings
+from drpo_graph.retrieval.embeddings import make_embeddings
 from drpo_graph.retrieval.examples import bundled_icl_examples, digest_examples, load_icl_examples
 from drpo_graph.retrieval.retriever import EmbeddingRetriever
+from drpo_graph.retrieval.setup import open_retriever, read_icl_examples
+from drpo_graph.retrieval_settings import DEFAULT_EMBEDDINGS
 
 __all__ = [
     "DEFAULT_EMBEDDINGS",
@@ -14,4 +16,6 @@ __all__ = [
     "digest_examples",
     "load_icl_examples",
     "make_embeddings",
+    "open_retriever",
+    "read_icl_examples",
 ]

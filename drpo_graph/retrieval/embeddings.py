@@ -9,8 +9,7 @@ from drpo_graph.errors import ModelSpecError
 from drpo_graph.redaction import remember_secret
 from drpo_graph.retrieval.endpoint import EndpointEmbeddings
 from drpo_graph.retrieval.local import LOCAL_MODEL, MiniLMEmbeddings
-
-DEFAULT_EMBEDDINGS = f"local:{LOCAL_MODEL}"
+from drpo_graph.retrieval_settings import DEFAULT_EMBEDDINGS
 
 _OPENAI_URL = "https://api.openai.com/v1"
 _NO_KEY = "none"

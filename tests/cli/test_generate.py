@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ def last_messages(server: FakeServer) -> list[dict[str, object]]:
 
 
 @pytest.fixture
-def speaker(monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
+def speaker(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeServer]:
     """A server that says what the test wants, and keeps the requests."""
     options = ServerOptions(api_key=KEY, log_bodies=True)
     with serve(lambda body: Reply(["Rain is water."]), options) as server:
@@ -78,6 +79,15 @@ def test_prompt_of_a_run_is_asked_as_the_run_asked_it(drpo: Drpo, world: FakeSer
     assert told["system_prompt"] == read_result(folder / "drpo_runs").system_prompt
     assert told["system_prompt_source"] == "run t"
     assert finished_keys(world)[-1] in searched
+
+
+def test_examples_of_a_file_are_shown_and_told(drpo: Drpo, speaker: FakeServer, folder: Path) -> None:
+    (folder / "e.json").write_text(json.dumps({f"Query {place}?": f"Response {place}." for place in range(4)}))
+    found = ("--num-icl", "2", "--icl-examples", "e.json", "--embeddings", "openai:e")
+    told = json.loads(drpo("generate", "Query 3?", *MODEL, *OWN, *found, "--json").out)
+    assert told["examples"][0] == "Query 3?"
+    assert [one["content"] for one in last_messages(speaker)[1:3]] == ["Query 3?", "Response 3."]
+    assert len(last_messages(speaker)) == 6
 
 
 @pytest.mark.parametrize(

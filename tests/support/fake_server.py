@@ -25,6 +25,7 @@ from typing import IO, Literal, NotRequired, Self, TypedDict, cast
 
 from aiohttp import web
 
+from tests.support.embeddings import EmbeddingsServer
 from tests.support.fake_options import ServerOptions as ServerOptions
 from tests.support.fake_probes import (
     NO_TEMPLATE,
@@ -110,6 +111,7 @@ class FakeServer:
         app = web.Application(client_max_size=64 * 2**20)
         app.router.add_post(_CHAT_PATH, self._handle)
         app.router.add_post("/v1/completions", self._handle)
+        app.router.add_post("/v1/embeddings", EmbeddingsServer().handle)
         app.router.add_get("/v1/models", self._describe)
         app.router.add_get("/version", self._describe)
         app.router.add_get("/props", self._describe)

@@ -1,15 +1,16 @@
 """An aligned model: asked as in the search, and usable wherever LangChain takes a model."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
 from langchain_core.chat_history import InMemoryChatMessageHistory
 from langchain_core.language_models.fake_chat_models import FakeListChatModel
-from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.output_parsers import StrOutputParser
+from langchain_core.outputs import ChatGenerationChunk
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import RunnablePassthrough
 from langchain_core.runnables.history import RunnableWithMessageHistory
@@ -139,6 +140,49 @@ async def test_failed_request_is_tried_again_before_the_first_piece(monkeypatch:
         monkeypatch.setenv("OPENAI_BASE_URL", server.base_url)
         assert "".join([str(chunk.text) async for chunk in aligned().astream("Go.")]) == "Here it is."
         assert [entry["status"] for entry in server.finished] == [503, 200]
+
+
+class BreakingModel(FakeListChatModel):
+    """Breaks off after some pieces, each time it is asked."""
+
+    num_pieces: int
+    num_asked: int = 0
+
+    async def _astream(self, *arguments: Any, **options: Any) -> AsyncIterator[ChatGenerationChunk]:
+        self.num_asked += 1
+        for _ in range(self.num_pieces):
+            yield ChatGenerationChunk(message=AIMessageChunk(content="word "))
+        raise ConnectionResetError("gone")
+
+
+async def test_response_that_breaks_off_is_an_error_and_is_not_begun_anew() -> None:
+    breaking = BreakingModel(responses=[""], num_pieces=2)
+    shown: list[str] = []
+
+    async def read() -> None:
+        async for chunk in AlignedModel(model=breaking, settings=settings_for("chat")).astream("Go."):
+            shown.append(str(chunk.text))
+
+    with pytest.raises(ModelCallError, match="broke off"):
+        await read()
+    assert ("".join(shown), breaking.num_asked) == ("word word", 1)
+
+
+async def test_request_that_fails_before_its_first_piece_is_tried_as_often_as_the_settings_say() -> None:
+    breaking = BreakingModel(responses=[""], num_pieces=0)
+    model = AlignedModel(model=breaking, settings=settings_for("chat", max_retries=2))
+    with pytest.raises(ModelCallError, match="after 3 tries"):
+        await anext(model.astream("Go."))
+    assert breaking.num_asked == 3
+
+
+async def test_key_that_the_server_says_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with FakeServer(lambda body: Reply([f"Your key is {KEY}, see."]), ServerOptions(api_key=KEY)) as server:
+        monkeypatch.setenv("OPENAI_API_KEY", KEY)
+        monkeypatch.setenv("OPENAI_BASE_URL", server.base_url)
+        streamed = "".join([str(chunk.text) async for chunk in aligned().astream("Go.")])
+        assert streamed == (await aligned().ainvoke("Go.")).content
+        assert KEY not in streamed
 
 
 async def test_refusal_is_a_response_streamed_or_not(monkeypatch: pytest.MonkeyPatch) -> None:

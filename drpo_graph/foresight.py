@@ -16,6 +16,7 @@ from drpo_graph.estimate import (
 from drpo_graph.events import Remaining, Warned
 from drpo_graph.limits import CAPS, Cap
 from drpo_graph.records import Query
+from drpo_graph.retrieval import EmbeddingRetriever
 from drpo_graph.state import SearchState
 
 _CLEAR_LEVEL = 1
@@ -28,7 +29,10 @@ def warn_at_start(
     """Tell a run that starts if its budget is smaller than what such a run usually needs."""
     if not any(getattr(context.settings, cap) is not None for cap in CAPS):
         return
-    expected = estimate_run(context.settings, context.prompts, Dataset(queries, held_out), is_worst=False)
+    retriever = context.components.example_retriever
+    examples = retriever.examples if isinstance(retriever, EmbeddingRetriever) else ()
+    data = Dataset(queries, held_out, examples=examples)
+    expected = estimate_run(context.settings, context.prompts, data, is_worst=False)
     # How fast the servers are is not known yet.
     needed: dict[Cap, float | None] = {cap: expected.amount_of(cap) for cap in CAPS if cap != "max_time"}
     _warn(session, needed, "by lengths that are usual")

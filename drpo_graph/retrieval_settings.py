@@ -37,6 +37,13 @@ class RetrievalSettings(Record):
             raise ValueError("expected the name of an environment variable, not a key: settings are stored")
         return value
 
+    @field_validator("embeddings_base_url")
+    @classmethod
+    def _reject_password(cls, value: str | None) -> str | None:
+        if value is not None and "@" in value:
+            raise ValueError("must not hold a password, settings are stored; name a variable: embeddings_api_key_env")
+        return value
+
     def without_unused(self, fields: dict[str, JsonValue]) -> dict[str, JsonValue]:
         """Return fingerprint fields without those of retrieval that decide nothing.
 

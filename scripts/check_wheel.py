@@ -1,4 +1,4 @@
-"""Check a built wheel: one top-level name, every template, metric and bundled query inside, and it works installed."""
+"""Check a built wheel: one top-level name, every template, metric, query and ICL example inside, working installed."""
 
 import subprocess
 import sys
@@ -21,7 +21,7 @@ def find_problems(wheel: Path) -> list[str]:
     expected |= {
         str(path.relative_to(ROOT))
         for path in (ROOT / "drpo_graph").rglob("*")
-        if path.is_file() and path.suffix in (".py", ".jsonl", ".toml", ".typed")
+        if path.is_file() and path.suffix in (".py", ".json", ".jsonl", ".toml", ".typed")
     }
     problems += [f"missing: {name}" for name in sorted(expected - names)]
     return problems
@@ -35,7 +35,8 @@ def try_installed(wheel: Path) -> None:
     """
     code = (
         "from drpo_graph.dataset import load_bundled_queries; from drpo_graph.prompts import load_prompts; "
-        "print(len(load_bundled_queries()), 'queries,', len(load_prompts().metrics), 'metrics from the wheel')"
+        "from drpo_graph.retrieval import bundled_icl_examples; print(len(load_bundled_queries()), 'queries,', "
+        "len(load_prompts().metrics), 'metrics,', len(bundled_icl_examples()), 'ICL examples from the wheel')"
     )
     with tempfile.TemporaryDirectory() as folder:
         # The dependencies are this environment's; the package itself is the wheel's.

@@ -15,7 +15,7 @@ from drpo_graph.display.streams import quiet
 from drpo_graph.estimate import Dataset, Estimate, estimate_run, find_shortage
 from drpo_graph.limits import CAPS, tell_money
 from drpo_graph.prompts.library import load_prompts
-from drpo_graph.records import ROLES, Query
+from drpo_graph.records import ROLES, ICLExample, Query
 from drpo_graph.settings import Settings
 
 _MIN_WIDTH = 100
@@ -37,7 +37,7 @@ def print_estimate(
     """
     prompts = load_prompts(settings.templates)
     ordered = order_queries(training, seed=settings.seed, num_queries=settings.num_queries)
-    data = Dataset(ordered, held_out, _cached_texts(settings))
+    data = Dataset(ordered, held_out, _cached_texts(settings), _examples(settings))
     expected = estimate_run(settings, prompts, data, is_worst=False)
     worst = estimate_run(settings, prompts, data, is_worst=True)
     stream = quiet(sys.stdout)
@@ -55,6 +55,14 @@ def _cached_texts(settings: Settings) -> frozenset[str]:
     from drpo_graph.components import load_metrics_cache  # Loads LangGraph.
 
     return frozenset(load_metrics_cache(settings.metrics_cache, known=load_prompts(settings.templates).metrics))
+
+
+def _examples(settings: Settings) -> tuple[ICLExample, ...]:
+    if not settings.ret_icl:
+        return ()
+    from drpo_graph.retrieval import read_icl_examples  # Loads LangChain.
+
+    return read_icl_examples(settings)
 
 
 def _as_json(estimate: Estimate) -> dict[str, object]:

@@ -57,6 +57,15 @@ CASES = {
     ),
     "missing template folder": ((*OPTIMIZE, "--templates", "nowhere"), ("nowhere",)),
     "template with an unknown placeholder": ((*OPTIMIZE, "--templates", "templates"), ("critique.md", "$nope")),
+    "k 0": ((*OPTIMIZE, "--k", "0"), ("k", "greater than or equal to 1", "got 0")),
+    "missing ICL examples": (
+        (*OPTIMIZE, "--ret-icl", "--icl-examples", "nowhere.json"),
+        ("nowhere.json", "No such file", "responses by query"),
+    ),
+    "malformed embeddings": (
+        (*OPTIMIZE, "--ret-icl", "--embeddings", "minilm"),
+        ("'minilm'", "local:all-minilm-l6-v2", "openai:NAME"),
+    ),
     "missing metrics cache": ((*OPTIMIZE, "--metrics-cache", "nowhere.json"), ("nowhere.json", "No such file")),
     "missing config file": ((*OPTIMIZE, "--config", "nowhere.toml"), ("nowhere.toml", "No such file")),
     "malformed config file": ((*OPTIMIZE, "--config", "malformed.toml"), ("malformed.toml", "line 1")),

@@ -37,12 +37,14 @@ def test_snippet_is_short(snippet: Snippet) -> None:
 
 
 def test_every_protocol_has_an_example() -> None:
-    methods = {"select_metrics", "critique", "rewrite"}
+    methods = {"select_metrics", "critique", "rewrite", "retrieve"}
     code = "\n".join(snippet.code for snippet in SNIPPETS)
     defined = {node.name for node in ast.walk(ast.parse(code)) if isinstance(node, ast.AsyncFunctionDef)}
     assert methods <= defined
     names = {name for name, value in vars(protocols).items() if getattr(value, "_is_protocol", False)}
-    assert names - {"Protocol"} == {"MetricSelector", "Critic", "RewardFunction", "Rewriter", "BeamPolicy"}
+    parts = {"MetricSelector", "Critic", "RewardFunction", "Rewriter", "BeamPolicy", "ExampleRetriever"}
+    assert names - {"Protocol"} == parts
     headings = " ".join(snippet.heading for snippet in SNIPPETS).lower()
-    for part in ("metric selector", "critic", "reward function", "rewriter", "beam policy", "dataset", "templates"):
+    replaced = ("metric selector", "critic", "reward function", "rewriter", "beam policy", "example retriever")
+    for part in (*replaced, "dataset", "templates"):
         assert part in headings

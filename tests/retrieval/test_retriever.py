@@ -9,6 +9,7 @@ import pytest
 
 from drpo_graph.records import ICLExample
 from drpo_graph.retrieval import CachedEmbeddings, EmbeddingRetriever, bundled_icl_examples
+from tests.docs.snippets import read_snippets, run_snippet
 from tests.support.embeddings import CountingEmbeddings, vector_of
 
 NUM_EXAMPLES, NUM_QUERIES = 200, 1000
@@ -64,3 +65,11 @@ found = {"torch", "transformers", "sentence_transformers", "langchain_openai"} &
 assert not found, found
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_python_block_of_the_document_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    (snippet,) = read_snippets("docs/retrieval.md")
+    run_snippet(snippet, "docs/retrieval.md", {"__name__": "snippet"})
+    assert (
+        capsys.readouterr().out == f"Why is the sky blue, and why are sunsets red? {len(bundled_icl_examples()) + 1}\n"
+    )

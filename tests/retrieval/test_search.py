@@ -6,17 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.store.memory import InMemoryStore
 
 from drpo_graph.archive import Archive
 from drpo_graph.context import RunContext
-from drpo_graph.errors import EmbeddingsError, ModelSpecError
+from drpo_graph.errors import EmbeddingsError, ModelSpecError, SettingsError
 from drpo_graph.exchange import Request
 from drpo_graph.graph import RECURSION_LIMIT, build_context, build_graph
 from drpo_graph.records import ROLES, ICLExample, RunResult
 from drpo_graph.retrieval import EmbeddingRetriever, bundled_icl_examples
-from drpo_graph.settings import Settings
+from drpo_graph.settings import Settings, build_settings
 from tests.support.embeddings import CountingEmbeddings, EmbeddingsServer, serve_embeddings
 from tests.support.oracle import Oracle, OracleTransport, role_of
 from tests.support.searches import fake_settings, oracle_context
@@ -80,14 +81,17 @@ def remote_settings(server: EmbeddingsServer, **values: Any) -> Settings:
     return fake_settings(**SIZE, ret_icl=True, embeddings="openai:m", embeddings_base_url=server.base_url, **values)
 
 
-async def test_run_stopped_by_an_endpoint_out_of_reach_is_resumed_elsewhere_and_equals_an_unbroken_one() -> None:
+async def test_run_stopped_by_an_endpoint_without_embeddings_is_resumed_elsewhere_and_equals_an_unbroken_one() -> None:
     unbroken = Recorder()
     async with serve_embeddings() as server:
         context = oracle_context(remote_settings(server), unbroken.transport, store=(store := InMemoryStore()))
         expected = await search(context, store=store)
     store, saver, recorder = InMemoryStore(), InMemorySaver(), Recorder()
-    with pytest.raises(EmbeddingsError, match="then resume"):
-        await search(oracle_context(remote_settings(server), recorder.transport, store=store), store=store, saver=saver)
+    async with serve_embeddings() as server:
+        server.answer = lambda texts: web.Response(status=400, text="no such model")
+        context = oracle_context(remote_settings(server), recorder.transport, store=store)
+        with pytest.raises(EmbeddingsError, match="then resume"):
+            await search(context, store=store, saver=saver)
     assert recorder.messages == []
     async with serve_embeddings() as other:
         context = oracle_context(remote_settings(other), recorder.transport, store=store)
@@ -138,6 +142,16 @@ def test_what_decides_the_examples_is_in_the_fingerprint_and_where_they_stand_is
 def test_without_retrieval_its_settings_decide_nothing(tmp_path: Path) -> None:
     assert fingerprints(k=5, icl_examples=tmp_path / "nowhere.json") == fingerprints()
     assert not {"ret_icl", "k", "embeddings"} & Settings().fingerprint_fields().keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("embeddings_base_url", "http://user:secret@host/v1"), ("embeddings_api_key_env", "sk-secret")],
+)
+def test_key_is_not_taken_into_the_settings(name: str, value: str) -> None:
+    with pytest.raises(SettingsError, match=name) as caught:
+        build_settings({name: value})
+    assert "secret" not in str(caught.value)
 
 
 def test_wrong_embeddings_are_told_before_anything_is_started(monkeypatch: pytest.MonkeyPatch) -> None:

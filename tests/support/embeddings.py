@@ -5,8 +5,9 @@ import base64
 import contextlib
 import hashlib
 import random
+import threading
 from array import array
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 
 from aiohttp import web
@@ -93,3 +94,25 @@ async def serve_embeddings() -> AsyncIterator[EmbeddingsServer]:
         yield server
     finally:
         await runner.cleanup()
+
+
+@contextlib.contextmanager
+def serve_embeddings_beside() -> Iterator[EmbeddingsServer]:
+    """Serve on a thread of this process until the block ends."""
+    started, ended = threading.Event(), threading.Event()
+    served: list[EmbeddingsServer] = []
+
+    async def live() -> None:
+        async with serve_embeddings() as server:
+            served.append(server)
+            started.set()
+            await asyncio.to_thread(ended.wait)
+
+    thread = threading.Thread(target=asyncio.run, args=(live(),), daemon=True)
+    thread.start()
+    assert started.wait(10)
+    try:
+        yield served[0]
+    finally:
+        ended.set()
+        thread.join(10)

@@ -2,10 +2,13 @@
 
 import asyncio
 import atexit
+import os
 import threading
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import suppress
 from typing import TypeVar
+
+from drpo_graph.errors import UsageError
 
 T = TypeVar("T")
 
@@ -20,6 +23,11 @@ class _Loop:
         self._thread = threading.Thread(target=self._live, name="drpo-aligned", daemon=True)
         self._thread.start()
         atexit.register(self._end)
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the running thread is the loop's."""
+        return threading.current_thread() is self._thread
 
     def _live(self) -> None:
         asyncio.set_event_loop(self.loop)
@@ -40,8 +48,16 @@ _loops: list[_Loop] = []
 
 
 def wait_for(work: Coroutine[object, object, T]) -> T:
-    """Return what the work comes to; the calling thread does nothing else meanwhile."""
-    future = asyncio.run_coroutine_threadsafe(work, _running_loop())
+    """Return what the work comes to; the calling thread does nothing else meanwhile.
+
+    Raises:
+        UsageError: the calling thread is the one that would do the work.
+    """
+    chosen = _running_loop()
+    if chosen.is_here:
+        work.close()
+        raise UsageError("A synchronous call inside of one would wait for itself: use the asynchronous method.")
+    future = asyncio.run_coroutine_threadsafe(work, chosen.loop)
     try:
         return future.result()
     except BaseException:
@@ -72,8 +88,12 @@ async def _close(closing: Coroutine[object, object, None]) -> None:
     await closing
 
 
-def _running_loop() -> asyncio.AbstractEventLoop:
+def _running_loop() -> _Loop:
     with _lock:
         if not _loops:
             _loops.append(_Loop())
-        return _loops[0].loop
+        return _loops[0]
+
+
+# A forked process has the loop, but not its thread.
+os.register_at_fork(after_in_child=_loops.clear)

@@ -13,6 +13,7 @@ from typing import Any, cast
 from drpo_graph.chat import ModelClient
 from drpo_graph.errors import ModelCallError
 from drpo_graph.exchange import Choice, Reply, Request
+from drpo_graph.failures import MalformedReplyError, classify_failure
 from drpo_graph.parsing import clean_surrogates
 from drpo_graph.prompts.library import ResponseFormat
 from drpo_graph.records import Usage
@@ -79,6 +80,9 @@ class _FeedingTransport:
         except Exception as error:
             if self.feed.shown:
                 raise self._broken() from error
+            if classify_failure(error) is None and type(error).__name__ == "APIError":
+                # OpenAI's client for an error that a server tells, without a status, in a stream it has begun.
+                raise MalformedReplyError(str(error)) from error
             raise
 
     async def _read(self, transport: StreamingTransport, request: Request) -> Reply:

@@ -53,10 +53,13 @@ class AlignedModel(BaseChatModel):
     """ICL examples shown before the query, 0 to 5."""
     base_url: str | tuple[str, ...] | None = None
     api_key_env: str | None = None
-    temperature: float = 0.0
-    top_p: float = 1.0
-    max_tokens: int = 2048
-    stop: tuple[str, ...] = ()
+    temperature: float | None = None
+    """0 by default; as the next three, the settings' where absent."""
+    top_p: float | None = None
+    """1 by default."""
+    max_tokens: int | None = None
+    """Longest response; 2048 by default."""
+    stop: tuple[str, ...] | None = None
     """Texts at which a response ends; those of the flat format come on top."""
     settings: Settings | None = None
     """Everything else of a run that matters here: time-outs, retries, limits, templates, and the ``base`` role's form.
@@ -64,6 +67,7 @@ class AlignedModel(BaseChatModel):
 
     _client: AlignedClient = PrivateAttr()
     _role: RoleSettings = PrivateAttr()
+    _prompt: ChosenPrompt = PrivateAttr()
 
     def model_post_init(self, context: object, /) -> None:
         """Open the client.
@@ -78,12 +82,13 @@ class AlignedModel(BaseChatModel):
         self._role = settings.base
         self._client = AlignedClient(settings, self.model if isinstance(self.model, BaseChatModel) else None)
         if isinstance(self.model, BaseChatModel):
-            self._client.check_sampling([one for one in _SAMPLING if one in self.model_fields_set])
+            self._client.check_sampling([one for one in _SAMPLING if getattr(self, one) is not None])
+        self._prompt = choose_prompt(self.system_prompt, model=self._client.name, registry=self.registry)
 
     @property
     def chosen_prompt(self) -> ChosenPrompt:
-        """The system prompt that calls are made with, and where it comes from."""
-        return choose_prompt(self.system_prompt, model=self._client.name, registry=self.registry)
+        """The system prompt that calls are made with, and where it comes from; looked up when the model is made."""
+        return self._prompt
 
     def as_node(self) -> Runnable[Mapping[str, object], dict[str, list[AIMessage]]]:
         """Return the model as a node of a LangGraph graph whose state has ``messages``: it adds its response."""
@@ -189,8 +194,9 @@ class AlignedModel(BaseChatModel):
     def _read_settings(self) -> Settings:
         # Who asks a model for an answer does not wait ten minutes for a lost server, as a run does.
         given = self.settings or Settings(max_outage_s=0)
-        names = {*_SAMPLING, "base_url", "api_key_env", "stop"} & self.model_fields_set
-        base: dict[str, object] = {**given.base.model_dump(), **{name: getattr(self, name) for name in names}}
+        own = {name: getattr(self, name) for name in (*_SAMPLING, "base_url", "api_key_env", "stop")}
+        chosen = {name: value for name, value in own.items() if value is not None}
+        base: dict[str, object] = {**given.base.model_dump(), **chosen}
         if isinstance(self.model, str):
             base["model"] = self.model
         return build_settings({**given.model_dump(), "base": base})
@@ -210,7 +216,7 @@ class AlignedModel(BaseChatModel):
             role = build_settings({"base": {**role.model_dump(), **sampling}}).base
         conversation = read_conversation(messages)
         own = cast(GivenPrompt | None, choices.get("system_prompt"))
-        prompt = self.chosen_prompt if own is None else choose_prompt(own, model=self._client.name)
+        prompt = self._prompt if own is None else choose_prompt(own, model=self._client.name)
         examples = await self.find_examples(conversation.query, num_icl=cast(int | None, choices.get("num_icl")))
         return Question(
             role=role,

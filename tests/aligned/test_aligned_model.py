@@ -1,18 +1,20 @@
 """An aligned model: asked as in the search, and usable wherever LangChain takes a model."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from aiohttp import web
 from langchain_core.chat_history import InMemoryChatMessageHistory
 from langchain_core.language_models.fake_chat_models import FakeListChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.outputs import ChatGenerationChunk
 from langchain_core.prompts import ChatPromptTemplate
-from langchain_core.runnables import RunnablePassthrough
+from langchain_core.runnables import ConfigurableField, RunnablePassthrough
 from langchain_core.runnables.history import RunnableWithMessageHistory
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.store.memory import InMemoryStore
@@ -299,6 +301,61 @@ async def test_synchronous_calls_work_on_other_threads_and_beside_a_loop(server:
         return [str(model.invoke("a").text), streamed, *(str(one.text) for one in model.batch(["c", "d"]))]
 
     assert await asyncio.to_thread(use) == [f"You asked: {name}" for name in "abcd"]
+
+
+class AskingRetriever:
+    """Asks a model, which waits, on the thread that it waits for."""
+
+    def __init__(self, model: AlignedModel) -> None:
+        self._model = model
+
+    async def retrieve(self, query: str, *, k: int) -> Sequence[ICLExample]:
+        return [ICLExample(query=query, response=str(self._model.invoke(query).text))]
+
+
+async def test_synchronous_call_inside_of_one_is_told_instead_of_waiting_for_ever(server: FakeServer) -> None:
+    model = aligned(retriever=AskingRetriever(aligned()), num_icl=1)
+    with pytest.raises(UsageError, match="asynchronous"):
+        await asyncio.to_thread(model.invoke, "a")
+
+
+async def test_settings_say_what_the_model_does_not(server: FakeServer) -> None:
+    settings = build_settings({"base": {"model": "openai:other", "temperature": 0.25, "max_tokens": 5}})
+    await aligned(settings=settings, max_tokens=6).ainvoke("a")
+    (body,) = bodies(server)
+    assert (body["model"], body["temperature"], body["max_completion_tokens"]) == ("world", 0.25, 6)
+
+
+async def test_field_can_be_made_configurable(server: FakeServer) -> None:
+    model = aligned().configurable_fields(temperature=ConfigurableField("warmth"))
+    await model.with_config(configurable={"warmth": 0.75}).ainvoke("a")
+    assert bodies(server)[0]["temperature"] == 0.75
+
+
+async def test_error_in_a_stream_that_had_begun_is_tried_again_before_the_first_piece() -> None:
+    told: list[str] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        told.append("")
+        is_late = len(told) > 1
+        part = {"choices": [{"index": 0, "delta": {"content": "Fine."}, "finish_reason": "stop"}]}
+        line = part if is_late else {"error": {"message": "worker died"}}
+        frame = {"id": "1", "object": "chat.completion.chunk", "created": 1, "model": "m"}
+        text = f"data: {json.dumps({**frame, **line})}\n\ndata: [DONE]\n\n"
+        return web.Response(text=text, content_type="text/event-stream")
+
+    app = web.Application()
+    app.router.add_post("/v1/chat/completions", answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"
+        model = aligned(base_url=url, settings=settings_for("chat", probe=False))
+        assert "".join([str(chunk.text) async for chunk in model.astream("Go.")]) == "Fine."
+    finally:
+        await runner.cleanup()
+    assert len(told) == 2
 
 
 async def test_it_stands_in_a_chain(server: FakeServer) -> None:

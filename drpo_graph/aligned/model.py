@@ -15,10 +15,9 @@ from pydantic import ConfigDict, PrivateAttr, SkipValidation
 from drpo_graph.aligned.blocking import iterate, wait_for
 from drpo_graph.aligned.client import AlignedClient, Answer
 from drpo_graph.aligned.conversation import read_conversation, read_fields
-from drpo_graph.aligned.prompt_choice import ChosenPrompt, GivenPrompt, choose_prompt
+from drpo_graph.aligned.prompt_choice import ChosenPrompt, GivenPrompt, PromptSource, choose_prompt
 from drpo_graph.aligned.question import Question, as_usage
 from drpo_graph.errors import SettingsError
-from drpo_graph.prompt_registry import PromptRegistry
 from drpo_graph.protocols import ExampleRetriever
 from drpo_graph.records import ICLExample
 from drpo_graph.settings import RoleSettings, Settings, build_settings
@@ -45,8 +44,8 @@ class AlignedModel(BaseChatModel):
     system_prompt: GivenPrompt | None = None
     """The prompt: a text, a run's result, a registered prompt. Without, the registry's for the model, else the general
     one."""
-    registry: PromptRegistry | None = None
-    """Prompts that were optimised for models."""
+    registry: PromptSource | None = None
+    """Prompts that were optimised for models: a ``PromptRegistry``, or any object with ``find(model)``."""
     retriever: SkipValidation[ExampleRetriever] | None = None
     """Finds the examples."""
     num_icl: int = 0

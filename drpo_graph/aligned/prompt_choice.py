@@ -1,12 +1,37 @@
 """Which system prompt an aligned model is given, and where it comes from."""
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from drpo_graph.errors import SettingsError
-from drpo_graph.prompt_registry import GENERAL_PROMPT, PromptRegistry, RegisteredPrompt
+from drpo_graph.prompt_registry import GENERAL_PROMPT
 from drpo_graph.records import RunResult
 
-GivenPrompt = str | RunResult | RegisteredPrompt
+
+@runtime_checkable
+class ModelPrompt(Protocol):
+    """A prompt that was optimised for a model, such as a registered one."""
+
+    @property
+    def model(self) -> str:
+        """The model's name."""
+        ...
+
+    @property
+    def system_prompt(self) -> str:
+        """The prompt."""
+        ...
+
+
+@runtime_checkable
+class PromptSource(Protocol):
+    """Knows prompts by the model that they were optimised for, such as a prompt registry."""
+
+    def find(self, model: str) -> ModelPrompt | None:
+        """Return a model's prompt, or ``None`` where there is none."""
+        ...
+
+
+GivenPrompt = str | RunResult | ModelPrompt
 """A prompt of the user's own, a run's, or a registered one."""
 
 
@@ -18,12 +43,12 @@ class ChosenPrompt(NamedTuple):
     """``own``, ``run THREAD``, ``registry MODEL`` or ``general``."""
 
 
-def choose_prompt(given: GivenPrompt | None, *, model: str, registry: PromptRegistry | None = None) -> ChosenPrompt:
+def choose_prompt(given: GivenPrompt | None, *, model: str, registry: PromptSource | None = None) -> ChosenPrompt:
     """Return the prompt that was given, else the registry's for the model, else the general alignment prompt.
 
     Args:
         given: The prompt to use, whatever the registry holds.
-        model: The model's name, as the registry lists it or as ``provider:model``.
+        model: The model's name, as ``provider:model``; the registry is asked for it, and for it without the provider.
         registry: Prompts that were optimised for models.
 
     Raises:
@@ -31,13 +56,13 @@ def choose_prompt(given: GivenPrompt | None, *, model: str, registry: PromptRegi
     """
     if isinstance(given, RunResult):
         return ChosenPrompt(given.system_prompt, f"run {given.thread_id}")
-    if isinstance(given, RegisteredPrompt):
-        return ChosenPrompt(given.system_prompt, f"registry {given.model}")
-    if given is not None:
+    if isinstance(given, str):
         if not given.strip():
             raise SettingsError("The system prompt is blank: give a text, or none for the model's own prompt.")
         return ChosenPrompt(given, "own")
-    found = registry.find(model) if registry is not None else None
+    found = given
+    if found is None and registry is not None:
+        found = registry.find(model) or registry.find(model.partition(":")[2] or model)
     if found is None:
         return ChosenPrompt(GENERAL_PROMPT, "general")
     return ChosenPrompt(found.system_prompt, f"registry {found.model}")

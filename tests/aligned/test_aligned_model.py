@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -221,6 +221,38 @@ async def test_model_without_a_prompt_gets_the_general_one(server: FakeServer) -
     message = await aligned(system_prompt=None).ainvoke("a")
     assert bodies(server)[0]["messages"][0]["content"] == GENERAL_PROMPT
     assert message.response_metadata["system_prompt_source"] == "general"
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A registered prompt."""
+
+    model: str
+    system_prompt: str
+
+
+class Prompts:
+    """A registry that knows one model."""
+
+    def find(self, model: str) -> Prompt | None:
+        return Prompt(model, "Registered.") if model == "world" else None
+
+
+@pytest.mark.parametrize(
+    ("choices", "text", "source"),
+    [
+        ({"system_prompt": Prompt("m", "Given.")}, "Given.", "registry m"),
+        ({"system_prompt": None, "registry": Prompts()}, "Registered.", "registry world"),
+        ({"system_prompt": None, "registry": Prompts(), "model": "openai:other"}, GENERAL_PROMPT, "general"),
+        ({"registry": Prompts()}, PROMPT, "own"),
+    ],
+)
+async def test_prompt_is_the_given_one_else_the_registry_s_else_the_general_one(
+    server: FakeServer, choices: dict[str, Any], text: str, source: str
+) -> None:
+    message = await aligned(**choices).ainvoke("a")
+    assert bodies(server)[0]["messages"][0]["content"] == text
+    assert message.response_metadata["system_prompt_source"] == source
 
 
 async def test_system_message_of_the_application_follows_the_prompt(server: FakeServer) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from langchain_core.messages import AIMessage
 
-from drpo_graph.prompt_registry import PromptRegistry, RegisteredPrompt
+from drpo_graph.records import RunResult
 from tests.docs.snippets import Snippet, read_snippets, run_snippet
 from tests.support.command import KEY, enter, serve
 from tests.support.fake_replies import messages_of
@@ -16,20 +16,40 @@ GUIDE = "docs/inference.md"
 SNIPPETS = read_snippets(GUIDE)
 EXPECTED = {
     "A prompt of your own": ("own", 0),
-    "The optimised prompt with ICL examples": ("registry openai:gpt-4o-mini", 3),
+    "The optimised prompt with ICL examples": ("run tides", 3),
     "A model that the registry does not know": ("general", 0),
     "What goes in, what comes out": ("general", 0),
 }
 """Source of the system prompt and number of ICL examples, by heading."""
 
 
+RESULT = RunResult(
+    thread_id="tides",
+    status="done",
+    system_prompt="Think of who asks.",
+    candidate_id="1",
+    reward=4.0,
+    path_reward=4.0,
+    initial_prompt="Help.",
+    initial_reward=3.0,
+    depth=1,
+    trace=("0", "1"),
+    beam=("1",),
+    usage_by_role={},
+    failures_by_kind={},
+    fingerprints={},
+    format=1,
+)
+
+
 @pytest.fixture
 def speaker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeServer]:
-    """A server that takes every model, a registry that knows one, and a working folder around it."""
+    """A server that takes every model, and a working folder with a run's result."""
     with serve(lambda body: Reply(["Here is why."]), ServerOptions(api_key=KEY, log_bodies=True)) as server:
         enter(tmp_path, monkeypatch, server)
-        prompt = RegisteredPrompt(model="openai:gpt-4o-mini", system_prompt="Think of who asks.")
-        PromptRegistry(tmp_path / "prompts").add(prompt)
+        folder = tmp_path / "drpo_runs" / "tides"
+        folder.mkdir(parents=True)
+        (folder / "result.json").write_text(RESULT.model_dump_json())
         yield server
 
 

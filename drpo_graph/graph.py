@@ -112,7 +112,7 @@ def build_context(
     Raises:
         ModelSpecError: a role has no model, or its string cannot be resolved.
         TemplateError: the template folder of the settings cannot be used.
-        UsageError: a money cap is set and a model has no price; or the ICL examples or their embeddings cannot be used.
+        UsageError: money is capped and a model has no price; the ICL examples or their embeddings cannot be used.
     """
     prompts = load_prompts(settings.templates)
     components = build_components(

@@ -11,6 +11,7 @@ from drpo_graph.records import ICLExample
 
 _START, _END = "<START>", "<END>"
 _BUNDLED = "icl_examples.json"
+_MAX_TOLD = 20
 
 
 def load_icl_examples(path: Path) -> tuple[ICLExample, ...]:
@@ -19,7 +20,7 @@ def load_icl_examples(path: Path) -> tuple[ICLExample, ...]:
     The marks ``<START>`` and ``<END>`` around a published response are left out.
 
     Raises:
-        DatasetError: the file cannot be read, is no such object, or an entry has no text; all such entries are named.
+        DatasetError: the file cannot be read, is no such object, or entries cannot be used; they are named.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -52,20 +53,30 @@ def _parse(text: str, *, name: str) -> tuple[ICLExample, ...]:
         raise DatasetError(f"ICL examples {name}: it is no JSON: {error}.") from error
     if not isinstance(pairs, _Pairs):
         raise DatasetError(f"ICL examples {name}: expected an object of responses by query.")
-    problems, examples, seen = [], [], set()
+    if not pairs:
+        raise DatasetError(f"ICL examples {name}: there is none in it.")
+    problems, response_by_query = [], dict[str, str]()
     for number, (query, response) in enumerate(pairs, 1):
         cleaned = _clean(response) if isinstance(response, str) else ""
-        if not query.strip() or not cleaned:
-            problems.append(f"{name}: entry {number}: expected a query and a response, both texts that are not blank")
-        elif query in seen:
-            problems.append(f"{name}: entry {number}: the same query stands above")
-        seen.add(query)
-        examples.append(ICLExample(query=query, response=cleaned))
-    if not examples:
-        raise DatasetError(f"ICL examples {name}: there is none in it.")
+        problem = "the same query stands above" if query in response_by_query else _find_problem(query, cleaned)
+        if problem:
+            problems.append(f"{name}: entry {number}: {problem}")
+        response_by_query.setdefault(query, cleaned)
     if problems:
-        raise DatasetError(f"ICL examples {name}: {len(problems)} entries cannot be used.", tuple(problems))
-    return tuple(examples)
+        told = problems[:_MAX_TOLD]
+        told += [f"and {len(problems) - len(told)} more"] if len(problems) > len(told) else []
+        raise DatasetError(f"ICL examples {name}: {len(problems)} entries cannot be used.", tuple(told))
+    return tuple(ICLExample(query=query, response=response) for query, response in response_by_query.items())
+
+
+def _find_problem(query: str, response: str) -> str | None:
+    if not query.strip() or not response:
+        return "expected a query and a response, both texts that are not blank"
+    try:
+        f"{query}{response}".encode()
+    except UnicodeEncodeError:
+        return "half of a character, a lone surrogate, can neither be stored nor sent"
+    return None
 
 
 class _Pairs(list[tuple[str, object]]):

@@ -58,6 +58,8 @@ def test_bundled_examples_are_many_and_none_is_a_training_query() -> None:
         ({"Why?": 3}, "entry 1"),
         ({"Why?": "<START><END>"}, "entry 1"),
         ({" ": "Because."}, "entry 1"),
+        ('{"Why?": "\\ud800"}', "entry 1: half of a character"),
+        ({str(number): "" for number in range(50)}, "and 30 more"),
         ('{"Why?": "Because.", "Why?": "So."}', "entry 2: the same query"),
     ],
 )

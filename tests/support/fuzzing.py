@@ -25,6 +25,7 @@ from drpo_graph.parsing import parse_critique, parse_critique_published, parse_m
 from drpo_graph.prompts.fencing import defuse, escape_headings, fence
 from drpo_graph.prompts.flat import clean_answer
 from drpo_graph.records import Metric
+from drpo_graph.retrieval import load_icl_examples
 from drpo_graph.safe_pickle import load_pickle
 from drpo_graph.serializer import make_serializer
 from drpo_graph.soft_scores import find_scores
@@ -74,6 +75,19 @@ def read_dataset(content: bytes) -> None:
                 assert query.text.strip()
         except DatasetError as error:
             _check_message(error)
+
+
+def read_icl_examples(content: bytes) -> None:
+    """Read bytes as ICL examples in the published form."""
+    path = Path(_folder.name) / "examples.json"
+    path.write_bytes(content)
+    try:
+        for example in load_icl_examples(path):
+            f"{example.query}{example.response}".encode()
+            assert example.query.strip()
+            assert example.response.strip()
+    except DatasetError as error:
+        _check_message(error)
 
 
 def read_pickle(content: bytes) -> None:
@@ -129,6 +143,7 @@ def _check_message(error: Exception) -> None:
 TARGETS: Mapping[str, Callable[[bytes], None]] = {
     "reply": read_reply,
     "dataset": read_dataset,
+    "icl_examples": read_icl_examples,
     "pickle": read_pickle,
     "event": read_event,
     "checkpoint": read_checkpoint,
@@ -146,6 +161,10 @@ SEEDS: Mapping[str, tuple[bytes, ...]] = {
         b'\1[{"query": "a"}, "b"]',
         b'\2query,kind\n"a, b",x\n',
         b"\3one\ntwo\n",
+    ),
+    "icl_examples": (
+        b'{"Why?": "<START>\\nBecause.\\n<END>", "And?": "So \\ud83d\\ude00"}',
+        b'{"a": 1, "": "\\ud800", "a": null}',
     ),
     "pickle": tuple(pickle.dumps({"a": [1, (2.5, None)], "b": {"c"}}, protocol=protocol) for protocol in range(6)),
     "event": (

@@ -4,7 +4,6 @@ import asyncio
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TextIO
 
 from drpo_graph.cli import generate_options as own
@@ -19,7 +18,6 @@ from drpo_graph.settings import Settings, build_settings, merge_settings
 
 if TYPE_CHECKING:
     from drpo_graph.aligned import AlignedModel, GivenPrompt
-    from drpo_graph.prompt_registry import PromptRegistry
     from drpo_graph.records import RunResult
 
 _DEFAULTS: dict[str, object] = {"max_outage_s": 0, "max_retries": 3}
@@ -34,8 +32,6 @@ def generate_command(
     system_prompt: own.SystemPromptOption = None,
     run: own.RunOption = None,
     checkpoint: flags.CheckpointOption = DEFAULT_PLACE,
-    prompt: own.PromptOption = None,
-    registry: own.RegistryOption = None,
     num_icl: own.NumICLOption = None,
     icl_examples: flags.IclExamplesOption = None,
     embeddings: flags.EmbeddingsOption = None,
@@ -49,13 +45,10 @@ def generate_command(
 ) -> None:
     """Answer QUERY with a model and its optimised prompt, and print the response as it comes.
 
-    The system prompt is your own, a finished run's, or the registry's for the model; a model that the registry does not
-    know gets the general alignment prompt.
+    The system prompt is your own or a finished run's; without one the model gets the general alignment prompt.
     """
-    named = {"--system-prompt": system_prompt, "--run": run, "--prompt": prompt}
-    given = [flag for flag, value in named.items() if value is not None]
-    if len(given) > 1:
-        raise UsageError(f"{' and '.join(given)}: a response has one system prompt. Give one of them.")
+    if system_prompt is not None and run is not None:
+        raise UsageError("--system-prompt and --run: a response has one system prompt. Give one of them.")
     asked = _read_query(query)
     text = read_prompt(system_prompt) if system_prompt is not None else None
     found = asyncio.run(_read_run(run, checkpoint)) if run is not None else None
@@ -66,11 +59,9 @@ def generate_command(
         {**place, **sampling}, found.settings if found else None, likeness=likeness, overrides=overrides
     )
     wanted = num_icl if num_icl is not None else settings.k if settings.ret_icl else 0
-    prompts = _open_registry(registry)
     aligned = _make_model(
         settings,
-        text if text is not None else found.result if found else _find_prompt(prompts, prompt),
-        registry=prompts,
+        text if text is not None or found is None else found.result,
         num_icl=wanted,
     )
     asyncio.run(_answer(aligned, asked, as_json=as_json))
@@ -135,32 +126,10 @@ async def _read_run(thread_id: str, place: str) -> _Found:
     return _Found(stored.record.settings, stored.result)
 
 
-def _open_registry(folder: Path | None) -> "PromptRegistry | None":
-    if folder is None:
-        return None
-    from drpo_graph.prompt_registry import PromptRegistry
-
-    if not folder.is_dir():
-        raise UsageError(f"--registry {folder}: there is no such folder.")
-    return PromptRegistry(folder)
-
-
-def _find_prompt(registry: "PromptRegistry | None", name: str | None) -> "GivenPrompt | None":
-    if name is None:
-        return None
-    if registry is None:
-        raise UsageError(f"--prompt {name}: name the folder of prompts too, with --registry.")
-    found = registry.find(name)
-    if found is None:
-        raise UsageError(f"--prompt {name}: the registry has no prompt for a model of this name.")
-    return found
-
-
 def _make_model(
     settings: Settings,
     prompt: "GivenPrompt | None",
     *,
-    registry: "PromptRegistry | None",
     num_icl: int,
 ) -> "AlignedModel":
     from drpo_graph.aligned import AlignedModel, check_num_icl  # Loads LangChain.
@@ -172,7 +141,6 @@ def _make_model(
         model=settings.base.model,
         settings=settings,
         system_prompt=prompt,
-        registry=registry,
         num_icl=num_icl,
         retriever=open_retriever(settings.model_copy(update={"ret_icl": True})) if num_icl else None,
     )

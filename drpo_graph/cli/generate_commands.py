@@ -13,6 +13,7 @@ from drpo_graph.cli.places import DEFAULT_PLACE, find_place_of
 from drpo_graph.display.streams import quiet
 from drpo_graph.errors import UsageError
 from drpo_graph.inert import InertStream, inert_json
+from drpo_graph.parsing import clean_surrogates
 from drpo_graph.retrieval_settings import RetrievalSettings
 from drpo_graph.settings import Settings, build_settings, merge_settings
 
@@ -59,18 +60,18 @@ def generate_command(
         {**place, **sampling}, found.settings if found else None, likeness=likeness, overrides=overrides
     )
     wanted = num_icl if num_icl is not None else settings.k if settings.ret_icl else 0
-    aligned = _make_model(
-        settings,
-        text if text is not None or found is None else found.result,
-        num_icl=wanted,
-    )
+    prompt = text if text is not None or found is None else found.result
+    aligned = _make_model(settings, prompt, num_icl=wanted)
     asyncio.run(_answer(aligned, asked, as_json=as_json))
 
 
 def _read_query(query: str | None) -> str:
     if query is None and sys.stdin.isatty():
         raise UsageError("No query. Give it as an argument, or '-' to read it from stdin.")
-    text = sys.stdin.read() if query is None or query == "-" else query
+    try:
+        text = clean_surrogates(sys.stdin.read() if query is None or query == "-" else query)
+    except UnicodeDecodeError as error:
+        raise UsageError("The query on stdin is not UTF-8 text.") from error
     if not text.strip():
         raise UsageError("The query is blank.")
     # The line's end is the shell's, not the query's.
@@ -126,17 +127,11 @@ async def _read_run(thread_id: str, place: str) -> _Found:
     return _Found(stored.record.settings, stored.result)
 
 
-def _make_model(
-    settings: Settings,
-    prompt: "GivenPrompt | None",
-    *,
-    num_icl: int,
-) -> "AlignedModel":
+def _make_model(settings: Settings, prompt: "GivenPrompt | None", *, num_icl: int) -> "AlignedModel":
     from drpo_graph.aligned import AlignedModel, check_num_icl  # Loads LangChain.
     from drpo_graph.retrieval import open_retriever
 
     check_num_icl(num_icl, has_retriever=True)
-
     return AlignedModel(
         model=settings.base.model,
         settings=settings,

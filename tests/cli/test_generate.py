@@ -53,6 +53,16 @@ def test_query_is_read_from_stdin(drpo: Drpo, speaker: FakeServer, monkeypatch: 
     assert last_messages(speaker)[-1]["content"] == "What is\nrain?"
 
 
+def test_query_that_is_no_text_is_told(drpo: Drpo, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\xff\xfe"), encoding="utf-8"))
+    assert_one_line(drpo("generate", "-", *MODEL, *OWN), 2, "UTF-8")
+
+
+def test_half_a_character_in_a_query_does_no_harm(drpo: Drpo, speaker: FakeServer) -> None:
+    assert drpo("generate", "What is \udcff?", *MODEL, *OWN).code == 0
+    assert last_messages(speaker)[-1]["content"] == "What is \N{REPLACEMENT CHARACTER}?"
+
+
 def test_sampling_is_what_the_flags_say(drpo: Drpo, speaker: FakeServer, folder: Path) -> None:
     (folder / "p.txt").write_text("From a file.\n")
     flags = ("--temperature", "0.5", "--top-p", "0.9", "--max-tokens", "7", "--stop", "A", "--stop", "B")

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pydantic import JsonValue
 
@@ -77,3 +77,12 @@ class Reply:
 
     choices: tuple[Choice, ...]
     usage: Usage
+
+
+class Piece(NamedTuple):
+    """What one message of a streamed reply adds to it."""
+
+    text: str = ""
+    refusal: str = ""
+    finish_reason: str | None = None
+    usage: Usage | None = None

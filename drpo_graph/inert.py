@@ -11,6 +11,10 @@ _ESCAPES = re.compile(
 )
 _BREAKS = re.compile(r"[\t\n\r\v\f\x1c-\x1f\x85\u2028\u2029]+")
 _LINE_BREAKS = re.compile(r"\r\n|[\n\r\v\f\x85\u2028\u2029]")
+_UNFINISHED = re.compile(
+    r"(?:\r|(?:\x1b\[|\x9b)[0-?]*[ -/]*|(?:\x1b[\]PX^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x9c]*\x1b?|\x1b[ -/]*)\Z"
+)
+_MAX_HELD = 4096
 # Escapes and stripped characters take room in the raw text; beyond this factor only a hostile text is cut too short.
 _RAW_FACTOR = 8
 # What a terminal may obey or hide, and JSON may hold as it is: DEL and C1 controls, bidi overrides, zero-width signs,
@@ -52,6 +56,31 @@ def inert_block(text: str, *, max_chars: int) -> str:
 def inert_json(line: str) -> str:
     """Return JSON with the characters escaped that a terminal would obey or hide; it says the same to a program."""
     return _UNSAFE_IN_JSON.sub(_escape, line)
+
+
+class InertStream:
+    """Makes a text inert that comes in pieces: its line breaks stay, and so does all else that a terminal shows."""
+
+    def __init__(self) -> None:
+        self._held = ""
+
+    def feed(self, piece: str) -> str:
+        """Return what can be shown by now: the beginning of an escape sequence waits for its end."""
+        text = self._held + piece
+        unfinished = _UNFINISHED.search(text)
+        place = unfinished.start() if unfinished and len(unfinished[0]) <= _MAX_HELD else len(text)
+        self._held = text[place:]
+        return _show_lines(text[:place])
+
+    def end(self) -> str:
+        """Return what was still held back and can be shown."""
+        held, self._held = self._held, ""
+        return _show_lines(held)
+
+
+def _show_lines(text: str) -> str:
+    lines = _LINE_BREAKS.split(_ESCAPES.sub("", text))
+    return "\n".join("".join(map(_shown, line.replace("\t", "    "))) for line in lines)
 
 
 def _escape(match: re.Match[str]) -> str:

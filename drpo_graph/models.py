@@ -176,7 +176,8 @@ def _open_transport(address: Address, timeout_s: float) -> Transport:
     place = {"base_url": address.base_url, "api_key": address.api_key}
     open_chat = partial(openai_clients.open_chat, address.name, **place, timeout_s=timeout_s)
     open_flat = partial(openai_clients.open_completions, address.name, **place, timeout_s=timeout_s)
-    return OpenAITransport(PerLoop(open_chat).get, PerLoop(open_flat).get)
+    open_streams = partial(openai_clients.open_completion_streams, address.name, **place, timeout_s=timeout_s)
+    return OpenAITransport(PerLoop(open_chat).get, PerLoop(open_flat).get, completion_streams=PerLoop(open_streams).get)
 
 
 def _open_given(model: "BaseChatModel") -> _Opened:

@@ -4,7 +4,7 @@ Imported on first use, because ``langchain_openai`` takes two seconds.
 """
 
 import json
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import suppress
 from functools import cache
 from typing import Any, NamedTuple
@@ -13,13 +13,13 @@ import openai
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import BaseMessage
-from langchain_core.outputs import ChatResult
+from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_openai import ChatOpenAI
 from langchain_openai.chat_models.base import BaseChatOpenAI
 from pydantic import JsonValue, SecretStr
 
 from drpo_graph.failures import MAX_QUOTED, MalformedReplyError
-from drpo_graph.transport import Complete, PerLoop
+from drpo_graph.transport import Complete, CompleteStream, PerLoop
 
 _CONNECT_TIMEOUT_S = 15.0
 
@@ -59,6 +59,15 @@ class _LossLessChatOpenAI(ChatOpenAI):
                 generation.message.additional_kwargs["refusal"] = refusal
         return result
 
+    def _convert_chunk_to_generation_chunk(
+        self, chunk: dict[str, Any], default_chunk_class: type, base_generation_info: dict[str, Any] | None
+    ) -> ChatGenerationChunk | None:
+        generation = super()._convert_chunk_to_generation_chunk(chunk, default_chunk_class, base_generation_info)
+        delta = (chunk.get("choices") or [{}])[0].get("delta") or {}
+        if generation is not None and isinstance(delta.get("refusal"), str):
+            generation.message.additional_kwargs["refusal"] = delta["refusal"]
+        return generation
+
 
 def open_chat(name: str, *, base_url: str, api_key: str, timeout_s: float) -> BaseChatModel:
     """Return a client of ``/v1/chat/completions`` for the running event loop; it retries nothing."""
@@ -77,18 +86,43 @@ def open_chat(name: str, *, base_url: str, api_key: str, timeout_s: float) -> Ba
 
 def open_completions(name: str, *, base_url: str, api_key: str, timeout_s: float) -> Complete:
     """Return a client of ``/v1/completions`` for the running event loop; it retries nothing."""
-    client = openai.AsyncOpenAI(
+    client = _open_client(base_url=base_url, api_key=api_key, timeout_s=timeout_s)
+
+    async def complete(body: Mapping[str, JsonValue]) -> Mapping[str, object]:
+        return await _post(client, "/completions", {"model": name, **body})
+
+    return complete
+
+
+def open_completion_streams(name: str, *, base_url: str, api_key: str, timeout_s: float) -> CompleteStream:
+    """Return a client of ``/v1/completions`` whose answers come in parts; it retries nothing."""
+    client = _open_client(base_url=base_url, api_key=api_key, timeout_s=timeout_s)
+
+    async def complete(body: Mapping[str, JsonValue]) -> AsyncIterator[Mapping[str, object]]:
+        parts = await client.post(
+            "/completions",
+            cast_to=object,
+            body={"model": name, **body},
+            stream=True,
+            stream_cls=openai.AsyncStream[object],
+        )
+        async with parts:
+            async for part in parts:
+                if not isinstance(part, dict):
+                    raise MalformedReplyError(f"a part of the server's answer is no object: {str(part)[:MAX_QUOTED]}")
+                yield part
+
+    return complete
+
+
+def _open_client(*, base_url: str, api_key: str, timeout_s: float) -> openai.AsyncOpenAI:
+    return openai.AsyncOpenAI(
         base_url=base_url,
         api_key=api_key,
         max_retries=0,
         timeout=_timeout(timeout_s),
         http_client=_http_clients.get().client,
     )
-
-    async def complete(body: Mapping[str, JsonValue]) -> Mapping[str, object]:
-        return await _post(client, "/completions", {"model": name, **body})
-
-    return complete
 
 
 def without_retries(model: BaseChatModel) -> BaseChatModel:

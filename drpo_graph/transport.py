@@ -2,15 +2,15 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Generic, Protocol, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
 from langchain_core.outputs import ChatGeneration, LLMResult
 from pydantic import JsonValue
 
-from drpo_graph.exchange import Choice, Reply, Request
+from drpo_graph.exchange import Choice, Piece, Reply, Request
 from drpo_graph.failures import MAX_QUOTED, MalformedReplyError
 from drpo_graph.prompts.flat import join_messages
 from drpo_graph.prompts.library import Message
@@ -21,6 +21,9 @@ T = TypeVar("T")
 
 Complete = Callable[[Mapping[str, JsonValue]], Awaitable[Mapping[str, object]]]
 """Posts a body to ``/v1/completions``, without the model's name, and returns the server's answer."""
+
+CompleteStream = Callable[[Mapping[str, JsonValue]], AsyncIterator[Mapping[str, object]]]
+"""Does the same and yields the parts of the answer as they come."""
 
 _LIMIT_FIELDS = ("max_tokens", "max_output_tokens", "max_completion_tokens", "num_predict", "max_new_tokens")
 """What providers' chat models call the most tokens of a reply."""
@@ -37,6 +40,15 @@ class Transport(Protocol):
 
     async def send(self, request: Request) -> Reply:
         """Return the reply to one request."""
+        ...
+
+
+@runtime_checkable
+class StreamingTransport(Protocol):
+    """Sends one request and hands the reply on as it comes; raises whatever the client library raises."""
+
+    def stream(self, request: Request) -> AsyncIterator[Piece]:
+        """Yield the pieces of the reply's one sample."""
         ...
 
 
@@ -63,17 +75,28 @@ class OpenAITransport:
     Args:
         chat: Returns the running event loop's client of ``/v1/chat/completions``; called on the first request for it.
         completions: The same for ``/v1/completions``.
+        completion_streams: The same for answers of ``/v1/completions`` in parts; without it they come whole.
     """
 
-    def __init__(self, chat: Callable[[], BaseChatModel], completions: Callable[[], Complete]) -> None:
+    def __init__(
+        self,
+        chat: Callable[[], BaseChatModel],
+        completions: Callable[[], Complete],
+        *,
+        completion_streams: Callable[[], CompleteStream] | None = None,
+    ) -> None:
         self._chat = OpenAIChatTransport(chat)
-        self._completions = CompletionsTransport(completions)
+        self._completions = CompletionsTransport(completions, completion_streams)
 
     async def send(self, request: Request) -> Reply:
         """Return all samples of one request."""
         if request.endpoint == "completions":
             return await self._completions.send(request)
         return await self._chat.send(request)
+
+    def stream(self, request: Request) -> AsyncIterator[Piece]:
+        """Yield the pieces of the reply's one sample."""
+        return (self._completions if request.endpoint == "completions" else self._chat).stream(request)
 
 
 class OpenAIChatTransport:
@@ -88,6 +111,17 @@ class OpenAIChatTransport:
 
     async def send(self, request: Request) -> Reply:
         """Return all samples of one request; ``agenerate`` is the one LangChain call that keeps them."""
+        options, messages = self._options(request), _to_messages(request.messages)
+        result = await self._model().agenerate([messages], stop=list(request.stop) or None, **options)
+        return _read_result(result)
+
+    def stream(self, request: Request) -> AsyncIterator[Piece]:
+        """Yield the pieces of the reply's one sample."""
+        model = self._model().model_copy(update={"disable_streaming": False, "stream_usage": True})
+        return _stream_chat(model, request, self._options(request))
+
+    @staticmethod
+    def _options(request: Request) -> dict[str, Any]:
         body = {**request.extra_body, **_format_fields(request)}
         options: dict[str, Any] = {**_sampling_fields(request), **_tool_options(request)}
         if request.top_logprobs:
@@ -95,9 +129,7 @@ class OpenAIChatTransport:
         if body:
             # Inside extra_body, or LangChain parses the reply itself and one truncated sample loses them all.
             options["extra_body"] = body
-        messages = _to_messages(request.messages)
-        result = await self._model().agenerate([messages], stop=list(request.stop) or None, **options)
-        return _read_result(result)
+        return options
 
 
 class CompletionsTransport:
@@ -107,13 +139,29 @@ class CompletionsTransport:
 
     Args:
         complete: Returns the running event loop's client.
+        streams: Returns its client for answers in parts.
     """
 
-    def __init__(self, complete: Callable[[], Complete]) -> None:
+    def __init__(self, complete: Callable[[], Complete], streams: Callable[[], CompleteStream] | None = None) -> None:
         self._complete = complete
+        self._streams = streams
 
     async def send(self, request: Request) -> Reply:
         """Return all samples of one request, as the model wrote them."""
+        return _read_completion(await self._complete()(self._body(request)))
+
+    async def stream(self, request: Request) -> AsyncIterator[Piece]:
+        """Yield the pieces of the reply's one sample; all of it at once where the client has no streams."""
+        if self._streams is None:
+            reply = await self.send(request)
+            yield Piece(reply.choices[0].text, finish_reason=reply.choices[0].finish_reason, usage=reply.usage)
+            return
+        body: dict[str, JsonValue] = {"stream": True, "stream_options": {"include_usage": True}}
+        async for part in self._streams()({**self._body(request), **body}):
+            yield _read_part(part)
+
+    @staticmethod
+    def _body(request: Request) -> dict[str, JsonValue]:
         messages = [(one["role"], one["content"]) for one in request.messages]
         prompt = join_messages(messages, is_structured=request.schema is not None)
         body: dict[str, JsonValue] = {"prompt": prompt, **_sampling_fields(request)}
@@ -121,7 +169,7 @@ class CompletionsTransport:
             body["stop"] = list(request.stop)
         if request.top_logprobs:
             body["logprobs"] = request.top_logprobs
-        return _read_completion(await self._complete()({**body, **request.extra_body, **_format_fields(request)}))
+        return {**body, **request.extra_body, **_format_fields(request)}
 
 
 class LangChainTransport:
@@ -139,6 +187,10 @@ class LangChainTransport:
         model = self._limit(request.max_tokens)
         return _read_result(await model.agenerate([_to_messages(request.messages)], stop=list(request.stop) or None))
 
+    def stream(self, request: Request) -> AsyncIterator[Piece]:
+        """Yield the pieces of one sample, as the provider's client cuts them."""
+        return _stream_chat(self._limit(request.max_tokens), request, {})
+
     def _limit(self, max_tokens: int) -> BaseChatModel:
         """Return the model with replies of at most so many tokens."""
         if self._limit_field is None:
@@ -151,6 +203,23 @@ class LangChainTransport:
 
 def _to_messages(messages: Sequence[Message]) -> list[BaseMessage]:
     return [_MESSAGE_TYPES[one["role"]](content=one["content"]) for one in messages]
+
+
+async def _stream_chat(model: BaseChatModel, request: Request, options: Mapping[str, Any]) -> AsyncIterator[Piece]:
+    # Without callbacks: inside a graph the caller's would be told of these pieces beside those that we hand on.
+    chunks = model.astream(
+        _to_messages(request.messages), {"callbacks": []}, stop=list(request.stop) or None, **options
+    )
+    async for chunk in chunks:
+        reason = chunk.response_metadata.get("finish_reason") or chunk.response_metadata.get("stop_reason")
+        refusal = chunk.additional_kwargs.get("refusal")
+        yield Piece(
+            # A plain text: LangChain's own kind is refused by records.
+            str(chunk.text),
+            refusal=refusal if isinstance(refusal, str) else "",
+            finish_reason=str(reason) if reason else None,
+            usage=None if chunk.usage_metadata is None else _usage_in(chunk),
+        )
 
 
 def _sampling_fields(request: Request) -> dict[str, JsonValue]:
@@ -232,6 +301,17 @@ def _read_completed(given: object) -> Choice | None:
     return Choice(text=text, finish_reason=str(given.get("finish_reason") or "stop"), score_tokens=score_tokens)
 
 
+def _read_part(part: Mapping[str, object]) -> Piece:
+    """Return what a part of a streamed completion adds; the last one has the usage and no choice."""
+    given = part.get("choices")
+    usage = _read_usage(part["usage"]) if part.get("usage") else None
+    choice = given[0] if isinstance(given, list) and given else None
+    if not isinstance(choice, Mapping):
+        return Piece(usage=usage)
+    text, reason = choice.get("text"), choice.get("finish_reason")
+    return Piece(text if isinstance(text, str) else "", finish_reason=str(reason) if reason else None, usage=usage)
+
+
 def _read_usage(usage: object) -> Usage:
     """Return the usage of a whole request as OpenAI-compatible servers report it."""
     if not isinstance(usage, Mapping):
@@ -254,7 +334,11 @@ def _usage_of_message(result: LLMResult) -> Usage:
     """Return the usage as LangChain normalises it: on the message, where other providers put it."""
     generation = result.generations[0][0] if result.generations[0] else None
     message = generation.message if isinstance(generation, ChatGeneration) else None
-    usage = message.usage_metadata if isinstance(message, AIMessage) else None
+    return _usage_in(message) if isinstance(message, AIMessage) else Usage(calls=1)
+
+
+def _usage_in(message: AIMessage) -> Usage:
+    usage = message.usage_metadata
     if usage is None:
         return Usage(calls=1)
     return Usage(

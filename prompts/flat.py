@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from drpo_graph.prompts.fencing import escape_headings
 from drpo_graph.prompts.messages import Message
@@ -15,10 +15,22 @@ REPLY_HEADING: Final = "# Reply"
 MAX_STOPS: Final = 4
 """OpenAI takes no more in one request."""
 
+_HEADINGS = ("# Query:", "# Answer:")
 _HEADING = re.compile(r"^# (?:Query|Answer):?[ \t]*$", re.MULTILINE)
 _OWN_HEADING = re.compile(r"# Answer:?[ \t]*\n")
 # A fence that names a language belongs to the answer.
 _FENCE = re.compile(r"```(?:text|markdown|md)?[ \t]*\n(?P<inside>.*?)(?P<end>\n```)?", re.DOTALL)
+
+
+_FENCE_OPENING = re.compile(r"`{1,2}|```(?:[a-z]*|(?:text|markdown|md)?[ \t]*(?:\n.*)?)", re.DOTALL)
+
+
+class Settled(NamedTuple):
+    """What of a response will stand in it whatever the model still writes."""
+
+    text: str
+    is_ended: bool = False
+    """Whether nothing that follows belongs to it."""
 
 
 def merge_stops(own: Sequence[str], of_format: Sequence[str]) -> tuple[str, ...]:
@@ -44,6 +56,23 @@ def clean_answer(text: str, *, is_cut: bool) -> str:
     elif is_cut:
         answer = _without_partial_stop(answer)
     return _without_fence(answer.strip(), is_cut=is_cut and heading is None).strip()
+
+
+def settle_answer(text: str) -> Settled:
+    """Return what :func:`clean_answer` will begin with, whatever follows the text.
+
+    A line that may become a heading, the white space at the end and an answer that may stand inside a fence are held
+    back.
+    """
+    begin = _OWN_HEADING.match(text)
+    answer = text[begin.end() :] if begin else text
+    lines, _, last = answer.rpartition("\n")
+    # At the end of the text "# Query" may still become "# Query language".
+    if _HEADING.search(lines):
+        return Settled(clean_answer(text, is_cut=False), is_ended=True)
+    is_begun = any(heading.startswith(last.rstrip(" \t")) for heading in _HEADINGS)
+    shown = (lines if is_begun else answer).strip()
+    return Settled("" if _FENCE_OPENING.fullmatch(shown) else shown)
 
 
 def join_turns(turns: Sequence[Message]) -> str:

@@ -17,7 +17,7 @@ from typing import Literal
 from drpo_graph.errors import TemplateError
 from drpo_graph.prompts.fencing import defuse, escape_headings
 from drpo_graph.prompts.fencing import fence as fence
-from drpo_graph.prompts.flat import FLAT_STOPS, clean_answer, join_turns
+from drpo_graph.prompts.flat import FLAT_STOPS, Settled, clean_answer, join_turns, settle_answer
 from drpo_graph.prompts.messages import Message as Message
 from drpo_graph.records import ICLExample, Metric, MetricSelection, Query, Rollout, metric_key
 
@@ -75,6 +75,10 @@ class ResponseFormat:
     def clean(self, text: str, *, is_cut: bool) -> str:
         """Return the response in a model's text, of which the token limit may have cut off the end."""
         return clean_answer(text, is_cut=is_cut) if self.flat is not None else text.strip()
+
+    def settle(self, text: str) -> Settled:
+        """Return what of the response is certain while the model still writes: :meth:`clean` begins with it."""
+        return settle_answer(text) if self.flat is not None else Settled(text.strip())
 
 
 @dataclass(frozen=True, slots=True)

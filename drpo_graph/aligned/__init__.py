@@ -1,1 +1,15 @@
-"""Use what was found: a chat model behind an optimised system prompt and retrieved ICL examples."""
+"""Use an optimised prompt: a model with its system prompt and ICL examples, as a LangChain Runnable."""
+
+from drpo_graph.aligned.model import MAX_NUM_ICL, AlignedModel, check_num_icl
+from drpo_graph.aligned.prompt_choice import ChosenPrompt, GivenPrompt, ModelPrompt, PromptSource, choose_prompt
+
+__all__ = [
+    "MAX_NUM_ICL",
+    "AlignedModel",
+    "ChosenPrompt",
+    "GivenPrompt",
+    "ModelPrompt",
+    "PromptSource",
+    "check_num_icl",
+    "choose_prompt",
+]

@@ -63,7 +63,7 @@ def read_settings(given: Mapping[str, object]) -> Settings:
     file = load_settings_file(config) if config else {}
     merged = merge_settings(file, roles, own, read_overrides(overrides))
     if isinstance(prompt := merged.get("initial_prompt"), str):
-        merged["initial_prompt"] = _read_prompt(prompt)
+        merged["initial_prompt"] = read_prompt(prompt)
     try:
         return build_settings(merged)
     except SettingsError:
@@ -184,8 +184,12 @@ def check_held_out(training: Sequence[Query], validation: Sequence[Query]) -> No
         )
 
 
-def _read_prompt(text: str) -> str:
-    """Return a prompt given as text, or the content of the file that ``@FILE`` names."""
+def read_prompt(text: str) -> str:
+    """Return a prompt given as text, or the content of the file that ``@FILE`` names.
+
+    Raises:
+        UsageError: the file cannot be read, or is blank.
+    """
     if not text.startswith("@"):
         return text
     try:

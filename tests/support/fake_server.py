@@ -25,6 +25,7 @@ from typing import IO, Literal, NotRequired, Self, TypedDict, cast
 
 from aiohttp import web
 
+from tests.support.embeddings import EmbeddingsServer
 from tests.support.fake_options import ServerOptions as ServerOptions
 from tests.support.fake_probes import (
     NO_TEMPLATE,
@@ -63,6 +64,7 @@ from tests.support.fake_replies import Reply as Reply
 from tests.support.fake_replies import Responder as Responder
 from tests.support.fake_replies import build_echo_responder as build_echo_responder
 from tests.support.fake_replies import request_key as request_key
+from tests.support.fake_streams import stream_response
 
 _CHAT_PATH = "/v1/chat/completions"
 STATUS_RESET, STATUS_CLIENT_GONE = 0, 499
@@ -109,6 +111,7 @@ class FakeServer:
         app = web.Application(client_max_size=64 * 2**20)
         app.router.add_post(_CHAT_PATH, self._handle)
         app.router.add_post("/v1/completions", self._handle)
+        app.router.add_post("/v1/embeddings", EmbeddingsServer().handle)
         app.router.add_get("/v1/models", self._describe)
         app.router.add_get("/version", self._describe)
         app.router.add_get("/props", self._describe)
@@ -173,8 +176,6 @@ class FakeServer:
         if options.models is not None and model not in options.models:
             message = f"The model `{model}` does not exist or you do not have access to it."
             return error_response(404, message, code="model_not_found")
-        if body.get("stream"):
-            return error_response(400, "This server does not stream.", param="stream")
         n = body.get("n")
         if n is not None and not (isinstance(n, int) and 1 <= n <= 128):
             return error_response(400, f"n must be an integer from 1 to 128, got {n!r}.", param="n")
@@ -246,7 +247,8 @@ class FakeServer:
             good = choices_of(reply, n, has_tools=has_tools(body))
             choices += [spoiled(choice, fault) for choice in (good[:1] * n if fault == "repeated" else good)]
         complete = chat_completion if prompts is None else completion
-        return json_response(self._as_reported(complete(self._as_read(body), choices, key=key)))
+        payload = self._as_reported(complete(self._as_read(body), choices, key=key))
+        return stream_response(payload) if body.get("stream") else json_response(payload)
 
     def _as_read(self, body: dict[str, object]) -> dict[str, object]:
         """Return the request without what the server overlooks."""

@@ -183,7 +183,6 @@ async def test_limited_servers_refuse_what_they_lack() -> None:
         {"model": "m"},
         {"model": "m", "messages": []},
         {"model": "m", "messages": HELLO, "n": 0},
-        {"model": "m", "messages": HELLO, "stream": True},
     ],
 )
 async def test_malformed_request_is_a_bad_request(body: dict[str, object]) -> None:
@@ -395,3 +394,17 @@ def test_server_that_cannot_start_says_why() -> None:
         spawn_fake_server("tests.support.fake_server:no_such_factory"),
     ):
         pytest.fail("the block must not run")
+
+
+async def test_streamed_answer_joins_to_the_whole_one() -> None:
+    async with client_of(always(Reply(["Rain is water."]))) as client:
+        chat = await client.chat.completions.create(
+            model="m", messages=HELLO, stream=True, stream_options={"include_usage": True}
+        )
+        parts = [part async for part in chat]
+        pieces = [part.choices[0].delta.content or "" for part in parts if part.choices]
+        assert ("".join(pieces), len(pieces) > 3) == ("Rain is water.", True)
+        assert parts[-1].usage is not None
+        assert parts[-1].usage.completion_tokens == 3
+        flat = await client.completions.create(model="m", prompt="x", stream=True)
+        assert "".join([part.choices[0].text async for part in flat if part.choices]) == "Rain is water."

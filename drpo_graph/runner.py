@@ -339,7 +339,6 @@ class RunWork(ABC, Generic[R]):
             # The disk may be what stopped the run: the first error is the one to report.
             logger.warning("The run list could not be brought up to date: %s", storage_error)
 
-
     @abstractmethod
     def _make_graph(self) -> CompiledStateGraph[Any, Any, Any, Any]: ...
 

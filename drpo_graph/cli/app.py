@@ -8,7 +8,14 @@ from typing import Annotated
 import typer
 
 from drpo_graph import __version__
-from drpo_graph.cli import models_commands, optimize_commands, retention_commands, run_commands, serve_commands
+from drpo_graph.cli import (
+    icl_commands,
+    models_commands,
+    optimize_commands,
+    retention_commands,
+    run_commands,
+    serve_commands,
+)
 from drpo_graph.cli.options import FLAG_BY_PUBLISHED_NAME
 from drpo_graph.display import inert_block
 from drpo_graph.errors import DRPOError
@@ -27,6 +34,7 @@ app = typer.Typer(
 )
 for _name, _command in (
     ("optimize", optimize_commands.optimize_command),
+    ("icl", icl_commands.icl_command),
     ("resume", optimize_commands.resume_command),
     ("runs", run_commands.runs_command),
     ("show", run_commands.show_command),

@@ -177,6 +177,11 @@ class ICLResult(Record):
     """Responses without a usable critique, rounds without a usable rewrite, transport failures."""
     fingerprints: dict[str, str]
 
+    @property
+    def published_name(self) -> str:
+        """The name that the published code gives the file of optimised examples."""
+        return f"out_{len(self.examples)}_{self.num_iters}.json"
+
 
 class PairedComparison(Record):
     """A candidate against the initial prompt on the same validation queries."""

@@ -88,8 +88,9 @@ class PlainDisplay:
                 self._write(_example_line(event))
             case ICLFinished():
                 self._write(_examples_line(event.result))
-                for line in (*map(str, self._files), *self._commands):
-                    self._write(f"  {inert(line, max_chars=_MAX_LINE)}")
+                # The list is a search's; both kinds write their result into the same folder.
+                for folder in (one.parent for one in self._files if one.name == "result.json"):
+                    self._write(f"  {inert(str(folder / event.result.published_name), max_chars=_MAX_LINE)}")
             case RunStopped():
                 with self._lines() as console:
                     print_stop(console, event, commands=self._commands)

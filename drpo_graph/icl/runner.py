@@ -176,15 +176,10 @@ class _ICLWork(RunWork[ICLResult]):
             ) from error
 
 
-def published_name(result: ICLResult) -> str:
-    """Return the name that the published code gives the file of optimised examples."""
-    return f"out_{len(result.examples)}_{result.num_iters}.json"
-
-
 def result_files(result: ICLResult) -> dict[str, bytes]:
     """Return a finished run's files: the examples in the published form, and the result."""
     pairs = {one.query: one.response for one in result.examples}
-    contents: dict[str, object] = {published_name(result): pairs, RESULT_FILE: result.model_dump(mode="json")}
+    contents: dict[str, object] = {result.published_name: pairs, RESULT_FILE: result.model_dump(mode="json")}
     return {
         name: (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
         for name, content in contents.items()

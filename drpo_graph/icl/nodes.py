@@ -48,7 +48,7 @@ async def start(state: ICLState, runtime: Runtime[RunContext]) -> ICLState:
     )
     fingerprints = {**runtime.context.fingerprints(), "icl": response_prompt_fingerprint()}
     # The texts are in the archive now; every checkpoint would repeat them.
-    return {
+    return {  # type: ignore[typeddict-item]  # Only changed keys.
         "format": STATE_FORMAT,
         "run_id": run_id,
         "fingerprints": fingerprints,
@@ -135,12 +135,12 @@ async def choose(state: ExampleState, runtime: Runtime[RunContext]) -> ExampleSt
                 best = {"response_id": response_id, "reward": reward}
     # Without a critique there is nothing to rewrite from.
     is_done = best["reward"] is None or best["reward"] >= MAX_SCORE or iteration >= state["num_iters"]
-    update: ExampleState = {  # type: ignore[typeddict-item]  # Only changed keys; the reducer empties the list.
+    update: ExampleState = {  # type: ignore[typeddict-item]  # Only changed keys.
         "iteration": iteration,
         "best": best,
         "initial_reward": initial_reward,
         "is_done": is_done,
-        "judged": None,
+        "judged": None,  # type: ignore[typeddict-item]  # The reducer empties the list.
     }
     if is_done:
         outcome: OutcomeRef = {
@@ -161,7 +161,7 @@ async def rewrite(state: ExampleState, runtime: Runtime[RunContext]) -> ExampleS
     iteration, query_id = state["iteration"] + 1, state["query_id"]
     rollout = await session.archive.rollout(state["best"]["response_id"], query_id)
     query = await session.archive.query(query_id)
-    schema = {
+    schema: dict[str, JsonValue] = {
         "type": "object",
         "properties": {"analysis": {"type": "string"}, "new_response": {"type": "string"}},
         "required": ["analysis", "new_response"],

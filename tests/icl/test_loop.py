@@ -35,12 +35,13 @@ class Script:
         text = str(messages[0]["content"])
         if "# Metrics to choose from" in text:
             return Reply([json.dumps({"reasoning": "r", "metrics": list(METRICS), "new_metrics": []})])
-        plan = re.findall(r"plan (\S+)", text)[-1].split(",")
+        query, scores = re.findall(r"(question \d+ plan (\S+))", text)[-1]
+        plan = scores.split(",")
         if '"new_response"' in text:
             texts = []
             for _ in range(int(str(body.get("n", 1)))):
-                self._rewrites[str(plan)] += 1
-                number = self._rewrites[str(plan)]
+                self._rewrites[query] += 1
+                number = self._rewrites[query]
                 texts.append(json.dumps({"analysis": "a", "new_response": f"v{number}"}))
             return Reply(texts)
         score = plan[int(re.findall(r"v(\d+)", text)[-1])]

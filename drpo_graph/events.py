@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
-from drpo_graph.records import Metric, Origin, Record, Role, RunResult, Usage
+from drpo_graph.records import ICLResult, Metric, Origin, Record, Role, RunResult, Usage
 
 EVENT_SCHEMA = 1
 
@@ -209,6 +209,35 @@ class RunStopped(EventBase):
     """What the command that resumes it needs besides, e.g. ``--max-calls 200``."""
 
 
+class ICLStarted(EventBase):
+    """The optimisation of ICL examples begins, or goes on."""
+
+    type: Literal["icl_started"] = "icl_started"
+    is_resumed: bool
+    num_examples: int
+    num_iters: int
+    num_samples: int
+
+
+class ICLExampleFinished(EventBase):
+    """An ICL example has its response."""
+
+    type: Literal["icl_example_finished"] = "icl_example_finished"
+    example_id: str
+    initial_reward: float | None
+    reward: float | None
+    iterations: int
+    detail: str = ""
+    """Why it is unscored, if it is."""
+
+
+class ICLFinished(EventBase):
+    """All ICL examples have their responses."""
+
+    type: Literal["icl_finished"] = "icl_finished"
+    result: ICLResult
+
+
 class Warned(EventBase):
     """Something that affects the result, in one line."""
 
@@ -231,6 +260,9 @@ Event = Annotated[
     | ValidationFinished
     | RunFinished
     | RunStopped
+    | ICLStarted
+    | ICLExampleFinished
+    | ICLFinished
     | Warned,
     Field(discriminator="type"),
 ]

@@ -64,7 +64,7 @@ class ContextOverrides:
 
 
 @dataclass(frozen=True, slots=True)
-class _Defaults:
+class GraphDefaults:
     """What a graph falls back to when its caller hands over no context of ours."""
 
     settings: Settings
@@ -106,8 +106,9 @@ def build_context(
     rewriter: Rewriter | None = None,
     beam_policy: BeamPolicy | None = None,
     example_retriever: ExampleRetriever | None = None,
+    optional_roles: frozenset[Role] = frozenset(),
 ) -> RunContext:
-    """Return the live objects of a run.
+    """Return the live objects of a run; ``optional_roles`` need no model.
 
     Raises:
         ModelSpecError: a role has no model, or its string cannot be resolved.
@@ -124,7 +125,7 @@ def build_context(
         beam_policy=beam_policy,
         example_retriever=example_retriever,
     )
-    clients = build_clients(settings, models, optional=_optional_roles(selector, critic, rewriter))
+    clients = build_clients(settings, models, optional=optional_roles | _optional_roles(selector, critic, rewriter))
     check_prices(settings, {role: client.settings.model for role, client in clients.items()})
     return RunContext(
         settings=settings,
@@ -188,7 +189,7 @@ def build_graph(
         "beam_policy": beam_policy,
         "example_retriever": example_retriever,
     }
-    defaults = _Defaults(
+    defaults = GraphDefaults(
         settings=settings or Settings(), models=models or {}, parts=parts, store=store, sinks=tuple(sinks)
     )
     fallback_store = store or InMemoryStore()
@@ -196,10 +197,10 @@ def build_graph(
     graph = StateGraph(
         SearchState, context_schema=ContextOverrides, input_schema=SearchInput, output_schema=SearchOutput
     )
-    _add(graph, "start_run", nodes.start_run, SearchState, defaults, fallback_store)
-    _add(graph, "select_metrics", nodes.select_metrics, MetricsTask, defaults, fallback_store)
-    _add(graph, "score_beams", nodes.score_beams, SearchState, defaults, fallback_store)
-    _add(graph, "conclude", nodes.conclude, SearchState, defaults, fallback_store)
+    add_step(graph, "start_run", nodes.start_run, SearchState, defaults, fallback_store)
+    add_step(graph, "select_metrics", nodes.select_metrics, MetricsTask, defaults, fallback_store)
+    add_step(graph, "score_beams", nodes.score_beams, SearchState, defaults, fallback_store)
+    add_step(graph, "conclude", nodes.conclude, SearchState, defaults, fallback_store)
     graph.add_node("rollout", rollout, input_schema=RolloutTask)
     graph.add_node("expand", _build_expand(defaults, rollout, fallback_store), input_schema=ExpandTask)
     graph.add_node("validate", rollout, input_schema=RolloutTask)
@@ -291,11 +292,11 @@ def _send_prefetch(state: SearchState) -> list[Send]:
     return [Send("select_metrics", task) for task in tasks]
 
 
-def _build_rollout(defaults: _Defaults, store: BaseStore) -> CompiledStateGraph[Any, Any, Any, Any]:
+def _build_rollout(defaults: GraphDefaults, store: BaseStore) -> CompiledStateGraph[Any, Any, Any, Any]:
     graph = StateGraph(RolloutState, input_schema=RolloutTask, output_schema=RolloutOutput)
-    _add(graph, "sample_errors", nodes.sample_errors, RolloutState, defaults, store)
-    _add(graph, "select_metrics", nodes.select_metrics, RolloutState, defaults, store)
-    _add(graph, "critique", nodes.critique, RolloutState, defaults, store)
+    add_step(graph, "sample_errors", nodes.sample_errors, RolloutState, defaults, store)
+    add_step(graph, "select_metrics", nodes.select_metrics, RolloutState, defaults, store)
+    add_step(graph, "critique", nodes.critique, RolloutState, defaults, store)
     graph.add_conditional_edges(START, _route_rollout, ["sample_errors", "select_metrics"])
     graph.add_edge("sample_errors", "critique")
     graph.add_edge("select_metrics", "critique")
@@ -305,10 +306,10 @@ def _build_rollout(defaults: _Defaults, store: BaseStore) -> CompiledStateGraph[
 
 
 def _build_expand(
-    defaults: _Defaults, rollout: CompiledStateGraph[Any, Any, Any, Any], store: BaseStore
+    defaults: GraphDefaults, rollout: CompiledStateGraph[Any, Any, Any, Any], store: BaseStore
 ) -> CompiledStateGraph[Any, Any, Any, Any]:
     graph = StateGraph(ExpandState, input_schema=ExpandTask, output_schema=ExpandOutput)
-    _add(graph, "rewrite_prompts", nodes.rewrite_prompts, ExpandState, defaults, store)
+    add_step(graph, "rewrite_prompts", nodes.rewrite_prompts, ExpandState, defaults, store)
     graph.add_node("rollout", rollout, input_schema=RolloutTask)
     graph.add_edge(START, "rewrite_prompts")
     graph.add_conditional_edges("rewrite_prompts", _route_children, ["rollout"])
@@ -316,12 +317,12 @@ def _build_expand(
     return graph.compile(name="expand")
 
 
-def _add(
+def add_step(
     graph: StateGraph[Any, Any, Any, Any],
     name: str,
     node: Callable[..., Awaitable[Any]],
     schema: type[Any],
-    defaults: _Defaults,
+    defaults: GraphDefaults,
     store: BaseStore,
 ) -> None:
     """Add a node that finds our context and a store, whoever runs the graph."""

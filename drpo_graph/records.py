@@ -146,6 +146,43 @@ class Usage(Record):
         )
 
 
+class ICLOutcome(Record):
+    """What became of one ICL example."""
+
+    id: str
+    query: str
+    response: str
+    """The best-scored one: the given one unless a rewrite scored higher."""
+    initial_reward: float | None
+    reward: float | None
+    """Of ``response``; ``None`` when nobody could score it."""
+    iterations: int
+    """Rounds of rewriting."""
+    failure: Failure | None = None
+    """Why the given response is unscored."""
+
+
+class ICLResult(Record):
+    """What a run over ICL examples found; equal runs hold equal results."""
+
+    thread_id: str
+    status: RunStatus
+    num_iters: int
+    num_samples: int
+    examples: tuple[ICLOutcome, ...]
+    num_unscored: int
+    usage_by_role: dict[str, Usage]
+    cost_by_role: dict[str, float] = Field(default_factory=dict)
+    failures_by_kind: dict[str, int]
+    """Responses without a usable critique, rounds without a usable rewrite, transport failures."""
+    fingerprints: dict[str, str]
+
+    @property
+    def published_name(self) -> str:
+        """The name that the published code gives the file of optimised examples."""
+        return f"out_{len(self.examples)}_{self.num_iters}.json"
+
+
 class PairedComparison(Record):
     """A candidate against the initial prompt on the same validation queries."""
 

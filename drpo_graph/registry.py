@@ -35,6 +35,8 @@ class RunRecord(Record):
     """The run folder; ``None`` when the run writes no files."""
     message: str = ""
     """Why it stopped, if it did."""
+    kind: Literal["search", "icl"] = "search"
+    """What runs: the search, or the optimisation of ICL examples."""
 
 
 class RunRegistry:

@@ -4,18 +4,20 @@ import logging
 import secrets
 import sqlite3
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Generic, Literal, TypeVar, cast
 
 from langchain_core.language_models import BaseChatModel
+from langgraph.graph.state import CompiledStateGraph
 from pydantic import JsonValue
 
 from drpo_graph.archive import Archive
 from drpo_graph.chat import never_ends
 from drpo_graph.checkpoint import DEFAULT_CHECKPOINT, check_thread_id, find_storage
-from drpo_graph.context import RunContext
+from drpo_graph.context import RunContext, RunSession
 from drpo_graph.dataset import load_bundled_queries
 from drpo_graph.emitter import EventSink
 from drpo_graph.errors import (
@@ -29,13 +31,13 @@ from drpo_graph.errors import (
     StateFormatError,
     UsageError,
 )
-from drpo_graph.events import RunFinished, RunStopped
+from drpo_graph.events import Event, RunFinished, RunStopped
 from drpo_graph.export import export_result, open_run_files
 from drpo_graph.failure_notes import ask_again
 from drpo_graph.graph import RECURSION_LIMIT, SearchGraph, build_context, build_graph
 from drpo_graph.interrupts import handle_signals
 from drpo_graph.protocols import BeamPolicy, Critic, ExampleRetriever, MetricSelector, RewardFunction, Rewriter
-from drpo_graph.records import Query, Role, RunResult
+from drpo_graph.records import Query, Record, Role, RunResult
 from drpo_graph.registry import RunInput, RunRecord, RunRegistry
 from drpo_graph.resuming import announce_resume
 from drpo_graph.settings import Settings, build_settings, merge_settings
@@ -44,6 +46,8 @@ from drpo_graph.state import STATE_FORMAT, SearchState
 from drpo_graph.storage import Checkpoint, Storage
 
 logger = logging.getLogger(__name__)
+
+R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +132,7 @@ async def optimize(
             log_dir=str(folder) if folder else None,
         )
         context = replace(context, store=checkpoint.store)
-        return await _Run(record, context, checkpoint, options, given).carry_out()
+        return await _Search(record, context, checkpoint, options, given).carry_out()
 
 
 async def resume(
@@ -162,6 +166,8 @@ async def resume(
     thread_id = check_thread_id(thread_id)
     async with find_storage(options.checkpoint).open_run(thread_id, must_exist=True) as checkpoint:
         record = await RunRegistry(checkpoint.store).find(thread_id)
+        if record.kind != "search":
+            raise UsageError(f"Run {thread_id!r} optimises ICL examples: `drpo resume {thread_id}` continues it.")
         chosen = record.settings
         if changes:
             chosen = build_settings(merge_settings(chosen.model_dump(), changes))
@@ -179,7 +185,7 @@ async def resume(
         record = record.model_copy(update={**kept, "settings": record.settings.with_limits_of(chosen)})
         context = _build_context(chosen, options, parts, accepts_changes=accepts_changes)
         context = replace(context, store=checkpoint.store)
-        return await _Run(record, context, checkpoint, options, given, retries_failed=retries_failed).carry_out()
+        return await _Search(record, context, checkpoint, options, given, retries_failed=retries_failed).carry_out()
 
 
 def new_thread_id() -> str:
@@ -194,8 +200,8 @@ def run_folder(options: RunOptions, thread_id: str) -> Path | None:
     return options.log_dir or find_storage(options.checkpoint).folder / thread_id
 
 
-class _Run:
-    """One process's part of a run."""
+class RunWork(ABC, Generic[R]):
+    """One process's part of a run, whatever its graph: what it does to records, files and errors around it."""
 
     def __init__(
         self,
@@ -203,7 +209,7 @@ class _Run:
         context: RunContext,
         checkpoint: Checkpoint,
         options: RunOptions,
-        given: RunInput,
+        given: Record,
         *,
         retries_failed: bool = False,
     ) -> None:
@@ -213,13 +219,13 @@ class _Run:
         self._options = options
         self._given = given
         self._retries_failed = retries_failed
-        self._graph: SearchGraph = build_graph(record.settings, checkpointer=checkpoint.saver)
+        self._graph = self._make_graph()
         self._config: Any = {
             "configurable": {"thread_id": record.thread_id},
             "recursion_limit": RECURSION_LIMIT,
         }
 
-    async def carry_out(self) -> RunResult:
+    async def carry_out(self) -> R:
         """Run to the end, export, and keep the run list true whatever happens."""
         folder = run_folder(self._options, self._record.thread_id)
         vault, level = None if self._options.has_plain_files else self._checkpoint.vault, self._options.log_level
@@ -235,7 +241,7 @@ class _Run:
                 former = self._record
                 self._record = await registry.save(former.model_copy(update={"status": "running", "message": ""}))
                 with handle_signals(context, enabled=self._options.handles_signals):
-                    result = await self._search(context)
+                    result = await self._work(context)
             except (sqlite3.Error, OSError) as error:
                 explained = self._checkpoint.explain(error)
                 await self._note_stop(context, explained)
@@ -252,10 +258,10 @@ class _Run:
                 raise
             await registry.save(self._record.model_copy(update={"status": "done"}))
             if folder is not None and vault is None:
-                await export_result(archive, folder, result)
+                await self._export(archive, folder, result)
             return result
 
-    async def _search(self, context: RunContext) -> RunResult:
+    async def _work(self, context: RunContext) -> R:
         snapshot = await self._graph.aget_state(self._config)
         if "fingerprints" in snapshot.values:
             self._check_state(context, snapshot.values)
@@ -266,7 +272,7 @@ class _Run:
                 # Only now: a resume that is refused has changed nothing. Not later: the session reads it as it opens.
                 await ask_again(Archive(self._checkpoint.store, self._record.thread_id))
             session = await context.session(self._record.thread_id)
-            await announce_resume(session, context, cast(SearchState, snapshot.values))
+            await self._announce_resume(session, context, snapshot.values)
         # Input where nothing is saved yet, else none: the graph goes on from its checkpoint.
         graph_input = self._make_input() if snapshot.created_at is None else None
         try:
@@ -284,14 +290,7 @@ class _Run:
             for session in context.open_sessions():
                 await session.ledger.drain()
             raise
-        return RunResult.model_validate(output["result"])
-
-    def _make_input(self) -> Any:
-        return {
-            "initial_prompt": self._record.settings.initial_prompt,
-            "queries": self._given.queries,
-            "validation_queries": self._given.validation_queries,
-        }
+        return self._read_result(output["result"])
 
     def _check_state(self, context: RunContext, values: Mapping[str, Any]) -> None:
         if values.get("format") != STATE_FORMAT:
@@ -301,10 +300,10 @@ class _Run:
             )
         context.check_fingerprints(values["fingerprints"])
 
-    async def _announce_result(self, context: RunContext, values: Mapping[str, Any]) -> RunResult:
+    async def _announce_result(self, context: RunContext, values: Mapping[str, Any]) -> R:
         session = await context.session(self._record.thread_id)
-        result = RunResult.model_validate(values["result"])
-        session.emitter.emit(RunFinished(run_id=session.run_id, result=result))
+        result = self._read_result(values["result"])
+        session.emitter.emit(self._make_finished(result))
         return result
 
     async def _tell_standing(
@@ -312,7 +311,7 @@ class _Run:
     ) -> None:
         try:
             values = (await self._graph.aget_state(self._config)).values
-            await tell_standing(error, values, archive, limits=context.settings, folder=folder)
+            await self._tell(error, values, archive, folder=folder)
         except (sqlite3.Error, OSError, DRPOError) as problem:
             # The budget is why the run stops, and what is told with it only an addition.
             logger.warning("What the run has found so far could not be read or written: %s", problem)
@@ -339,6 +338,62 @@ class _Run:
         except (sqlite3.Error, OSError, CheckpointError) as storage_error:
             # The disk may be what stopped the run: the first error is the one to report.
             logger.warning("The run list could not be brought up to date: %s", storage_error)
+
+    @abstractmethod
+    def _make_graph(self) -> CompiledStateGraph[Any, Any, Any, Any]: ...
+
+    @abstractmethod
+    def _make_input(self) -> Any: ...
+
+    @abstractmethod
+    def _read_result(self, stored: object) -> R: ...
+
+    @abstractmethod
+    def _make_finished(self, result: R) -> Event: ...
+
+    @abstractmethod
+    async def _announce_resume(self, session: RunSession, context: RunContext, values: Mapping[str, Any]) -> None: ...
+
+    @abstractmethod
+    async def _export(self, archive: Archive, folder: Path, result: R) -> None: ...
+
+    async def _tell(
+        self, error: BudgetSpentError, values: Mapping[str, Any], archive: Archive, *, folder: Path | None
+    ) -> None:
+        """Add to a spent budget's error what the run has found so far, where the graph can say."""
+
+
+class _Search(RunWork[RunResult]):
+    """The search."""
+
+    _given: RunInput
+
+    def _make_graph(self) -> SearchGraph:
+        return build_graph(self._record.settings, checkpointer=self._checkpoint.saver)
+
+    def _make_input(self) -> Any:
+        return {
+            "initial_prompt": self._record.settings.initial_prompt,
+            "queries": self._given.queries,
+            "validation_queries": self._given.validation_queries,
+        }
+
+    def _read_result(self, stored: object) -> RunResult:
+        return RunResult.model_validate(stored)
+
+    def _make_finished(self, result: RunResult) -> Event:
+        return RunFinished(run_id=result.thread_id, result=result)
+
+    async def _announce_resume(self, session: RunSession, context: RunContext, values: Mapping[str, Any]) -> None:
+        await announce_resume(session, context, cast(SearchState, values))
+
+    async def _export(self, archive: Archive, folder: Path, result: RunResult) -> None:
+        await export_result(archive, folder, result)
+
+    async def _tell(
+        self, error: BudgetSpentError, values: Mapping[str, Any], archive: Archive, *, folder: Path | None
+    ) -> None:
+        await tell_standing(error, values, archive, limits=self._context.settings, folder=folder)
 
 
 def _build_context(settings: Settings, options: RunOptions, parts: Parts, *, accepts_changes: bool) -> RunContext:

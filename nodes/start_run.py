@@ -24,7 +24,7 @@ _UNNAMED_RUN = "run"
 async def start_run(state: SearchState, runtime: Runtime[RunContext]) -> SearchState:
     """Return the state of a run that has evaluated nothing yet."""
     settings = runtime.context.settings
-    run_id = _derive_run_id()
+    run_id = derive_run_id()
     session = await session_of(runtime, run_id)
     given = read_queries(state.get("queries", []), label="query")
     queries = order_queries(given, seed=settings.seed, num_queries=settings.num_queries)
@@ -88,7 +88,7 @@ def read_queries(given: Sequence[JsonValue], *, label: str, is_optional: bool = 
     return tuple(queries)
 
 
-def _derive_run_id() -> str:
+def derive_run_id() -> str:
     """Return the thread's id; inside a parent graph, with a mark of the place that the parent runs this graph at."""
     configurable = get_config().get("configurable", {})
     thread_id = str(configurable.get("thread_id") or _UNNAMED_RUN)

@@ -122,7 +122,7 @@ class PromptLibrary:
             f"Version {number}:\n{fence('prompt', prompt)}" for number, prompt in enumerate(former_prompts, 1)
         )
         shown = "\n\n".join(
-            _render_example(number, query, rollout) for number, (query, rollout) in enumerate(examples, 1)
+            render_rollout(number, query, rollout) for number, (query, rollout) in enumerate(examples, 1)
         )
         return self._user(
             "rewrite_prompts",
@@ -216,7 +216,8 @@ def _parse_metrics(text: str) -> tuple[Metric, ...]:
     return metrics
 
 
-def _render_example(number: int, query: Query, rollout: Rollout) -> str:
+def render_rollout(number: int, query: Query, rollout: Rollout) -> str:
+    """Return a response with its query and the judge's remarks, each fenced."""
     scores = rollout.critique.scores if rollout.critique else ()
     # On one line each: a rationale with a list in it cannot pose as further scores.
     remarks = "\n".join(

@@ -10,6 +10,7 @@ import typer
 from drpo_graph import __version__
 from drpo_graph.cli import (
     generate_commands,
+    icl_commands,
     models_commands,
     optimize_commands,
     retention_commands,
@@ -34,6 +35,7 @@ app = typer.Typer(
 )
 for _name, _command in (
     ("optimize", optimize_commands.optimize_command),
+    ("icl", icl_commands.icl_command),
     ("resume", optimize_commands.resume_command),
     ("generate", generate_commands.generate_command),
     ("runs", run_commands.runs_command),

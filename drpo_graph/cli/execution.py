@@ -27,7 +27,8 @@ from drpo_graph.errors import (
 )
 from drpo_graph.events import Event, RunFinished, RunStopped
 from drpo_graph.export import ALGORITHM_FOLDER, EVENTS_FILE, LOG_FILE, PROMPT_FILE, RESULT_FILE, SEALED_EVENTS_FILE
-from drpo_graph.records import Query, RunResult
+from drpo_graph.icl import resume_icl
+from drpo_graph.records import ICLResult, Query, RunResult
 from drpo_graph.redaction import redact
 from drpo_graph.runner import RunOptions, new_thread_id, optimize, resume, run_folder
 from drpo_graph.settings import Settings, build_settings, describe_changes, merge_settings
@@ -117,7 +118,7 @@ def start(
         return optimize(run.training, settings=run.settings, validation=run.held_out, thread_id=name, options=shown)
 
     with serve_roles(run.settings, serving) as has_ended:
-        _carry_out(name, begin, options=replace(options, has_ended=has_ended), kind=display, serving=serving)
+        carry_out(name, begin, options=replace(options, has_ended=has_ended), kind=display, serving=serving)
 
 
 def _check_is_new(storage: Storage, thread_id: str) -> None:
@@ -151,7 +152,15 @@ def go_on(
     if not run.accepts_changes:
         _check_changes(record.settings, run.changes)
 
-    def begin(shown: RunOptions) -> Coroutine[None, None, RunResult]:
+    if is_icl := record.kind == "icl":
+        if run.training is not None or run.retries_failed:
+            raise UsageError(f"Run {thread_id!r} optimises ICL examples: it takes neither DATA nor --retry-failed.")
+        # The panel shows levels and beams, of which it has none.
+        display = "plain" if display == "rich" else display
+
+    def begin(shown: RunOptions) -> Coroutine[None, None, RunResult | ICLResult]:
+        if is_icl:
+            return resume_icl(thread_id, options=shown, changes=run.changes, accepts_changes=run.accepts_changes)
         return resume(
             thread_id,
             options=shown,
@@ -166,7 +175,7 @@ def go_on(
     settings = build_settings(merge_settings(record.settings.model_dump(), run.changes))
     check_budget(settings, run.priced)
     with serve_roles(settings, serving) as has_ended:
-        _carry_out(thread_id, begin, options=replace(options, has_ended=has_ended), kind=display, serving=serving)
+        carry_out(thread_id, begin, options=replace(options, has_ended=has_ended), kind=display, serving=serving)
 
 
 def _check_changes(settings: Settings, changes: Mapping[str, object]) -> None:
@@ -212,9 +221,9 @@ class _Screen:
             self._display.stop()
 
 
-def _carry_out(
+def carry_out(
     thread_id: str,
-    begin: Callable[[RunOptions], Coroutine[None, None, RunResult]],
+    begin: Callable[[RunOptions], Coroutine[None, None, RunResult | ICLResult]],
     *,
     options: RunOptions,
     kind: DisplayKind,
@@ -225,7 +234,7 @@ def _carry_out(
     calm_collector()
     try:
         result = asyncio.run(begin(replace(options, sinks=(screen.handle,))))
-        if not screen.has_result:
+        if not screen.has_result and isinstance(result, RunResult):
             # It was finished before: what was found is worth saying again.
             screen.handle(RunFinished(run_id=thread_id, result=result))
     except DRPOError as error:

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from drpo_graph.archive import Archive
 from drpo_graph.export import load_tree
-from drpo_graph.records import Candidate, RunResult
+from drpo_graph.records import Candidate, ICLResult, RunResult
 from drpo_graph.registry import RunRecord, RunRegistry
 from drpo_graph.storage import Reader, Storage
 
@@ -19,6 +19,8 @@ class StoredRun(NamedTuple):
     """Every candidate, in creation order."""
     beams: list[list[str]]
     """Candidate ids by level."""
+    icl_result: ICLResult | None = None
+    """Of a run over ICL examples, when it is finished."""
 
 
 async def list_runs(storage: Storage) -> list[RunRecord]:
@@ -56,7 +58,9 @@ async def load_run(storage: Storage, thread_id: str) -> StoredRun:
         levels = sorted((await archive.get_all("levels")).items())
         beams = [[str(one) for one in beam] for _, level in levels if isinstance(beam := level["beam"], list)]
         result = RunResult.model_validate(stored) if stored else None
-        return StoredRun(record, result, await load_tree(archive), beams)
+        icl = await archive.get("run", "icl_result")
+        icl_result = ICLResult.model_validate(icl) if icl else None
+        return StoredRun(record, result, await load_tree(archive), beams, icl_result)
 
 
 async def _as_it_is(record: RunRecord, reader: Reader) -> RunRecord:

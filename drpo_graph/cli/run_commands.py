@@ -15,7 +15,7 @@ from drpo_graph.cli.places import DEFAULT_PLACE, is_default, name_place
 from drpo_graph.display import Display, inert, make_display
 from drpo_graph.display.streams import quiet
 from drpo_graph.errors import CheckpointError
-from drpo_graph.events import RunFinished, parse_event
+from drpo_graph.events import ICLFinished, RunFinished, parse_event
 
 if TYPE_CHECKING:
     from drpo_graph.registry import RunRecord
@@ -59,6 +59,7 @@ def show_command(
         content = {
             "run": run.record.model_dump(mode="json"),
             "result": run.result.model_dump(mode="json") if run.result else None,
+            "icl_result": run.icl_result.model_dump(mode="json") if run.icl_result else None,
             "beams": run.beams,
             "tree": [candidate.model_dump(mode="json") for candidate in run.tree],
         }
@@ -105,7 +106,7 @@ def _show_events(events: "EventReader", shown: Display) -> bool:
             typer.echo(f"note: skipped a line that is no event: {said}", err=True)
             continue
         shown.handle(event)
-        has_result = isinstance(event, RunFinished)
+        has_result = isinstance(event, RunFinished | ICLFinished)
     return has_result
 
 

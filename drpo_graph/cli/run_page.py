@@ -10,7 +10,7 @@ from rich.text import Text
 from drpo_graph.cli.reading import StoredRun
 from drpo_graph.display import inert, inert_block, render_summary
 from drpo_graph.display.formatting import format_reward
-from drpo_graph.records import Candidate
+from drpo_graph.records import Candidate, ICLResult
 
 _MAX_LINE = 400
 _MAX_PROMPT = 6000
@@ -32,7 +32,9 @@ def print_run(run: StoredRun, stdout: TextIO, *, place: str) -> None:
     best_id = run.result.candidate_id if run.result else next(iter(run.beams[-1]), None) if run.beams else None
     if best_id is not None:
         console.print(_trace_table(best_id, by_id), Text())
-    if run.result is not None:
+    if run.icl_result is not None:
+        _print_examples(run.icl_result, console)
+    elif run.result is not None:
         console.print(render_summary(run.result, elapsed_s=None), crop=False)
     else:
         _print_progress(run, console, best=by_id.get(best_id or ""), place=place)
@@ -95,6 +97,20 @@ def _trace_table(candidate_id: str, by_id: Mapping[str, Candidate]) -> Table:
         prompt = Text(inert(one.prompt, max_chars=_MAX_LINE), no_wrap=True, overflow="ellipsis")
         table.add_row(*_inert_cells(one.id, one.origin, _reward(one.reward)), prompt)
     return table
+
+
+def _print_examples(result: ICLResult, console: Console) -> None:
+    table = _table("ICL examples")
+    for heading in ("example", "reward before", "after", "iterations"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column("query", ratio=1)
+    for one in result.examples:
+        cells = _inert_cells(one.id, _reward(one.initial_reward), _reward(one.reward), str(one.iterations))
+        query = Text(inert(one.query, max_chars=_MAX_LINE), no_wrap=True, overflow="ellipsis")
+        table.add_row(*cells, query)
+    console.print(table)
+    calls = sum(usage.calls for usage in result.usage_by_role.values())
+    console.print(Text(f"unscored {result.num_unscored}, calls {calls}"))
 
 
 def _inert_cells(*cells: str) -> list[Text]:

@@ -25,6 +25,9 @@ from drpo_graph.events import (
     EndpointBack,
     EndpointLost,
     Event,
+    ICLExampleFinished,
+    ICLFinished,
+    ICLStarted,
     LevelFinished,
     RunFinished,
     RunStarted,
@@ -33,6 +36,7 @@ from drpo_graph.events import (
     Warned,
 )
 from drpo_graph.limits import tell_money
+from drpo_graph.records import ICLResult, mean
 
 WIDTH = 100
 """Columns of the summary: a log has no width of its own."""
@@ -76,6 +80,17 @@ class PlainDisplay:
                     print_summary(
                         console, event.result, elapsed_s=elapsed_s, files=self._files, commands=self._commands
                     )
+            case ICLStarted():
+                verb = "resumed" if event.is_resumed else "started"
+                rounds = f"{event.num_iters} iterations of {event.num_samples}"
+                self._write(f"{verb}  {inert(event.run_id, max_chars=80)}  examples {event.num_examples}  {rounds}")
+            case ICLExampleFinished():
+                self._write(_example_line(event))
+            case ICLFinished():
+                self._write(_examples_line(event.result))
+                # The list is a search's; both kinds write their result into the same folder.
+                for folder in (one.parent for one in self._files if one.name == "result.json"):
+                    self._write(f"  {inert(str(folder / event.result.published_name), max_chars=_MAX_LINE)}")
             case RunStopped():
                 with self._lines() as console:
                     print_stop(console, event, commands=self._commands)
@@ -138,3 +153,18 @@ def _validation_line(event: ValidationFinished) -> str:
         interval = f"95% interval [{event.interval_low:+.2f}, {event.interval_high:+.2f}]"
     selected = f"selected {inert(event.selected_id, max_chars=40)}"
     return "  ".join(filter(None, ("validation", verdict, difference, interval, selected)))
+
+
+def _example_line(event: ICLExampleFinished) -> str:
+    scores = f"{format_reward(event.initial_reward)} -> {format_reward(event.reward)}"
+    detail = inert(event.detail, max_chars=_MAX_LINE)
+    parts = (inert(event.example_id, max_chars=40), "unscored" if event.reward is None else scores, detail)
+    return "  ".join(filter(None, ("example", *parts, f"iterations {event.iterations}")))
+
+
+def _examples_line(result: ICLResult) -> str:
+    before = format_reward(mean([one.initial_reward for one in result.examples]))
+    after = format_reward(mean([one.reward for one in result.examples]))
+    calls = sum(usage.calls for usage in result.usage_by_role.values())
+    counts = f"examples {len(result.examples)}  unscored {result.num_unscored}  calls {calls}"
+    return f"done  {inert(result.thread_id, max_chars=80)}  {counts}  mean reward {before} -> {after}"

@@ -1,1 +1,0 @@
-"""Alignment inside agents: middleware, a tool that optimises, prompts that change while an agent is served."""

@@ -1,0 +1,120 @@
+"""The graph over ICL examples: this file alone knows its shape. Routing functions are pure and total.
+
+::
+
+    START -> start -> example* -> conclude -> END                  one Send per example: they wait for nothing
+    example = select_metrics -> judge -> choose -> [rewrite -> judge* -> choose]* -> END
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from langchain_core.language_models import BaseChatModel
+from langgraph.graph import END, START, StateGraph
+from langgraph.graph.state import CompiledStateGraph
+from langgraph.store.base import BaseStore
+from langgraph.store.memory import InMemoryStore
+from langgraph.types import Checkpointer, Send
+
+from drpo_graph import nodes as search_nodes
+from drpo_graph.emitter import EventSink
+from drpo_graph.graph import ContextOverrides, GraphDefaults, add_step
+from drpo_graph.icl import nodes
+from drpo_graph.icl.state import (
+    ExampleOutput,
+    ExampleState,
+    ExampleTask,
+    ICLInput,
+    ICLOutput,
+    ICLState,
+    JudgeTask,
+)
+from drpo_graph.records import Role
+from drpo_graph.settings import Settings
+
+ICLGraph = CompiledStateGraph[ICLState, Any, ICLInput, ICLOutput]
+
+OPTIONAL_ROLES: frozenset[Role] = frozenset({"base"})
+"""Nobody is asked to respond: the responses are given, or written by the optimizer."""
+
+
+def build_icl_graph(
+    settings: Settings | None = None,
+    *,
+    models: Mapping[Role, BaseChatModel] | None = None,
+    sinks: tuple[EventSink, ...] = (),
+    checkpointer: Checkpointer = None,
+    store: BaseStore | None = None,
+) -> ICLGraph:
+    """Return the optimisation of ICL examples as a compiled graph.
+
+    Args:
+        settings: Names the models of the roles ``metrics``, ``critic`` and ``optimizer``.
+        models: Chat model instances by role, in place of the settings' model strings.
+        sinks: Called with every event, besides LangGraph's custom stream.
+        checkpointer: Where the graph's state is saved.
+        store: Where texts and finished calls are saved.
+    """
+    defaults = GraphDefaults(
+        settings=settings or Settings(),
+        models=models or {},
+        parts={"optional_roles": OPTIONAL_ROLES},
+        store=store,
+        sinks=tuple(sinks),
+    )
+    fallback_store = store or InMemoryStore()
+    graph = StateGraph(ICLState, context_schema=ContextOverrides, input_schema=ICLInput, output_schema=ICLOutput)
+    add_step(graph, "start", nodes.start, ICLState, defaults, fallback_store)
+    graph.add_node("example", _build_example(defaults, fallback_store), input_schema=ExampleTask)
+    add_step(graph, "conclude", nodes.conclude, ICLState, defaults, fallback_store)
+    graph.add_edge(START, "start")
+    graph.add_conditional_edges("start", _route_examples, ["example"])
+    graph.add_edge("example", "conclude")
+    graph.add_edge("conclude", END)
+    compiled: ICLGraph = graph.compile(checkpointer=checkpointer, store=store, name="drpo_icl")
+    return compiled
+
+
+def _build_example(defaults: GraphDefaults, store: BaseStore) -> CompiledStateGraph[Any, Any, Any, Any]:
+    graph = StateGraph(ExampleState, input_schema=ExampleTask, output_schema=ExampleOutput)
+    add_step(graph, "select_metrics", search_nodes.select_metrics, ExampleState, defaults, store)
+    add_step(graph, "judge", nodes.judge, JudgeTask, defaults, store)
+    add_step(graph, "choose", nodes.choose, ExampleState, defaults, store)
+    add_step(graph, "rewrite", nodes.rewrite, ExampleState, defaults, store)
+    graph.add_edge(START, "select_metrics")
+    graph.add_conditional_edges("select_metrics", _route_given, ["judge"])
+    graph.add_edge("judge", "choose")
+    graph.add_conditional_edges("choose", _route_round, ["rewrite", END])
+    graph.add_conditional_edges("rewrite", _route_rewrites, ["judge", "choose"])
+    return graph.compile(name="example")
+
+
+def _route_examples(state: ICLState) -> list[Send]:
+    tasks: list[ExampleTask] = [
+        {
+            "run_id": state["run_id"],
+            "query_id": query_id,
+            "num_iters": state["num_iters"],
+            "num_samples": state["num_samples"],
+        }
+        for query_id in state["query_ids"]
+    ]
+    return [Send("example", task) for task in tasks]
+
+
+def _route_given(state: ExampleState) -> list[Send]:
+    return [_send_judge(state, nodes.GIVEN_ID)]
+
+
+def _route_round(state: ExampleState) -> str:
+    return END if state["is_done"] else "rewrite"
+
+
+def _route_rewrites(state: ExampleState) -> list[Send] | str:
+    """Judge each rewrite; a round that brought none is over."""
+    return [_send_judge(state, one) for one in state["response_ids"]] or "choose"
+
+
+def _send_judge(state: ExampleState, response_id: str) -> Send:
+    task: JudgeTask = {"run_id": state["run_id"], "query_id": state["query_id"], "response_id": response_id}
+    return Send("judge", task)

@@ -1,0 +1,275 @@
+"""The steps of ICL optimisation. Every call goes through the ledger, so a step that runs again pays for nothing."""
+
+import random
+from collections import Counter
+
+from langgraph.runtime import Runtime
+from pydantic import JsonValue, ValidationError
+
+from drpo_graph.archive import rollout_key
+from drpo_graph.context import RunContext, RunSession, session_of
+from drpo_graph.errors import DatasetError, ReplyError, StateFormatError
+from drpo_graph.events import ICLExampleFinished, ICLFinished, ICLStarted, RolloutScored, Warned
+from drpo_graph.exchange import ReplySchema
+from drpo_graph.failure_notes import count_noted, count_samples
+from drpo_graph.icl.state import ExampleState, ICLState, JudgedRef, JudgeTask, OutcomeRef
+from drpo_graph.nodes.start_run import derive_run_id
+from drpo_graph.parsing import extract_json, shorten
+from drpo_graph.prompts.responses import render_rewrite_response, response_prompt_fingerprint
+from drpo_graph.records import MAX_SCORE, Failure, ICLExample, ICLOutcome, ICLResult, Query, Rollout
+from drpo_graph.state import STATE_FORMAT
+
+GIVEN_ID = "0.0"
+"""The response that an example came with."""
+
+
+async def start(state: ICLState, runtime: Runtime[RunContext]) -> ICLState:
+    """Lay down examples and fingerprints.
+
+    Raises:
+        DatasetError: there is no example, one is malformed, or two share a query.
+    """
+    run_id = derive_run_id()
+    session = await session_of(runtime, run_id)
+    examples = read_examples(state["examples"])
+    by_id = {f"icl-{number:03d}": one for number, one in enumerate(examples, 1)}
+    queries = {one: Query(id=one, text=example.query).model_dump(mode="json") for one, example in by_id.items()}
+    await session.archive.put_all("queries", queries)
+    given = {response_key(one, GIVEN_ID): {"response": example.response} for one, example in by_id.items()}
+    await session.archive.put_all("expansions", given)
+    session.emitter.emit(
+        ICLStarted(
+            run_id=run_id,
+            is_resumed=False,
+            num_examples=len(by_id),
+            num_iters=state["num_iters"],
+            num_samples=state["num_samples"],
+        )
+    )
+    fingerprints = {**runtime.context.fingerprints(), "icl": response_prompt_fingerprint()}
+    # The texts are in the archive now; every checkpoint would repeat them.
+    return {  # type: ignore[typeddict-item]  # Only changed keys.
+        "format": STATE_FORMAT,
+        "run_id": run_id,
+        "fingerprints": fingerprints,
+        "query_ids": list(by_id),
+        "examples": [],
+    }
+
+
+def read_examples(given: list[dict[str, str]]) -> list[ICLExample]:
+    """Return the examples of a graph's input.
+
+    Raises:
+        DatasetError: there is none, one is malformed, or two share a query.
+    """
+    try:
+        examples = [ICLExample.model_validate(one) for one in given]
+    except ValidationError as error:
+        raise DatasetError(f"ICL examples: expected objects with 'query' and 'response': {error}") from error
+    if not examples:
+        raise DatasetError("No ICL examples were given: expected at least one.")
+    if len({one.query for one in examples}) < len(examples):
+        raise DatasetError("Two of the ICL examples share a query: keep one of them.")
+    return examples
+
+
+async def judge(state: JudgeTask, runtime: Runtime[RunContext]) -> dict[str, list[JudgedRef]]:
+    """Return one response's reward; one that cannot be scored stays unscored, with its reason."""
+    session = await session_of(runtime, state["run_id"])
+    query_id, response_id = state["query_id"], state["response_id"]
+    stored = await session.archive.get("rollouts", rollout_key(response_id, query_id))
+    if stored is None:
+        rollout = await _score(query_id, response_id, context=runtime.context, session=session)
+        await session.archive.put_rollout(rollout)
+    else:
+        rollout = Rollout.model_validate(stored)
+    failure = rollout.failure
+    session.emitter.emit(
+        RolloutScored(
+            run_id=session.run_id,
+            candidate_id=response_id,
+            query_id=query_id,
+            level=int(response_id.partition(".")[0]),
+            reward=rollout.reward,
+            failure_kind=failure.kind if failure else None,
+            detail=failure.detail if failure else "",
+        )
+    )
+    return {"judged": [{"response_id": response_id, "reward": rollout.reward}]}
+
+
+async def _score(query_id: str, response_id: str, *, context: RunContext, session: RunSession) -> Rollout:
+    query, response = await session.archive.query(query_id), await _response(session, query_id, response_id)
+    selection = await session.archive.metrics_for(query_id)
+    if selection is None:
+        raise StateFormatError(f"Run {session.run_id!r}: query {query_id!r} has no metrics in the run's store.")
+    critique, failure = None, None
+    try:
+        critique = await context.components.critic.critique(query, response, selection=selection, models=session.models)
+    except ReplyError as error:
+        failure = Failure(kind=error.kind, detail=str(error))
+    return Rollout(
+        candidate_id=response_id,
+        query_id=query_id,
+        response=response,
+        critique=critique,
+        reward=critique.reward if critique is not None else None,
+        failure=failure,
+    )
+
+
+async def choose(state: ExampleState, runtime: Runtime[RunContext]) -> ExampleState:
+    """Keep the best response so far, the first of equals, and say whether the example is done."""
+    session = await session_of(runtime, state["run_id"])
+    iteration = state.get("iteration", 0)
+    reward_by_id = {one["response_id"]: one["reward"] for one in state.get("judged", [])}
+    if iteration == 0:
+        best: JudgedRef = {"response_id": GIVEN_ID, "reward": reward_by_id[GIVEN_ID]}
+        initial_reward = best["reward"]
+    else:
+        best, initial_reward = state["best"], state["initial_reward"]
+        for response_id in state["response_ids"]:
+            reward = reward_by_id.get(response_id)
+            if reward is not None and (best["reward"] is None or reward > best["reward"]):
+                best = {"response_id": response_id, "reward": reward}
+    # Without a critique there is nothing to rewrite from.
+    is_done = best["reward"] is None or best["reward"] >= MAX_SCORE or iteration >= state["num_iters"]
+    update: ExampleState = {  # type: ignore[typeddict-item]  # Only changed keys.
+        "iteration": iteration,
+        "best": best,
+        "initial_reward": initial_reward,
+        "is_done": is_done,
+        "judged": None,  # type: ignore[typeddict-item]  # The reducer empties the list.
+    }
+    if is_done:
+        outcome: OutcomeRef = {
+            "query_id": state["query_id"],
+            "best_id": best["response_id"],
+            "initial_reward": initial_reward,
+            "reward": best["reward"],
+            "iterations": iteration,
+        }
+        update["outcomes"] = [outcome]
+        await _report(session, outcome)
+    return update
+
+
+async def rewrite(state: ExampleState, runtime: Runtime[RunContext]) -> ExampleState:
+    """Ask the optimizer for better responses than the best one so far; a round without any is told."""
+    session, settings = await session_of(runtime, state["run_id"]), runtime.context.settings
+    iteration, query_id = state["iteration"] + 1, state["query_id"]
+    rollout = await session.archive.rollout(state["best"]["response_id"], query_id)
+    query = await session.archive.query(query_id)
+    schema: dict[str, JsonValue] = {
+        "type": "object",
+        "properties": {"analysis": {"type": "string"}, "new_response": {"type": "string"}},
+        "required": ["analysis", "new_response"],
+        "additionalProperties": False,
+    }
+    samples = await session.models.optimizer.ask(
+        render_rewrite_response(query, rollout),
+        parse=parse_response,
+        schema=ReplySchema("rewrite_response", schema),
+        num_samples=state["num_samples"],
+        seed=random.Random(f"{settings.seed}/icl/{query_id}/{iteration}").randrange(2**31),
+    )
+    responses = {f"{iteration}.{n}": one.value for n, one in enumerate(samples) if one.value is not None}
+    if responses:
+        stored = {response_key(query_id, one): {"response": text} for one, text in responses.items()}
+        await session.archive.put_all("expansions", stored)
+    else:
+        why = samples[0].failure.detail if samples and samples[0].failure else "no reply"
+        message = f"{query_id}, iteration {iteration}: no usable rewrite ({why})"
+        session.emitter.emit(Warned(run_id=session.run_id, message=message))
+    return {  # type: ignore[typeddict-item]  # Only changed keys.
+        "iteration": iteration,
+        "response_ids": list(responses),
+    }
+
+
+async def conclude(state: ICLState, runtime: Runtime[RunContext]) -> ICLState:
+    """Return the run's result. No model call."""
+    session = await session_of(runtime, state["run_id"])
+    by_id = {one["query_id"]: one for one in state["outcomes"]}
+    outcomes = [await _describe(session, by_id[one]) for one in state["query_ids"]]
+    failures = Counter(session.ledger.retries_by_kind)
+    notes = await session.archive.get_all("failures")
+    failures.update(count_samples(notes, ("metrics", "optimizer")))
+    failures.update(count_noted(notes, "call"))
+    for stored in (await session.archive.get_all("rollouts")).values():
+        if (failure := Rollout.model_validate(stored).failure) is not None:
+            failures[failure.kind] += 1
+    result = ICLResult(
+        thread_id=state["run_id"],
+        status="done",
+        num_iters=state["num_iters"],
+        num_samples=state["num_samples"],
+        examples=tuple(outcomes),
+        num_unscored=sum(one.reward is None for one in outcomes),
+        usage_by_role=dict(sorted(session.ledger.usage_by_role.items())),
+        cost_by_role=dict(sorted(session.ledger.cost_by_role.items())),
+        failures_by_kind=dict(sorted(failures.items())),
+        fingerprints=state["fingerprints"],
+    )
+    stored_result: dict[str, JsonValue] = result.model_dump(mode="json")
+    await session.archive.put("run", "icl_result", stored_result)
+    session.emitter.emit(ICLFinished(run_id=session.run_id, result=result))
+    await session.ledger.drain()
+    runtime.context.close_session(session.run_id)
+    return {"result": stored_result}  # type: ignore[typeddict-item]  # Only changed keys.
+
+
+def parse_response(text: str) -> str:
+    """Return the new response in an optimizer's reply.
+
+    Raises:
+        ReplyError: no JSON object, no response in it, or the placeholder of one alone.
+    """
+    response = extract_json(text).get("new_response")
+    if not isinstance(response, str) or not response.strip():
+        raise ReplyError("expected a text under 'new_response'")
+    response = response.strip()
+    if response == "<the complete new answer>":
+        # Weak models hand the form back as they were shown it.
+        raise ReplyError(f"expected a response, got what stands in its place: {shorten(response)}")
+    return response
+
+
+def response_key(query_id: str, response_id: str) -> str:
+    """Return the archive key of one response's text."""
+    return f"{query_id}/{response_id}"
+
+
+async def _response(session: RunSession, query_id: str, response_id: str) -> str:
+    stored = await session.archive.get("expansions", response_key(query_id, response_id))
+    if stored is None:
+        raise StateFormatError(f"Run {session.run_id!r}: its store lacks response {response_id} of {query_id}.")
+    return str(stored["response"])
+
+
+async def _report(session: RunSession, outcome: OutcomeRef) -> None:
+    described = await _describe(session, outcome)
+    session.emitter.emit(
+        ICLExampleFinished(
+            run_id=session.run_id,
+            example_id=described.id,
+            initial_reward=described.initial_reward,
+            reward=described.reward,
+            iterations=described.iterations,
+            detail=described.failure.detail if described.failure else "",
+        )
+    )
+
+
+async def _describe(session: RunSession, outcome: OutcomeRef) -> ICLOutcome:
+    query_id = outcome["query_id"]
+    return ICLOutcome(
+        id=query_id,
+        query=(await session.archive.query(query_id)).text,
+        response=await _response(session, query_id, outcome["best_id"]),
+        initial_reward=outcome["initial_reward"],
+        reward=outcome["reward"],
+        iterations=outcome["iterations"],
+        failure=(await session.archive.rollout(GIVEN_ID, query_id)).failure,
+    )

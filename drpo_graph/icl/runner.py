@@ -1,0 +1,203 @@
+"""Start and resume runs over ICL examples, on the same frame as the search's."""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+from langchain_core.language_models import BaseChatModel
+from pydantic import Field
+
+from drpo_graph.archive import Archive
+from drpo_graph.checkpoint import check_thread_id, find_storage
+from drpo_graph.context import RunContext, RunSession
+from drpo_graph.errors import CheckpointError, FingerprintMismatchError, RunExistsError, UsageError
+from drpo_graph.events import Event, ICLFinished, ICLStarted
+from drpo_graph.export import RESULT_FILE
+from drpo_graph.graph import build_context
+from drpo_graph.icl.graph import OPTIONAL_ROLES, ICLGraph, build_icl_graph
+from drpo_graph.icl.nodes import read_examples
+from drpo_graph.icl.state import ICLState
+from drpo_graph.private_files import write_atomically
+from drpo_graph.prompts.responses import response_prompt_fingerprint
+from drpo_graph.records import ICLExample, ICLResult, Record, Role
+from drpo_graph.registry import RunRecord, RunRegistry
+from drpo_graph.retrieval import bundled_icl_examples
+from drpo_graph.runner import RunOptions, RunWork, new_thread_id, run_folder
+from drpo_graph.settings import Settings, build_settings, merge_settings
+
+DEFAULT_NUM_ITERS = 5
+DEFAULT_NUM_SAMPLES = 1
+
+
+class ICLRunInput(Record):
+    """What a run was given; kept with it, so that resuming needs nothing else."""
+
+    examples: tuple[ICLExample, ...]
+    num_iters: int = Field(ge=1)
+    num_samples: int = Field(ge=1)
+
+
+async def optimize_icl(
+    examples: Sequence[ICLExample] | None = None,
+    *,
+    settings: Settings,
+    num_iters: int = DEFAULT_NUM_ITERS,
+    num_samples: int = DEFAULT_NUM_SAMPLES,
+    thread_id: str | None = None,
+    options: RunOptions | None = None,
+    models: Mapping[Role, BaseChatModel] | None = None,
+) -> ICLResult:
+    """Rewrite the responses of ICL examples from their critiques; return the best-scored ones.
+
+    Args:
+        examples: The examples; the bundled ones when absent.
+        settings: Names the models, limits and budget; what concerns the search alone is not used.
+        num_iters: Rounds of rewriting per example, at most; a perfect score ends them sooner.
+        num_samples: Rewrites per round.
+        thread_id: Names the run; a new name when absent.
+        options: Where it is kept and who is told.
+        models: Chat model instances by role, in place of the settings' model strings.
+
+    Raises:
+        UsageError: a number, setting or example is wrong, or the run exists already.
+        ModelCallError: a model endpoint cannot be used; the run can be resumed.
+        RunInterruptedError: it was asked to stop, or its budget is spent; it can be resumed.
+    """
+    options = options or RunOptions()
+    thread_id = check_thread_id(thread_id or new_thread_id())
+    if num_iters < 1 or num_samples < 1:
+        raise UsageError(f"Expected at least one iteration and one sample, got {num_iters} and {num_samples}.")
+    chosen = bundled_icl_examples() if examples is None else tuple(examples)
+    read_examples([one.model_dump() for one in chosen])
+    given = ICLRunInput(examples=chosen, num_iters=num_iters, num_samples=num_samples)
+    context = _build_context(settings, options, models=models, accepts_changes=False)
+    async with find_storage(options.checkpoint).open_run(thread_id) as checkpoint:
+        if await RunRegistry(checkpoint.store).has(thread_id):
+            raise RunExistsError(f"Run {thread_id!r} exists already. `drpo resume {thread_id}` continues it.")
+        folder, now = run_folder(options, thread_id), time.time()
+        record = RunRecord(
+            thread_id=thread_id,
+            status="running",
+            created_at=now,
+            updated_at=now,
+            settings=settings,
+            log_dir=str(folder) if folder else None,
+            kind="icl",
+        )
+        context = replace(context, store=checkpoint.store)
+        return await _ICLWork(record, context, checkpoint, options, given).carry_out()
+
+
+async def resume_icl(
+    thread_id: str,
+    *,
+    options: RunOptions | None = None,
+    models: Mapping[Role, BaseChatModel] | None = None,
+    changes: Mapping[str, object] | None = None,
+    accepts_changes: bool = False,
+) -> ICLResult:
+    """Continue a run over ICL examples; a finished one returns its result again.
+
+    Raises:
+        RunNotFoundError: there is no such run.
+        UsageError: the run is a search.
+        FingerprintMismatchError: settings or prompts differ from the start.
+    """
+    options = options or RunOptions()
+    thread_id = check_thread_id(thread_id)
+    async with find_storage(options.checkpoint).open_run(thread_id, must_exist=True) as checkpoint:
+        record = await RunRegistry(checkpoint.store).find(thread_id)
+        if record.kind != "icl":
+            raise UsageError(f"Run {thread_id!r} is a search: continue it with drpo_graph.resume.")
+        chosen = record.settings
+        if changes:
+            chosen = build_settings(merge_settings(chosen.model_dump(), changes))
+        given = ICLRunInput.model_validate(await Archive(checkpoint.store, thread_id).get("run", "input"))
+        if options.log_dir is None:
+            is_kept = options.writes_files and record.log_dir is not None
+            options = replace(options, log_dir=Path(record.log_dir or ""), writes_files=is_kept)
+        folder = run_folder(options, thread_id)
+        kept = {"log_dir": str(folder) if folder else record.log_dir}
+        record = record.model_copy(update={**kept, "settings": record.settings.with_limits_of(chosen)})
+        context = _build_context(chosen, options, models=models, accepts_changes=accepts_changes)
+        context = replace(context, store=checkpoint.store)
+        return await _ICLWork(record, context, checkpoint, options, given).carry_out()
+
+
+class _ICLWork(RunWork[ICLResult]):
+    """One process's part of a run over ICL examples."""
+
+    _given: ICLRunInput
+
+    def _make_graph(self) -> ICLGraph:
+        return build_icl_graph(self._record.settings, checkpointer=self._checkpoint.saver)
+
+    def _make_input(self) -> Any:
+        return self._given.model_dump(mode="json")
+
+    def _read_result(self, stored: object) -> ICLResult:
+        return ICLResult.model_validate(stored)
+
+    def _make_finished(self, result: ICLResult) -> Event:
+        return ICLFinished(run_id=result.thread_id, result=result)
+
+    def _check_state(self, context: RunContext, values: Mapping[str, Any]) -> None:
+        super()._check_state(context, values)
+        if values["fingerprints"].get("icl") != response_prompt_fingerprint() and not context.accepts_changes:
+            raise FingerprintMismatchError(
+                "This run was started with another template for rewriting responses. Start a new run, or accept the "
+                "change with --force.",
+                ("prompts",),
+            )
+
+    async def _announce_resume(self, session: RunSession, context: RunContext, values: Mapping[str, Any]) -> None:
+        state = cast(ICLState, values)
+        session.emitter.emit(
+            ICLStarted(
+                run_id=session.run_id,
+                is_resumed=True,
+                num_examples=len(state["query_ids"]),
+                num_iters=state["num_iters"],
+                num_samples=state["num_samples"],
+            )
+        )
+
+    async def _export(self, archive: Archive, folder: Path, result: ICLResult) -> None:
+        try:
+            for name, content in result_files(result).items():
+                write_atomically(folder / name, content, root=folder)
+        except OSError as error:
+            raise CheckpointError(
+                f"Run folder {folder}: {error.strerror or error}. The result is stored: make room there and run "
+                f"`drpo resume {result.thread_id}`, or give another folder with --log-dir."
+            ) from error
+
+
+def result_files(result: ICLResult) -> dict[str, bytes]:
+    """Return a finished run's files: the examples in the published form, and the result."""
+    pairs = {one.query: one.response for one in result.examples}
+    contents: dict[str, object] = {result.published_name: pairs, RESULT_FILE: result.model_dump(mode="json")}
+    return {
+        name: (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
+        for name, content in contents.items()
+    }
+
+
+def _build_context(
+    settings: Settings,
+    options: RunOptions,
+    *,
+    models: Mapping[Role, BaseChatModel] | None,
+    accepts_changes: bool,
+) -> RunContext:
+    context = build_context(
+        settings,
+        models=models,
+        sinks=options.sinks,
+        accepts_changes=accepts_changes,
+        optional_roles=OPTIONAL_ROLES,
+    )
+    return replace(context, has_ended=options.has_ended)

@@ -1,0 +1,95 @@
+"""What the graph over ICL examples carries: ids and numbers; texts stand in the run's archive."""
+
+import operator
+from collections.abc import Sequence
+from typing import Annotated, TypedDict
+
+from pydantic import JsonValue
+
+
+class ICLInput(TypedDict):
+    """What a run over ICL examples is given."""
+
+    examples: list[dict[str, str]]
+    """Each with ``query`` and ``response``."""
+    num_iters: int
+    """Rounds of rewriting per example, at most."""
+    num_samples: int
+    """Rewrites per round."""
+
+
+class ICLOutput(TypedDict, total=False):
+    """What it hands back."""
+
+    result: dict[str, JsonValue]
+    """A :class:`~drpo_graph.records.ICLResult` as JSON."""
+
+
+class OutcomeRef(TypedDict):
+    """What became of one example."""
+
+    query_id: str
+    best_id: str
+    """``<iteration>.<place>`` of the response kept; ``0.0`` is the given one."""
+    initial_reward: float | None
+    reward: float | None
+    iterations: int
+
+
+class ICLState(ICLInput, ICLOutput, total=False):
+    """Channels of the top graph."""
+
+    format: int
+    run_id: str
+    fingerprints: dict[str, str]
+    query_ids: list[str]
+    outcomes: Annotated[list[OutcomeRef], operator.add]
+
+
+class ExampleTask(TypedDict):
+    """Payload of one ``Send``: optimise one example."""
+
+    run_id: str
+    query_id: str
+    num_iters: int
+    num_samples: int
+
+
+class JudgedRef(TypedDict):
+    """A response's reward."""
+
+    response_id: str
+    reward: float | None
+
+
+def extend_or_clear(old: Sequence[JudgedRef], new: Sequence[JudgedRef] | None) -> list[JudgedRef]:
+    """Return both lists joined; ``None`` empties the channel."""
+    return [] if new is None else [*old, *new]
+
+
+class ExampleState(ExampleTask, total=False):
+    """Channels of one example's subgraph."""
+
+    iteration: int
+    """The round in work; 0 judges the given response."""
+    response_ids: list[str]
+    """Responses of this round, in creation order."""
+    judged: Annotated[list[JudgedRef], extend_or_clear]
+    initial_reward: float | None
+    best: JudgedRef
+    is_done: bool
+    outcomes: list[OutcomeRef]
+
+
+class ExampleOutput(TypedDict):
+    """What an example adds to the run."""
+
+    outcomes: list[OutcomeRef]
+
+
+class JudgeTask(TypedDict):
+    """Payload of one ``Send``: judge one response."""
+
+    run_id: str
+    query_id: str
+    response_id: str

@@ -1,0 +1,221 @@
+"""The optimisation of ICL examples, against a scripted server: the plan of scores stands in each query."""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from drpo_graph import build_settings
+from drpo_graph.errors import BudgetSpentError, DatasetError, UsageError
+from drpo_graph.events import Event, ICLExampleFinished, ICLFinished
+from drpo_graph.icl import build_icl_graph, optimize_icl, resume_icl
+from drpo_graph.records import ICLExample, ICLResult
+from drpo_graph.retrieval import load_icl_examples
+from drpo_graph.runner import RunOptions, resume
+from drpo_graph.settings import Settings
+from tests.support.command import Drpo, finished_keys, serve
+from tests.support.fake_server import FakeServer, Latency, Reply, ServerOptions
+
+PUBLISHED = Path(__file__).parents[2].parent / "shared/data/drpo/ICL_examples.json"
+METRICS = ("Clarity", "Accuracy")
+
+
+class Script:
+    """Plays all roles: rewrites of a query get the scores of its plan in turn, and ``x`` is no critique."""
+
+    def __init__(self) -> None:
+        self._rewrites: Counter[str] = Counter()
+
+    def __call__(self, body: dict[str, object]) -> Reply:
+        messages = body["messages"]
+        assert isinstance(messages, list)
+        text = str(messages[0]["content"])
+        if "# Metrics to choose from" in text:
+            return Reply([json.dumps({"reasoning": "r", "metrics": list(METRICS), "new_metrics": []})])
+        query, scores = re.findall(r"(question \d+ plan (\S+))", text)[-1]
+        plan = scores.split(",")
+        if '"new_response"' in text:
+            texts = []
+            for _ in range(int(str(body.get("n", 1)))):
+                self._rewrites[query] += 1
+                number = self._rewrites[query]
+                texts.append(json.dumps({"analysis": "a", "new_response": f"v{number}"}))
+            return Reply(texts)
+        score = plan[int(re.findall(r"v(\d+)", text)[-1])]
+        if score == "x":
+            return Reply(["no score"])
+        names = re.findall(r"^- ([A-Z][\w /-]*?):", text, flags=re.MULTILINE)
+        return Reply([json.dumps({name: {"rationale": "because", "score": int(score)} for name in names})])
+
+
+@pytest.fixture
+def server() -> Iterator[FakeServer]:
+    with serve(Script(), ServerOptions(latency=Latency(0.04))) as running:
+        yield running
+
+
+def settings_for(server: FakeServer, **values: object) -> Settings:
+    roles = {f"{role}_model": "openai:scripted" for role in ("metrics", "critic", "optimizer")}
+    return build_settings({**roles, "base_url": server.base_url, "probe": False, **values})
+
+
+def plans(*given: str) -> list[ICLExample]:
+    return [ICLExample(query=f"question {n} plan {plan}", response="v0") for n, plan in enumerate(given)]
+
+
+def options_in(folder: Path, events: list[Event] | None = None) -> RunOptions:
+    return RunOptions(checkpoint=folder / "runs.sqlite", sinks=(events.append,) if events is not None else ())
+
+
+@pytest.fixture(autouse=True)
+def _key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "k")
+
+
+async def test_best_response_is_kept_and_not_the_last(server: FakeServer, tmp_path: Path) -> None:
+    events: list[Event] = []
+    result = await optimize_icl(
+        plans("2,4,3,4", "3,2,1,3"),
+        settings=settings_for(server),
+        num_iters=3,
+        thread_id="t",
+        options=options_in(tmp_path, events),
+    )
+    first, second = result.examples
+    assert (first.response, first.initial_reward, first.reward, first.iterations) == ("v1", 2, 4, 3)
+    assert (second.response, second.reward) == ("v0", 3)
+    published = json.loads((tmp_path / "t/out_2_3.json").read_text())
+    assert published == {one.query: one.response for one in result.examples}
+    assert ICLResult.model_validate_json((tmp_path / "t/result.json").read_bytes()) == result
+    assert load_icl_examples(tmp_path / "t/out_2_3.json")[0].response == "v1"
+    assert sum(isinstance(one, ICLExampleFinished) for one in events) == 2
+    assert isinstance(events[-1], ICLFinished)
+    assert result.usage_by_role["optimizer"].calls == 6
+
+
+async def test_perfect_score_ends_an_example(server: FakeServer, tmp_path: Path) -> None:
+    result = await optimize_icl(
+        plans("5", "3,5"), settings=settings_for(server), num_iters=4, options=options_in(tmp_path)
+    )
+    assert [(one.response, one.iterations) for one in result.examples] == [("v0", 0), ("v1", 1)]
+
+
+async def test_best_of_several_samples_is_kept(server: FakeServer, tmp_path: Path) -> None:
+    result = await optimize_icl(
+        plans("2,3,4,4"), settings=settings_for(server), num_iters=1, num_samples=3, options=options_in(tmp_path)
+    )
+    assert (result.examples[0].response, result.examples[0].reward) == ("v2", 4)
+
+
+async def test_unscored_example_keeps_its_response_and_is_never_zero(server: FakeServer, tmp_path: Path) -> None:
+    result = await optimize_icl(
+        plans("x,4", "3,x,x"), settings=settings_for(server), num_iters=2, options=options_in(tmp_path)
+    )
+    nobody, rewritten = result.examples
+    assert (nobody.response, nobody.initial_reward, nobody.reward) == ("v0", None, None)
+    assert nobody.failure is not None
+    assert (rewritten.response, rewritten.reward) == ("v0", 3)
+    assert result.num_unscored == 1
+    assert sum(result.failures_by_kind.values()) >= 3
+
+
+async def test_examples_are_worked_on_in_parallel(server: FakeServer, tmp_path: Path) -> None:
+    given = plans(*["2,3"] * 6)
+    await optimize_icl(given, settings=settings_for(server), num_iters=1, options=options_in(tmp_path))
+    assert server.max_in_flight >= 6
+
+
+async def test_stopped_and_resumed_run_equals_an_unbroken_one_and_repeats_no_call(tmp_path: Path) -> None:
+    given, results, keys = plans("2,4,3,4", "3,2,1,3", "x"), [], []
+    for name, cap in (("whole", None), ("broken", 6)):
+        with serve(Script(), ServerOptions()) as server:
+            (tmp_path / name).mkdir()
+            options = options_in(tmp_path / name)
+            settings = settings_for(server, max_calls=cap)
+            if cap is not None:
+                with pytest.raises(BudgetSpentError):
+                    await optimize_icl(given, settings=settings, num_iters=3, thread_id="t", options=options)
+                result = await resume_icl("t", options=options, changes={"max_calls": 200})
+            else:
+                result = await optimize_icl(given, settings=settings, num_iters=3, thread_id="t", options=options)
+            again = await resume_icl("t", options=options)
+            assert again == result
+            results.append(result)
+            keys.append(finished_keys(server))
+    assert results[0].examples == results[1].examples
+    assert results[0].usage_by_role == results[1].usage_by_role
+    assert len(keys[0]) == len(keys[1])
+
+
+async def test_search_resume_refuses_a_run_over_examples(server: FakeServer, tmp_path: Path) -> None:
+    options = options_in(tmp_path)
+    await optimize_icl(plans("5"), settings=settings_for(server), thread_id="t", options=options)
+    with pytest.raises(UsageError, match="ICL examples"):
+        await resume("t", options=options)
+
+
+async def test_equal_queries_are_refused(server: FakeServer, tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="share a query"):
+        await optimize_icl([*plans("5"), *plans("5")], settings=settings_for(server), options=options_in(tmp_path))
+
+
+async def test_graph_runs_without_a_checkpointer(server: FakeServer) -> None:
+    graph = build_icl_graph(settings_for(server))
+    examples = [one.model_dump() for one in plans("2,5")]
+    output = await graph.ainvoke({"examples": examples, "num_iters": 2, "num_samples": 1})
+    assert output["result"]["examples"][0]["response"] == "v1"
+
+
+def test_command_runs_resumes_and_shows(
+    server: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OPENAI_BASE_URL", server.base_url)
+    file = tmp_path / "mine.json"
+    file.write_text(json.dumps({one.query: one.response for one in plans("2,4,3", "5")}))
+    drpo = Drpo(capsys)
+    place = ("--checkpoint", "runs.sqlite")
+    stopped = drpo(
+        "icl", file, "--model", "openai:scripted", "--num-iters", "2", "--thread-id", "t", "--max-calls", "4", *place
+    )
+    assert stopped.code == 3, stopped.err
+    done = drpo("resume", "t", "--max-calls", "100", *place)
+    assert done.code == 0, done.err
+    assert "out_2_2.json" in done.out
+    assert json.loads((tmp_path / "t/out_2_2.json").read_text())[plans("2,4,3")[0].query] == "v1"
+    shown = drpo("show", "t", *place)
+    assert "icl-001" in shown.out
+    assert drpo("runs", *place).code == 0
+    events = drpo("events", "t", *place)
+    assert isinstance(events.events()[-1], ICLFinished)
+
+
+@pytest.mark.skipif(not PUBLISHED.is_file(), reason="the published data is not beside this checkout")
+async def test_published_examples_are_accepted(tmp_path: Path) -> None:
+    def judge_all(body: dict[str, object]) -> Reply:
+        text = str(body["messages"])
+        if "# Metrics to choose from" in text:
+            return Reply([json.dumps({"reasoning": "r", "metrics": list(METRICS), "new_metrics": []})])
+        return Reply([json.dumps({name: {"rationale": "because", "score": 5} for name in METRICS})])
+
+    examples = load_icl_examples(PUBLISHED)
+    with serve(judge_all, ServerOptions()) as server:
+        result = await optimize_icl(examples, settings=settings_for(server), options=options_in(tmp_path))
+    assert [one.response for one in result.examples] == [one.response for one in examples]
+
+
+@pytest.mark.local
+@pytest.mark.timeout(600)
+async def test_embedded_model_optimises_two_examples(tmp_path: Path) -> None:
+    settings = build_settings({"model": "local:smollm2", "max_concurrency": 4})
+    result = await optimize_icl(
+        [ICLExample(query="Why is the sky blue?", response="It is."), ICLExample(query="Add 2 and 2.", response="4")],
+        settings=settings,
+        num_iters=1,
+        options=options_in(tmp_path),
+    )
+    assert len(result.examples) == 2
+    assert all(one.reward is None or 1 <= one.reward <= 5 for one in result.examples)

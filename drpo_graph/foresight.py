@@ -75,7 +75,9 @@ def _estimate_rest(session: RunSession, context: RunContext, state: SearchState,
         num_repeats=state["num_repeats"],
     )
     # What was run again shows in what the planned calls came to.
-    done = plan_levels(settings, num_queries=num_queries, last=level)
+    # A fork's own calls begin after its first level.
+    first = state["forked_level"] + 1 if "forked_level" in state else 0
+    done = plan_levels(settings, num_queries=num_queries, first=first, last=level)
     if ahead and settings.stop_reward is None:
         # The next level's metrics are selected already.
         done.append(Workload(selections=ahead[0].selections))

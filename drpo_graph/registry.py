@@ -35,6 +35,10 @@ class RunRecord(Record):
     """The run folder; ``None`` when the run writes no files."""
     message: str = ""
     """Why it stopped, if it did."""
+    forked_from: str | None = None
+    """The run that it is a fork of."""
+    forked_level: int | None = None
+    """After which level of that run it begins."""
 
 
 class RunRegistry:

@@ -91,6 +91,8 @@ class SearchState(SearchInput, SearchOutput, total=False):
     """Whether the level's candidates are there already, and are to be run on other queries."""
     num_asked_again: int
     """How often the user had let failed samples be asked for again by the last time that these were looked for."""
+    forked_level: int
+    """In a fork, the level of the former run after which it begins."""
     num_queries: int
     query_ids: list[str]
     """The level's queries; every child of the level is run on them."""

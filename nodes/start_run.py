@@ -1,6 +1,7 @@
 """Lay down what a run starts from: its queries in order, its root candidate, its fingerprints. No model call."""
 
 import hashlib
+import secrets
 from collections.abc import Sequence
 
 from langgraph.config import get_config
@@ -89,11 +90,18 @@ def read_queries(given: Sequence[JsonValue], *, label: str, is_optional: bool = 
 
 
 def _derive_run_id() -> str:
-    """Return the thread's id; inside a parent graph, with a mark of the place that the parent runs this graph at."""
+    """Return the thread's id; inside a parent graph, with a mark of the place that the parent runs this graph at.
+
+    A run without either gets an id that no other has.
+    """
     configurable = get_config().get("configurable", {})
-    thread_id = str(configurable.get("thread_id") or _UNNAMED_RUN)
     # Our own task is the last part of the namespace; what is before it is the parent's task, stable over resumes.
     place = "|".join(str(configurable.get("checkpoint_ns", "")).split("|")[:-1])
+    thread_id = configurable.get("thread_id")
+    if not thread_id and not place:
+        # Nothing can resume it, and its records may be kept beside those of a former call: it must not find them.
+        return f"{_UNNAMED_RUN}-{secrets.token_hex(8)}"
+    thread_id = str(thread_id or _UNNAMED_RUN)
     return f"{thread_id}-{hashlib.sha256(place.encode()).hexdigest()[:8]}" if place else thread_id
 
 

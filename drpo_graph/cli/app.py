@@ -8,7 +8,14 @@ from typing import Annotated
 import typer
 
 from drpo_graph import __version__
-from drpo_graph.cli import models_commands, optimize_commands, retention_commands, run_commands, serve_commands
+from drpo_graph.cli import (
+    fork_commands,
+    models_commands,
+    optimize_commands,
+    retention_commands,
+    run_commands,
+    serve_commands,
+)
 from drpo_graph.cli.options import FLAG_BY_PUBLISHED_NAME
 from drpo_graph.display import inert_block
 from drpo_graph.errors import DRPOError
@@ -28,6 +35,7 @@ app = typer.Typer(
 for _name, _command in (
     ("optimize", optimize_commands.optimize_command),
     ("resume", optimize_commands.resume_command),
+    ("fork", fork_commands.fork_command),
     ("runs", run_commands.runs_command),
     ("show", run_commands.show_command),
     ("events", run_commands.events_command),

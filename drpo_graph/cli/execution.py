@@ -27,6 +27,7 @@ from drpo_graph.errors import (
 )
 from drpo_graph.events import Event, RunFinished, RunStopped
 from drpo_graph.export import ALGORITHM_FOLDER, EVENTS_FILE, LOG_FILE, PROMPT_FILE, RESULT_FILE, SEALED_EVENTS_FILE
+from drpo_graph.forking import change_settings, fork
 from drpo_graph.records import Query, RunResult
 from drpo_graph.redaction import redact
 from drpo_graph.runner import RunOptions, new_thread_id, optimize, resume, run_folder
@@ -167,6 +168,33 @@ def go_on(
     check_budget(settings, run.priced)
     with serve_roles(settings, serving) as has_ended:
         _carry_out(thread_id, begin, options=replace(options, has_ended=has_ended), kind=display, serving=serving)
+
+
+def branch(
+    thread_id: str,
+    new_id: str | None,
+    *,
+    level: int,
+    changes: Mapping[str, object],
+    priced: tuple[str, ...],
+    options: RunOptions,
+    display: DisplayKind,
+    serving: RoleServing | None = None,
+) -> None:
+    """Fork a run, under a new name unless it is given one, and show it."""
+    name = new_id or new_thread_id()
+    storage = find_storage(options.checkpoint)
+    settings = change_settings(asyncio.run(find_run(storage, thread_id)).settings, changes)
+    check_budget(settings, priced)
+    if new_id is not None:
+        # The fork would find out itself, but only after the server's start.
+        _check_is_new(storage, name)
+
+    def begin(shown: RunOptions) -> Coroutine[None, None, RunResult]:
+        return fork(thread_id, level=level, new_id=name, changes=changes, options=shown)
+
+    with serve_roles(settings, serving) as has_ended:
+        _carry_out(name, begin, options=replace(options, has_ended=has_ended), kind=display, serving=serving)
 
 
 def _check_changes(settings: Settings, changes: Mapping[str, object]) -> None:

@@ -48,9 +48,7 @@ def read_settings(given: Mapping[str, object]) -> Settings:
     """
     config = given["config"]
     assert config is None or isinstance(config, Path)
-    roles = {name: given[name] for name in ("model", "base_url", "api_key_env") if given[name] is not None}
-    own = {setting: given[flag] for flag, setting in _SETTING_BY_FLAG.items() if given[flag] is not None}
-    own.update(_read_budget(given))
+    roles, own = _read_roles(given), _read_flags(given)
     if given["is_gpt"] is not None:
         own["base_prompt_format"] = "chat" if given["is_gpt"] else "flat"
     overrides = given["overrides"]
@@ -105,6 +103,28 @@ def read_changes(given: Mapping[str, object]) -> dict[str, object]:
     if given["max_outage"] is not None:
         own["max_outage_s"] = given["max_outage"]
     return merge_settings(file, own, read_overrides(overrides))
+
+
+def read_fork_changes(given: Mapping[str, object]) -> dict[str, object]:
+    """Return the settings that a fork is given, by name, from the parameters of its command.
+
+    Raises:
+        SettingsError: the file, a price or an override cannot be read.
+    """
+    config, overrides = given["config"], given["overrides"]
+    assert config is None or isinstance(config, Path)
+    assert overrides is None or isinstance(overrides, list)
+    file = load_settings_file(config) if config else {}
+    return merge_settings(file, _read_roles(given), _read_flags(given), read_overrides(overrides))
+
+
+def _read_roles(given: Mapping[str, object]) -> dict[str, object]:
+    return {name: given[name] for name in ("model", "base_url", "api_key_env") if given.get(name) is not None}
+
+
+def _read_flags(given: Mapping[str, object]) -> dict[str, object]:
+    own = {setting: given[flag] for flag, setting in _SETTING_BY_FLAG.items() if given.get(flag) is not None}
+    return {**own, **_read_budget(given)}
 
 
 def _read_budget(given: Mapping[str, object]) -> dict[str, object]:

@@ -283,6 +283,10 @@ MetricsCacheOption = Annotated[
         rich_help_panel=_SEARCH,
     ),
 ]
+LevelOption = Annotated[
+    int,
+    typer.Option("--level", metavar="N", min=0, help="After which level to branch; 0: the initial prompt is scored."),
+]
 ForceOption = Annotated[
     bool,
     typer.Option(

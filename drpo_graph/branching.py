@@ -46,7 +46,7 @@ async def find_level(graph: SearchGraph, thread_id: str, level: int) -> SearchSt
             found.setdefault(snapshot.values["level"], cast(SearchState, snapshot.values))
     if level not in found:
         listed = ", ".join(map(str, sorted(found)))
-        there_are = f"there are checkpoints of level {listed}" if found else "no level has one: it was pruned, or has none"
+        there_are = f"there are those of levels {listed}" if found else "there is none of any: it was pruned or scored nothing"
         raise UsageError(f"Run {thread_id!r} has no checkpoint of the end of level {level}; {there_are}.")
     if found[level].get("format") != STATE_FORMAT:
         raise StateFormatError(

@@ -46,7 +46,9 @@ async def find_level(graph: SearchGraph, thread_id: str, level: int) -> SearchSt
             found.setdefault(snapshot.values["level"], cast(SearchState, snapshot.values))
     if level not in found:
         listed = ", ".join(map(str, sorted(found)))
-        there_are = f"there are those of levels {listed}" if found else "there is none of any: it was pruned or scored nothing"
+        there_are = (
+            f"there are those of levels {listed}" if found else "there is none of any: it was pruned or scored nothing"
+        )
         raise UsageError(f"Run {thread_id!r} has no checkpoint of the end of level {level}; {there_are}.")
     if found[level].get("format") != STATE_FORMAT:
         raise StateFormatError(
@@ -112,7 +114,9 @@ async def copy_records(source: Archive, target: Archive, state: SearchState) -> 
         "metrics": lambda key, _: key in seen,
     }
     for kind, keeps in keep_by_kind.items():
-        await _put(target, kind, {key: value for key, value in (await source.get_all(kind)).items() if keeps(key, value)})
+        await _put(
+            target, kind, {key: value for key, value in (await source.get_all(kind)).items() if keeps(key, value)}
+        )
     await _put(target, "calls", {key: mark_inherited(value) for key, value in (await source.get_all("calls")).items()})
 
 

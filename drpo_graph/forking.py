@@ -112,9 +112,7 @@ def change_settings(former: Settings, changes: Mapping[str, object]) -> Settings
     return settings
 
 
-def _make_record(
-    former: RunRecord, new_id: str, *, level: int, settings: Settings, folder: Path | None
-) -> RunRecord:
+def _make_record(former: RunRecord, new_id: str, *, level: int, settings: Settings, folder: Path | None) -> RunRecord:
     now = time.time()
     return RunRecord(
         thread_id=new_id,
@@ -125,4 +123,5 @@ def _make_record(
         log_dir=str(folder) if folder else None,
         forked_from=former.thread_id,
         forked_level=level,
+        warm_start=former.warm_start,
     )

@@ -35,13 +35,14 @@ from drpo_graph.failure_notes import ask_again
 from drpo_graph.graph import RECURSION_LIMIT, SearchGraph, build_context, build_graph
 from drpo_graph.interrupts import handle_signals
 from drpo_graph.protocols import BeamPolicy, Critic, MetricSelector, RewardFunction, Rewriter
-from drpo_graph.records import Query, Role, RunResult
+from drpo_graph.records import Query, Role, RunResult, WarmStart
 from drpo_graph.registry import RunInput, RunRecord, RunRegistry
 from drpo_graph.resuming import announce_resume
 from drpo_graph.settings import Settings, build_settings, merge_settings
 from drpo_graph.standing import tell_standing
 from drpo_graph.state import STATE_FORMAT, SearchState
 from drpo_graph.storage import Checkpoint, Storage
+from drpo_graph.warm_start import start_from
 
 logger = logging.getLogger(__name__)
 
@@ -83,6 +84,7 @@ async def optimize(
     *,
     settings: Settings,
     validation: Sequence[str | Query] = (),
+    warm_start: WarmStart | None = None,
     thread_id: str | None = None,
     options: RunOptions | None = None,
     parts: Parts | None = None,
@@ -93,6 +95,7 @@ async def optimize(
         queries: Training queries; the bundled ones when absent.
         settings: What to do.
         validation: Held-out queries; given any, the final choice is made on them.
+        warm_start: What another run found, to begin with.
         thread_id: Names the run; a new name when absent.
         options: Where it is kept and who is told.
         parts: Replacements for models and components.
@@ -108,7 +111,8 @@ async def optimize(
     training = load_bundled_queries() if queries is None else queries
     if not training:
         raise DatasetError("The dataset is empty: expected at least one training query.")
-    given = RunInput(queries=_as_input(training), validation_queries=_as_input(validation))
+    settings = start_from(settings, warm_start) if warm_start else settings
+    given = RunInput(queries=_as_input(training), validation_queries=_as_input(validation), warm_start=warm_start)
     if settings.num_queries is not None and settings.num_queries > len(training):
         raise DatasetError(f"{settings.num_queries} queries were asked for, but the dataset has {len(training)}.")
     # Models and templates are checked before anything is created: a typo leaves nothing behind.
@@ -125,6 +129,7 @@ async def optimize(
             updated_at=now,
             settings=settings,
             log_dir=str(folder) if folder else None,
+            warm_start=warm_start.source if warm_start else None,
         )
         context = replace(context, store=checkpoint.store)
         return await _Run(record, context, checkpoint, options, given).carry_out()
@@ -286,10 +291,13 @@ class _Run:
         return RunResult.model_validate(output["result"])
 
     def _make_input(self) -> Any:
+        warm_start = self._given.warm_start
+        rejected = [one.model_dump(mode="json") for one in warm_start.rejected] if warm_start else []
         return {
             "initial_prompt": self._record.settings.initial_prompt,
             "queries": self._given.queries,
             "validation_queries": self._given.validation_queries,
+            **({"rejected_rewrites": rejected} if rejected else {}),
         }
 
     def _check_state(self, context: RunContext, values: Mapping[str, Any]) -> None:

@@ -60,6 +60,8 @@ class SearchInput(TypedDict, total=False):
     """Training queries: texts, or objects with ``text`` and optional ``id``, ``kind``, ``tags``."""
     validation_queries: Sequence[JsonValue]
     """Held-out queries, same forms; selection is made on them when given."""
+    rejected_rewrites: Sequence[JsonValue]
+    """Rewrites that were tried before and found worse: objects with ``prompt``, ``reward`` and ``parent_reward``."""
 
 
 class SearchOutput(TypedDict, total=False):

@@ -9,13 +9,13 @@ from langgraph.runtime import Runtime
 from pydantic import JsonValue, ValidationError
 
 from drpo_graph.beam import hash_prompt
-from drpo_graph.context import RunContext, RunSession, session_of
+from drpo_graph.context import RunContext, RunSession, digest_json, session_of
 from drpo_graph.dataset import dataset_hash, order_queries
 from drpo_graph.errors import DatasetError
 from drpo_graph.events import CandidateCreated, LevelStarted, RunStarted
 from drpo_graph.foresight import warn_at_start
 from drpo_graph.levels import prefetch_indices, query_indices
-from drpo_graph.records import Query
+from drpo_graph.records import Query, RejectedRewrite
 from drpo_graph.settings import Settings
 from drpo_graph.state import STATE_FORMAT, CandidateRef, SearchState
 
@@ -40,7 +40,14 @@ async def start_run(state: SearchState, runtime: Runtime[RunContext]) -> SearchS
     _announce(session, runtime.context, prompt=prompt, num_queries=len(queries), query_ids=level_queries)
     warn_at_start(session, runtime.context, queries, validation)
     data = dataset_hash([*queries, *validation])
+    update: SearchState = {}
+    if given_rejected := state.get("rejected_rewrites"):
+        rejected = _read_rejected(given_rejected)
+        await session.archive.put("run", "warm_start", {"rejected": rejected})
+        data = digest_json([data, rejected])
+        update["rejected_rewrites"] = []
     return {
+        **update,
         "format": STATE_FORMAT,
         "run_id": run_id,
         "fingerprints": {**runtime.context.fingerprints(), "data": data},
@@ -87,6 +94,15 @@ def read_queries(given: Sequence[JsonValue], *, label: str, is_optional: bool = 
     if len({query.id for query in queries}) < len(queries):
         raise DatasetError(f"Two of the {label} records share an id.")
     return tuple(queries)
+
+
+def _read_rejected(given: Sequence[JsonValue]) -> list[JsonValue]:
+    try:
+        return [RejectedRewrite.model_validate(one).model_dump(mode="json") for one in given]
+    except ValidationError as error:
+        raise DatasetError(
+            f"Rejected rewrites: expected objects with 'prompt', 'reward' and 'parent_reward': {error}"
+        ) from error
 
 
 def _derive_run_id() -> str:

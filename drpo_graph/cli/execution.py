@@ -28,7 +28,7 @@ from drpo_graph.errors import (
 from drpo_graph.events import Event, RunFinished, RunStopped
 from drpo_graph.export import ALGORITHM_FOLDER, EVENTS_FILE, LOG_FILE, PROMPT_FILE, RESULT_FILE, SEALED_EVENTS_FILE
 from drpo_graph.forking import change_settings, fork
-from drpo_graph.records import Query, RunResult
+from drpo_graph.records import Query, RunResult, WarmStart
 from drpo_graph.redaction import redact
 from drpo_graph.runner import RunOptions, new_thread_id, optimize, resume, run_folder
 from drpo_graph.settings import Settings, build_settings, describe_changes, merge_settings
@@ -55,6 +55,7 @@ class NewRun:
     settings: Settings
     training: tuple[Query, ...]
     held_out: tuple[Query, ...]
+    warm_start: WarmStart | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +116,14 @@ def start(
         _check_is_new(find_storage(options.checkpoint), name)
 
     def begin(shown: RunOptions) -> Coroutine[None, None, RunResult]:
-        return optimize(run.training, settings=run.settings, validation=run.held_out, thread_id=name, options=shown)
+        return optimize(
+            run.training,
+            settings=run.settings,
+            validation=run.held_out,
+            warm_start=run.warm_start,
+            thread_id=name,
+            options=shown,
+        )
 
     with serve_roles(run.settings, serving) as has_ended:
         _carry_out(name, begin, options=replace(options, has_ended=has_ended), kind=display, serving=serving)

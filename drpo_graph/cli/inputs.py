@@ -203,15 +203,26 @@ def _read_prompt(text: str) -> str:
     """Return a prompt given as text, or the content of the file that ``@FILE`` names."""
     if not text.startswith("@"):
         return text
+    return read_prompt_file(Path(text[1:]), advice=" Give the path of a text file after '@', or the prompt itself.")
+
+
+def read_prompt_file(path: Path, *, advice: str = "") -> str:
+    """Return the prompt in a file.
+
+    Args:
+        path: The file.
+        advice: What to do where it cannot be read.
+
+    Raises:
+        UsageError: it cannot be read, or is blank.
+    """
     try:
-        prompt = Path(text[1:]).read_text(encoding="utf-8").strip()
+        prompt = path.read_text(encoding="utf-8").strip()
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise UsageError(
-            f"Prompt file {text[1:]}: {reason}. Give the path of a text file after '@', or the prompt itself."
-        ) from error
+        raise UsageError(f"Prompt file {path}: {reason}.{advice}") from error
     if not prompt:
-        raise UsageError(f"Prompt file {text[1:]}: it is blank.")
+        raise UsageError(f"Prompt file {path}: it is blank.")
     return prompt
 
 

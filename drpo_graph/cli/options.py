@@ -125,6 +125,15 @@ InitialPromptOption = Annotated[
         rich_help_panel=_SEARCH,
     ),
 ]
+WarmStartOption = Annotated[
+    str | None,
+    typer.Option(
+        "--warm-start",
+        metavar="WHAT",
+        help="Start from what was found: a file with a prompt, or a former run.",
+        rich_help_panel=_SEARCH,
+    ),
+]
 DepthOption = Annotated[
     int | None,
     typer.Option("--depth", metavar="N", help="Levels + 1: the root counts.", rich_help_panel=_SEARCH),

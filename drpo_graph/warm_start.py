@@ -90,6 +90,7 @@ def _find_worse(tree: Sequence[Candidate]) -> Iterable[RejectedRewrite]:
     reward_by_id = {one.id: one.reward for one in tree}
     for one in tree:
         parent_reward = reward_by_id.get(one.parent_id or "")
-        if one.origin == "rewrite" and one.reward is not None and parent_reward is not None:
-            if one.reward < parent_reward:
-                yield RejectedRewrite(prompt=one.prompt, reward=one.reward, parent_reward=parent_reward)
+        if one.origin != "rewrite" or one.reward is None or parent_reward is None:
+            continue
+        if one.reward < parent_reward:
+            yield RejectedRewrite(prompt=one.prompt, reward=one.reward, parent_reward=parent_reward)

@@ -1,8 +1,10 @@
 """Begin where a former run ended: with its best prompt, and with the rewrites that it tried and found worse."""
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from drpo_graph.archive import Archive
+from drpo_graph.checkpoint import find_storage
 from drpo_graph.errors import SettingsError, UsageError
 from drpo_graph.export import load_tree
 from drpo_graph.records import Candidate, RejectedRewrite, RunResult, WarmStart
@@ -17,12 +19,16 @@ MAX_REJECTED_CHARS = 8_000
 
 
 async def load_warm_start(
-    storage: Storage, thread_id: str, *, max_rejected: int = MAX_REJECTED, max_chars: int = MAX_REJECTED_CHARS
+    place: str | Path | Storage,
+    thread_id: str,
+    *,
+    max_rejected: int = MAX_REJECTED,
+    max_chars: int = MAX_REJECTED_CHARS,
 ) -> WarmStart:
     """Return what a new run can begin with from a former one, finished or not.
 
     Args:
-        storage: What keeps the former run.
+        place: What keeps the former run: a file, or the URI of a database.
         thread_id: The former run.
         max_rejected: How many of its rejected rewrites the optimizer is shown.
         max_chars: Bound on their characters together; one that does not fit is left out whole.
@@ -31,7 +37,7 @@ async def load_warm_start(
         RunNotFoundError: there is no such run.
         UsageError: it has scored nothing yet.
     """
-    async with storage.open_for_reading() as reader:
+    async with find_storage(place).open_for_reading() as reader:
         await RunRegistry(reader.store).find(thread_id)
         archive = Archive(reader.store, thread_id)
         tree = await load_tree(archive)

@@ -1,12 +1,29 @@
 """``drpo fork``: the same settings end alike and cost nothing; others take effect after the level."""
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
 
+from drpo_graph.archive import Archive
+from drpo_graph.checkpoint import find_storage
+from drpo_graph.forking import create_fork
 from drpo_graph.records import RunResult
-from tests.support.command import MODEL, Drpo, assert_one_line, finished_keys, list_runs, read_result
+from drpo_graph.registry import RunRegistry
+from drpo_graph.runner import Parts, RunOptions, resume
+from tests.support.command import (
+    KEY,
+    MODEL,
+    Drpo,
+    assert_one_line,
+    finish,
+    finished_keys,
+    list_runs,
+    read_result,
+    spawn_drpo,
+    wait_for,
+)
 from tests.support.fake_server import FakeServer
 
 SEARCH = (*MODEL, "--depth", "4", "--n-actions", "2", "--beam-size", "2", "--queries-per-level", "1")
@@ -111,3 +128,64 @@ def test_fork_of_a_fork_has_what_both_paid_for(drpo: Drpo, folder: Path, world: 
     assert found(results[0]) == found(results[1]) != found(origin)
     assert_one_line(drpo("fork", "f", "--level", "0", *QUIET), 2, "levels 1, 2, 3")
     assert len(finished_keys(world)) == num_calls
+
+
+def test_unfinished_run_can_be_forked_from_the_levels_that_it_reached(drpo: Drpo, folder: Path) -> None:
+    start = ("optimize", *SEARCH, "--thread-id", "t", *QUIET)
+    assert drpo(*start, "--max-calls", "13").code == 3
+    assert_one_line(drpo("fork", "t", "--level", "3", *QUIET), 2, "levels 0, 1.")
+    assert drpo("fork", "t", "--level", "1", "--max-calls", "500", "--thread-id", "f", *QUIET).code == 0
+    assert drpo("resume", "t", "--max-calls", "500", *QUIET).code == 0
+    whole, forked = (read_result(folder / "drpo_runs", one) for one in "tf")
+    assert found(whole) == found(forked)
+
+
+@pytest.mark.usefixtures("origin")
+async def test_what_a_killed_fork_left_is_no_part_of_the_next_one(drpo: Drpo, folder: Path) -> None:
+    options = RunOptions(checkpoint=folder / "drpo_runs" / "checkpoints.sqlite", writes_files=False)
+    changes = {"seed": 9}
+    await create_fork("t", "f", level=3, changes=changes, options=options, parts=Parts())
+    # Killed after its state was saved, and before it was on the list.
+    async with find_storage(options.checkpoint).open_run("f") as checkpoint:
+        await RunRegistry(checkpoint.store).forget("f")
+    await create_fork("t", "f", level=1, changes={}, options=options, parts=Parts())
+    async with find_storage(options.checkpoint).open_run("f") as checkpoint:
+        archive = Archive(checkpoint.store, "f")
+        assert {key[0] for key in await archive.get_all("candidates")} == {"0", "1"}
+        assert set(await archive.get_all("levels")) == {"000000"}
+    result = await resume("f", options=options)
+    assert found(result) == found(read_result(folder / "drpo_runs"))
+
+
+@pytest.mark.usefixtures("origin")
+def test_fork_needs_its_origin_no_more(drpo: Drpo, world: FakeServer) -> None:
+    stopped = drpo("fork", "t", "--level", "1", "--seed", "3", "--max-calls", "3", "--thread-id", "f", *QUIET)
+    assert stopped.code == 3
+    assert drpo("prune", "t", "--keep", "nothing", "--yes").code == 0
+    num_calls = len(finished_keys(world))
+    assert drpo("resume", "f", "--max-calls", "500", *QUIET).code == 0
+    used = json.loads(drpo("show", "f", "--json").out)["result"]["usage_by_role"]
+    assert sum(one["calls"] for one in used.values()) == len(finished_keys(world)) - num_calls + 3
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("origin")
+def test_killed_fork_repeats_no_finished_call_and_ends_as_an_unbroken_one(
+    drpo: Drpo, folder: Path, world: FakeServer, slow_world: FakeServer
+) -> None:
+    change = ("--level", "1", "--seed", "9", *QUIET)
+    assert drpo("fork", "t", *change, "--thread-id", "whole").code == 0
+    environment = {"OPENAI_BASE_URL": slow_world.base_url, "OPENAI_API_KEY": KEY}
+    before = len(slow_world.log)
+    process = spawn_drpo("fork", "t", *change, "--thread-id", "f", folder=folder, environment=environment)
+    wait_for(lambda: sum(one["event"] == "end" for one in slow_world.log[before:]) >= 4)
+    process.send_signal(signal.SIGKILL)
+    finish(process)
+    in_flight = {one["key"] for one in slow_world.log[before:] if one["event"] == "start"}
+    num_calls = len(finished_keys(world))
+    assert drpo("resume", "f", *QUIET).code == 0
+    whole, killed = (read_result(folder / "drpo_runs", one) for one in ("whole", "f"))
+    assert found(killed) == found(whole)
+    # All that it had asked twice was in flight, or had just come back.
+    own = sum(one.calls for one in whole.usage_by_role.values())
+    assert own - len(in_flight) <= len(finished_keys(world)) - num_calls < own

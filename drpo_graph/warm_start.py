@@ -43,32 +43,31 @@ async def load_warm_start(
         tree = await load_tree(archive)
         stored = await archive.get("run", "result")
         levels = sorted((await archive.get_all("levels")).items())
+    best_id = None
     if stored is not None:
-        prompt = RunResult.model_validate(stored).system_prompt
-    else:
-        beam = levels[-1][1]["beam"] if levels else None
-        best_id = beam[0] if isinstance(beam, list) and beam else None
-        found = next((one.prompt for one in tree if one.id == best_id), None)
-        if found is None:
-            raise UsageError(f"Run {thread_id!r} has scored nothing yet: there is no prompt to start from.")
-        prompt = found
-    rejected = choose_rejected(tree, prompt=prompt, max_rejected=max_rejected, max_chars=max_chars)
-    return WarmStart(source=thread_id, system_prompt=prompt, rejected=rejected)
+        best_id = RunResult.model_validate(stored).candidate_id
+    elif levels and isinstance(beam := levels[-1][1]["beam"], list) and beam:
+        best_id = str(beam[0])
+    best = next((one for one in tree if one.id == best_id), None)
+    if best is None:
+        raise UsageError(f"Run {thread_id!r} has scored nothing yet: there is no prompt to start from.")
+    rejected = choose_rejected(tree, best=best, max_rejected=max_rejected, max_chars=max_chars)
+    return WarmStart(source=thread_id, system_prompt=best.prompt, rejected=rejected)
 
 
 def choose_rejected(
-    tree: Sequence[Candidate], *, prompt: str, max_rejected: int, max_chars: int
+    tree: Sequence[Candidate], *, best: Candidate, max_rejected: int, max_chars: int
 ) -> tuple[RejectedRewrite, ...]:
     """Return the rewrites of a run that scored below their parents, those that fell most first.
 
     Args:
         tree: All candidates of the run.
-        prompt: What the new run begins with; it is no mistake, whatever it scored once.
+        best: What the new run begins with. It and what led to it are no mistakes, whatever they scored once.
         max_rejected: How many are wanted at most.
         max_chars: Bound on their characters together.
     """
     chosen: list[RejectedRewrite] = []
-    seen, num_chars = {prompt}, 0
+    seen, num_chars = _prompts_on_the_way(tree, best), 0
     for one in sorted(_find_worse(tree), key=lambda one: one.reward - one.parent_reward):
         fits = len(chosen) < max_rejected and num_chars + len(one.prompt) <= max_chars
         if fits and one.prompt not in seen:
@@ -90,6 +89,14 @@ def start_from(settings: Settings, found: WarmStart) -> Settings:
             f"A run starts from one prompt: give an initial prompt, or a warm start ({found.source}), not both."
         )
     return Settings.model_validate({**settings.model_dump(exclude_unset=True), "initial_prompt": found.system_prompt})
+
+
+def _prompts_on_the_way(tree: Sequence[Candidate], best: Candidate) -> set[str]:
+    by_id, prompts = {one.id: one for one in tree}, {best.prompt}
+    while best.parent_id is not None and best.parent_id in by_id:
+        best = by_id[best.parent_id]
+        prompts.add(best.prompt)
+    return prompts
 
 
 def _find_worse(tree: Sequence[Candidate]) -> Iterable[RejectedRewrite]:

@@ -35,7 +35,11 @@ def former(drpo: Drpo, folder: Path, open_world: FakeServer) -> RunResult:
 def rejected_of(drpo: Drpo, thread_id: str) -> set[str]:
     tree = {one["id"]: one for one in json.loads(drpo("show", thread_id, "--json").out)["tree"]}
     rewrites = [one for one in tree.values() if one["origin"] == "rewrite"]
-    return {one["prompt"] for one in rewrites if one["reward"] < tree[one["parent_id"]]["reward"]}
+    at, led = json.loads(drpo("show", thread_id, "--json").out)["result"]["candidate_id"], set()
+    while at is not None:
+        led.add(tree[at]["prompt"])
+        at = tree[at]["parent_id"]
+    return {one["prompt"] for one in rewrites if one["reward"] < tree[one["parent_id"]]["reward"]} - led
 
 
 def rewrite_requests(world: FakeServer, *, since: int) -> list[str]:
@@ -47,7 +51,7 @@ def rewrite_requests(world: FakeServer, *, since: int) -> list[str]:
 def test_former_run_gives_its_prompt_and_its_rejected_rewrites(
     drpo: Drpo, folder: Path, open_world: FakeServer, former: RunResult
 ) -> None:
-    rejected = rejected_of(drpo, "old") - {former.system_prompt}
+    rejected = rejected_of(drpo, "old")
     assert rejected
     assert not any(TRIED in text for text in rewrite_requests(open_world, since=0))
     since = len(open_world.log)

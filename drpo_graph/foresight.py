@@ -36,6 +36,9 @@ def warn_at_start(
 
 async def warn_at_resume(session: RunSession, context: RunContext, state: SearchState) -> None:
     """Tell a run that goes on, perhaps with other caps, if its budget is smaller than what it usually needs in all."""
+    if "forked_level" in state:
+        # How much of the rest it inherits, and has for nothing, only its own levels will show.
+        return
     archive = session.archive
     queries = [await archive.query(one) for one in await archive.query_order()]
     warn_at_start(session, context, queries, [await archive.query(one) for one in state["validation_ids"]])
@@ -52,7 +55,7 @@ def look_ahead(session: RunSession, context: RunContext, state: SearchState, *, 
     """
     estimate = _estimate_rest(session, context, state, num_parents=num_parents)
     budget = session.ledger.budget
-    if state["level"] >= _CLEAR_LEVEL and not budget.has_warned:
+    if state["level"] >= state.get("forked_level", 0) + _CLEAR_LEVEL and not budget.has_warned:
         needed: dict[Cap, float | None] = {}
         for cap in CAPS:
             rest = estimate.amount_of(cap)

@@ -83,7 +83,9 @@ def test_changed_settings_take_effect_after_the_level_only(drpo: Drpo, world: Fa
 
 def test_copied_calls_use_nothing_of_the_budget(drpo: Drpo, origin: RunResult) -> None:
     assert sum(usage.calls for usage in origin.usage_by_role.values()) > 5
-    assert drpo("fork", "t", "--level", "0", "--max-calls", "1", "--thread-id", "f", *QUIET).code == 0
+    shown = drpo("fork", "t", "--level", "0", "--max-calls", "1", "--thread-id", "f", "--display", "jsonl")
+    assert shown.code == 0
+    assert not [event for event in shown.events() if event.type == "warned"]
     stopped = drpo("fork", "t", "--level", "1", "--max-calls", "5", "--seed", "9", "--thread-id", "g", *QUIET)
     assert stopped.code == 3
     assert drpo("resume", "g", "--max-calls", "500", *QUIET).code == 0

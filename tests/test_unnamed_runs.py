@@ -24,7 +24,7 @@ class ParentState(TypedDict, total=False):
 
 
 async def ask(graph: SearchGraph, context: RunContext, *queries: str) -> RunResult:
-    output = await graph.ainvoke({"queries": list(queries)}, {**LIMIT}, context=context)  # type: ignore[arg-type,call-overload]
+    output = await graph.ainvoke({"queries": list(queries)}, {**LIMIT}, context=context)  # type: ignore[call-overload]
     return RunResult.model_validate(output["result"])
 
 

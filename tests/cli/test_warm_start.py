@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,7 +44,7 @@ def rejected_of(drpo: Drpo, thread_id: str) -> set[str]:
 
 
 def rewrite_requests(world: FakeServer, *, since: int) -> list[str]:
-    bodies = [entry["body"] for entry in list(world.log)[since:] if entry["event"] == "start" and "body" in entry]
+    bodies: list[Any] = [one["body"] for one in list(world.log)[since:] if one["event"] == "start" and "body" in one]
     texts = [body["messages"][0]["content"] for body in bodies if "messages" in body]
     return [text for text in texts if text.startswith("You improve the system prompt")]
 

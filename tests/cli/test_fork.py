@@ -3,6 +3,7 @@
 import json
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,10 +22,12 @@ from tests.support.command import (
     finished_keys,
     list_runs,
     read_result,
+    serve,
     spawn_drpo,
     wait_for,
 )
-from tests.support.fake_server import FakeServer
+from tests.support.fake_server import FakeServer, ServerOptions
+from tests.support.oracle import build_responder
 
 SEARCH = (*MODEL, "--depth", "4", "--n-actions", "2", "--beam-size", "2", "--queries-per-level", "1")
 QUIET = ("--display", "none")
@@ -191,3 +194,29 @@ def test_killed_fork_repeats_no_finished_call_and_ends_as_an_unbroken_one(
     # All that it had asked twice was in flight, or had just come back.
     own = sum(one.calls for one in whole.usage_by_role.values())
     assert own - len(in_flight) <= len(finished_keys(world)) - num_calls < own
+
+
+HARD_RUNS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
+    "published": (("--compat", "drpo", "--depth", "4"), {}),
+    "unusable replies": (("--depth", "4"), {"missing_rate": 0.2}),
+    "easy levels": (("--depth", "4"), {"easy_rate": 0.5}),
+    "drawn beams": (("--depth", "4", "--set", "beam_sampling=stochastic", "--keep-parents"), {}),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", HARD_RUNS)
+def test_unchanged_fork_of_any_run_ends_alike(
+    name: str, drpo: Drpo, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags, rates = HARD_RUNS[name]
+    with serve(build_responder(seed=3, **rates), ServerOptions(models=["world"], api_key=KEY)) as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.base_url)
+        assert drpo("optimize", *MODEL, *flags, "--thread-id", "t", *QUIET).code == 0
+        origin, num_calls = read_result(folder / "drpo_runs"), len(server.log)
+        for level in range(origin.depth + 1):
+            assert drpo("fork", "t", "--level", str(level), "--thread-id", f"f{level}", *QUIET).code == 0
+            # Replies that could not be used are counted where they are read.
+            forked = read_result(folder / "drpo_runs", f"f{level}").model_copy(update={"unusable_by_kind": {}})
+            assert found(forked) == found(origin.model_copy(update={"unusable_by_kind": {}}))
+        assert len(server.log) == num_calls

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from drpo_graph.dataset import load_bundled_queries, load_queries
     from drpo_graph.errors import DRPOError, ReplyError
     from drpo_graph.events import Event, parse_event
+    from drpo_graph.forking import fork
     from drpo_graph.graph import RECURSION_LIMIT, ContextOverrides, build_context, build_graph
     from drpo_graph.ladder import Models
     from drpo_graph.protocols import (
@@ -31,12 +32,15 @@ if TYPE_CHECKING:
         MetricScore,
         MetricSelection,
         Query,
+        RejectedRewrite,
         Rollout,
         RunResult,
         Validation,
+        WarmStart,
     )
     from drpo_graph.runner import Parts, RunOptions, optimize, resume
     from drpo_graph.settings import RoleSettings, Settings, build_settings
+    from drpo_graph.warm_start import load_warm_start
 
 __version__ = "0.1.0"
 
@@ -58,6 +62,7 @@ _MODULE_BY_NAME = {
     "Models": "ladder",
     "Parts": "runner",
     "Query": "records",
+    "RejectedRewrite": "records",
     "ReplyError": "errors",
     "Reward": "protocols",
     "RewardFunction": "protocols",
@@ -69,11 +74,14 @@ _MODULE_BY_NAME = {
     "RunResult": "records",
     "Settings": "settings",
     "Validation": "records",
+    "WarmStart": "records",
     "build_context": "graph",
     "build_graph": "graph",
     "build_settings": "settings",
+    "fork": "forking",
     "load_bundled_queries": "dataset",
     "load_queries": "dataset",
+    "load_warm_start": "warm_start",
     "optimize": "runner",
     "parse_event": "events",
     "resume": "runner",
@@ -97,6 +105,7 @@ __all__ = [
     "Models",
     "Parts",
     "Query",
+    "RejectedRewrite",
     "ReplyError",
     "Reward",
     "RewardFunction",
@@ -108,11 +117,14 @@ __all__ = [
     "RunResult",
     "Settings",
     "Validation",
+    "WarmStart",
     "build_context",
     "build_graph",
     "build_settings",
+    "fork",
     "load_bundled_queries",
     "load_queries",
+    "load_warm_start",
     "optimize",
     "parse_event",
     "resume",

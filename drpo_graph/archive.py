@@ -13,7 +13,7 @@ from langgraph.store.base import BaseStore, GetOp, Item, PutOp
 from pydantic import JsonValue
 
 from drpo_graph.errors import CheckpointError, StateFormatError
-from drpo_graph.records import MetricSelection, Origin, Query, Rollout
+from drpo_graph.records import MetricSelection, Origin, Query, RejectedRewrite, Rollout
 
 Kind = Literal[
     "calls",
@@ -192,6 +192,12 @@ class Archive:
         """Return the metrics selected for a query, or ``None`` when none are yet."""
         stored = await self.get("metrics", query_id)
         return None if stored is None else MetricSelection.model_validate(stored)
+
+    async def rejected_rewrites(self) -> list[RejectedRewrite]:
+        """Return what a former run tried and found worse; none where the run has no warm start."""
+        stored = await self.get("run", "warm_start")
+        rejected = stored["rejected"] if stored is not None else None
+        return [RejectedRewrite.model_validate(one) for one in rejected] if isinstance(rejected, list) else []
 
     async def scores_by_candidate(self) -> dict[str, tuple[float | None, float | None]]:
         """Return reward and path reward of every candidate whose level is scored, in creation order."""

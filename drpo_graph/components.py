@@ -147,6 +147,7 @@ class LLMRewriter:
                 current_prompt=request.prompt,
                 former_prompts=request.former_prompts,
                 examples=choose_examples(request.examples, settings=self.settings),
+                rejected=request.rejected,
             ),
             parse=partial(parse_rewrite, is_compat=self.settings.is_compat),
             schema=_rewrite_schema(self.settings),

@@ -40,6 +40,9 @@ def warn_at_start(
 
 async def warn_at_resume(session: RunSession, context: RunContext, state: SearchState) -> None:
     """Tell a run that goes on, perhaps with other caps, if its budget is smaller than what it usually needs in all."""
+    if "forked_level" in state:
+        # How much of the rest it inherits, and has for nothing, only its own levels will show.
+        return
     archive = session.archive
     queries = [await archive.query(one) for one in await archive.query_order()]
     warn_at_start(session, context, queries, [await archive.query(one) for one in state["validation_ids"]])
@@ -56,7 +59,7 @@ def look_ahead(session: RunSession, context: RunContext, state: SearchState, *, 
     """
     estimate = _estimate_rest(session, context, state, num_parents=num_parents)
     budget = session.ledger.budget
-    if state["level"] >= _CLEAR_LEVEL and not budget.has_warned:
+    if state["level"] >= state.get("forked_level", 0) + _CLEAR_LEVEL and not budget.has_warned:
         needed: dict[Cap, float | None] = {}
         for cap in CAPS:
             rest = estimate.amount_of(cap)
@@ -79,7 +82,9 @@ def _estimate_rest(session: RunSession, context: RunContext, state: SearchState,
         num_repeats=state["num_repeats"],
     )
     # What was run again shows in what the planned calls came to.
-    done = plan_levels(settings, num_queries=num_queries, last=level)
+    # A fork's own calls begin after its first level.
+    first = state["forked_level"] + 1 if "forked_level" in state else 0
+    done = plan_levels(settings, num_queries=num_queries, first=first, last=level)
     if ahead and settings.stop_reward is None:
         # The next level's metrics are selected already.
         done.append(Workload(selections=ahead[0].selections))

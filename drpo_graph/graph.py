@@ -168,7 +168,8 @@ def build_graph(
 
     Input and output are :class:`~drpo_graph.state.SearchInput` and :class:`~drpo_graph.state.SearchOutput`. As a
     subgraph it uses the parent's checkpointer; its texts and its ledger stand in ``store``, else in the parent's
-    store. Without either they are kept in memory, and a run does not survive its process.
+    store. Without either they are kept in memory for as long as the graph is, and a run does not survive its process.
+    Called without a thread id, each call is a run of its own.
 
     Args:
         settings: What to do; models may also be named by the context at run time.

@@ -37,6 +37,8 @@ class CallRecord(Record):
     usage: Usage
     retries: dict[str, int] = Field(default_factory=dict)
     """Transport failures before it succeeded, by kind."""
+    is_inherited: bool = False
+    """Whether the run that this one is a fork of made it, and paid for it."""
 
 
 class LedgerEntry(NamedTuple):
@@ -50,6 +52,11 @@ class LedgerEntry(NamedTuple):
 def call_key(parts: Mapping[str, JsonValue]) -> str:
     """Return the ledger key of a call: the SHA-256 of everything that decides its reply."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def mark_inherited(stored: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+    """Return a stored call as a fork's ledger keeps it: its reply counts, its cost does not."""
+    return {**stored, "is_inherited": True}
 
 
 class StopSignal:
@@ -144,6 +151,8 @@ class Ledger:
         for key, value in (await self._archive.get_all("calls")).items():
             self._stored_keys.add(key)
             record = CallRecord.model_validate(value)
+            if record.is_inherited:
+                continue
             self._tally(record)
             self.budget.count(record.model, record.usage)
             finished[key] = record.usage

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from drpo_graph.ladder import Models
-from drpo_graph.records import Critique, ICLExample, MetricSelection, Query, Record, Rollout
+from drpo_graph.records import Critique, ICLExample, MetricSelection, Query, Record, RejectedRewrite, Rollout
 from drpo_graph.settings import Settings
 from drpo_graph.state import CandidateRef
 
@@ -28,6 +28,8 @@ class RewriteRequest:
     num_rewrites: int
     seed: int
     """Sampling seed of this request; equal runs get equal seeds."""
+    rejected: Sequence[RejectedRewrite] = ()
+    """What a former run tried, and found worse."""
 
 
 class MetricSelector(Protocol):

@@ -127,6 +127,26 @@ class Candidate(Record):
     """Aggregate of the rewards from depth 1 to here; for the root, its own reward."""
 
 
+class RejectedRewrite(Record):
+    """A rewrite that a former run tried, and that scored below the prompt it was made from."""
+
+    prompt: str
+    reward: float
+    parent_reward: float
+    """Of the prompt that it was made from, on the queries of its own level."""
+
+
+class WarmStart(Record):
+    """What a run begins with that another one found."""
+
+    source: str
+    """Where it comes from: a former run, a file, a model's name."""
+    system_prompt: str
+    """The initial prompt."""
+    rejected: tuple[RejectedRewrite, ...] = ()
+    """Shown to the optimizer as tried and worse."""
+
+
 class Usage(Record):
     """What finished calls consumed."""
 

@@ -8,7 +8,7 @@ from langgraph.store.base import BaseStore, GetOp, Item, PutOp
 from pydantic import JsonValue, ValidationError
 
 from drpo_graph.errors import RunNotFoundError, StateFormatError
-from drpo_graph.records import Record
+from drpo_graph.records import Record, WarmStart
 from drpo_graph.settings import Settings
 
 _NAMESPACE = ("drpo", "runs")
@@ -20,6 +20,7 @@ class RunInput(Record):
 
     queries: list[JsonValue]
     validation_queries: list[JsonValue]
+    warm_start: WarmStart | None = None
 
 
 class RunRecord(Record):
@@ -37,6 +38,12 @@ class RunRecord(Record):
     """Why it stopped, if it did."""
     kind: Literal["search", "icl"] = "search"
     """What runs: the search, or the optimisation of ICL examples."""
+    forked_from: str | None = None
+    """The run that it is a fork of."""
+    forked_level: int | None = None
+    """After which level of that run it begins."""
+    warm_start: str | None = None
+    """Where its initial prompt comes from, if it began with one that was found before."""
 
 
 class RunRegistry:

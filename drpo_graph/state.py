@@ -60,6 +60,8 @@ class SearchInput(TypedDict, total=False):
     """Training queries: texts, or objects with ``text`` and optional ``id``, ``kind``, ``tags``."""
     validation_queries: Sequence[JsonValue]
     """Held-out queries, same forms; selection is made on them when given."""
+    rejected_rewrites: Sequence[JsonValue]
+    """Rewrites that were tried before and found worse: objects with ``prompt``, ``reward`` and ``parent_reward``."""
 
 
 class SearchOutput(TypedDict, total=False):
@@ -91,6 +93,8 @@ class SearchState(SearchInput, SearchOutput, total=False):
     """Whether the level's candidates are there already, and are to be run on other queries."""
     num_asked_again: int
     """How often the user had let failed samples be asked for again by the last time that these were looked for."""
+    forked_level: int
+    """In a fork, the level of the former run after which it begins."""
     num_queries: int
     query_ids: list[str]
     """The level's queries; every child of the level is run on them."""

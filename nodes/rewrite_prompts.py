@@ -88,6 +88,7 @@ async def _rewrite(
         num_rewrites=settings.n_actions,
         # The published code sends 0 with every request.
         seed=0 if settings.is_compat else seed,
+        rejected=await session.archive.rejected_rewrites(),
     )
     try:
         return list(await context.components.rewriter.rewrite(request, models=session.models))

@@ -190,7 +190,9 @@ async def _plan_next(
     indices = query_indices(level + num_repeats, settings=settings, num_queries=num_queries)
     update["query_ids"] = [order[one] for one in indices]
     update["prefetch_ids"] = [order[one] for one in ahead]
-    update["selects_inline"] = settings.stop_reward is not None
+    # A fork may have other queries than those whose metrics were selected ahead.
+    lacks_metrics = None in [await session.archive.metrics_for(one) for one in update["query_ids"]]
+    update["selects_inline"] = settings.stop_reward is not None or lacks_metrics
     update["children"] = None  # type: ignore[typeddict-item]  # The reducer empties the list for the new level.
     update["rollouts"] = None  # type: ignore[typeddict-item]
     _announce_level(session, update, easy_ids, settings)

@@ -1,6 +1,7 @@
 """Lay down what a run starts from: its queries in order, its root candidate, its fingerprints. No model call."""
 
 import hashlib
+import secrets
 from collections.abc import Sequence
 
 from langgraph.config import get_config
@@ -8,13 +9,13 @@ from langgraph.runtime import Runtime
 from pydantic import JsonValue, ValidationError
 
 from drpo_graph.beam import hash_prompt
-from drpo_graph.context import RunContext, RunSession, session_of
+from drpo_graph.context import RunContext, RunSession, digest_json, session_of
 from drpo_graph.dataset import dataset_hash, order_queries
 from drpo_graph.errors import DatasetError
 from drpo_graph.events import CandidateCreated, LevelStarted, RunStarted
 from drpo_graph.foresight import warn_at_start
 from drpo_graph.levels import prefetch_indices, query_indices
-from drpo_graph.records import Query
+from drpo_graph.records import Query, RejectedRewrite
 from drpo_graph.settings import Settings
 from drpo_graph.state import STATE_FORMAT, CandidateRef, SearchState
 
@@ -39,7 +40,14 @@ async def start_run(state: SearchState, runtime: Runtime[RunContext]) -> SearchS
     _announce(session, runtime.context, prompt=prompt, num_queries=len(queries), query_ids=level_queries)
     warn_at_start(session, runtime.context, queries, validation)
     data = dataset_hash([*queries, *validation])
+    update: SearchState = {}
+    if given_rejected := state.get("rejected_rewrites"):
+        rejected = _read_rejected(given_rejected)
+        await session.archive.put("run", "warm_start", {"rejected": rejected})
+        data = digest_json([data, rejected])
+        update["rejected_rewrites"] = []
     return {
+        **update,
         "format": STATE_FORMAT,
         "run_id": run_id,
         "fingerprints": {**runtime.context.fingerprints(), "data": data},
@@ -88,12 +96,28 @@ def read_queries(given: Sequence[JsonValue], *, label: str, is_optional: bool = 
     return tuple(queries)
 
 
+def _read_rejected(given: Sequence[JsonValue]) -> list[JsonValue]:
+    try:
+        return [RejectedRewrite.model_validate(one).model_dump(mode="json") for one in given]
+    except ValidationError as error:
+        raise DatasetError(
+            f"Rejected rewrites: expected objects with 'prompt', 'reward' and 'parent_reward': {error}"
+        ) from error
+
+
 def derive_run_id() -> str:
-    """Return the thread's id; inside a parent graph, with a mark of the place that the parent runs this graph at."""
+    """Return the thread's id; inside a parent graph, with a mark of the place that the parent runs this graph at.
+
+    A run without either gets an id that no other has.
+    """
     configurable = get_config().get("configurable", {})
-    thread_id = str(configurable.get("thread_id") or _UNNAMED_RUN)
     # Our own task is the last part of the namespace; what is before it is the parent's task, stable over resumes.
     place = "|".join(str(configurable.get("checkpoint_ns", "")).split("|")[:-1])
+    thread_id = configurable.get("thread_id")
+    if not thread_id and not place:
+        # Nothing can resume it, and its records may be kept beside those of a former call: it must not find them.
+        return f"{_UNNAMED_RUN}-{secrets.token_hex(8)}"
+    thread_id = str(thread_id or _UNNAMED_RUN)
     return f"{thread_id}-{hashlib.sha256(place.encode()).hexdigest()[:8]}" if place else thread_id
 
 

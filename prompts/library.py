@@ -7,7 +7,7 @@ placeholders, so a query that holds ``$response`` stays a query. A folder of the
 import hashlib
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -19,7 +19,7 @@ from drpo_graph.prompts.fencing import defuse, escape_headings
 from drpo_graph.prompts.fencing import fence as fence
 from drpo_graph.prompts.flat import FLAT_STOPS, Settled, clean_answer, join_turns, settle_answer
 from drpo_graph.prompts.messages import Message as Message
-from drpo_graph.records import ICLExample, Metric, MetricSelection, Query, Rollout, metric_key
+from drpo_graph.records import ICLExample, Metric, MetricSelection, Query, RejectedRewrite, Rollout, metric_key
 
 PLACEHOLDERS: Mapping[str, frozenset[str]] = {
     "select_metrics": frozenset({"metrics", "query"}),
@@ -29,6 +29,8 @@ PLACEHOLDERS: Mapping[str, frozenset[str]] = {
     "respond_flat": frozenset({"system_prompt", "query"}),
 }
 METRICS_FILE = "metrics.toml"
+WARM_START_FILE = "rejected_rewrites.md"
+"""A template that only a run with a warm start has any use for."""
 _FIRST_SENTENCE = re.compile(r"(?<=[.?!])\s")
 
 PromptFormat = Literal["chat", "flat"]
@@ -89,6 +91,8 @@ class PromptLibrary:
     metrics: tuple[Metric, ...]
     fingerprint: str
     """SHA-256 over every template and metric, part of the run's fingerprint."""
+    rejected_rewrites: Template
+    """What a rewriter is told of a former run's rejected rewrites."""
 
     def render_select_metrics(self, query: Query) -> list[Message]:
         """Return the request that asks which metrics matter for a query."""
@@ -109,7 +113,12 @@ class PromptLibrary:
         )
 
     def render_rewrite(
-        self, *, current_prompt: str, former_prompts: Sequence[str], examples: Sequence[tuple[Query, Rollout]]
+        self,
+        *,
+        current_prompt: str,
+        former_prompts: Sequence[str],
+        examples: Sequence[tuple[Query, Rollout]],
+        rejected: Sequence[RejectedRewrite] = (),
     ) -> list[Message]:
         """Return the request that asks for a better system prompt.
 
@@ -117,6 +126,7 @@ class PromptLibrary:
             current_prompt: The prompt to improve.
             former_prompts: Earlier prompts of its path, oldest first, without the current one.
             examples: Queries with the candidate's rollouts on them, in the order they should be shown.
+            rejected: What a former run tried and found worse; without any, the request is as if there were none.
         """
         former = "\n\n".join(
             f"Version {number}:\n{fence('prompt', prompt)}" for number, prompt in enumerate(former_prompts, 1)
@@ -124,9 +134,13 @@ class PromptLibrary:
         shown = "\n\n".join(
             render_rollout(number, query, rollout) for number, (query, rollout) in enumerate(examples, 1)
         )
+        versions = former or "(none: this is the first version)"
+        if rejected:
+            listed = "\n\n".join(_render_rejected(number, one) for number, one in enumerate(rejected, 1))
+            versions = f"{versions}\n\n{self.rejected_rewrites.substitute(rewrites=listed).strip()}"
         return self._user(
             "rewrite_prompts",
-            former_prompts=former or "(none: this is the first version)",
+            former_prompts=versions,
             current_prompt=fence("prompt", current_prompt),
             critiques=shown or "(no answer could be judged; improve the prompt on its own merits)",
         )
@@ -155,12 +169,16 @@ def load_prompts(folder: Path | None = None) -> PromptLibrary:
     """
     names = [*(f"{name}.md" for name in PLACEHOLDERS), METRICS_FILE]
     if folder is not None:
-        _check_folder(folder, names)
-    texts = {name: _read(name, folder) for name in names}
-    templates = {name: _check_template(name, texts[f"{name}.md"]) for name in PLACEHOLDERS}
+        _check_folder(folder, [*names, WARM_START_FILE])
+    texts = {name: _read(name, folder) for name in [*names, WARM_START_FILE]}
+    templates = {name: _check_template(name, texts[f"{name}.md"], wanted) for name, wanted in PLACEHOLDERS.items()}
+    rejected_rewrites = _check_template("rejected_rewrites", texts[WARM_START_FILE], {"rewrites"})
     metrics = _parse_metrics(texts[METRICS_FILE])
+    if folder is not None and (folder / WARM_START_FILE).is_file():
+        # Ours is left out: the fingerprints of runs that do without it stay what they were.
+        names.append(WARM_START_FILE)
     digest = hashlib.sha256("\0".join(f"{name}\0{texts[name]}" for name in names).encode()).hexdigest()
-    return PromptLibrary(templates=templates, metrics=metrics, fingerprint=digest)
+    return PromptLibrary(templates=templates, metrics=metrics, fingerprint=digest, rejected_rewrites=rejected_rewrites)
 
 
 def _as_turns(examples: Sequence[ICLExample]) -> list[Message]:
@@ -188,11 +206,11 @@ def _read(name: str, folder: Path | None) -> str:
         raise TemplateError(f"Template {own or name} cannot be read: {error}.") from error
 
 
-def _check_template(name: str, text: str) -> Template:
+def _check_template(name: str, text: str, wanted: Set[str]) -> Template:
     template = Template(text)
     if not template.is_valid():
         raise TemplateError(f"Template {name}.md has a stray '$'; write '$$' for a literal one.")
-    found, wanted = set(template.get_identifiers()), PLACEHOLDERS[name]
+    found = set(template.get_identifiers())
     if found != wanted:
         missing = ", ".join(f"${one}" for one in sorted(wanted - found)) or "none"
         unknown = ", ".join(f"${one}" for one in sorted(found - wanted)) or "none"
@@ -227,6 +245,11 @@ def render_rollout(number: int, query: Query, rollout: Rollout) -> str:
         f"## Answer {number}\n\n{fence('query', query.text)}\n\n{fence('answer', rollout.response or '')}\n\n"
         f"{fence('remarks', remarks)}"
     )
+
+
+def _render_rejected(number: int, rewrite: RejectedRewrite) -> str:
+    scored = f"scored {rewrite.reward:.2f}, where its origin had {rewrite.parent_reward:.2f}"
+    return f"Rejected {number}, {scored}:\n{fence('prompt', rewrite.prompt)}"
 
 
 def _describe_metric(metric: Metric) -> str:

@@ -9,6 +9,7 @@ import typer
 
 from drpo_graph import __version__
 from drpo_graph.cli import (
+    fork_commands,
     generate_commands,
     icl_commands,
     models_commands,
@@ -38,6 +39,7 @@ for _name, _command in (
     ("icl", icl_commands.icl_command),
     ("resume", optimize_commands.resume_command),
     ("generate", generate_commands.generate_command),
+    ("fork", fork_commands.fork_command),
     ("runs", run_commands.runs_command),
     ("show", run_commands.show_command),
     ("events", run_commands.events_command),

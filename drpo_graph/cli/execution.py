@@ -27,10 +27,12 @@ from drpo_graph.errors import (
 )
 from drpo_graph.events import Event, RunFinished, RunStopped
 from drpo_graph.export import ALGORITHM_FOLDER, EVENTS_FILE, LOG_FILE, PROMPT_FILE, RESULT_FILE, SEALED_EVENTS_FILE
+from drpo_graph.forking import change_settings, fork
 from drpo_graph.icl import resume_icl
-from drpo_graph.records import ICLResult, Query, RunResult
+from drpo_graph.records import ICLResult, Query, RunResult, WarmStart
 from drpo_graph.redaction import redact
-from drpo_graph.runner import RunOptions, new_thread_id, optimize, resume, run_folder
+from drpo_graph.run_work import RunOptions, run_folder
+from drpo_graph.runner import new_thread_id, optimize, resume
 from drpo_graph.settings import Settings, build_settings, describe_changes, merge_settings
 from drpo_graph.storage import Storage
 from drpo_graph.vault import read_vault
@@ -55,6 +57,7 @@ class NewRun:
     settings: Settings
     training: tuple[Query, ...]
     held_out: tuple[Query, ...]
+    warm_start: WarmStart | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +118,14 @@ def start(
         _check_is_new(find_storage(options.checkpoint), name)
 
     def begin(shown: RunOptions) -> Coroutine[None, None, RunResult]:
-        return optimize(run.training, settings=run.settings, validation=run.held_out, thread_id=name, options=shown)
+        return optimize(
+            run.training,
+            settings=run.settings,
+            validation=run.held_out,
+            warm_start=run.warm_start,
+            thread_id=name,
+            options=shown,
+        )
 
     with serve_roles(run.settings, serving) as has_ended:
         carry_out(name, begin, options=replace(options, has_ended=has_ended), kind=display, serving=serving)
@@ -176,6 +186,33 @@ def go_on(
     check_budget(settings, run.priced)
     with serve_roles(settings, serving) as has_ended:
         carry_out(thread_id, begin, options=replace(options, has_ended=has_ended), kind=display, serving=serving)
+
+
+def branch(
+    thread_id: str,
+    new_id: str | None,
+    *,
+    level: int,
+    changes: Mapping[str, object],
+    priced: tuple[str, ...],
+    options: RunOptions,
+    display: DisplayKind,
+    serving: RoleServing | None = None,
+) -> None:
+    """Fork a run, under a new name unless it is given one, and show it."""
+    name = new_id or new_thread_id()
+    storage = find_storage(options.checkpoint)
+    settings = change_settings(asyncio.run(find_run(storage, thread_id)).settings, changes)
+    check_budget(settings, priced)
+    if new_id is not None:
+        # The fork would find out itself, but only after the server's start.
+        _check_is_new(storage, name)
+
+    def begin(shown: RunOptions) -> Coroutine[None, None, RunResult]:
+        return fork(thread_id, level=level, new_id=name, changes=changes, options=shown)
+
+    with serve_roles(settings, serving) as has_ended:
+        carry_out(name, begin, options=replace(options, has_ended=has_ended), kind=display, serving=serving)
 
 
 def _check_changes(settings: Settings, changes: Mapping[str, object]) -> None:

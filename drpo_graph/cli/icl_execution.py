@@ -7,7 +7,8 @@ from drpo_graph.cli import execution
 from drpo_graph.display import DisplayKind
 from drpo_graph.icl import optimize_icl
 from drpo_graph.records import ICLExample, ICLResult
-from drpo_graph.runner import RunOptions, new_thread_id
+from drpo_graph.run_work import RunOptions
+from drpo_graph.runner import new_thread_id
 from drpo_graph.settings import Settings
 
 

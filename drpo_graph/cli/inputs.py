@@ -53,9 +53,7 @@ def read_settings(given: Mapping[str, object]) -> Settings:
     """
     config = given["config"]
     assert config is None or isinstance(config, Path)
-    roles = {name: given[name] for name in ("model", "base_url", "api_key_env") if given[name] is not None}
-    own = {setting: given[flag] for flag, setting in _SETTING_BY_FLAG.items() if given[flag] is not None}
-    own.update(_read_budget(given))
+    roles, own = _read_roles(given), _read_flags(given)
     if given["is_gpt"] is not None:
         own["base_prompt_format"] = "chat" if given["is_gpt"] else "flat"
     overrides = given["overrides"]
@@ -110,6 +108,28 @@ def read_changes(given: Mapping[str, object]) -> dict[str, object]:
     if given["max_outage"] is not None:
         own["max_outage_s"] = given["max_outage"]
     return merge_settings(file, own, read_overrides(overrides))
+
+
+def read_fork_changes(given: Mapping[str, object]) -> dict[str, object]:
+    """Return the settings that a fork is given, by name, from the parameters of its command.
+
+    Raises:
+        SettingsError: the file, a price or an override cannot be read.
+    """
+    config, overrides = given["config"], given["overrides"]
+    assert config is None or isinstance(config, Path)
+    assert overrides is None or isinstance(overrides, list)
+    file = load_settings_file(config) if config else {}
+    return merge_settings(file, _read_roles(given), _read_flags(given), read_overrides(overrides))
+
+
+def _read_roles(given: Mapping[str, object]) -> dict[str, object]:
+    return {name: given[name] for name in ("model", "base_url", "api_key_env") if given.get(name) is not None}
+
+
+def _read_flags(given: Mapping[str, object]) -> dict[str, object]:
+    own = {setting: given[flag] for flag, setting in _SETTING_BY_FLAG.items() if given.get(flag) is not None}
+    return {**own, **_read_budget(given)}
 
 
 def _read_budget(given: Mapping[str, object]) -> dict[str, object]:
@@ -192,15 +212,26 @@ def read_prompt(text: str) -> str:
     """
     if not text.startswith("@"):
         return text
+    return read_prompt_file(Path(text[1:]), advice=" Give the path of a text file after '@', or the prompt itself.")
+
+
+def read_prompt_file(path: Path, *, advice: str = "") -> str:
+    """Return the prompt in a file.
+
+    Args:
+        path: The file.
+        advice: What to do where it cannot be read.
+
+    Raises:
+        UsageError: it cannot be read, or is blank.
+    """
     try:
-        prompt = Path(text[1:]).read_text(encoding="utf-8").strip()
+        prompt = path.read_text(encoding="utf-8").strip()
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise UsageError(
-            f"Prompt file {text[1:]}: {reason}. Give the path of a text file after '@', or the prompt itself."
-        ) from error
+        raise UsageError(f"Prompt file {path}: {reason}.{advice}") from error
     if not prompt:
-        raise UsageError(f"Prompt file {text[1:]}: it is blank.")
+        raise UsageError(f"Prompt file {path}: it is blank.")
     return prompt
 
 

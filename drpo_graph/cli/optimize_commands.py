@@ -14,6 +14,7 @@ from drpo_graph.cli.inputs import (
     read_settings,
 )
 from drpo_graph.cli.places import DEFAULT_PLACE, find_place_of
+from drpo_graph.cli.warm_starts import read_warm_start
 from drpo_graph.dataset import order_queries
 
 
@@ -29,6 +30,7 @@ def optimize_command(
     serve: flags.ServeOption = False,
     serve_options: flags.ServeOptionsOption = None,
     initial_prompt: flags.InitialPromptOption = None,
+    warm_start: flags.WarmStartOption = None,
     depth: flags.DepthOption = None,
     max_depth_increase: flags.MaxDepthIncreaseOption = None,
     beam_size: flags.BeamSizeOption = None,
@@ -83,6 +85,7 @@ def optimize_command(
     given = dict(locals())
     storage = find_storage(checkpoint)
     settings = read_settings(given)
+    begun = read_warm_start(warm_start, storage)
     check_budget(settings, read_priced(given))
     training = read_datasets([*(queries or []), *([data_dir] if data_dir else [])])
     held_out = read_datasets(validation) if validation else ()
@@ -94,7 +97,8 @@ def optimize_command(
     if thread_id is not None:
         check_thread_id(thread_id)
     if dry_run:
-        print_estimate(settings, training, held_out, display=display)
+        expected = settings.model_copy(update={"initial_prompt": begun.system_prompt}) if begun else settings
+        print_estimate(expected, training, held_out, display=display)
         return
     from drpo_graph.cli import execution  # Loads LangGraph: wrong usage is told before that.
 
@@ -102,7 +106,7 @@ def optimize_command(
         storage, log_dir, disable_log=disable_log, log_level=logging_level, plain_files=plain_files
     )
     kind = "plain" if disable_tqdm and display == "rich" else display
-    run = execution.NewRun(settings=settings, training=training, held_out=held_out)
+    run = execution.NewRun(settings=settings, training=training, held_out=held_out, warm_start=begun)
     serving = execution.build_serving(serve, serve_options, storage=storage, display=kind)
     execution.start(run, thread_id, options=options, display=kind, serving=serving)
 

@@ -125,6 +125,15 @@ InitialPromptOption = Annotated[
         rich_help_panel=_SEARCH,
     ),
 ]
+WarmStartOption = Annotated[
+    str | None,
+    typer.Option(
+        "--warm-start",
+        metavar="WHAT",
+        help="Start from what was found: a file with a prompt, or a former run.",
+        rich_help_panel=_SEARCH,
+    ),
+]
 DepthOption = Annotated[
     int | None,
     typer.Option("--depth", metavar="N", help="Levels + 1: the root counts.", rich_help_panel=_SEARCH),
@@ -310,6 +319,10 @@ MetricsCacheOption = Annotated[
         help="Metrics selected before, in the published JSON form.",
         rich_help_panel=_SEARCH,
     ),
+]
+LevelOption = Annotated[
+    int,
+    typer.Option("--level", metavar="N", min=0, help="After which level to branch; 0: the initial prompt is scored."),
 ]
 ForceOption = Annotated[
     bool,

@@ -63,6 +63,18 @@ async def load_run(storage: Storage, thread_id: str) -> StoredRun:
         return StoredRun(record, result, await load_tree(archive), beams, icl_result)
 
 
+def describe_origin(record: RunRecord) -> str:
+    """Return of what a run is a fork, or an empty text."""
+    return "" if record.forked_from is None else f"{record.forked_from} after level {record.forked_level}"
+
+
+def describe_start(record: RunRecord) -> list[str]:
+    """Return what a run began from that another had found, in a line each."""
+    origin = describe_origin(record)
+    lines = [f"fork of {origin}"] if origin else []
+    return [*lines, f"warm start from {record.warm_start}"] if record.warm_start else lines
+
+
 async def _as_it_is(record: RunRecord, reader: Reader) -> RunRecord:
     """Return the record with its status as the run's lock shows it: a killed process leaves "running" behind."""
     if record.status == "done":

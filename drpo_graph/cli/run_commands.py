@@ -127,14 +127,18 @@ def _print_runs(runs: "list[RunRecord]") -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from drpo_graph.cli.reading import describe_origin  # Loads LangGraph.
+
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for heading in ("thread", "status", "started"):
+    has_forks = any(run.forked_from is not None for run in runs)
+    for heading in ("thread", "status", "started", *(("fork of",) if has_forks else ())):
         table.add_column(heading, no_wrap=True)
     table.add_column("base model", overflow="fold", max_width=40)
     table.add_column("message", overflow="fold", ratio=1)
     for run in runs:
         started = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.created_at))
-        cells = (run.thread_id, run.status, started, run.settings.base.model, run.message)
+        origin = (describe_origin(run),) if has_forks else ()
+        cells = (run.thread_id, run.status, started, *origin, run.settings.base.model, run.message)
         table.add_row(*(Text(inert(cell, max_chars=_MAX_MESSAGE)) for cell in cells))
     Console(file=quiet(sys.stdout), highlight=False).print(table)
 

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from drpo_graph.cli.reading import StoredRun
+from drpo_graph.cli.reading import StoredRun, describe_start
 from drpo_graph.display import inert, inert_block, render_summary
 from drpo_graph.display.formatting import format_reward
 from drpo_graph.records import Candidate, ICLResult
@@ -27,6 +27,8 @@ def print_run(run: StoredRun, stdout: TextIO, *, place: str) -> None:
     """
     console = Console(file=stdout, highlight=False, markup=False, emoji=False)
     by_id = {candidate.id: candidate for candidate in run.tree}
+    for line in describe_start(run.record):
+        console.print(Text(inert(line, max_chars=_MAX_LINE), style="bold"), Text())
     if run.beams:
         console.print(_levels_table(run.beams, by_id), Text())
     best_id = run.result.candidate_id if run.result else next(iter(run.beams[-1]), None) if run.beams else None

@@ -25,7 +25,8 @@ from drpo_graph.prompts.responses import response_prompt_fingerprint
 from drpo_graph.records import ICLExample, ICLResult, Record, Role
 from drpo_graph.registry import RunRecord, RunRegistry
 from drpo_graph.retrieval import bundled_icl_examples
-from drpo_graph.runner import RunOptions, RunWork, new_thread_id, run_folder
+from drpo_graph.run_work import RunOptions, RunWork, run_folder
+from drpo_graph.runner import new_thread_id
 from drpo_graph.settings import Settings, build_settings, merge_settings
 
 DEFAULT_NUM_ITERS = 5

@@ -1,0 +1,43 @@
+"""What ``--warm-start`` names: a file with a prompt, or a former run of the checkpoint."""
+
+import asyncio
+from pathlib import Path
+
+from drpo_graph.cli.inputs import read_prompt_file
+from drpo_graph.errors import NoRunsError, RunNotFoundError, UsageError
+from drpo_graph.records import WarmStart
+from drpo_graph.storage import Storage
+
+
+def read_warm_start(text: str | None, storage: Storage) -> WarmStart | None:
+    """Return what a new run begins with, or ``None`` where it begins anew.
+
+    Args:
+        text: A path, or the name of a run; a file wins over a run of the same name.
+        storage: What keeps the run.
+
+    Raises:
+        UsageError: there is neither, or nothing in it to begin with.
+    """
+    if text is None:
+        return None
+    path = Path(text)
+    if path.is_file():
+        return WarmStart(source=text, system_prompt=read_prompt_file(path))
+    found = _find_run(text, storage)
+    if found is None:
+        raise UsageError(
+            f"--warm-start {text}: expected a file with a prompt, or a run of {storage.name}; `drpo runs` lists them."
+        )
+    return found
+
+
+def _find_run(thread_id: str, storage: Storage) -> WarmStart | None:
+    if not storage.exists():
+        return None
+    from drpo_graph.warm_start import load_warm_start  # Loads LangGraph.
+
+    try:
+        return asyncio.run(load_warm_start(storage, thread_id))
+    except (NoRunsError, RunNotFoundError):
+        return None

@@ -133,13 +133,15 @@ class LLMRewriter:
 
     async def rewrite(self, request: RewriteRequest, *, models: Models) -> Sequence[str]:
         """Return the usable samples, at least one."""
+        guard = request.guard
         samples = await models.optimizer.ask(
             self.prompts.render_rewrite(
                 current_prompt=request.prompt,
                 former_prompts=request.former_prompts,
                 examples=choose_examples(request.examples, settings=self.settings),
+                placeholders=guard.placeholders,
             ),
-            parse=partial(parse_rewrite, is_compat=self.settings.is_compat),
+            parse=lambda text: guard.check(parse_rewrite(text, is_compat=self.settings.is_compat)),
             schema=_rewrite_schema(self.settings),
             num_samples=request.num_rewrites,
             seed=request.seed,

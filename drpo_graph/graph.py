@@ -113,7 +113,7 @@ def build_context(
         TemplateError: the template folder of the settings cannot be used.
         UsageError: a money cap is set and a model has no price.
     """
-    prompts = load_prompts(settings.templates)
+    prompts = load_prompts(settings.templates, has_placeholders=settings.placeholders != "none")
     components = build_components(
         settings, prompts, selector=selector, critic=critic, rewriter=rewriter, beam_policy=beam_policy
     )

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from drpo_graph.errors import FailureKind
 
@@ -39,6 +39,14 @@ class Query(Record):
     """Free label of the group the query belongs to, e.g. ``open``, ``knowledge``, ``unsafe``."""
     tags: tuple[str, ...] = ()
     """Free labels."""
+    values: dict[str, str] = Field(default_factory=dict)
+    """What is filled into the prompt's placeholders for this query, by name."""
+
+    @model_serializer(mode="wrap")
+    def _leave_out_no_values(self, serialize: SerializerFunctionWrapHandler) -> dict[str, object]:
+        # A query without values is stored as it was before there were any: what is stored is compared on resume.
+        fields: dict[str, object] = serialize(self)
+        return fields if self.values else {name: one for name, one in fields.items() if name != "values"}
 
 
 class ICLExample(Record):

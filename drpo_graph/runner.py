@@ -38,12 +38,15 @@ from drpo_graph.protocols import BeamPolicy, Critic, MetricSelector, RewardFunct
 from drpo_graph.records import Query, Role, RunResult
 from drpo_graph.registry import RunInput, RunRecord, RunRegistry
 from drpo_graph.resuming import announce_resume
+from drpo_graph.rewrite_guards import check_fillable
 from drpo_graph.settings import Settings, build_settings, merge_settings
 from drpo_graph.standing import tell_standing
 from drpo_graph.state import STATE_FORMAT, SearchState
 from drpo_graph.storage import Checkpoint, Storage
 
 logger = logging.getLogger(__name__)
+
+_MAX_NAME_CHARS = 40
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +114,7 @@ async def optimize(
     given = RunInput(queries=_as_input(training), validation_queries=_as_input(validation))
     if settings.num_queries is not None and settings.num_queries > len(training):
         raise DatasetError(f"{settings.num_queries} queries were asked for, but the dataset has {len(training)}.")
+    check_fillable(settings, settings.initial_prompt, [_as_query(one) for one in (*training, *validation)])
     # Models and templates are checked before anything is created: a typo leaves nothing behind.
     context = _build_context(settings, options, parts, accepts_changes=False)
     async with find_storage(options.checkpoint).open_run(thread_id) as checkpoint:
@@ -356,6 +360,10 @@ def _build_context(settings: Settings, options: RunOptions, parts: Parts, *, acc
 
 def _as_input(queries: Sequence[str | Query]) -> list[JsonValue]:
     return [query if isinstance(query, str) else query.model_dump(mode="json") for query in queries]
+
+
+def _as_query(given: str | Query) -> Query:
+    return Query(id=given[:_MAX_NAME_CHARS], text=given) if isinstance(given, str) else given
 
 
 def _check_data(given: RunInput, queries: Sequence[str | Query], settings: Settings) -> None:

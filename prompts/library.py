@@ -27,7 +27,10 @@ PLACEHOLDERS: Mapping[str, frozenset[str]] = {
     "rewrite_prompts": frozenset({"former_prompts", "current_prompt", "critiques"}),
     "repair": frozenset({"problem"}),
     "respond_flat": frozenset({"system_prompt", "query"}),
+    "keep_placeholders": frozenset({"placeholders"}),
 }
+KEEP_PLACEHOLDERS = "keep_placeholders"
+"""The template that is added for prompts that are templates themselves; part of the fingerprint of such runs alone."""
 METRICS_FILE = "metrics.toml"
 _FIRST_SENTENCE = re.compile(r"(?<=[.?!])\s")
 
@@ -105,7 +108,12 @@ class PromptLibrary:
         )
 
     def render_rewrite(
-        self, *, current_prompt: str, former_prompts: Sequence[str], examples: Sequence[tuple[Query, Rollout]]
+        self,
+        *,
+        current_prompt: str,
+        former_prompts: Sequence[str],
+        examples: Sequence[tuple[Query, Rollout]],
+        placeholders: Sequence[str] = (),
     ) -> list[Message]:
         """Return the request that asks for a better system prompt.
 
@@ -113,6 +121,7 @@ class PromptLibrary:
             current_prompt: The prompt to improve.
             former_prompts: Earlier prompts of its path, oldest first, without the current one.
             examples: Queries with the candidate's rollouts on them, in the order they should be shown.
+            placeholders: What the new prompt must keep as it is written.
         """
         former = "\n\n".join(
             f"Version {number}:\n{fence('prompt', prompt)}" for number, prompt in enumerate(former_prompts, 1)
@@ -120,12 +129,16 @@ class PromptLibrary:
         shown = "\n\n".join(
             _render_example(number, query, rollout) for number, (query, rollout) in enumerate(examples, 1)
         )
-        return self._user(
+        messages = self._user(
             "rewrite_prompts",
             former_prompts=former or "(none: this is the first version)",
             current_prompt=fence("prompt", current_prompt),
             critiques=shown or "(no answer could be judged; improve the prompt on its own merits)",
         )
+        if placeholders:
+            listed = "\n".join(f"- {one}" for one in placeholders)
+            messages[-1]["content"] += "\n\n" + self._fill(KEEP_PLACEHOLDERS, placeholders=listed)
+        return messages
 
     def render_repair(self, problem: str) -> Message:
         """Return the message that asks for a usable reply after one that was not."""
@@ -142,8 +155,12 @@ class PromptLibrary:
         return self.templates[name].substitute(values)
 
 
-def load_prompts(folder: Path | None = None) -> PromptLibrary:
+def load_prompts(folder: Path | None = None, *, has_placeholders: bool = False) -> PromptLibrary:
     """Return our templates and metrics, replaced file by file by those in ``folder``.
+
+    Args:
+        folder: Templates of the user's own.
+        has_placeholders: Whether the prompt is a template itself, which the optimizer is told then.
 
     Raises:
         TemplateError: the folder does not exist or replaces nothing, a file cannot be read, a template's placeholders
@@ -155,7 +172,8 @@ def load_prompts(folder: Path | None = None) -> PromptLibrary:
     texts = {name: _read(name, folder) for name in names}
     templates = {name: _check_template(name, texts[f"{name}.md"]) for name in PLACEHOLDERS}
     metrics = _parse_metrics(texts[METRICS_FILE])
-    digest = hashlib.sha256("\0".join(f"{name}\0{texts[name]}" for name in names).encode()).hexdigest()
+    used = [name for name in names if has_placeholders or name != f"{KEEP_PLACEHOLDERS}.md"]
+    digest = hashlib.sha256("\0".join(f"{name}\0{texts[name]}" for name in used).encode()).hexdigest()
     return PromptLibrary(templates=templates, metrics=metrics, fingerprint=digest)
 
 

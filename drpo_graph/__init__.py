@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from drpo_graph.events import Event, parse_event
     from drpo_graph.graph import RECURSION_LIMIT, ContextOverrides, build_context, build_graph
     from drpo_graph.ladder import Models
+    from drpo_graph.many_prompts import PromptsResult, optimize_prompts
     from drpo_graph.protocols import (
         BeamPolicy,
         Critic,
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
         RunResult,
         Validation,
     )
+    from drpo_graph.responders import Responder
+    from drpo_graph.rewards import MixedReward, NamedReward
     from drpo_graph.runner import Parts, RunOptions, optimize, resume
     from drpo_graph.settings import RoleSettings, Settings, build_settings
 
@@ -51,10 +54,14 @@ _MODULE_BY_NAME = {
     "MetricScore": "records",
     "MetricSelection": "records",
     "MetricSelector": "protocols",
+    "MixedReward": "rewards",
     "Models": "ladder",
+    "NamedReward": "rewards",
     "Parts": "runner",
+    "PromptsResult": "many_prompts",
     "Query": "records",
     "ReplyError": "errors",
+    "Responder": "responders",
     "Reward": "protocols",
     "RewardFunction": "protocols",
     "RewriteRequest": "protocols",
@@ -71,6 +78,7 @@ _MODULE_BY_NAME = {
     "load_bundled_queries": "dataset",
     "load_queries": "dataset",
     "optimize": "runner",
+    "optimize_prompts": "many_prompts",
     "parse_event": "events",
     "resume": "runner",
 }
@@ -88,10 +96,14 @@ __all__ = [
     "MetricScore",
     "MetricSelection",
     "MetricSelector",
+    "MixedReward",
     "Models",
+    "NamedReward",
     "Parts",
+    "PromptsResult",
     "Query",
     "ReplyError",
+    "Responder",
     "Reward",
     "RewardFunction",
     "RewriteRequest",
@@ -108,6 +120,7 @@ __all__ = [
     "load_bundled_queries",
     "load_queries",
     "optimize",
+    "optimize_prompts",
     "parse_event",
     "resume",
 ]

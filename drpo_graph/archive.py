@@ -28,6 +28,7 @@ Kind = Literal[
     "expansions",
     "failures",
     "budget",
+    "responses",
 ]
 
 STORE_ERRORS = (sqlite3.Error, OSError, CheckpointError)

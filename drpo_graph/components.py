@@ -23,6 +23,8 @@ from drpo_graph.parsing import (
 from drpo_graph.prompts.library import PromptLibrary
 from drpo_graph.protocols import BeamPolicy, Critic, MetricSelector, RewardFunction, Rewriter, RewriteRequest
 from drpo_graph.records import MAX_SCORE, MIN_SCORE, Critique, Metric, MetricScore, MetricSelection, Query, Rollout
+from drpo_graph.responders import PromptResponder
+from drpo_graph.rewards import CriticPart, MixedCritic, MixedReward, check_reward, name_of, replaces_critic
 from drpo_graph.settings import Settings
 from drpo_graph.soft_scores import soften_critique
 
@@ -104,11 +106,7 @@ class RewardCritic:
 
     async def critique(self, query: Query, response: str, *, selection: MetricSelection, models: Models) -> Critique:
         """Return the reward as a critique."""
-        given = await self.reward(query, response)
-        if not MIN_SCORE <= given.score <= MAX_SCORE:
-            raise ReplyError(
-                f"the reward function gave {given.score!r}, expected {MIN_SCORE} to {MAX_SCORE}", kind="reward_error"
-            )
+        given = check_reward(await self.reward(query, response))
         score = MetricScore(metric=REWARD_METRIC.name, score=given.score, rationale=given.feedback)
         return Critique(scores=(score,))
 
@@ -160,8 +158,10 @@ class Components:
     critic: Critic
     rewriter: Rewriter
     beam_policy: BeamPolicy
+    responder: PromptResponder | None = None
+    """An app in the base model's place."""
     data_digest: str = ""
-    """SHA-256 of data that the parts work from and the settings only name: the metrics cache."""
+    """SHA-256 of what the parts work from and the settings only name: a metrics cache, a mix of rewards, an app."""
 
 
 def build_components(
@@ -169,29 +169,35 @@ def build_components(
     prompts: PromptLibrary,
     *,
     selector: MetricSelector | None = None,
-    critic: Critic | RewardFunction | None = None,
+    critic: CriticPart | None = None,
     rewriter: Rewriter | None = None,
     beam_policy: BeamPolicy | None = None,
+    responder: PromptResponder | None = None,
 ) -> Components:
     """Return the given parts, and our defaults in place of the missing ones.
 
     With a reward function for a critic there is nothing to select metrics for, so by default none are.
     """
-    is_reward = critic is not None and not hasattr(critic, "critique")
     default_selector: MetricSelector = (
-        FixedMetrics((REWARD_METRIC,)) if is_reward else LLMMetricSelector(prompts, settings)
+        FixedMetrics((REWARD_METRIC,)) if replaces_critic(critic) else LLMMetricSelector(prompts, settings)
     )
     default_critic: Critic = LLMCritic(prompts, settings)
+    if isinstance(critic, MixedReward):
+        critic = MixedCritic(critic, default_critic if critic.has_critic else None, settings.timeout_s)
     data_digest = ""
     if settings.metrics_cache is not None:
         cached = load_metrics_cache(settings.metrics_cache, known=prompts.metrics)
         default_selector = CachedMetrics(cached, default_selector)
         data_digest = hashlib.sha256(settings.metrics_cache.read_bytes()).hexdigest()
+    for part in (critic, responder):
+        if isinstance(identity := getattr(part, "identity", None), str):
+            data_digest = hashlib.sha256(f"{data_digest}\0{name_of(part)}\0{identity}".encode()).hexdigest()
     return Components(
         selector=selector or default_selector,
         critic=default_critic if critic is None else as_critic(critic),
         rewriter=rewriter or LLMRewriter(prompts, settings),
         beam_policy=beam_policy or prune_beam,
+        responder=responder,
         data_digest=data_digest,
     )
 

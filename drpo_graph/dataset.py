@@ -335,7 +335,9 @@ def _values_of(fields: dict[str, object], *, faults: list[str]) -> dict[str, str
     if not isinstance(given, dict):
         faults.append(f"values must be an object of strings, got {_type_name(given)}")
         return {}
-    return {name: _check_string(one, f"value {name!r}", faults=faults, may_be_blank=True) for name, one in given.items()}
+    return {
+        name: _check_string(one, f"value {name!r}", faults=faults, may_be_blank=True) for name, one in given.items()
+    }
 
 
 def _text_of(fields: dict[str, object], text_fields: Sequence[str], *, faults: list[str]) -> str:

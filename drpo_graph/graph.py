@@ -33,8 +33,10 @@ from drpo_graph.errors import RunInterruptedError
 from drpo_graph.limits import check_prices
 from drpo_graph.models import build_clients
 from drpo_graph.prompts.library import load_prompts
-from drpo_graph.protocols import BeamPolicy, Critic, MetricSelector, RewardFunction, Rewriter
+from drpo_graph.protocols import BeamPolicy, MetricSelector, Rewriter
 from drpo_graph.records import Role
+from drpo_graph.responders import PromptResponder
+from drpo_graph.rewards import CriticPart, MixedReward, choose_critic, replaces_critic
 from drpo_graph.settings import Settings, build_settings, merge_settings
 from drpo_graph.state import (
     ExpandOutput,
@@ -102,9 +104,10 @@ def build_context(
     sinks: tuple[EventSink, ...] = (),
     accepts_changes: bool = False,
     selector: MetricSelector | None = None,
-    critic: Critic | RewardFunction | None = None,
+    critic: CriticPart | None = None,
     rewriter: Rewriter | None = None,
     beam_policy: BeamPolicy | None = None,
+    responder: PromptResponder | None = None,
 ) -> RunContext:
     """Return the live objects of a run.
 
@@ -114,10 +117,17 @@ def build_context(
         UsageError: a money cap is set and a model has no price.
     """
     prompts = load_prompts(settings.templates, has_placeholders=settings.placeholders != "none")
+    critic = choose_critic(settings, critic)
     components = build_components(
-        settings, prompts, selector=selector, critic=critic, rewriter=rewriter, beam_policy=beam_policy
+        settings,
+        prompts,
+        selector=selector,
+        critic=critic,
+        rewriter=rewriter,
+        beam_policy=beam_policy,
+        responder=responder,
     )
-    clients = build_clients(settings, models, optional=_optional_roles(selector, critic, rewriter))
+    clients = build_clients(settings, models, optional=_optional_roles(selector, critic, rewriter, responder=responder))
     check_prices(settings, {role: client.settings.model for role, client in clients.items()})
     return RunContext(
         settings=settings,
@@ -131,13 +141,17 @@ def build_context(
 
 
 def _optional_roles(
-    selector: MetricSelector | None, critic: Critic | RewardFunction | None, rewriter: Rewriter | None
+    selector: MetricSelector | None,
+    critic: CriticPart | None,
+    rewriter: Rewriter | None,
+    *,
+    responder: PromptResponder | None,
 ) -> frozenset[Role]:
     """Return the roles that need no model, because a replacement does their work, with or without one."""
-    is_reward = critic is not None and not hasattr(critic, "critique")
     by_role: dict[Role, bool] = {
-        "metrics": selector is not None or is_reward,
-        "critic": critic is not None,
+        "base": responder is not None,
+        "metrics": selector is not None or replaces_critic(critic),
+        "critic": critic is not None and not (isinstance(critic, MixedReward) and critic.has_critic),
         "optimizer": rewriter is not None,
     }
     return frozenset(role for role, is_optional in by_role.items() if is_optional)
@@ -148,9 +162,10 @@ def build_graph(
     *,
     models: Mapping[Role, BaseChatModel] | None = None,
     selector: MetricSelector | None = None,
-    critic: Critic | RewardFunction | None = None,
+    critic: CriticPart | None = None,
     rewriter: Rewriter | None = None,
     beam_policy: BeamPolicy | None = None,
+    responder: PromptResponder | None = None,
     sinks: tuple[EventSink, ...] = (),
     checkpointer: Checkpointer = None,
     store: BaseStore | None = None,
@@ -165,14 +180,16 @@ def build_graph(
         settings: What to do; models may also be named by the context at run time.
         models: Chat model instances by role, in place of the settings' model strings.
         selector: Replaces the metric selector.
-        critic: Replaces the critic, or a reward function to use in its place.
+        critic: Replaces the critic: one of your own, a reward function, or several mixed with it.
         rewriter: Replaces the rewriter.
         beam_policy: Replaces the choice of the beam.
+        responder: Replaces the base model: an app that answers under the prompt.
         sinks: Called with every event, besides LangGraph's custom stream.
         checkpointer: Where the graph's state is saved.
         store: Where texts and finished calls are saved.
     """
-    parts = {"selector": selector, "critic": critic, "rewriter": rewriter, "beam_policy": beam_policy}
+    parts: dict[str, Any] = {"selector": selector, "critic": critic, "rewriter": rewriter, "beam_policy": beam_policy}
+    parts["responder"] = responder
     defaults = _Defaults(
         settings=settings or Settings(), models=models or {}, parts=parts, store=store, sinks=tuple(sinks)
     )

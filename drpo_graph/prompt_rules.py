@@ -1,4 +1,4 @@
-"""Settings of what a prompt has to keep to: its placeholders, what a rewrite may quote, and rewards of the user's own."""
+"""Settings of what a prompt has to keep to: placeholders, what a rewrite may quote, rewards of the user's own."""
 
 from typing import Literal
 
@@ -39,7 +39,9 @@ class PromptRules(Limits):
     def rules_by_default(self) -> set[str]:
         """Return the rules that are at their defaults: no part of a fingerprint, so that older runs keep theirs."""
         fields = type(self).model_fields
-        return {name for name in _AS_ALWAYS if getattr(self, name) == fields[name].get_default(call_default_factory=True)}
+        return {
+            name for name in _AS_ALWAYS if getattr(self, name) == fields[name].get_default(call_default_factory=True)
+        }
 
 
 COMPAT_RULES: dict[str, JsonValue] = {"placeholders": "none"}

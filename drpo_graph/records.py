@@ -81,6 +81,8 @@ class MetricScore(Record):
     rationale: str = ""
     hard_score: float | None = None
     """The whole score that the critic wrote, where ``score`` is the expectation over what it might have written."""
+    weight: float = Field(1.0, gt=0)
+    """Its share in the reward, beside the other scores' weights."""
 
 
 class Critique(Record):
@@ -90,8 +92,10 @@ class Critique(Record):
 
     @property
     def reward(self) -> float | None:
-        """Mean metric score, 1 to 5, or ``None`` when nothing was scored."""
-        return mean([score.score for score in self.scores])
+        """Weighted mean of the metric scores, 1 to 5, or ``None`` when nothing was scored."""
+        if not self.scores:
+            return None
+        return sum(one.weight * one.score for one in self.scores) / sum(one.weight for one in self.scores)
 
 
 class Failure(Record):

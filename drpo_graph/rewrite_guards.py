@@ -16,7 +16,7 @@ _MAX_NAMED = 5
 
 @dataclass(frozen=True, slots=True)
 class RewriteGuard:
-    """Says whether a rewrite of one prompt can be used; a rewriter asks it in the step that parses its model's reply."""
+    """Says whether a rewrite of one prompt can be used; a rewriter asks it as it parses its model's reply."""
 
     own_texts: tuple[str, ...] = ()
     """The prompt that is rewritten, then its former versions: what stands in one of them may stay."""
@@ -114,7 +114,9 @@ def check_fillable(settings: Settings, initial_prompt: str, queries: Sequence[Qu
     if style is None:
         return
     names = [name for name in count_placeholders(initial_prompt, style) if name not in settings.placeholder_values]
-    lacking = [(query.id, missing) for query in queries if (missing := [one for one in names if one not in query.values])]
+    lacking = [
+        (query.id, missing) for query in queries if (missing := [one for one in names if one not in query.values])
+    ]
     if lacking:
         told = "; ".join(f"query {one!r}: {', '.join(missing)}" for one, missing in lacking[:_MAX_NAMED])
         raise DatasetError(

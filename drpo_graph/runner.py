@@ -34,10 +34,12 @@ from drpo_graph.export import export_result, open_run_files
 from drpo_graph.failure_notes import ask_again
 from drpo_graph.graph import RECURSION_LIMIT, SearchGraph, build_context, build_graph
 from drpo_graph.interrupts import handle_signals
-from drpo_graph.protocols import BeamPolicy, Critic, MetricSelector, RewardFunction, Rewriter
+from drpo_graph.protocols import BeamPolicy, MetricSelector, Rewriter
 from drpo_graph.records import Query, Role, RunResult
 from drpo_graph.registry import RunInput, RunRecord, RunRegistry
+from drpo_graph.responders import PromptResponder
 from drpo_graph.resuming import announce_resume
+from drpo_graph.rewards import CriticPart
 from drpo_graph.rewrite_guards import check_fillable
 from drpo_graph.settings import Settings, build_settings, merge_settings
 from drpo_graph.standing import tell_standing
@@ -76,9 +78,11 @@ class Parts:
 
     models: Mapping[Role, BaseChatModel] = field(default_factory=dict)
     selector: MetricSelector | None = None
-    critic: Critic | RewardFunction | None = None
+    critic: CriticPart | None = None
     rewriter: Rewriter | None = None
     beam_policy: BeamPolicy | None = None
+    responder: PromptResponder | None = None
+    """An app in the base model's place."""
 
 
 async def optimize(
@@ -114,7 +118,8 @@ async def optimize(
     given = RunInput(queries=_as_input(training), validation_queries=_as_input(validation))
     if settings.num_queries is not None and settings.num_queries > len(training):
         raise DatasetError(f"{settings.num_queries} queries were asked for, but the dataset has {len(training)}.")
-    check_fillable(settings, settings.initial_prompt, [_as_query(one) for one in (*training, *validation)])
+    filled = [_as_query(one) for one in (*training, *validation)] if parts.responder is None else []
+    check_fillable(settings, settings.initial_prompt, filled)
     # Models and templates are checked before anything is created: a typo leaves nothing behind.
     context = _build_context(settings, options, parts, accepts_changes=False)
     async with find_storage(options.checkpoint).open_run(thread_id) as checkpoint:
@@ -354,6 +359,7 @@ def _build_context(settings: Settings, options: RunOptions, parts: Parts, *, acc
         critic=parts.critic,
         rewriter=parts.rewriter,
         beam_policy=parts.beam_policy,
+        responder=parts.responder,
     )
     return replace(context, has_ended=options.has_ended)
 

@@ -53,8 +53,8 @@ def find_style(prompt: str, setting: PlaceholderStyle) -> FieldStyle | None:
         except TemplateSyntaxError as error:
             raise SettingsError(f"placeholders={setting!r}: the initial prompt cannot be read so: {error}.") from error
         raise SettingsError(
-            f"placeholders={setting!r}: the initial prompt has none like {mark('name', setting)}. Write them so, or leave "
-            "the setting out."
+            f"placeholders={setting!r}: the initial prompt has none like {mark('name', setting)}. Write them so, or "
+            "leave the setting out."
         )
     found = [style for style in STYLES if _has_placeholders(prompt, style)]
     if len(found) > 1:
@@ -133,9 +133,7 @@ def _read_format(prompt: str) -> Iterator[_Piece]:
         raise TemplateSyntaxError(f"{error}; literal braces are doubled, {{{{ and }}}}") from error
     for literal, name, specification, conversion in parts:
         if name is not None and (specification or conversion or not _NAME.fullmatch(name)):
-            raise TemplateSyntaxError(
-                f"{{{name}...}} is no plain {{name}}; literal braces are doubled, {{{{ and }}}}"
-            )
+            raise TemplateSyntaxError(f"{{{name}...}} is no plain {{name}}; literal braces are doubled, {{{{ and }}}}")
         yield _Piece(literal, name)
 
 

@@ -5,7 +5,10 @@ from typing import TypedDict
 from langgraph.runtime import Runtime
 from pydantic import JsonValue
 
-from drpo_graph.context import RunContext, session_of
+from drpo_graph.context import RunContext, RunSession, session_of
+from drpo_graph.errors import ReplyError
+from drpo_graph.records import Failure, Query
+from drpo_graph.responders import STORED_RESPONSE, ask_responder, response_key
 from drpo_graph.rewrite_guards import fill_prompt
 from drpo_graph.selection import ROOT_ID
 from drpo_graph.state import RolloutState
@@ -22,9 +25,12 @@ async def sample_errors(state: RolloutState, runtime: Runtime[RunContext]) -> Sa
     """Return the ledger key of the response; its text does not pass through the state."""
     session = await session_of(runtime, state["run_id"])
     base, query = session.models.base, await session.archive.query(state["query_id"])
+    own_prompt = await session.archive.prompt_of(state["candidate_id"])
+    if runtime.context.components.responder is not None:
+        return await _ask_app(runtime.context, session, own_prompt, query)
     prompt = fill_prompt(
         runtime.context.settings,
-        await session.archive.prompt_of(state["candidate_id"]),
+        own_prompt,
         initial_prompt=await session.archive.prompt_of(ROOT_ID),
         query=query,
     )
@@ -34,3 +40,22 @@ async def sample_errors(state: RolloutState, runtime: Runtime[RunContext]) -> Sa
     )
     failure = sample.failure.model_dump(mode="json") if sample.failure else None
     return {"response_key": sample.key, "failure": failure}
+
+
+async def _ask_app(context: RunContext, session: RunSession, prompt: str, query: Query) -> SampleUpdate:
+    """Return where the app's response stands; it fills its own placeholders, and is asked once for each prompt."""
+    responder = context.components.responder
+    assert responder is not None
+    key = response_key(prompt, query)
+    if await session.archive.get("responses", key) is None:
+        try:
+            response = await session.ledger.stop.guard(
+                ask_responder(responder, prompt, query, timeout_s=context.settings.timeout_s)
+            )
+        except ReplyError as error:
+            return {
+                "response_key": None,
+                "failure": Failure(kind=error.kind, detail=str(error)).model_dump(mode="json"),
+            }
+        await session.archive.put("responses", key, {"text": response})
+    return {"response_key": STORED_RESPONSE + key, "failure": None}

@@ -34,7 +34,9 @@ async def start_run(state: SearchState, runtime: Runtime[RunContext]) -> SearchS
     if shared:
         raise DatasetError(f"Training and validation queries share the ids {', '.join(sorted(shared)[:5])}.")
     prompt = state.get("initial_prompt") or settings.initial_prompt
-    check_fillable(settings, prompt, [*queries, *validation])
+    # An app fills its own templates.
+    filled = [*queries, *validation] if runtime.context.components.responder is None else []
+    check_fillable(settings, prompt, filled)
     root = _make_root(prompt)
     await _store(session, queries, validation, prompt)
     level_queries = [queries[index].id for index in query_indices(0, settings=settings, num_queries=len(queries))]

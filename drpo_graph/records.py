@@ -42,6 +42,9 @@ class Query(Record):
     values: dict[str, str] = Field(default_factory=dict)
     """What is filled into the prompt's placeholders for this query, by name."""
 
+    def __hash__(self) -> int:
+        return hash((self.id, self.text, self.kind, self.tags))
+
     @model_serializer(mode="wrap")
     def _leave_out_no_values(self, serialize: SerializerFunctionWrapHandler) -> dict[str, object]:
         # A query without values is stored as it was before there were any: what is stored is compared on resume.

@@ -1,4 +1,4 @@
-"""An app in the base model's place: it answers queries under prompts of its own, of which one is optimised at a time."""
+"""An app in the base model's place: it answers under several prompts, of which one is optimised at a time."""
 
 import asyncio
 import hashlib

@@ -47,15 +47,15 @@ async def _ask_app(context: RunContext, session: RunSession, prompt: str, query:
     responder = context.components.responder
     assert responder is not None
     key = response_key(prompt, query)
+
+    async def ask() -> None:
+        response = await ask_responder(responder, prompt, query, timeout_s=context.settings.timeout_s)
+        await session.archive.put("responses", key, {"text": response})
+
     if await session.archive.get("responses", key) is None:
         try:
-            response = await session.ledger.stop.guard(
-                ask_responder(responder, prompt, query, timeout_s=context.settings.timeout_s)
-            )
+            await session.ledger.stop.guard(ask())
         except ReplyError as error:
-            return {
-                "response_key": None,
-                "failure": Failure(kind=error.kind, detail=str(error)).model_dump(mode="json"),
-            }
-        await session.archive.put("responses", key, {"text": response})
+            failure = Failure(kind=error.kind, detail=str(error))
+            return {"response_key": None, "failure": failure.model_dump(mode="json")}
     return {"response_key": STORED_RESPONSE + key, "failure": None}

@@ -172,8 +172,9 @@ def load_prompts(folder: Path | None = None, *, has_placeholders: bool = False) 
     texts = {name: _read(name, folder) for name in names}
     templates = {name: _check_template(name, texts[f"{name}.md"]) for name in PLACEHOLDERS}
     metrics = _parse_metrics(texts[METRICS_FILE])
-    unused = set() if has_placeholders or _is_own(f"{KEEP_PLACEHOLDERS}.md", folder) else {f"{KEEP_PLACEHOLDERS}.md"}
-    used = [name for name in names if name not in unused]
+    added = f"{KEEP_PLACEHOLDERS}.md"
+    is_used = has_placeholders or texts[added] != _read(added, None)
+    used = [name for name in names if is_used or name != added]
     digest = hashlib.sha256("\0".join(f"{name}\0{texts[name]}" for name in used).encode()).hexdigest()
     return PromptLibrary(templates=templates, metrics=metrics, fingerprint=digest)
 
@@ -191,10 +192,6 @@ def _check_folder(folder: Path, names: Sequence[str]) -> None:
         raise TemplateError(f"Template folder {folder} does not exist.")
     if not any((folder / name).is_file() for name in names):
         raise TemplateError(f"Template folder {folder} replaces nothing: expected any of {', '.join(names)}.")
-
-
-def _is_own(name: str, folder: Path | None) -> bool:
-    return folder is not None and (folder / name).is_file()
 
 
 def _read(name: str, folder: Path | None) -> str:

@@ -26,7 +26,7 @@ class PromptRules(Limits):
     it. Not so under compat."""
     min_quote_words: int | None = Field(12, ge=4)
     """The same in words."""
-    reward: tuple[str, ...] = ()
+    reward: tuple[str, ...] | None = None
     """Reward functions, ``module:function`` each, in the critic's place or mixed with it."""
     reward_weight: float = Field(1.0, gt=0, le=1)
     """Their share of a response's reward; the critic has the rest, and is not asked at 1."""

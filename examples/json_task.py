@@ -1,8 +1,9 @@
 """A task that a program can check: answer with a JSON object that has the keys asked for.
 
 A reward function stands in the critic's place, so only two models are asked: the one that answers, and the one that
-writes prompts. The search trains on some requests; then the initial prompt and the one that was found answer others,
-which the search has never seen, and the share of right answers is told with 95% bootstrap intervals, whatever it is.
+writes prompts. The search trains on some requests and chooses on others; then the initial prompt and the one that was
+chosen answer a third set, which it has never seen, and the share of right answers is told with 95% bootstrap intervals,
+whatever it is.
 
 Run ``python examples/json_task.py --model local:smollm2``: a minute or two, no key, no GPU. So small a model shows that
 everything works together, not that prompts get better. From the command line the same reward function is
@@ -19,8 +20,20 @@ from typing import NamedTuple
 
 from langgraph.store.memory import InMemoryStore
 
-from drpo_graph import DRPOError, Parts, Query, ReplyError, Reward, RunOptions, Settings, build_context, optimize
+from drpo_graph import (
+    DRPOError,
+    Parts,
+    Query,
+    ReplyError,
+    Reward,
+    RunOptions,
+    Settings,
+    build_context,
+    optimize,
+    resume,
+)
 from drpo_graph import build_settings as build_settings
+from drpo_graph.errors import RunExistsError
 from drpo_graph.parsing import extract_json
 from drpo_graph.records import ROLES
 from drpo_graph.selection import bootstrap_interval
@@ -73,7 +86,11 @@ def make_requests(kind: str, *, number: int, seed: int) -> list[Query]:
         number: How many.
         seed: Of the draw.
     """
-    adjectives = {"train": ("small", "old", "famous"), "test": ("large", "new", "odd", "cheap")}[kind]
+    adjectives = {
+        "train": ("small", "old", "famous"),
+        "choice": ("quiet", "rare"),
+        "test": ("large", "new", "odd", "cheap"),
+    }[kind]
     chosen = [(subject, adjective) for subject in KEYS_BY_SUBJECT for adjective in adjectives]
     random.Random(f"{seed}/{kind}").shuffle(chosen)
     requests = []
@@ -136,14 +153,15 @@ async def run_task(settings: Settings, *, folder: Path, thread_id: str, num_held
         thread_id: Names the run.
         num_held_out: Requests to measure on.
     """
-    options = RunOptions(checkpoint=folder / "json_task.sqlite")
-    result = await optimize(
-        make_requests("train", number=18, seed=settings.seed),
-        settings=settings,
-        thread_id=thread_id,
-        options=options,
-        parts=Parts(critic=reward_json),
-    )
+    options, parts = RunOptions(checkpoint=folder / "json_task.sqlite"), Parts(critic=reward_json)
+    training, choice = (make_requests(kind, number=18, seed=settings.seed) for kind in ("train", "choice"))
+    try:
+        result = await optimize(
+            training, settings=settings, validation=choice, thread_id=thread_id, options=options, parts=parts
+        )
+    except RunExistsError:
+        changes = settings.model_dump()
+        result = await resume(thread_id, options=options, parts=parts, changes=changes, queries=training)
     held_out = make_requests("test", number=num_held_out, seed=settings.seed)
     before = await answer_all(settings, settings.initial_prompt, held_out)
     after = await answer_all(settings, result.system_prompt, held_out)

@@ -57,11 +57,25 @@ def test_gain_on_unseen_requests_is_measured(
     assert "difference: 1.00 [1.00, 1.00]" in out
 
 
+def test_finished_task_measures_again_without_another_search(
+    example: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "key-for-tests")
+    with serve(respond, ServerOptions()) as server:
+        arguments = ["--model", "openai:m", "--base-url", server.base_url, "--folder", str(tmp_path), "--depth", "2"]
+        assert example.main(arguments) == 0
+        num_calls, first = len(server.finished), capsys.readouterr().out
+        assert example.main(arguments) == 0
+        assert capsys.readouterr().out == first
+        assert len(server.finished) - num_calls == 2 * example.NUM_HELD_OUT
+
+
 def test_requests_of_search_and_measurement_share_nothing(example: ModuleType) -> None:
     train = example.make_requests("train", number=18, seed=0)
     test = example.make_requests("test", number=24, seed=0)
-    assert (len(train), len(test)) == (18, 24)
-    assert len({query.text for query in [*train, *test]}) == 42
+    choice = example.make_requests("choice", number=18, seed=0)
+    assert (len(train), len(choice), len(test)) == (18, 12, 24)
+    assert len({query.text for query in [*train, *choice, *test]}) == 54
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ from drpo_graph import nodes
 from drpo_graph.components import build_components
 from drpo_graph.context import RunContext, digest_json
 from drpo_graph.emitter import EventSink
-from drpo_graph.errors import RunInterruptedError
+from drpo_graph.errors import RunInterruptedError, SettingsError
 from drpo_graph.limits import check_prices
 from drpo_graph.models import build_clients
 from drpo_graph.prompts.library import load_prompts
@@ -93,6 +93,9 @@ class _Defaults:
         settings = self.settings
         if overrides:
             settings = build_settings(merge_settings(settings.model_dump(exclude_unset=True), overrides))
+            if settings.reward != self.settings.reward:
+                # A caller may be anybody who reaches LangGraph's server, and this names code to be imported.
+                raise SettingsError("reward: it can be set where the graph is built, not by a caller of it.")
         return build_context(settings, models=self.models, store=self.store, sinks=self.sinks, **self.parts)
 
 

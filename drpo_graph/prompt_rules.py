@@ -36,6 +36,11 @@ class PromptRules(Limits):
     def _accept_one(cls, value: object) -> object:
         return (value,) if isinstance(value, str) else value
 
+    @property
+    def has_judge(self) -> bool:
+        """Whether the critic has a share in the reward, as far as the settings say."""
+        return not self.reward or self.reward_weight < 1
+
     def rules_by_default(self) -> set[str]:
         """Return the rules that are at their defaults: no part of a fingerprint, so that older runs keep theirs."""
         fields = type(self).model_fields

@@ -5,7 +5,7 @@ import importlib
 import inspect
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,6 +156,22 @@ def choose_critic(settings: Settings, critic: CriticPart | None) -> CriticPart |
             "The settings name reward functions, and a critic is given as a part too: give one of them."
         )
     return MixedReward(*map(load_reward, settings.reward), weight=settings.reward_weight)
+
+
+def check_named_again(stored: Settings, changes: Mapping[str, object]) -> None:
+    """Do nothing when a resumed run names no reward function, or its caller does so again.
+
+    A checkpoint may come from somebody else, and these names say which code is imported: they are not taken from it.
+
+    Raises:
+        SettingsError: the caller names none.
+    """
+    if stored.reward and "reward" not in changes:
+        flags = " ".join(f"--reward {one}" for one in stored.reward)
+        raise SettingsError(
+            f"This run's reward functions are {', '.join(stored.reward)}. A checkpoint's word is not enough to load "
+            f"code: name them again with {flags}."
+        )
 
 
 def load_reward(spec: str) -> RewardFunction:

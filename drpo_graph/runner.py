@@ -39,7 +39,7 @@ from drpo_graph.records import Query, Role, RunResult
 from drpo_graph.registry import RunInput, RunRecord, RunRegistry
 from drpo_graph.responders import PromptResponder
 from drpo_graph.resuming import announce_resume
-from drpo_graph.rewards import CriticPart
+from drpo_graph.rewards import CriticPart, check_named_again
 from drpo_graph.rewrite_guards import check_fillable
 from drpo_graph.settings import Settings, build_settings, merge_settings
 from drpo_graph.standing import tell_standing
@@ -170,6 +170,7 @@ async def resume(
     thread_id = check_thread_id(thread_id)
     async with find_storage(options.checkpoint).open_run(thread_id, must_exist=True) as checkpoint:
         record = await RunRegistry(checkpoint.store).find(thread_id)
+        check_named_again(record.settings, changes or {})
         chosen = record.settings
         if changes:
             chosen = build_settings(merge_settings(chosen.model_dump(), changes))

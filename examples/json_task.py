@@ -47,6 +47,11 @@ KEYS_BY_SUBJECT = {
     "sport": ("name", "players"),
     "tool": ("name", "use", "material"),
 }
+ADJECTIVES_BY_KIND = {
+    "train": ("small", "old", "famous"),
+    "choice": ("quiet", "rare"),
+    "test": ("large", "new", "odd", "cheap"),
+}
 NUM_HELD_OUT = 24
 
 
@@ -86,12 +91,7 @@ def make_requests(kind: str, *, number: int, seed: int) -> list[Query]:
         number: How many.
         seed: Of the draw.
     """
-    adjectives = {
-        "train": ("small", "old", "famous"),
-        "choice": ("quiet", "rare"),
-        "test": ("large", "new", "odd", "cheap"),
-    }[kind]
-    chosen = [(subject, adjective) for subject in KEYS_BY_SUBJECT for adjective in adjectives]
+    chosen = [(subject, adjective) for subject in KEYS_BY_SUBJECT for adjective in ADJECTIVES_BY_KIND[kind]]
     random.Random(f"{seed}/{kind}").shuffle(chosen)
     requests = []
     for place, (subject, adjective) in enumerate(chosen[:number]):

@@ -10,6 +10,7 @@ from drpo_graph.errors import ReplyError
 from drpo_graph.records import Failure, Query
 from drpo_graph.responders import STORED_RESPONSE, ask_responder, response_key
 from drpo_graph.rewrite_guards import fill_prompt
+from drpo_graph.scheduler import gate_for
 from drpo_graph.selection import ROOT_ID
 from drpo_graph.state import RolloutState
 
@@ -48,8 +49,12 @@ async def _ask_app(context: RunContext, session: RunSession, prompt: str, query:
     assert responder is not None
     key = response_key(prompt, query)
 
+    settings = context.settings
+    rate, places = settings.requests_per_second, settings.max_concurrency
+
     async def ask() -> None:
-        response = await ask_responder(responder, prompt, query, timeout_s=context.settings.timeout_s)
+        async with gate_for(type(responder).__qualname__, max_concurrency=places, requests_per_second=rate).slot():
+            response = await ask_responder(responder, prompt, query, timeout_s=settings.timeout_s)
         await session.archive.put("responses", key, {"text": response})
 
     if await session.archive.get("responses", key) is None:

@@ -1,5 +1,6 @@
 """Several prompts of one app: each has its turn while the others stay, and the whole goes on where it was stopped."""
 
+import asyncio
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from drpo_graph.errors import DRPOError, FingerprintMismatchError, ReplyError, U
 from drpo_graph.many_prompts import PromptsResult, optimize_prompts
 from drpo_graph.protocols import Reward
 from drpo_graph.records import Query
+from drpo_graph.responders import OnePromptOfApp, ask_responder
 from drpo_graph.runner import Parts, RunOptions
 from tests.support.command import serve
 from tests.support.fake_server import FakeServer, ServerOptions
@@ -110,6 +112,39 @@ async def test_stopped_work_goes_on_without_asking_the_app_again(
     num_asked = len(app.asked)
     assert await run(server, tmp_path / "broken", app) == expected
     assert len(app.asked) == num_asked
+
+
+async def test_app_is_asked_no_more_often_at_once_than_the_settings_say(server: FakeServer, tmp_path: Path) -> None:
+    class Counting(App):
+        now = most = 0
+
+        async def __call__(self, prompts: Mapping[str, str], query: Query) -> str:
+            self.now += 1
+            self.most = max(self.most, self.now)
+            for _ in range(3):
+                await asyncio.sleep(0)
+            self.now -= 1
+            return await super().__call__(prompts, query)
+
+    app = Counting()
+    settings = scripted_settings(server.base_url, queries_per_level=6, max_concurrency=2)
+    options, parts = RunOptions(checkpoint=tmp_path / "c.sqlite", writes_files=False), Parts(critic=by_length)
+    queries = [f"Why {number}?" for number in range(6)]
+    await optimize_prompts(PROMPTS, respond=app, queries=queries, settings=settings, options=options, parts=parts)
+    assert app.most == 2
+
+
+async def test_late_response_is_none() -> None:
+    async def late(prompts: Mapping[str, str], query: Query) -> str:
+        if query.id == "late":
+            await asyncio.Event().wait()
+        return "here"
+
+    responder = OnePromptOfApp(late, "a", {"a": "A prompt."})
+    assert await ask_responder(responder, "p", Query(id="q", text="?"), timeout_s=9) == "here"
+    with pytest.raises(ReplyError, match=r"'late': the app gave no response within 0.01 s") as caught:
+        await ask_responder(responder, "p", Query(id="late", text="?"), timeout_s=0.01)
+    assert caught.value.kind == "unavailable"
 
 
 async def test_work_of_other_prompts_is_not_gone_on_with(server: FakeServer, tmp_path: Path) -> None:

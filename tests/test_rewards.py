@@ -9,7 +9,8 @@ import pytest
 from drpo_graph.components import build_components
 from drpo_graph.context import RunContext
 from drpo_graph.errors import FingerprintMismatchError, ReplyError, SettingsError
-from drpo_graph.graph import build_context
+from drpo_graph.estimate import Dataset, estimate_run
+from drpo_graph.graph import ContextOverrides, build_context, build_graph
 from drpo_graph.ladder import Models
 from drpo_graph.prompts import load_prompts
 from drpo_graph.protocols import Reward
@@ -158,6 +159,24 @@ def test_function_that_cannot_be_loaded_is_told(spec: str, told: str) -> None:
         load_reward(spec)
 
 
+async def test_caller_of_a_graph_cannot_name_code_to_be_imported() -> None:
+    graph = build_graph(scripted_settings("http://127.0.0.1:9/v1"))
+    context = ContextOverrides(settings={"reward": "json:dumps"})
+    with pytest.raises(SettingsError, match="where the graph is built"):
+        await graph.ainvoke({"queries": ["?"]}, {"configurable": {"thread_id": "t"}}, context=context)
+
+
+def test_estimate_leaves_out_the_critic_where_it_is_not_asked() -> None:
+    data = Dataset([QUERY])
+    found = [
+        estimate_run(Settings(**one), load_prompts(), data, is_worst=False).by_role
+        for one in ({}, {"reward": "m:f"}, {"reward": "m:f", "reward_weight": 0.5})
+    ]
+    calls = [(one["metrics"].calls, one["critic"].calls, one["base"].calls) for one in found]
+    assert calls[1] == (0, 0, calls[0][2])
+    assert calls[0] == calls[2] > (0, 0, 0)
+
+
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeServer]:
     monkeypatch.setenv("OPENAI_API_KEY", "key-for-tests")
@@ -201,8 +220,12 @@ def test_command_line_takes_reward_functions_of_the_working_folder(
         reward = ("--reward", "own_rewards_for_test:length")
         assert drpo("optimize", *small, *reward, *run, "alone").code == 0
         assert drpo("optimize", *small, *reward, "--reward-weight", "0.5", *run, "mixed").code == 0
-        assert drpo("resume", "alone", "--display", "none").code == 0
-        outcome = drpo("resume", "alone", "--set", "reward_weight=0.5", "--display", "none")
+        assert drpo("resume", "alone", *reward, "--display", "none").code == 0
+        outcome = drpo("resume", "alone", "--display", "none")
+        assert (outcome.code, "--reward own_rewards_for_test:length" in outcome.err) == (2, True)
+        outcome = drpo("resume", "alone", "--reward", "json:dumps", "--display", "none")
+        assert (outcome.code, "reward (was" in outcome.err) == (2, True)
+        outcome = drpo("resume", "alone", *reward, "--set", "reward_weight=0.5", "--display", "none")
         assert (outcome.code, "reward_weight" in outcome.err) == (2, True)
         outcome = drpo("optimize", *small, "--reward", "own_rewards_for_test:none", *run, "wrong")
         assert (outcome.code, "cannot be loaded" in outcome.err) == (2, True)

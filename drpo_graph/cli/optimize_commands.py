@@ -116,6 +116,7 @@ def resume_command(
     max_cost: flags.MaxCostOption = None,
     max_time: flags.MaxTimeOption = None,
     prices: flags.PriceOption = None,
+    reward: flags.RewardOption = None,
     force: flags.ForceOption = False,
     retry_failed: flags.RetryFailedOption = False,
     serve: flags.ServeOption = False,

@@ -44,30 +44,20 @@ def measured(text: str, name: str) -> list[float]:
     return [float(one) for one in found.groups()]
 
 
-def test_gain_on_unseen_requests_is_measured(
-    example: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("OPENAI_API_KEY", "key-for-tests")
-    with serve(respond, ServerOptions()) as server:
-        arguments = ["--model", "openai:m", "--base-url", server.base_url, "--folder", str(tmp_path)]
-        assert example.main([*arguments, "--depth", "2"]) == 0
-    out = capsys.readouterr().out
-    assert measured(out, "before") == [0, 0, 0]
-    assert measured(out, "after") == [1, 1, 1]
-    assert "difference: 1.00 [1.00, 1.00]" in out
-
-
-def test_finished_task_measures_again_without_another_search(
+def test_gain_on_unseen_requests_is_measured_and_a_finished_search_is_not_made_again(
     example: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "key-for-tests")
     with serve(respond, ServerOptions()) as server:
         arguments = ["--model", "openai:m", "--base-url", server.base_url, "--folder", str(tmp_path), "--depth", "2"]
         assert example.main(arguments) == 0
-        num_calls, first = len(server.finished), capsys.readouterr().out
+        num_calls, out = len(server.finished), capsys.readouterr().out
         assert example.main(arguments) == 0
-        assert capsys.readouterr().out == first
+        assert capsys.readouterr().out == out
         assert len(server.finished) - num_calls == 2 * example.NUM_HELD_OUT
+    assert measured(out, "before") == [0, 0, 0]
+    assert measured(out, "after") == [1, 1, 1]
+    assert "difference: 1.00 [1.00, 1.00]" in out
 
 
 def test_requests_of_search_and_measurement_share_nothing(example: ModuleType) -> None:

@@ -15,6 +15,7 @@ from drpo_graph.cli.inputs import (
 )
 from drpo_graph.cli.places import DEFAULT_PLACE, find_place_of
 from drpo_graph.dataset import order_queries
+from drpo_graph.rewrite_guards import check_fillable
 
 
 def optimize_command(
@@ -87,6 +88,7 @@ def optimize_command(
     check_held_out(training, held_out)
     # The run draws them itself; here it shows in time whether there are enough.
     order_queries(training, seed=settings.seed, num_queries=settings.num_queries)
+    check_fillable(settings, settings.initial_prompt, [*training, *held_out])
     if base_model_family:
         typer.echo("note: --base-model-family is not needed: the server knows its model's chat template.", err=True)
     if thread_id is not None:

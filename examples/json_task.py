@@ -5,7 +5,7 @@ writes prompts. The search trains on some requests and chooses on others; then t
 chosen answer a third set, which it has never seen, and the share of right answers is told with 95% bootstrap intervals,
 whatever it is.
 
-Run ``python examples/json_task.py --model local:smollm2``: a minute or two, no key, no GPU. So small a model shows that
+Run ``python examples/json_task.py --model local:smollm2``: some minutes, no key, no GPU. So small a model shows that
 everything works together, not that prompts get better. From the command line the same reward function is
 ``drpo optimize requests.jsonl --model MODEL --reward json_task:reward_json``, in this folder.
 """
@@ -97,7 +97,7 @@ def make_requests(kind: str, *, number: int, seed: int) -> list[Query]:
     for place, (subject, adjective) in enumerate(chosen[:number]):
         keys = KEYS_BY_SUBJECT[subject]
         article = "an" if adjective[0] in "aeiou" else "a"
-        text = f"Describe {article} {adjective} {subject}. Give me: {', '.join(keys)}."
+        text = f"Describe {article} {adjective} {subject}. Reply with a JSON object with the keys {', '.join(keys)}."
         requests.append(Query(id=f"{kind}-{place:02d}", text=text, kind=subject, tags=keys))
     return requests
 
@@ -183,7 +183,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     roles["base"] = {"model": args.model, "base_url": args.base_url, "max_tokens": 96}
     roles["optimizer"] = {"model": args.model, "base_url": args.base_url, "max_tokens": 256}
     sizes = {"depth": args.depth, "n_actions": 2, "beam_size": 2, "queries_per_level": 3, "max_concurrency": 8}
-    bounds = {"max_rationale_chars": 200, "max_prompt_chars": 500, "max_critique_chars": 2000}
+    bounds = {"max_rationale_chars": 100, "max_prompt_chars": 300, "max_critique_chars": 2000}
     try:
         settings = build_settings({"initial_prompt": INITIAL_PROMPT, **sizes, **bounds, **roles})
         print(asyncio.run(run_task(settings, folder=args.folder, thread_id=args.thread_id)))

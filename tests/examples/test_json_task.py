@@ -14,7 +14,7 @@ from tests.support.fake_server import Reply, ServerOptions
 from tests.support.oracle import role_of
 
 ROOT = Path(__file__).resolve().parents[2]
-BETTER = "Answer with one JSON object, with exactly the keys that the request lists after 'Give me'."
+BETTER = "Answer with one JSON object, with exactly the keys that the request lists."
 _SUCCESS = r"held-out success {}: (\d\.\d\d) \[(\d\.\d\d), (\d\.\d\d)\]"
 
 
@@ -34,7 +34,7 @@ def respond(body: dict[str, object]) -> Reply:
     assert isinstance(messages, list)
     if role_of(messages) == "optimizer":
         return Reply([json.dumps({"analysis": "prose", "new_system_prompt": BETTER})])
-    keys = messages[-1]["content"].split("Give me: ")[1].rstrip(".").split(", ")
+    keys = messages[-1]["content"].split("with the keys ")[1].rstrip(".").split(", ")
     return Reply([json.dumps(dict.fromkeys(keys, "x")) if messages[0]["content"] == BETTER else "It is nice."])
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from drpo_graph.forking import fork
     from drpo_graph.graph import RECURSION_LIMIT, ContextOverrides, build_context, build_graph
     from drpo_graph.ladder import Models
+    from drpo_graph.many_prompts import PromptsResult, optimize_prompts
     from drpo_graph.protocols import (
         BeamPolicy,
         Critic,
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
         Validation,
         WarmStart,
     )
+    from drpo_graph.responders import Responder
+    from drpo_graph.rewards import MixedReward, NamedReward
     from drpo_graph.runner import Parts, RunOptions, optimize, resume
     from drpo_graph.settings import RoleSettings, Settings, build_settings
     from drpo_graph.warm_start import load_warm_start
@@ -59,11 +62,15 @@ _MODULE_BY_NAME = {
     "MetricScore": "records",
     "MetricSelection": "records",
     "MetricSelector": "protocols",
+    "MixedReward": "rewards",
     "Models": "ladder",
+    "NamedReward": "rewards",
     "Parts": "runner",
+    "PromptsResult": "many_prompts",
     "Query": "records",
     "RejectedRewrite": "records",
     "ReplyError": "errors",
+    "Responder": "responders",
     "Reward": "protocols",
     "RewardFunction": "protocols",
     "RewriteRequest": "protocols",
@@ -83,6 +90,7 @@ _MODULE_BY_NAME = {
     "load_queries": "dataset",
     "load_warm_start": "warm_start",
     "optimize": "runner",
+    "optimize_prompts": "many_prompts",
     "parse_event": "events",
     "resume": "runner",
 }
@@ -102,11 +110,15 @@ __all__ = [
     "MetricScore",
     "MetricSelection",
     "MetricSelector",
+    "MixedReward",
     "Models",
+    "NamedReward",
     "Parts",
+    "PromptsResult",
     "Query",
     "RejectedRewrite",
     "ReplyError",
+    "Responder",
     "Reward",
     "RewardFunction",
     "RewriteRequest",
@@ -126,6 +138,7 @@ __all__ = [
     "load_queries",
     "load_warm_start",
     "optimize",
+    "optimize_prompts",
     "parse_event",
     "resume",
 ]

@@ -29,6 +29,7 @@ Kind = Literal[
     "examples",
     "failures",
     "budget",
+    "responses",
 ]
 
 STORE_ERRORS = (sqlite3.Error, OSError, CheckpointError)

@@ -31,7 +31,9 @@ from drpo_graph.protocols import (
     RewriteRequest,
 )
 from drpo_graph.records import MAX_SCORE, MIN_SCORE, Critique, Metric, MetricScore, MetricSelection, Query, Rollout
+from drpo_graph.responders import PromptResponder
 from drpo_graph.retrieval import digest_examples, open_retriever
+from drpo_graph.rewards import CriticPart, MixedCritic, MixedReward, check_reward, name_of, replaces_critic
 from drpo_graph.settings import Settings
 from drpo_graph.soft_scores import soften_critique
 
@@ -113,11 +115,7 @@ class RewardCritic:
 
     async def critique(self, query: Query, response: str, *, selection: MetricSelection, models: Models) -> Critique:
         """Return the reward as a critique."""
-        given = await self.reward(query, response)
-        if not MIN_SCORE <= given.score <= MAX_SCORE:
-            raise ReplyError(
-                f"the reward function gave {given.score!r}, expected {MIN_SCORE} to {MAX_SCORE}", kind="reward_error"
-            )
+        given = check_reward(await self.reward(query, response))
         score = MetricScore(metric=REWARD_METRIC.name, score=given.score, rationale=given.feedback)
         return Critique(scores=(score,))
 
@@ -142,14 +140,16 @@ class LLMRewriter:
 
     async def rewrite(self, request: RewriteRequest, *, models: Models) -> Sequence[str]:
         """Return the usable samples, at least one."""
+        guard = request.guard
         samples = await models.optimizer.ask(
             self.prompts.render_rewrite(
                 current_prompt=request.prompt,
                 former_prompts=request.former_prompts,
                 examples=choose_examples(request.examples, settings=self.settings),
                 rejected=request.rejected,
+                placeholders=guard.placeholders,
             ),
-            parse=partial(parse_rewrite, is_compat=self.settings.is_compat),
+            parse=lambda text: guard.check(parse_rewrite(text, is_compat=self.settings.is_compat)),
             schema=_rewrite_schema(self.settings),
             num_samples=request.num_rewrites,
             seed=request.seed,
@@ -170,8 +170,10 @@ class Components:
     beam_policy: BeamPolicy
     example_retriever: ExampleRetriever | None = None
     """Finds the ICL examples that responses are sampled with; none are shown without."""
+    responder: PromptResponder | None = None
+    """An app in the base model's place."""
     data_digest: str = ""
-    """Tells apart what the parts work from and the settings only name: the metrics cache, the ICL examples."""
+    """Tells apart what the parts work from and the settings only name: a metrics cache, examples, rewards, an app."""
 
 
 def build_components(
@@ -179,10 +181,11 @@ def build_components(
     prompts: PromptLibrary,
     *,
     selector: MetricSelector | None = None,
-    critic: Critic | RewardFunction | None = None,
+    critic: CriticPart | None = None,
     rewriter: Rewriter | None = None,
     beam_policy: BeamPolicy | None = None,
     example_retriever: ExampleRetriever | None = None,
+    responder: PromptResponder | None = None,
 ) -> Components:
     """Return the given parts, and our defaults in place of the missing ones.
 
@@ -192,11 +195,12 @@ def build_components(
     Raises:
         UsageError: the metrics cache, the ICL examples or the embeddings of the settings cannot be used.
     """
-    is_reward = critic is not None and not hasattr(critic, "critique")
     default_selector: MetricSelector = (
-        FixedMetrics((REWARD_METRIC,)) if is_reward else LLMMetricSelector(prompts, settings)
+        FixedMetrics((REWARD_METRIC,)) if replaces_critic(critic) else LLMMetricSelector(prompts, settings)
     )
     default_critic: Critic = LLMCritic(prompts, settings)
+    if isinstance(critic, MixedReward):
+        critic = MixedCritic(critic, default_critic if critic.has_critic else None, settings.timeout_s)
     data_digest = ""
     if settings.metrics_cache is not None:
         cached = load_metrics_cache(settings.metrics_cache, known=prompts.metrics)
@@ -205,12 +209,16 @@ def build_components(
     if example_retriever is None and (found := open_retriever(settings)) is not None:
         example_retriever = found
         data_digest += digest_examples(found.examples)
+    for part in (critic, responder):
+        if isinstance(identity := getattr(part, "identity", None), str):
+            data_digest = hashlib.sha256(f"{data_digest}\0{name_of(part)}\0{identity}".encode()).hexdigest()
     return Components(
         selector=selector or default_selector,
         critic=default_critic if critic is None else as_critic(critic),
         rewriter=rewriter or LLMRewriter(prompts, settings),
         beam_policy=beam_policy or prune_beam,
         example_retriever=example_retriever,
+        responder=responder,
         data_digest=data_digest,
     )
 

@@ -116,8 +116,12 @@ def order_queries(queries: Sequence[Query], *, seed: int, num_queries: int | Non
 
 
 def dataset_hash(queries: Iterable[Query]) -> str:
-    """Return the SHA-256 (hex) of the queries' ids, texts and kinds in order: a part of a run's fingerprint."""
-    canonical = json.dumps([[query.id, query.text, query.kind] for query in queries], separators=(",", ":"))
+    """Return the SHA-256 (hex) of the queries' ids, texts, kinds and values in order: a part of a run's fingerprint."""
+    parts = [
+        [query.id, query.text, query.kind, *([sorted(query.values.items())] if query.values else [])]
+        for query in queries
+    ]
+    canonical = json.dumps(parts, separators=(",", ":"))
     return hashlib.sha256(canonical.encode("ascii")).hexdigest()
 
 
@@ -278,6 +282,9 @@ def _parse_row(header: Sequence[str], cells: Sequence[str]) -> object:
     row: dict[str, object] = {
         name: cell for name, cell in zip(header, cells, strict=True) if cell.strip() or name in TEXT_FIELDS
     }
+    values = {name.removeprefix("values."): cell for name, cell in row.items() if name.startswith("values.")}
+    if values:
+        row["values"] = values
     if "tags" in row:
         row["tags"] = [tag.strip() for tag in str(row["tags"]).split(",") if tag.strip()]
     return row
@@ -316,7 +323,21 @@ def _build_query(value: object, data_file: _DataFile, *, default_id: str, faults
         faults.append(f"tags must be a list of strings, got {_type_name(tags)}")
         tags = None
     tags = tuple(_check_string(tag, "a tag", faults=faults) for tag in tags or ())
-    return Query(id=query_id.strip(), text=text, kind=kind.strip(), tags=tags) if query_id else None
+    values = _values_of(fields, faults=faults)
+    return Query(id=query_id.strip(), text=text, kind=kind.strip(), tags=tags, values=values) if query_id else None
+
+
+def _values_of(fields: dict[str, object], *, faults: list[str]) -> dict[str, str]:
+    """Return what the record fills into the prompt's placeholders."""
+    given = fields.get("values")
+    if given is None:
+        return {}
+    if not isinstance(given, dict):
+        faults.append(f"values must be an object of strings, got {_type_name(given)}")
+        return {}
+    return {
+        name: _check_string(one, f"value {name!r}", faults=faults, may_be_blank=True) for name, one in given.items()
+    }
 
 
 def _text_of(fields: dict[str, object], text_fields: Sequence[str], *, faults: list[str]) -> str:

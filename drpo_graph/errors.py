@@ -7,7 +7,17 @@ Each one says what was expected, what came and what to do, and carries the facts
 from typing import ClassVar, Literal
 
 FailureKind = Literal[
-    "unparsable", "truncated", "refused", "empty", "overflow", "rejected", "unavailable", "reward_error"
+    "unparsable",
+    "truncated",
+    "refused",
+    "empty",
+    "overflow",
+    "rejected",
+    "unavailable",
+    "reward_error",
+    "placeholders",
+    "overlong",
+    "quoted",
 ]
 """Why a sample has no usable reply: a closed set, counted by kind in the result."""
 

@@ -177,8 +177,8 @@ def count_calls(work: Workload, settings: Settings, *, is_worst: bool) -> dict[R
     asked, repaired = (settings.max_reply_attempts, 1) if is_worst and not settings.is_compat else (1, 0)
     return {
         "base": work.rollouts * asked,
-        "metrics": work.selections * (asked + repaired),
-        "critic": work.rollouts * (asked + repaired),
+        "metrics": work.selections * (asked + repaired) * settings.has_judge,
+        "critic": work.rollouts * (asked + repaired) * settings.has_judge,
         # A server that ignores n is asked once per sample.
         "optimizer": work.rewrites * (settings.n_actions if is_worst else 1) * (asked + repaired),
     }
@@ -270,7 +270,8 @@ def _measure_prompt(role: Role, settings: Settings, prompts: PromptLibrary, data
     prompt = max(prompt, texts.count(settings.initial_prompt))
     if role == "base":
         shown = texts.count_examples(data.examples, k=settings.k)
-        return prompt + texts.count(query.text) + _FENCE_TOKENS + shown
+        filled = sum(map(texts.count, {**settings.placeholder_values, **query.values}.values()))
+        return prompt + filled + texts.count(query.text) + _FENCE_TOKENS + shown
     if role == "metrics":
         return texts.count_all(prompts.render_select_metrics(query))
     by_length = sorted(prompts.metrics, key=lambda metric: -len(metric.definition))
@@ -363,8 +364,9 @@ def _time_of(work: Workload, per_call: Mapping[Role, Measure], settings: Setting
     # The samples of one request are written at the same time.
     each = {role: CALL_OVERHEAD_S + per_call[role].completion_tokens / samples[role] / TOKENS_PER_S for role in ROLES}
     calls = count_calls(work, settings, is_worst=is_worst)
-    tries = calls["critic"] / work.rollouts if work.rollouts else 1
-    chain = tries * ((each["optimizer"] if work.rewrites else 0.0) + each["base"] + each["critic"])
+    judge = each["critic"] if settings.has_judge else 0.0
+    tries = max(calls["critic"], calls["base"]) / work.rollouts if work.rollouts else 1
+    chain = tries * ((each["optimizer"] if work.rewrites else 0.0) + each["base"] + judge)
     busy = sum(calls[role] * each[role] for role in ROLES) / settings.max_concurrency
     paced = sum(calls.values()) / settings.requests_per_second if settings.requests_per_second else 0.0
     return max(chain, busy, paced)

@@ -12,6 +12,7 @@ from drpo_graph.graph import build_context, build_graph
 from drpo_graph.records import RunResult
 from drpo_graph.registry import RunRecord, RunRegistry
 from drpo_graph.retention import prune_run
+from drpo_graph.rewards import check_named_again
 from drpo_graph.run_work import RunOptions, run_folder
 from drpo_graph.runner import Parts, new_thread_id, resume
 from drpo_graph.settings import Settings, build_settings, merge_settings
@@ -54,8 +55,10 @@ async def fork(
     """
     options, parts = options or RunOptions(), parts or Parts()
     name = check_thread_id(new_id or new_thread_id())
-    await create_fork(thread_id, name, level=level, changes=changes or {}, options=options, parts=parts)
-    return await resume(name, options=options, parts=parts)
+    changes = changes or {}
+    await create_fork(thread_id, name, level=level, changes=changes, options=options, parts=parts)
+    named_again = {"reward": changes["reward"]} if "reward" in changes else {}
+    return await resume(name, options=options, parts=parts, changes=named_again)
 
 
 async def create_fork(
@@ -83,6 +86,7 @@ async def create_fork(
             raise RunExistsError(f"Run {new_id!r} exists already. `drpo resume {new_id}` continues it.")
         if former.kind != "search":
             raise UsageError(f"Run {thread_id!r} optimises ICL examples: only a search has levels to fork it at.")
+        check_named_again(former.settings, changes)
         settings = change_settings(former.settings, changes)
         context = build_context(
             settings,
@@ -92,6 +96,7 @@ async def create_fork(
             rewriter=parts.rewriter,
             beam_policy=parts.beam_policy,
             example_retriever=parts.example_retriever,
+            responder=parts.responder,
         )
         graph = build_graph(settings, checkpointer=checkpoint.saver)
         state = await find_level(graph, thread_id, level)

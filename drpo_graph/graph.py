@@ -29,12 +29,14 @@ from drpo_graph import nodes
 from drpo_graph.components import build_components
 from drpo_graph.context import RunContext, digest_json
 from drpo_graph.emitter import EventSink
-from drpo_graph.errors import RunInterruptedError
+from drpo_graph.errors import RunInterruptedError, SettingsError
 from drpo_graph.limits import check_prices
 from drpo_graph.models import build_clients
 from drpo_graph.prompts.library import load_prompts
-from drpo_graph.protocols import BeamPolicy, Critic, ExampleRetriever, MetricSelector, RewardFunction, Rewriter
+from drpo_graph.protocols import BeamPolicy, ExampleRetriever, MetricSelector, Rewriter
 from drpo_graph.records import Role
+from drpo_graph.responders import PromptResponder
+from drpo_graph.rewards import CriticPart, MixedReward, choose_critic, replaces_critic
 from drpo_graph.settings import Settings, build_settings, merge_settings
 from drpo_graph.state import (
     ExpandOutput,
@@ -91,6 +93,9 @@ class GraphDefaults:
         settings = self.settings
         if overrides:
             settings = build_settings(merge_settings(settings.model_dump(exclude_unset=True), overrides))
+            if settings.reward != self.settings.reward:
+                # A caller may be anybody who reaches LangGraph's server, and this names code to be imported.
+                raise SettingsError("reward: it can be set where the graph is built, not by a caller of it.")
         return build_context(settings, models=self.models, store=self.store, sinks=self.sinks, **self.parts)
 
 
@@ -102,10 +107,11 @@ def build_context(
     sinks: tuple[EventSink, ...] = (),
     accepts_changes: bool = False,
     selector: MetricSelector | None = None,
-    critic: Critic | RewardFunction | None = None,
+    critic: CriticPart | None = None,
     rewriter: Rewriter | None = None,
     beam_policy: BeamPolicy | None = None,
     example_retriever: ExampleRetriever | None = None,
+    responder: PromptResponder | None = None,
     optional_roles: frozenset[Role] = frozenset(),
 ) -> RunContext:
     """Return the live objects of a run; ``optional_roles`` need no model.
@@ -115,7 +121,8 @@ def build_context(
         TemplateError: the template folder of the settings cannot be used.
         UsageError: money is capped and a model has no price; the ICL examples or their embeddings cannot be used.
     """
-    prompts = load_prompts(settings.templates)
+    prompts = load_prompts(settings.templates, has_placeholders=settings.placeholders != "none")
+    critic = choose_critic(settings, critic)
     components = build_components(
         settings,
         prompts,
@@ -124,8 +131,10 @@ def build_context(
         rewriter=rewriter,
         beam_policy=beam_policy,
         example_retriever=example_retriever,
+        responder=responder,
     )
-    clients = build_clients(settings, models, optional=optional_roles | _optional_roles(selector, critic, rewriter))
+    unneeded = _optional_roles(selector, critic, rewriter, responder=responder)
+    clients = build_clients(settings, models, optional=optional_roles | unneeded)
     check_prices(settings, {role: client.settings.model for role, client in clients.items()})
     return RunContext(
         settings=settings,
@@ -139,13 +148,17 @@ def build_context(
 
 
 def _optional_roles(
-    selector: MetricSelector | None, critic: Critic | RewardFunction | None, rewriter: Rewriter | None
+    selector: MetricSelector | None,
+    critic: CriticPart | None,
+    rewriter: Rewriter | None,
+    *,
+    responder: PromptResponder | None,
 ) -> frozenset[Role]:
     """Return the roles that need no model, because a replacement does their work, with or without one."""
-    is_reward = critic is not None and not hasattr(critic, "critique")
     by_role: dict[Role, bool] = {
-        "metrics": selector is not None or is_reward,
-        "critic": critic is not None,
+        "base": responder is not None,
+        "metrics": selector is not None or replaces_critic(critic),
+        "critic": critic is not None and not (isinstance(critic, MixedReward) and critic.has_critic),
         "optimizer": rewriter is not None,
     }
     return frozenset(role for role, is_optional in by_role.items() if is_optional)
@@ -156,10 +169,11 @@ def build_graph(
     *,
     models: Mapping[Role, BaseChatModel] | None = None,
     selector: MetricSelector | None = None,
-    critic: Critic | RewardFunction | None = None,
+    critic: CriticPart | None = None,
     rewriter: Rewriter | None = None,
     beam_policy: BeamPolicy | None = None,
     example_retriever: ExampleRetriever | None = None,
+    responder: PromptResponder | None = None,
     sinks: tuple[EventSink, ...] = (),
     checkpointer: Checkpointer = None,
     store: BaseStore | None = None,
@@ -175,10 +189,11 @@ def build_graph(
         settings: What to do; models may also be named by the context at run time.
         models: Chat model instances by role, in place of the settings' model strings.
         selector: Replaces the metric selector.
-        critic: Replaces the critic, or a reward function to use in its place.
+        critic: Replaces the critic: one of your own, a reward function, or several mixed with it.
         rewriter: Replaces the rewriter.
         beam_policy: Replaces the choice of the beam.
         example_retriever: Finds ICL examples, in place of the embeddings of the settings.
+        responder: Replaces the base model: an app that answers under the prompt.
         sinks: Called with every event, besides LangGraph's custom stream.
         checkpointer: Where the graph's state is saved.
         store: Where texts and finished calls are saved.
@@ -189,6 +204,7 @@ def build_graph(
         "rewriter": rewriter,
         "beam_policy": beam_policy,
         "example_retriever": example_retriever,
+        "responder": responder,
     }
     defaults = GraphDefaults(
         settings=settings or Settings(), models=models or {}, parts=parts, store=store, sinks=tuple(sinks)

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from drpo_graph.ladder import Models
 from drpo_graph.records import Critique, ICLExample, MetricSelection, Query, Record, RejectedRewrite, Rollout
+from drpo_graph.rewrite_guards import NO_GUARD, RewriteGuard
 from drpo_graph.settings import Settings
 from drpo_graph.state import CandidateRef
 
@@ -30,6 +31,8 @@ class RewriteRequest:
     """Sampling seed of this request; equal runs get equal seeds."""
     rejected: Sequence[RejectedRewrite] = ()
     """What a former run tried, and found worse."""
+    guard: RewriteGuard = NO_GUARD
+    """Says whether a rewrite can be used. Those that cannot are dropped; asked in time, a model can mend them."""
 
 
 class MetricSelector(Protocol):

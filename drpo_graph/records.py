@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from drpo_graph.errors import FailureKind
 
@@ -39,6 +39,17 @@ class Query(Record):
     """Free label of the group the query belongs to, e.g. ``open``, ``knowledge``, ``unsafe``."""
     tags: tuple[str, ...] = ()
     """Free labels."""
+    values: dict[str, str] = Field(default_factory=dict)
+    """What is filled into the prompt's placeholders for this query, by name."""
+
+    def __hash__(self) -> int:
+        return hash((self.id, self.text, self.kind, self.tags))
+
+    @model_serializer(mode="wrap")
+    def _leave_out_no_values(self, serialize: SerializerFunctionWrapHandler) -> dict[str, object]:
+        # A query without values is stored as it was before there were any: what is stored is compared on resume.
+        fields: dict[str, object] = serialize(self)
+        return fields if self.values else {name: one for name, one in fields.items() if name != "values"}
 
 
 class ICLExample(Record):
@@ -73,6 +84,8 @@ class MetricScore(Record):
     rationale: str = ""
     hard_score: float | None = None
     """The whole score that the critic wrote, where ``score`` is the expectation over what it might have written."""
+    weight: float = Field(1.0, gt=0)
+    """Its share in the reward, beside the other scores' weights."""
 
 
 class Critique(Record):
@@ -82,8 +95,10 @@ class Critique(Record):
 
     @property
     def reward(self) -> float | None:
-        """Mean metric score, 1 to 5, or ``None`` when nothing was scored."""
-        return mean([score.score for score in self.scores])
+        """Weighted mean of the metric scores, 1 to 5, or ``None`` when nothing was scored."""
+        if not self.scores:
+            return None
+        return sum(one.weight * one.score for one in self.scores) / sum(one.weight for one in self.scores)
 
 
 class Failure(Record):

@@ -24,16 +24,21 @@ from drpo_graph.errors import (
 from drpo_graph.events import Event, RunFinished
 from drpo_graph.export import export_result
 from drpo_graph.graph import SearchGraph, build_context, build_graph
-from drpo_graph.protocols import BeamPolicy, Critic, ExampleRetriever, MetricSelector, RewardFunction, Rewriter
+from drpo_graph.protocols import BeamPolicy, ExampleRetriever, MetricSelector, Rewriter
 from drpo_graph.records import Query, Role, RunResult, WarmStart
 from drpo_graph.registry import RunInput, RunRecord, RunRegistry
+from drpo_graph.responders import PromptResponder
 from drpo_graph.resuming import announce_resume
+from drpo_graph.rewards import CriticPart, check_named_again
+from drpo_graph.rewrite_guards import check_fillable
 from drpo_graph.run_work import RunOptions as RunOptions
 from drpo_graph.run_work import RunWork, run_folder
 from drpo_graph.settings import Settings, build_settings, merge_settings
 from drpo_graph.standing import tell_standing
 from drpo_graph.state import SearchState
 from drpo_graph.warm_start import start_from
+
+_MAX_NAME_CHARS = 40
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,10 +47,12 @@ class Parts:
 
     models: Mapping[Role, BaseChatModel] = field(default_factory=dict)
     selector: MetricSelector | None = None
-    critic: Critic | RewardFunction | None = None
+    critic: CriticPart | None = None
     rewriter: Rewriter | None = None
     beam_policy: BeamPolicy | None = None
     example_retriever: ExampleRetriever | None = None
+    responder: PromptResponder | None = None
+    """An app in the base model's place."""
 
 
 async def optimize(
@@ -84,6 +91,8 @@ async def optimize(
     given = RunInput(queries=_as_input(training), validation_queries=_as_input(validation), warm_start=warm_start)
     if settings.num_queries is not None and settings.num_queries > len(training):
         raise DatasetError(f"{settings.num_queries} queries were asked for, but the dataset has {len(training)}.")
+    filled = [_as_query(one) for one in (*training, *validation)] if parts.responder is None else []
+    check_fillable(settings, settings.initial_prompt, filled)
     # Models and templates are checked before anything is created: a typo leaves nothing behind.
     context = _build_context(settings, options, parts, accepts_changes=False)
     async with find_storage(options.checkpoint).open_run(thread_id) as checkpoint:
@@ -137,6 +146,7 @@ async def resume(
         record = await RunRegistry(checkpoint.store).find(thread_id)
         if record.kind != "search":
             raise UsageError(f"Run {thread_id!r} optimises ICL examples: `drpo resume {thread_id}` continues it.")
+        check_named_again(record.settings, changes or {})
         chosen = record.settings
         if changes:
             chosen = build_settings(merge_settings(chosen.model_dump(), changes))
@@ -209,12 +219,17 @@ def _build_context(settings: Settings, options: RunOptions, parts: Parts, *, acc
         rewriter=parts.rewriter,
         beam_policy=parts.beam_policy,
         example_retriever=parts.example_retriever,
+        responder=parts.responder,
     )
     return replace(context, has_ended=options.has_ended)
 
 
 def _as_input(queries: Sequence[str | Query]) -> list[JsonValue]:
     return [query if isinstance(query, str) else query.model_dump(mode="json") for query in queries]
+
+
+def _as_query(given: str | Query) -> Query:
+    return Query(id=given[:_MAX_NAME_CHARS], text=given) if isinstance(given, str) else given
 
 
 def _check_data(given: RunInput, queries: Sequence[str | Query], settings: Settings) -> None:

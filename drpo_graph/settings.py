@@ -12,6 +12,7 @@ from pydantic import Field, JsonValue, ValidationError, field_validator, model_v
 
 from drpo_graph.errors import SettingsError
 from drpo_graph.limits import Limits
+from drpo_graph.prompt_rules import COMPAT_RULES, PromptRules
 from drpo_graph.records import ROLES, Record, Role
 from drpo_graph.redaction import find_secret_field, redact
 from drpo_graph.retrieval_settings import RetrievalSettings
@@ -46,6 +47,7 @@ COMPAT_DRPO: Mapping[str, JsonValue] = {
     "deduplicate": False,
     "reward_aggregate": "auto",
     "soft_scores": False,
+    **COMPAT_RULES,
 }
 """What ``compat="drpo"`` fixes; a different explicit value is an error."""
 
@@ -116,7 +118,7 @@ class RoleSettings(Record):
 _OPTIMIZER_SAMPLING = {"temperature": 0.7, "top_p": 0.95}
 
 
-class Settings(RetrievalSettings, Limits):
+class Settings(RetrievalSettings, PromptRules):
     """Everything that decides what a run does, but for its queries.
 
     ``depth`` counts the root, as in the published code: ``depth=10`` searches nine levels. The defaults are those that
@@ -161,7 +163,7 @@ class Settings(RetrievalSettings, Limits):
     max_rationale_chars: int | None = Field(None, ge=40)
     """Bound on each rationale, reason and analysis, for servers that enforce JSON schemas: small models ramble."""
     max_prompt_chars: int | None = Field(None, ge=100)
-    """Bound on each rewritten prompt, for servers that enforce JSON schemas."""
+    """Bound on each rewritten prompt, about four characters to a token; a longer one is not used, but under compat."""
     max_critiques_shown: int | None = Field(None, ge=1)
     """How many critiques the optimizer sees, worst first; all when absent."""
     max_critique_chars: int = Field(24_000, ge=500)
@@ -277,6 +279,7 @@ class Settings(RetrievalSettings, Limits):
             "templates",
             "metrics_cache",
             *Limits.model_fields,
+            *self.rules_by_default(),
         }
         fields: dict[str, JsonValue] = self.model_dump(mode="json", exclude=operational)
         for role in ROLES:

@@ -154,7 +154,7 @@ class RolloutState(RolloutTask, total=False):
     """Channels of the rollout subgraph."""
 
     response_key: str | None
-    """Ledger key of the call that gave the response; ``None`` when there is none."""
+    """Ledger key of the call that gave the response, or where an app's response stands; ``None`` without one."""
     failure: dict[str, JsonValue] | None
     """Why there is no response."""
     rollouts: list[RolloutRef]

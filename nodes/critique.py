@@ -9,6 +9,7 @@ from drpo_graph.events import RolloutScored
 from drpo_graph.ladder import response_text
 from drpo_graph.ledger import CallRecord
 from drpo_graph.records import Critique, Failure, Rollout
+from drpo_graph.responders import STORED_RESPONSE
 from drpo_graph.state import RolloutOutput, RolloutState
 
 
@@ -68,6 +69,11 @@ async def _read_response(state: RolloutState, session: RunSession) -> str | None
     key = state.get("response_key")
     if key is None:
         return None
+    if key.startswith(STORED_RESPONSE):
+        stored = await session.archive.get("responses", key.removeprefix(STORED_RESPONSE))
+        if stored is None:
+            raise StateFormatError(f"Run {session.run_id!r}: its store does not hold a response that it needs.")
+        return str(stored["text"])
     stored = await session.archive.get("calls", key)
     if stored is None:
         raise StateFormatError(f"Run {session.run_id!r}: its store does not hold call {key[:12]}, a response it needs.")

@@ -13,6 +13,8 @@ from drpo_graph.errors import ReplyError
 from drpo_graph.events import CandidateCreated, Warned
 from drpo_graph.protocols import RewriteRequest
 from drpo_graph.records import Origin, Query, Rollout
+from drpo_graph.rewrite_guards import make_guard
+from drpo_graph.selection import ROOT_ID
 from drpo_graph.settings import Settings
 from drpo_graph.state import CandidateRef, ExpandState
 
@@ -89,12 +91,31 @@ async def _rewrite(
         # The published code sends 0 with every request.
         seed=0 if settings.is_compat else seed,
         rejected=await session.archive.rejected_rewrites(),
+        guard=make_guard(
+            settings,
+            initial_prompt=await session.archive.prompt_of(ROOT_ID),
+            prompt=prompt,
+            former_prompts=former,
+            examples=examples,
+        ),
     )
     try:
-        return list(await context.components.rewriter.rewrite(request, models=session.models))
+        return _keep_usable(session, request, await context.components.rewriter.rewrite(request, models=session.models))
     except ReplyError as error:
         session.emitter.emit(Warned(run_id=session.run_id, message=f"{error}; the candidate is kept as it is"))
         return []
+
+
+def _keep_usable(session: RunSession, request: RewriteRequest, rewrites: Sequence[str]) -> list[str]:
+    """Return the rewrites that can be used; ours are checked as they are parsed, those of another rewriter here."""
+    usable = []
+    for rewrite in rewrites:
+        try:
+            usable.append(request.guard.check(rewrite))
+        except ReplyError as error:
+            message = f"a rewrite of candidate {request.candidate_id!r} is not used: {error}"
+            session.emitter.emit(Warned(run_id=session.run_id, message=message))
+    return usable
 
 
 async def _find_children(session: RunSession, state: ExpandState) -> list[StoredCandidate] | None:

@@ -16,6 +16,7 @@ from drpo_graph.events import CandidateCreated, LevelStarted, RunStarted
 from drpo_graph.foresight import warn_at_start
 from drpo_graph.levels import prefetch_indices, query_indices
 from drpo_graph.records import Query, RejectedRewrite
+from drpo_graph.rewrite_guards import check_fillable
 from drpo_graph.settings import Settings
 from drpo_graph.state import STATE_FORMAT, CandidateRef, SearchState
 
@@ -34,6 +35,9 @@ async def start_run(state: SearchState, runtime: Runtime[RunContext]) -> SearchS
     if shared:
         raise DatasetError(f"Training and validation queries share the ids {', '.join(sorted(shared)[:5])}.")
     prompt = state.get("initial_prompt") or settings.initial_prompt
+    # An app fills its own templates.
+    filled = [*queries, *validation] if runtime.context.components.responder is None else []
+    check_fillable(settings, prompt, filled)
     root = _make_root(prompt)
     await _store(session, queries, validation, prompt)
     level_queries = [queries[index].id for index in query_indices(0, settings=settings, num_queries=len(queries))]

@@ -27,7 +27,10 @@ PLACEHOLDERS: Mapping[str, frozenset[str]] = {
     "rewrite_prompts": frozenset({"former_prompts", "current_prompt", "critiques"}),
     "repair": frozenset({"problem"}),
     "respond_flat": frozenset({"system_prompt", "query"}),
+    "keep_placeholders": frozenset({"placeholders"}),
 }
+KEEP_PLACEHOLDERS = "keep_placeholders"
+"""The template that is added for prompts that are templates themselves; part of the fingerprint of such runs alone."""
 METRICS_FILE = "metrics.toml"
 WARM_START_FILE = "rejected_rewrites.md"
 """A template that only a run with a warm start has any use for."""
@@ -119,6 +122,7 @@ class PromptLibrary:
         former_prompts: Sequence[str],
         examples: Sequence[tuple[Query, Rollout]],
         rejected: Sequence[RejectedRewrite] = (),
+        placeholders: Sequence[str] = (),
     ) -> list[Message]:
         """Return the request that asks for a better system prompt.
 
@@ -127,6 +131,7 @@ class PromptLibrary:
             former_prompts: Earlier prompts of its path, oldest first, without the current one.
             examples: Queries with the candidate's rollouts on them, in the order they should be shown.
             rejected: What a former run tried and found worse; without any, the request is as if there were none.
+            placeholders: What the new prompt must keep as it is written.
         """
         former = "\n\n".join(
             f"Version {number}:\n{fence('prompt', prompt)}" for number, prompt in enumerate(former_prompts, 1)
@@ -138,12 +143,16 @@ class PromptLibrary:
         if rejected:
             listed = "\n\n".join(_render_rejected(number, one) for number, one in enumerate(rejected, 1))
             versions = f"{versions}\n\n{self.rejected_rewrites.substitute(rewrites=listed).strip()}"
-        return self._user(
+        messages = self._user(
             "rewrite_prompts",
             former_prompts=versions,
             current_prompt=fence("prompt", current_prompt),
             critiques=shown or "(no answer could be judged; improve the prompt on its own merits)",
         )
+        if placeholders:
+            listed = "\n".join(f"- {one}" for one in placeholders)
+            messages[-1]["content"] += "\n\n" + self._fill(KEEP_PLACEHOLDERS, placeholders=listed)
+        return messages
 
     def render_repair(self, problem: str) -> Message:
         """Return the message that asks for a usable reply after one that was not."""
@@ -160,8 +169,12 @@ class PromptLibrary:
         return self.templates[name].substitute(values)
 
 
-def load_prompts(folder: Path | None = None) -> PromptLibrary:
+def load_prompts(folder: Path | None = None, *, has_placeholders: bool = False) -> PromptLibrary:
     """Return our templates and metrics, replaced file by file by those in ``folder``.
+
+    Args:
+        folder: Templates of the user's own.
+        has_placeholders: Whether the prompt is a template itself, which the optimizer is told then.
 
     Raises:
         TemplateError: the folder does not exist or replaces nothing, a file cannot be read, a template's placeholders
@@ -177,7 +190,10 @@ def load_prompts(folder: Path | None = None) -> PromptLibrary:
     if folder is not None and (folder / WARM_START_FILE).is_file():
         # Ours is left out: the fingerprints of runs that do without it stay what they were.
         names.append(WARM_START_FILE)
-    digest = hashlib.sha256("\0".join(f"{name}\0{texts[name]}" for name in names).encode()).hexdigest()
+    added = f"{KEEP_PLACEHOLDERS}.md"
+    is_used = has_placeholders or texts[added] != _read(added, None)
+    used = [name for name in names if is_used or name != added]
+    digest = hashlib.sha256("\0".join(f"{name}\0{texts[name]}" for name in used).encode()).hexdigest()
     return PromptLibrary(templates=templates, metrics=metrics, fingerprint=digest, rejected_rewrites=rejected_rewrites)
 
 

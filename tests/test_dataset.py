@@ -492,3 +492,28 @@ def test_any_file_loads_or_is_reported(tmp_path: Path, suffix: str, content: byt
 @given(content=any_bytes)
 def test_any_stdin_loads_or_is_reported(content: bytes) -> None:
     check_loads_or_reports("-", io.TextIOWrapper(io.BytesIO(content), encoding="utf-8"))
+
+
+def test_values_are_read_from_json_and_from_columns_of_csv(tmp_path: Path) -> None:
+    (tmp_path / "q.jsonl").write_text('{"text": "Why?", "values": {"user": "Ann", "note": ""}}\n{"text": "How?"}\n')
+    (tmp_path / "q.csv").write_text("text,values.user\nWhy?,Ann\nHow?,\n")
+    assert [query.values for query in load_queries(tmp_path / "q.jsonl")] == [{"user": "Ann", "note": ""}, {}]
+    assert [query.values for query in load_queries(tmp_path / "q.csv")] == [{"user": "Ann"}, {}]
+
+
+@pytest.mark.parametrize(
+    ("values", "told"), [('["Ann"]', "values must be an object"), ('{"user": 3}', "value 'user' must be a string")]
+)
+def test_values_that_are_no_texts_are_told(tmp_path: Path, values: str, told: str) -> None:
+    (tmp_path / "q.jsonl").write_text(f'{{"text": "Why?", "values": {values}}}\n')
+    with pytest.raises(DatasetError, match=told):
+        load_queries(tmp_path / "q.jsonl")
+
+
+def test_query_without_values_is_stored_and_hashed_as_before_there_were_any() -> None:
+    plain, filled = Query(id="a", text="Why?"), Query(id="a", text="Why?", values={"user": "Ann"})
+    assert set(plain.model_dump()) == {"id", "text", "kind", "tags"}
+    assert Query.model_validate(filled.model_dump(mode="json")) == filled
+    assert dataset_hash([plain]) == hashlib.sha256(b'[["a","Why?",""]]').hexdigest()
+    assert dataset_hash([filled]) != dataset_hash([plain])
+    assert {plain, filled} == {filled, plain}

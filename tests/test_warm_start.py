@@ -10,7 +10,7 @@ from drpo_graph.errors import DatasetError
 from drpo_graph.graph import RECURSION_LIMIT, build_graph
 from drpo_graph.ladder import Models
 from drpo_graph.prompts import load_prompts
-from drpo_graph.prompts.library import METRICS_FILE, PLACEHOLDERS, fence
+from drpo_graph.prompts.library import KEEP_PLACEHOLDERS, METRICS_FILE, PLACEHOLDERS, fence
 from drpo_graph.protocols import RewriteRequest
 from drpo_graph.records import Candidate, RejectedRewrite
 from drpo_graph.warm_start import choose_rejected
@@ -76,7 +76,7 @@ def test_without_a_warm_start_nothing_changes() -> None:
     plain = prompts.render_rewrite(current_prompt="now", former_prompts=["then"], examples=[])
     assert plain == prompts.render_rewrite(current_prompt="now", former_prompts=["then"], examples=[], rejected=())
     assert "former run" not in plain[0]["content"]
-    names = [*(f"{name}.md" for name in PLACEHOLDERS), METRICS_FILE]
+    names = [*(f"{name}.md" for name in PLACEHOLDERS if name != KEEP_PLACEHOLDERS), METRICS_FILE]
     texts = [f"{name}\0{files('drpo_graph.prompts').joinpath(name).read_text(encoding='utf-8')}" for name in names]
     assert prompts.fingerprint == hashlib.sha256("\0".join(texts).encode()).hexdigest()
 

@@ -31,6 +31,8 @@ def fork_command(
     seed: flags.SeedOption = None,
     templates: flags.TemplatesOption = None,
     metrics_cache: flags.MetricsCacheOption = None,
+    reward: flags.RewardOption = None,
+    reward_weight: flags.RewardWeightOption = None,
     config: flags.ConfigOption = None,
     overrides: flags.OverridesOption = None,
     max_concurrency: flags.MaxConcurrencyOption = None,

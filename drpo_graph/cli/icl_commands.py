@@ -12,7 +12,6 @@ from drpo_graph.cli.inputs import read_settings
 from drpo_graph.cli.places import DEFAULT_PLACE
 from drpo_graph.errors import DatasetError
 from drpo_graph.records import ICLExample
-from drpo_graph.retrieval import bundled_icl_examples, load_icl_examples
 
 ExamplesArgument = Annotated[
     Path | None,
@@ -67,6 +66,8 @@ def icl_command(
     given: dict[str, object] = defaultdict(lambda: None, locals())
     storage = find_storage(checkpoint)
     settings = read_settings(given)
+    from drpo_graph.retrieval import bundled_icl_examples, load_icl_examples  # Loads LangChain's vector store.
+
     chosen = _choose(bundled_icl_examples() if examples is None else load_icl_examples(examples), num_examples)
     if thread_id is not None:
         check_thread_id(thread_id)

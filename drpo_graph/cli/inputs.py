@@ -32,6 +32,9 @@ _FLAGS_NAMED_LIKE_SETTINGS = (
     "icl_examples",
     "embeddings",
     "embeddings_base_url",
+    "reward",
+    "reward_weight",
+    "placeholders",
     "max_concurrency",
     "requests_per_second",
     "base_model",
@@ -107,6 +110,8 @@ def read_changes(given: Mapping[str, object]) -> dict[str, object]:
     file, own = load_settings_file(config) if config else {}, _read_budget(given)
     if given["max_outage"] is not None:
         own["max_outage_s"] = given["max_outage"]
+    if given["reward"] is not None:
+        own["reward"] = given["reward"]
     return merge_settings(file, own, read_overrides(overrides))
 
 

@@ -16,6 +16,7 @@ from drpo_graph.cli.inputs import (
 from drpo_graph.cli.places import DEFAULT_PLACE, find_place_of
 from drpo_graph.cli.warm_starts import read_warm_start
 from drpo_graph.dataset import order_queries
+from drpo_graph.rewrite_guards import check_fillable
 
 
 def optimize_command(
@@ -51,6 +52,9 @@ def optimize_command(
     icl_examples: flags.IclExamplesOption = None,
     embeddings: flags.EmbeddingsOption = None,
     embeddings_base_url: flags.EmbeddingsBaseUrlOption = None,
+    reward: flags.RewardOption = None,
+    reward_weight: flags.RewardWeightOption = None,
+    placeholders: flags.PlaceholdersOption = None,
     config: flags.ConfigOption = None,
     overrides: flags.OverridesOption = None,
     thread_id: flags.ThreadIdOption = None,
@@ -92,6 +96,7 @@ def optimize_command(
     check_held_out(training, held_out)
     # The run draws them itself; here it shows in time whether there are enough.
     order_queries(training, seed=settings.seed, num_queries=settings.num_queries)
+    check_fillable(settings, settings.initial_prompt, [*training, *held_out])
     if base_model_family:
         typer.echo("note: --base-model-family is not needed: the server knows its model's chat template.", err=True)
     if thread_id is not None:
@@ -122,6 +127,7 @@ def resume_command(
     max_cost: flags.MaxCostOption = None,
     max_time: flags.MaxTimeOption = None,
     prices: flags.PriceOption = None,
+    reward: flags.RewardOption = None,
     force: flags.ForceOption = False,
     retry_failed: flags.RetryFailedOption = False,
     serve: flags.ServeOption = False,

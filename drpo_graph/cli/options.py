@@ -226,6 +226,28 @@ EmbeddingsBaseUrlOption = Annotated[
         "--embeddings-base-url", metavar="URL", help="OpenAI-compatible API of --embeddings.", rich_help_panel=_MODELS
     ),
 ]
+RewardOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--reward",
+        metavar="MODULE:FUNCTION",
+        help="Scores responses in the critic's place; may be given several times.",
+        rich_help_panel=_SEARCH,
+    ),
+]
+RewardWeightOption = Annotated[
+    float | None,
+    typer.Option("--reward-weight", metavar="X", help="Its share; the critic has the rest.", rich_help_panel=_SEARCH),
+]
+PlaceholdersOption = Annotated[
+    Literal["none", "auto", "format", "mustache", "dollar"] | None,
+    typer.Option(
+        "--placeholders",
+        metavar="STYLE",
+        help="What the prompt's are like: format {x}, mustache {{x}}, dollar $x, auto.",
+        rich_help_panel=_SEARCH,
+    ),
+]
 ConfigOption = Annotated[
     Path | None,
     typer.Option("--config", metavar="FILE", help="Settings, TOML or JSON; flags win over it.", rich_help_panel=_RUN),

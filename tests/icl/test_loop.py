@@ -210,7 +210,10 @@ async def test_published_examples_are_accepted(tmp_path: Path) -> None:
 @pytest.mark.local
 @pytest.mark.timeout(600)
 async def test_embedded_model_optimises_two_examples(tmp_path: Path) -> None:
-    settings = build_settings({"model": "local:smollm2", "max_concurrency": 4})
+    # A small model rambles to the token limit, and each cut reply is asked for again with twice the room.
+    bounds = {"max_rationale_chars": 120, "max_prompt_chars": 300, "max_metrics": 2, "max_reply_attempts": 1}
+    limits = {f"{role}_max_tokens": 256 for role in ("metrics", "critic", "optimizer")}
+    settings = build_settings({"model": "local:smollm2", "max_concurrency": 4, **bounds, **limits})
     result = await optimize_icl(
         [ICLExample(query="Why is the sky blue?", response="It is."), ICLExample(query="Add 2 and 2.", response="4")],
         settings=settings,

@@ -14,6 +14,7 @@ from drpo_graph.cli import (
     icl_commands,
     models_commands,
     optimize_commands,
+    registry_commands,
     retention_commands,
     run_commands,
     serve_commands,
@@ -45,6 +46,8 @@ for _name, _command in (
     ("events", run_commands.events_command),
     ("prune", retention_commands.prune_command),
     ("export", retention_commands.export_command),
+    ("import", registry_commands.import_command),
+    ("prompts", registry_commands.prompts_command),
     ("serve", serve_commands.serve_command),
 ):
     # Typer keeps the line breaks of a docstring: the terminal's width should decide.

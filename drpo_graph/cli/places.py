@@ -3,9 +3,10 @@
 import shlex
 
 from drpo_graph.checkpoint import DEFAULT_CHECKPOINT, SqliteStorage, check_thread_id, find_storage
-from drpo_graph.storage import Storage
+from drpo_graph.storage import RUNS_FOLDER, Storage
 
 DEFAULT_PLACE = str(DEFAULT_CHECKPOINT)
+DEFAULT_PROMPTS = RUNS_FOLDER / "prompts"
 
 
 def find_place_of(thread_id: str, place: str) -> Storage:

@@ -1,0 +1,119 @@
+"""Registered prompts are kept by model name, privately, and come back as they were."""
+
+import datetime
+import stat
+from pathlib import Path
+
+import pytest
+from langchain_core.messages import HumanMessage, SystemMessage
+
+from drpo_graph.errors import UsageError
+from drpo_graph.prompt_registry import GENERAL_PROMPT, PromptRegistry, RegisteredPrompt
+from drpo_graph.records import PairedComparison, RunResult, Validation
+
+
+def make_result(*, validation: Validation | None = None, candidate_id: str = "1.0.0") -> RunResult:
+    return RunResult(
+        thread_id="t",
+        status="done",
+        system_prompt="Be kind.",
+        candidate_id=candidate_id,
+        reward=4.5,
+        path_reward=None,
+        initial_prompt="Help.",
+        initial_reward=3.0,
+        initial_reward_same_queries=3.5,
+        depth=1,
+        trace=("0", "1.0.0"),
+        beam=("1.0.0",),
+        validation=validation,
+        usage_by_role={},
+        failures_by_kind={},
+        fingerprints={},
+        format=1,
+    )
+
+
+VALIDATION = Validation(
+    num_queries=9,
+    initial_reward=3.2,
+    comparisons=(
+        PairedComparison(
+            candidate_id="1.0.0", num_queries=9, reward=4.0, difference=0.8, interval_low=0.3, interval_high=1.2
+        ),
+    ),
+    selected_id="1.0.0",
+    is_significant=True,
+)
+
+
+@pytest.mark.parametrize("model", ["gpt-4", "org/model", "../../etc/passwd", "..", ".hidden", "a%2Fb", "modèle 7b"])
+def test_a_prompt_comes_back_and_stays_in_the_folder(tmp_path: Path, model: str) -> None:
+    registry = PromptRegistry(tmp_path / "prompts")
+    prompt = RegisteredPrompt(model=model, system_prompt="Be {kind}.", date=datetime.date(2025, 1, 2), licence="MIT")
+    path = registry.add(prompt)
+    assert path.resolve().parent == (tmp_path / "prompts").resolve()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert '"2025-01-02"' in path.read_text()
+    assert registry.find(model) == registry.for_model(model) == prompt
+    assert registry.list() == (prompt,)
+
+
+def test_an_unknown_model_gets_the_general_prompt(tmp_path: Path) -> None:
+    registry = PromptRegistry(tmp_path / "none")
+    assert registry.find("m") is None
+    assert registry.list() == ()
+    assert registry.for_model("m").system_prompt == GENERAL_PROMPT
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_later_prompt_replaces_the_former(tmp_path: Path) -> None:
+    registry = PromptRegistry(tmp_path)
+    for text in ("one", "two"):
+        registry.add(RegisteredPrompt(model="m", system_prompt=text))
+    assert [one.system_prompt for one in registry.list()] == ["two"]
+
+
+@pytest.mark.parametrize("model", ["", "\udcff", "x" * 400])
+def test_a_name_that_names_no_file_is_refused(tmp_path: Path, model: str) -> None:
+    with pytest.raises(UsageError, match="name"):
+        PromptRegistry(tmp_path).find(model)
+
+
+def test_a_damaged_file_is_told_with_its_place(tmp_path: Path) -> None:
+    (tmp_path / "m.json").write_text('{"model": "m"}')
+    with pytest.raises(UsageError, match=r"m\.json: system_prompt: "):
+        PromptRegistry(tmp_path).list()
+
+
+def test_a_folder_that_is_a_file_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    registry = PromptRegistry(tmp_path / "file")
+    with pytest.raises(UsageError, match="file"):
+        registry.list()
+    with pytest.raises(UsageError, match="file"):
+        registry.add(RegisteredPrompt(model="m", system_prompt="p"))
+
+
+def test_a_validated_result_brings_its_gain_and_its_interval() -> None:
+    prompt = RegisteredPrompt.from_result(make_result(validation=VALIDATION), model="m", source="s")
+    assert (prompt.model, prompt.system_prompt, prompt.source, prompt.run) == ("m", "Be kind.", "s", "t")
+    assert (prompt.reward, prompt.initial_reward, prompt.difference) == (4.0, 3.2, 0.8)
+    assert (prompt.interval_low, prompt.interval_high, prompt.is_significant) == (0.3, 1.2, True)
+
+
+def test_a_result_without_validation_claims_no_gain() -> None:
+    prompt = RegisteredPrompt.from_result(make_result(), model="m")
+    assert (prompt.reward, prompt.initial_reward) == (4.5, 3.5)
+    assert prompt.difference is prompt.interval_low is prompt.is_significant is None
+
+
+def test_an_initial_prompt_that_was_kept_has_gained_nothing() -> None:
+    prompt = RegisteredPrompt.from_result(make_result(validation=VALIDATION, candidate_id="0"), model="m")
+    assert (prompt.reward, prompt.difference, prompt.is_significant) == (3.2, None, False)
+
+
+def test_the_template_holds_the_prompt_word_by_word() -> None:
+    template = RegisteredPrompt(model="m", system_prompt='Use {"a": {b}}.').to_chat_prompt_template()
+    asked = template.invoke({"messages": [HumanMessage("{hi}")]}).to_messages()
+    assert asked == [SystemMessage('Use {"a": {b}}.'), HumanMessage("{hi}")]

@@ -130,7 +130,7 @@ WarmStartOption = Annotated[
     typer.Option(
         "--warm-start",
         metavar="WHAT",
-        help="Start from what was found: a file with a prompt, or a former run.",
+        help="Start from what was found: a file with a prompt, a former run, a model with a kept prompt.",
         rich_help_panel=_SEARCH,
     ),
 ]

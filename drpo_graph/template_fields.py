@@ -107,6 +107,19 @@ def fill(prompt: str, style: FieldStyle, values: Mapping[str, str]) -> str:
     )
 
 
+def as_format(prompt: str, style: FieldStyle | None) -> str:
+    """Return the prompt as ``str.format`` takes it: placeholders as ``{name}``, literal braces doubled.
+
+    Raises:
+        TemplateSyntaxError: the prompt is no template of this style.
+    """
+    pieces = [_Piece(prompt, None)] if style is None else _read(prompt, style)
+    return "".join(
+        piece.literal.replace("{", "{{").replace("}", "}}") + ("" if piece.name is None else f"{{{piece.name}}}")
+        for piece in pieces
+    )
+
+
 def mark(name: str, style: FieldStyle) -> str:
     """Return a placeholder as it is written."""
     return _MARK_BY_STYLE[style] % name

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple, TextIO
 from drpo_graph.cli import generate_options as own
 from drpo_graph.cli import options as flags
 from drpo_graph.cli.inputs import read_overrides, read_prompt
-from drpo_graph.cli.places import DEFAULT_PLACE, find_place_of
+from drpo_graph.cli.places import DEFAULT_PLACE, find_place_of, open_prompts
 from drpo_graph.display.streams import quiet
 from drpo_graph.errors import UsageError
 from drpo_graph.inert import InertStream, inert_json
@@ -19,6 +19,7 @@ from drpo_graph.settings import Settings, build_settings, merge_settings
 
 if TYPE_CHECKING:
     from drpo_graph.aligned import AlignedModel, GivenPrompt
+    from drpo_graph.prompt_registry import PromptRegistry
     from drpo_graph.records import RunResult
 
 _DEFAULTS: dict[str, object] = {"max_outage_s": 0, "max_retries": 3}
@@ -33,6 +34,8 @@ def generate_command(
     system_prompt: own.SystemPromptOption = None,
     run: own.RunOption = None,
     checkpoint: flags.CheckpointOption = DEFAULT_PLACE,
+    prompt: own.PromptOption = None,
+    registry: own.RegistryOption = None,
     num_icl: own.NumICLOption = None,
     icl_examples: flags.IclExamplesOption = None,
     embeddings: flags.EmbeddingsOption = None,
@@ -46,10 +49,13 @@ def generate_command(
 ) -> None:
     """Answer QUERY with a model and its optimised prompt, and print the response as it comes.
 
-    The system prompt is your own or a finished run's; without one the model gets the general alignment prompt.
+    The system prompt is your own, a finished run's, or the registry's for the model; a model that the registry does not
+    know gets the general alignment prompt.
     """
-    if system_prompt is not None and run is not None:
-        raise UsageError("--system-prompt and --run: a response has one system prompt. Give one of them.")
+    named = {"--system-prompt": system_prompt, "--run": run, "--prompt": prompt}
+    given = [flag for flag, value in named.items() if value is not None]
+    if len(given) > 1:
+        raise UsageError(f"{' and '.join(given)}: a response has one system prompt. Give one of them.")
     asked = _read_query(query)
     text = read_prompt(system_prompt) if system_prompt is not None else None
     found = asyncio.run(_read_run(run, checkpoint)) if run is not None else None
@@ -60,8 +66,9 @@ def generate_command(
         {**place, **sampling}, found.settings if found else None, likeness=likeness, overrides=overrides
     )
     wanted = num_icl if num_icl is not None else settings.k if settings.ret_icl else 0
-    prompt = text if text is not None or found is None else found.result
-    aligned = _make_model(settings, prompt, num_icl=wanted)
+    prompts = open_prompts(registry)
+    chosen = text if text is not None else found.result if found else _find_prompt(prompts, prompt)
+    aligned = _make_model(settings, chosen, registry=prompts, num_icl=wanted)
     asyncio.run(_answer(aligned, asked, as_json=as_json))
 
 
@@ -127,7 +134,17 @@ async def _read_run(thread_id: str, place: str) -> _Found:
     return _Found(stored.record.settings, stored.result)
 
 
-def _make_model(settings: Settings, prompt: "GivenPrompt | None", *, num_icl: int) -> "AlignedModel":
+def _find_prompt(registry: "PromptRegistry | None", name: str | None) -> "GivenPrompt | None":
+    if name is None:
+        return None
+    if registry is None:
+        raise UsageError(f"--prompt {name}: there is no folder of prompts. Name it with --registry.")
+    return registry.require(name)
+
+
+def _make_model(
+    settings: Settings, prompt: "GivenPrompt | None", *, registry: "PromptRegistry | None", num_icl: int
+) -> "AlignedModel":
     from drpo_graph.aligned import AlignedModel, check_num_icl  # Loads LangChain.
     from drpo_graph.retrieval import open_retriever
 
@@ -136,6 +153,7 @@ def _make_model(settings: Settings, prompt: "GivenPrompt | None", *, num_icl: in
         model=settings.base.model,
         settings=settings,
         system_prompt=prompt,
+        registry=registry,
         num_icl=num_icl,
         retriever=open_retriever(settings.model_copy(update={"ret_icl": True})) if num_icl else None,
     )

@@ -1,5 +1,6 @@
 """The options of ``drpo generate`` that no other command has."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -30,6 +31,24 @@ SystemPromptOption = Annotated[
 RunOption = Annotated[
     str | None,
     typer.Option("--run", metavar="THREAD", help="The prompt that a finished run found.", rich_help_panel=_PROMPT),
+]
+PromptOption = Annotated[
+    str | None,
+    typer.Option(
+        "--prompt",
+        metavar="NAME",
+        help="The registry's prompt for the model of this name; for MODEL by default.",
+        rich_help_panel=_PROMPT,
+    ),
+]
+RegistryOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--registry",
+        metavar="DIR",
+        help="Folder of optimised prompts; drpo_prompts by default, if there is one.",
+        rich_help_panel=_PROMPT,
+    ),
 ]
 NumICLOption = Annotated[
     int | None,

@@ -130,7 +130,7 @@ WarmStartOption = Annotated[
     typer.Option(
         "--warm-start",
         metavar="WHAT",
-        help="Start from what was found: a file with a prompt, or a former run.",
+        help="Start from what was found: a file with a prompt, a former run, a model with a kept prompt.",
         rich_help_panel=_SEARCH,
     ),
 ]
@@ -386,7 +386,7 @@ UnfinishedOption = Annotated[
 ]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", metavar=_FLAG, help="Do not ask.")]
 OutputOption = Annotated[
-    Path, typer.Option("--output", "-o", metavar="DIR", help="Where the files go, a folder for each run.")
+    Path | None, typer.Option("--output", "-o", metavar="DIR", help="Where the files go, a folder for each run.")
 ]
 AllRunsOption = Annotated[bool, typer.Option("--all", metavar=_FLAG, help="Every run of the checkpoint.")]
 PlainFilesOption = Annotated[

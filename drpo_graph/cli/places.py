@@ -1,12 +1,16 @@
-"""How commands name the place of runs."""
+"""How commands name the place of runs, and that of prompts."""
 
 import shlex
+from pathlib import Path
 
 from drpo_graph.checkpoint import DEFAULT_CHECKPOINT, SqliteStorage, check_thread_id, find_storage
-from drpo_graph.storage import RUNS_FOLDER, Storage
+from drpo_graph.errors import UsageError
+from drpo_graph.prompt_registry import PromptRegistry
+from drpo_graph.storage import Storage
 
 DEFAULT_PLACE = str(DEFAULT_CHECKPOINT)
-DEFAULT_PROMPTS = RUNS_FOLDER / "prompts"
+DEFAULT_PROMPTS = Path("drpo_prompts")
+"""Not below the runs' folder, where a run of any name has its own."""
 
 
 def find_place_of(thread_id: str, place: str) -> Storage:
@@ -30,3 +34,15 @@ def is_default(storage: Storage) -> bool:
 def name_place(storage: Storage) -> str:
     """Return what a command needs to find a place, e.g. ``" --checkpoint FILE"``; never with a password."""
     return "" if is_default(storage) else f" --checkpoint {shlex.quote(storage.name)}"
+
+
+def open_prompts(folder: Path | None) -> PromptRegistry | None:
+    """Return the registry of prompts that is named, else the one at the usual place, or ``None`` where none is there.
+
+    Raises:
+        UsageError: the one that is named is not there.
+    """
+    if folder is not None and not folder.is_dir():
+        raise UsageError(f"--registry {folder}: there is no such folder. `drpo import` makes one.")
+    chosen = folder or DEFAULT_PROMPTS
+    return PromptRegistry(chosen) if chosen.is_dir() else None

@@ -1,5 +1,6 @@
 """``drpo import`` and ``drpo prompts``: keep optimised prompts by model name, and show them."""
 
+import datetime
 import sys
 from pathlib import Path
 from typing import Annotated, Final
@@ -9,17 +10,20 @@ import typer
 from drpo_graph.cli.places import DEFAULT_PROMPTS
 from drpo_graph.display import inert, inert_block
 from drpo_graph.display.streams import quiet
-from drpo_graph.errors import UsageError
+from drpo_graph.errors import CheckpointError, DRPOError, UsageError
+from drpo_graph.private_files import write_atomically
 from drpo_graph.prompt_registry import (
+    PromptForm,
     PromptRegistry,
     RegisteredPrompt,
+    describe_provenance,
     is_model_mapping,
     read_model_mapping,
     read_published_prompt,
+    render_prompt,
 )
 
 _MAPPING: Final = "model_mapping.json"
-_EXIT_FAILED: Final = 1
 _MAX_LINE: Final = 2000
 _MAX_PROMPT: Final = 1_000_000
 
@@ -31,48 +35,130 @@ ModelOption = Annotated[
     str | None, typer.Option("--model", metavar="NAME", help="The model's name; else that of the result's folder.")
 ]
 RegistryOption = Annotated[Path, typer.Option("--registry", metavar="DIR", help="The folder of prompts.")]
+LicenceOption = Annotated[
+    str | None, typer.Option("--licence", metavar="TEXT", help="Under which the prompt may be used; kept with it.")
+]
+FormOption = Annotated[
+    PromptForm,
+    typer.Option(
+        "--format",
+        metavar="FORM",
+        help="txt, json (with provenance), template (LangChain's ChatPromptTemplate) or hub (LangSmith's prompt hub).",
+    ),
+]
+OutputOption = Annotated[
+    Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write it there, exactly, instead of printing it.")
+]
 
 
-def import_command(path: ResultArgument, model: ModelOption = None, registry: RegistryOption = DEFAULT_PROMPTS) -> None:
+def import_command(
+    path: ResultArgument,
+    model: ModelOption = None,
+    registry: RegistryOption = DEFAULT_PROMPTS,
+    licence: LicenceOption = None,
+) -> None:
     """Keep the prompt of a published result, or of a run's folder, for a model; or all those of a model mapping.
 
-    Nothing that a pickle names is executed. What a mapping names and is not there is told, and the rest is kept.
+    Nothing that a pickle names is executed. What a mapping names and is not there is told, and the rest is kept; the
+    exit code is 1 then.
     """
     mapping = path / _MAPPING if (path / _MAPPING).is_file() else path
-    prompts: dict[str, str] = {}
+    faults: tuple[str, ...] = ()
     if is_model_mapping(mapping):
-        prompts, faults = read_model_mapping(mapping)
-        if model is not None:
-            prompts = {name: one for name, one in prompts.items() if name == model}
-            faults = tuple(one for one in faults if one.startswith(f"{model}: "))
-            if not prompts and not faults:
-                raise UsageError(f"--model {model}: {mapping} does not name it. Give a name that stands there.")
-        for fault in faults:
-            typer.echo(inert(fault, max_chars=_MAX_LINE), err=True)
+        prompts, faults = _read_mapping(mapping, model)
     else:
-        prompts[model or _name_folder(path)] = read_published_prompt(path)
-    kept = PromptRegistry(registry)
+        prompts = {model or _name_folder(path): read_published_prompt(path)}
+    for fault in faults:
+        typer.echo(inert(fault, max_chars=_MAX_LINE), err=True)
+    today = datetime.datetime.now(datetime.UTC).date()
+    num_kept = 0
     for name, text in prompts.items():
-        kept.add(RegisteredPrompt(model=name, system_prompt=text, source=str(path)))
-        _print(f"Imported the prompt of {name} ({len(text)} characters).")
-    if not prompts:
-        raise typer.Exit(_EXIT_FAILED)
+        num_kept += _keep(
+            PromptRegistry(registry),
+            RegisteredPrompt(model=name, system_prompt=text, source=str(path), date=today, licence=licence),
+            goes_on=len(prompts) > 1,
+        )
+    num_wanted = len(prompts) + len(faults)
+    if num_kept < num_wanted:
+        raise CheckpointError(f"{num_wanted - num_kept} of {num_wanted} prompts were not imported.")
 
 
-def prompts_command(name: NameArgument = None, registry: RegistryOption = DEFAULT_PROMPTS) -> None:
-    """List the prompts that are kept, or print that of one model."""
+def prompts_command(
+    name: NameArgument = None,
+    registry: RegistryOption = DEFAULT_PROMPTS,
+    form: FormOption = "txt",
+    output: OutputOption = None,
+) -> None:
+    """List the prompts that are kept, or give that of one model, in the form that is wanted."""
     kept = PromptRegistry(registry)
     if name is not None:
-        prompt = kept.find(name)
-        if prompt is None:
-            raise UsageError(f"No prompt of {name!r} in {registry}. `drpo prompts` lists what there is.")
-        _print(prompt.system_prompt)
+        _give(kept.require(name), form, output)
         return
+    if output is not None or form != "txt":
+        raise UsageError("drpo prompts: --format and --output are for one prompt. Name its model.")
     prompts = kept.list()
     for prompt in prompts:
         _print(inert(_describe(prompt), max_chars=_MAX_LINE))
     if not prompts:
         _print(f"No prompts in {registry}. `drpo import` adds one.")
+
+
+def keep_and_tell(kept: PromptRegistry, prompt: RegisteredPrompt) -> None:
+    """Keep a prompt, and say what it replaces.
+
+    Raises:
+        UsageError: it cannot be kept.
+    """
+    try:
+        former = kept.find(prompt.model)
+    except UsageError as error:
+        # A damaged file is mended by being replaced; whatever else is wrong, adding tells.
+        _print(inert(f"{error} It is replaced.", max_chars=_MAX_LINE))
+        former = None
+    kept.add(prompt)
+    told = f"{prompt.model}: {len(prompt.system_prompt)} characters kept in {kept.folder}"
+    if former is not None and former.system_prompt != prompt.system_prompt:
+        told += f", in place of those from {former.run or former.source or 'elsewhere'}"
+    _print(inert(told, max_chars=_MAX_LINE))
+
+
+def _read_mapping(path: Path, model: str | None) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Return a mapping's prompts, or that of one model alone, and what is wrong with the others."""
+    prompts, faults = read_model_mapping(path)
+    if model is None:
+        return prompts, faults
+    chosen = {name: one for name, one in prompts.items() if name == model}
+    wrong = tuple(one for one in faults if one.startswith(f"{model}: "))
+    if not chosen and not wrong:
+        raise UsageError(f"--model {model}: {path} does not name it. Give a name that stands there.")
+    return chosen, wrong
+
+
+def _keep(kept: PromptRegistry, prompt: RegisteredPrompt, *, goes_on: bool) -> bool:
+    """Keep a prompt and return whether that was possible; one of several that is not keeps the others from nothing."""
+    try:
+        keep_and_tell(kept, prompt)
+    except DRPOError as error:
+        if not goes_on:
+            raise
+        typer.echo(inert(f"{prompt.model}: {error}", max_chars=_MAX_LINE), err=True)
+        return False
+    return True
+
+
+def _give(prompt: RegisteredPrompt, form: PromptForm, output: Path | None) -> None:
+    text = render_prompt(prompt, form)
+    if output is None:
+        for line in describe_provenance(prompt) if form == "txt" else ():
+            # Beside the prompt, so that this alone goes where stdout leads.
+            typer.echo(inert(line, max_chars=_MAX_LINE), err=True)
+        _print(text)
+        return
+    try:
+        write_atomically(output, text.encode())
+    except OSError as error:
+        raise CheckpointError(f"File {output}: {error.strerror or error}. Give another one with --output.") from error
+    _print(inert(f"{prompt.model}: written to {output}", max_chars=_MAX_LINE))
 
 
 def _name_folder(path: Path) -> str:

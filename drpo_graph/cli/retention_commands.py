@@ -13,6 +13,8 @@ from pydantic import ValidationError
 from drpo_graph.checkpoint import check_thread_id, find_storage
 from drpo_graph.cli import options as flags
 from drpo_graph.cli.places import DEFAULT_PLACE
+from drpo_graph.cli.registry_commands import LicenceOption
+from drpo_graph.cli.registry_exports import ExportModelOption, ExportRegistryOption, read_entry, register_run
 from drpo_graph.display.streams import quiet
 from drpo_graph.errors import CheckpointError, DRPOError, RunLockedError, StateFormatError, UsageError
 from drpo_graph.storage import Storage
@@ -55,17 +57,31 @@ def prune_command(
 
 
 def export_command(
-    output: flags.OutputOption,
     thread_id: flags.SomeRunArgument = None,
+    output: flags.OutputOption = None,
     all_runs: flags.AllRunsOption = False,
+    registry: ExportRegistryOption = None,
+    model: ExportModelOption = None,
+    licence: LicenceOption = None,
     checkpoint: flags.CheckpointOption = DEFAULT_PLACE,
 ) -> None:
-    """Write a run's files from the checkpoint alone: prompt, result, tree; of an unfinished run, the best so far."""
+    """Write a run's files from the checkpoint alone: prompt, result, tree; of an unfinished run, the best so far.
+
+    With --registry a finished run's prompt is kept by its model's name, for drpo prompts and drpo generate.
+    """
+    entry = read_entry(registry, model=model, licence=licence)
+    if output is None and entry is None:
+        raise UsageError("drpo export: say where to: --output DIR for the run's files, --registry DIR for its prompt.")
+    if entry is not None and all_runs:
+        raise UsageError("drpo export --registry: a model has one prompt there. Name one run instead of --all.")
     storage = find_storage(checkpoint)
     storage.require()
     if (thread_id is None) != all_runs:
         raise UsageError("drpo export: name one run, or give --all.")
-    asyncio.run(_export(storage, thread_id, output))
+    if output is not None:
+        asyncio.run(_export(storage, thread_id, output))
+    if entry is not None and thread_id is not None:
+        asyncio.run(register_run(storage, thread_id, entry))
 
 
 async def _prune(storage: Storage, choice: "Choice", *, dry_run: bool, yes: bool) -> None:

@@ -7,6 +7,7 @@ from typing import Final
 
 from drpo_graph.errors import UsageError
 from drpo_graph.pickle_reader import PickledObject
+from drpo_graph.records import metric_key
 from drpo_graph.safe_pickle import load_pickle_file
 
 OUTPUT_NAMES: Final = ("output.pkl", "output.json", "output.txt")
@@ -81,10 +82,27 @@ def _find_target(folder: Path, target: object) -> Path:
     parts = PurePosixPath(target).parts
     if PurePosixPath(target).is_absolute() or ".." in parts:
         raise UsageError(f"{target!r} leads out of the mapping's folder. Import that file by itself, with --model.")
-    for place in (folder.parent.joinpath(*parts), folder.joinpath(*parts), folder.joinpath(*parts[1:])):
-        if place != folder and _exists(place):
-            return place
-    raise UsageError(f"{target!r} is missing beside {folder}. Put it there, or correct the mapping.")
+    tried = [(folder.parent, parts), (folder, parts), (folder, parts[1:])]
+    for base, inner in tried:
+        place = base.joinpath(*inner)
+        if place == folder or not _exists(place):
+            continue
+        if not place.resolve().is_relative_to(base.resolve()):
+            raise UsageError(f"{target!r} leads by a link out of {base}. Import that file by itself, with --model.")
+        return place
+    near = next((one for base, inner in tried for one in _find_alike(base.joinpath(*inner))), None)
+    hint = "" if near is None else f" There is {near.parent.name!r}: import {near} by itself, with --model."
+    raise UsageError(f"{target!r} is missing beside {folder}. Put it there, or correct the mapping.{hint}")
+
+
+def _find_alike(path: Path) -> list[Path]:
+    """Return what a path may have meant: a file in a folder whose name differs in spaces, signs and case alone."""
+    wanted = metric_key(path.parent.name)
+    try:
+        folders = sorted(path.parent.parent.iterdir())
+    except OSError:
+        return []
+    return [one / path.name for one in folders if metric_key(one.name) == wanted and _exists(one / path.name)]
 
 
 def _exists(path: Path) -> bool:

@@ -1,5 +1,6 @@
 """The registry: a folder with one private JSON file per model."""
 
+from difflib import get_close_matches
 from pathlib import Path
 from urllib.parse import quote
 
@@ -11,6 +12,7 @@ from drpo_graph.prompt_registry.general import GENERAL_PROMPT
 from drpo_graph.prompt_registry.records import RegisteredPrompt
 
 _SUFFIX = ".json"
+_MAX_NEAR = 3
 
 
 class PromptRegistry:
@@ -31,17 +33,32 @@ class PromptRegistry:
         """
         path = self._path(model)
         try:
-            return _read(path)
+            found = _read(path)
         except FileNotFoundError:
             return None
+        # Where case makes no difference to a file's name, it does to a model's.
+        return found if found.model == model else None
+
+    def require(self, model: str) -> RegisteredPrompt:
+        """Return a model's prompt.
+
+        Raises:
+            UsageError: there is none; those of similar names are told. Or as :meth:`find`.
+        """
+        found = self.find(model)
+        if found is not None:
+            return found
+        near = self._near(model)
+        hint = f" Near: {', '.join(near)}." if near else " `drpo prompts` lists what there is."
+        raise UsageError(f"No prompt of {model!r} in {self.folder}.{hint}")
 
     def for_model(self, model: str) -> RegisteredPrompt:
-        """Return a model's prompt, or the general one when there is none.
+        """Return a model's prompt, or the general one when there is none, for it or for it without its provider.
 
         Raises:
             UsageError: the name can name no file, or the file cannot be read.
         """
-        known = self.find(model)
+        known = self.find(model) or self.find(model.partition(":")[2] or model)
         return known or RegisteredPrompt(model=model, system_prompt=GENERAL_PROMPT, source="the general prompt")
 
     def add(self, prompt: RegisteredPrompt) -> Path:
@@ -51,6 +68,7 @@ class PromptRegistry:
             UsageError: the name can name no file, or the file cannot be written.
         """
         path = self._path(prompt.model)
+        self._check_is_free(path, prompt.model)
         try:
             write_atomically(path, (prompt.model_dump_json(indent=2) + "\n").encode())
         except OSError as error:
@@ -60,6 +78,7 @@ class PromptRegistry:
             ) from error
         return path
 
+    # After it, the name is no type in this class.
     def list(self) -> tuple[RegisteredPrompt, ...]:
         """Return all prompts, by model name.
 
@@ -76,6 +95,30 @@ class PromptRegistry:
                 f"Prompt registry {self.folder}: {error.strerror or error}. Give a folder that can be read."
             ) from error
 
+    def _near(self, model: str) -> tuple[str, ...]:
+        by_folded = {one.model.casefold(): one.model for one in self.list()}
+        wanted = model.casefold()
+        part = [name for folded, name in by_folded.items() if wanted in folded]
+        close = [by_folded[one] for one in get_close_matches(wanted, by_folded, n=_MAX_NEAR, cutoff=0.5)]
+        return tuple(dict.fromkeys([*close, *part]))[:_MAX_NEAR]
+
+    def _check_is_free(self, path: Path, model: str) -> None:
+        """Do nothing unless the file is another model's: one whose name differs in case alone, where case is nothing.
+
+        Raises:
+            UsageError: it is.
+        """
+        try:
+            other = _read(path).model
+        except (FileNotFoundError, UsageError):
+            # What is damaged is mended by being replaced.
+            return
+        if other != model:
+            raise UsageError(
+                f"Prompt registry {self.folder}: {path.name} holds the prompt of {other!r}, not of {model!r}. Give "
+                "another folder, or rename that file."
+            )
+
     def _path(self, model: str) -> Path:
         try:
             name = quote(model, safe="")
@@ -88,6 +131,9 @@ class PromptRegistry:
 
 def _read(path: Path) -> RegisteredPrompt:
     try:
+        # A pipe would hold the reader up for good.
+        if path.exists() and not path.is_file():
+            raise UsageError(f"Registered prompt {path}: it is no file. Remove it, or give another folder.")
         return RegisteredPrompt.model_validate_json(path.read_bytes())
     except FileNotFoundError:
         raise

@@ -107,6 +107,8 @@ def test_examples_of_a_file_are_shown_and_told(drpo: Drpo, speaker: FakeServer, 
         ([" ", *MODEL], ["blank"]),
         (["x", *MODEL, *OWN, "--run", "t"], ["--system-prompt and --run"]),
         (["x", *MODEL, "--num-icl", "6"], ["0 to 5"]),
+        (["x", *MODEL, "--prompt", "m"], ["--registry"]),
+        (["x", *MODEL, "--registry", "missing"], ["missing", "no such folder"]),
         (["x", *MODEL, "--temperature", "9"], ["temperature"]),
     ],
 )

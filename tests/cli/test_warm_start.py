@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from drpo_graph.prompt_registry import PromptRegistry, RegisteredPrompt
 from drpo_graph.records import RunResult
 from tests.support.command import KEY, MODEL, Drpo, assert_one_line, enter, finished_keys, list_runs, read_result, serve
 from tests.support.fake_server import FakeServer, ServerOptions
@@ -93,6 +94,13 @@ def test_file_gives_only_its_prompt_as_an_initial_prompt_would(drpo: Drpo, folde
     warm, plain = (read_result(folder / "drpo_runs", one) for one in "ab")
     assert warm == plain.model_copy(update={"thread_id": "a"})
     assert warm.fingerprints["data"] == former.fingerprints["data"]
+
+
+def test_kept_prompt_of_a_model_is_begun_with(drpo: Drpo, folder: Path, open_world: FakeServer) -> None:
+    PromptRegistry(folder / "drpo_prompts").add(RegisteredPrompt(model="org/m", system_prompt="Be kind."))
+    assert drpo("optimize", *SEARCH, "--warm-start", "org/m", "--thread-id", "a", *QUIET).code == 0
+    assert read_result(folder / "drpo_runs", "a").initial_prompt == "Be kind."
+    assert "warm start from the prompt of org/m" in drpo("show", "a").out
 
 
 def test_what_cannot_be_started_from_is_refused(drpo: Drpo, folder: Path) -> None:

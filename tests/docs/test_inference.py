@@ -17,7 +17,7 @@ SNIPPETS = read_snippets(GUIDE)
 EXPECTED = {
     "A prompt of your own": ("own", 0),
     "The optimised prompt with ICL examples": ("run tides", 3),
-    "A model without a prompt of its own": ("general", 0),
+    "A model that the registry does not know": ("general", 0),
     "What goes in, what comes out": ("general", 0),
 }
 """Source of the system prompt and number of ICL examples, by heading."""

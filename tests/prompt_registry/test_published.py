@@ -107,3 +107,14 @@ def test_what_is_not_there_is_told(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "none.pkl", tmp_path / "none.txt"):
         with pytest.raises(UsageError, match=str(path)):
             read_published_prompt(path)
+
+
+def test_a_link_out_of_the_mapping_s_folder_is_not_followed(tmp_path: Path) -> None:
+    folder = tmp_path / "given" / "data"
+    folder.mkdir(parents=True)
+    (tmp_path / "secret.txt").write_text("secret")
+    (folder / "output.txt").symlink_to(tmp_path / "secret.txt")
+    (folder / "model_mapping.json").write_text(json.dumps({"m": "output.txt"}))
+    prompts, (fault,) = read_model_mapping(folder / "model_mapping.json")
+    assert not prompts
+    assert "by a link" in fault

@@ -1,15 +1,18 @@
 """Registered prompts are kept by model name, privately, and come back as they were."""
 
 import datetime
+import os
 import stat
 from pathlib import Path
 
 import pytest
 from langchain_core.messages import HumanMessage, SystemMessage
+from pydantic import ValidationError
 
 from drpo_graph.errors import UsageError
 from drpo_graph.prompt_registry import GENERAL_PROMPT, PromptRegistry, RegisteredPrompt
 from drpo_graph.records import PairedComparison, RunResult, Validation
+from drpo_graph.template_fields import FieldStyle
 
 
 def make_result(*, validation: Validation | None = None, candidate_id: str = "1.0.0") -> RunResult:
@@ -117,3 +120,48 @@ def test_the_template_holds_the_prompt_word_by_word() -> None:
     template = RegisteredPrompt(model="m", system_prompt='Use {"a": {b}}.').to_chat_prompt_template()
     asked = template.invoke({"messages": [HumanMessage("{hi}")]}).to_messages()
     assert asked == [SystemMessage('Use {"a": {b}}.'), HumanMessage("{hi}")]
+
+
+@pytest.mark.parametrize(
+    ("style", "text"),
+    [("format", "Help {user} {{x}}."), ("mustache", "Help {{user}} {x}."), ("dollar", "Help $user {x}.")],
+)
+def test_placeholders_are_the_template_s_variables(style: FieldStyle, text: str) -> None:
+    prompt = RegisteredPrompt(model="m", system_prompt=text, placeholders=style)
+    asked = prompt.to_chat_prompt_template().invoke({"user": "Ann {y}", "messages": []}).to_messages()
+    assert asked == [SystemMessage("Help Ann {y} {x}.")]
+
+
+@pytest.mark.parametrize("text", ["Help {user", "Read {messages}."])
+def test_a_template_that_cannot_be_one_is_told(text: str) -> None:
+    with pytest.raises(UsageError, match="Prompt of 'm'"):
+        RegisteredPrompt(model="m", system_prompt=text, placeholders="format").to_chat_prompt_template()
+
+
+def test_a_model_is_known_without_its_provider_too(tmp_path: Path) -> None:
+    registry = PromptRegistry(tmp_path)
+    registry.add(RegisteredPrompt(model="world", system_prompt="p"))
+    assert registry.for_model("openai:world").system_prompt == "p"
+    assert registry.find("openai:world") is None
+
+
+def test_another_model_s_file_is_neither_found_nor_overwritten(tmp_path: Path) -> None:
+    registry = PromptRegistry(tmp_path)
+    # As where "M.json" and "m.json" are one file.
+    registry.add(RegisteredPrompt(model="M", system_prompt="p")).rename(tmp_path / "m.json")
+    assert registry.find("m") is None
+    with pytest.raises(UsageError, match="'M', not of 'm'"):
+        registry.add(RegisteredPrompt(model="m", system_prompt="q"))
+
+
+def test_a_pipe_in_a_prompt_s_place_holds_nobody_up(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "m.json")
+    with pytest.raises(UsageError, match="no file"):
+        PromptRegistry(tmp_path).find("m")
+
+
+def test_half_a_character_is_replaced_and_a_blank_prompt_refused(tmp_path: Path) -> None:
+    PromptRegistry(tmp_path).add(RegisteredPrompt(model="m", system_prompt="a\ud800b"))
+    assert PromptRegistry(tmp_path).require("m").system_prompt == "a\ufffdb"
+    with pytest.raises(ValidationError, match="blank"):
+        RegisteredPrompt(model="m", system_prompt=" ")

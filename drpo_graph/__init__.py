@@ -40,6 +40,8 @@ if TYPE_CHECKING:
         WarmStart,
     )
     from drpo_graph.responders import Responder
+    from drpo_graph.reviewing import decide, pending_review
+    from drpo_graph.reviews import ReviewDecision, ReviewRequest
     from drpo_graph.rewards import MixedReward, NamedReward
     from drpo_graph.runner import Parts, RunOptions, optimize, resume
     from drpo_graph.settings import RoleSettings, Settings, build_settings
@@ -71,6 +73,8 @@ _MODULE_BY_NAME = {
     "RejectedRewrite": "records",
     "ReplyError": "errors",
     "Responder": "responders",
+    "ReviewDecision": "reviews",
+    "ReviewRequest": "reviews",
     "Reward": "protocols",
     "RewardFunction": "protocols",
     "RewriteRequest": "protocols",
@@ -85,6 +89,7 @@ _MODULE_BY_NAME = {
     "build_context": "graph",
     "build_graph": "graph",
     "build_settings": "settings",
+    "decide": "reviewing",
     "fork": "forking",
     "load_bundled_queries": "dataset",
     "load_queries": "dataset",
@@ -92,6 +97,7 @@ _MODULE_BY_NAME = {
     "optimize": "runner",
     "optimize_prompts": "many_prompts",
     "parse_event": "events",
+    "pending_review": "reviewing",
     "resume": "runner",
 }
 
@@ -119,6 +125,8 @@ __all__ = [
     "RejectedRewrite",
     "ReplyError",
     "Responder",
+    "ReviewDecision",
+    "ReviewRequest",
     "Reward",
     "RewardFunction",
     "RewriteRequest",
@@ -133,6 +141,7 @@ __all__ = [
     "build_context",
     "build_graph",
     "build_settings",
+    "decide",
     "fork",
     "load_bundled_queries",
     "load_queries",
@@ -140,6 +149,7 @@ __all__ = [
     "optimize",
     "optimize_prompts",
     "parse_event",
+    "pending_review",
     "resume",
 ]
 

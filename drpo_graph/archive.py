@@ -7,7 +7,7 @@ writing again after a resume changes nothing.
 import sqlite3
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
-from typing import Literal, TypedDict, cast
+from typing import Literal, NotRequired, TypedDict, cast
 
 from langgraph.store.base import BaseStore, GetOp, Item, PutOp
 from pydantic import JsonValue
@@ -30,6 +30,7 @@ Kind = Literal[
     "failures",
     "budget",
     "responses",
+    "reviews",
 ]
 
 STORE_ERRORS = (sqlite3.Error, OSError, CheckpointError)
@@ -50,6 +51,8 @@ class StoredCandidate(TypedDict):
     depth: int
     origin: Origin
     prompt: str
+    author: NotRequired[str]
+    """Who wrote it, where a person did."""
 
 
 class StoredScore(TypedDict):

@@ -111,7 +111,8 @@ async def copy_records(source: Archive, target: Archive, state: SearchState) -> 
         "candidates": lambda key, _: _level_in(key) <= level,
         "expansions": lambda key, _: _level_in(key) <= level,
         "rollouts": is_before,
-        # Its own record is written as the fork scores it.
+        # Its own record is written as the fork scores it, and its own review comes after that.
+        "reviews": lambda key, _: int(key) < level,
         "levels": lambda key, _: int(key) < level,
         # After the rollouts: metrics that were selected for later queries are the former settings' choice.
         "metrics": lambda key, _: key in seen,

@@ -35,6 +35,8 @@ class DRPOError(Exception):
     """Whether a display has told the user already."""
     resume_flags: str = ""
     """What the command that resumes the run needs besides, e.g. ``--max-calls 200``."""
+    resume_verb: ClassVar[str] = "resume"
+    """The command of ``drpo`` by which the run goes on."""
 
 
 class UsageError(DRPOError):
@@ -193,6 +195,27 @@ class RunInterruptedError(DRPOError):
 
     exit_code = 130
     is_resumable = True
+
+
+class ReviewError(UsageError):
+    """The answer to a review cannot be used, or nothing waits for one."""
+
+
+class ReviewNeededError(RunInterruptedError):
+    """The run waits for the decision of a person, in its checkpoint; ``drpo review`` shows what is asked.
+
+    Attributes:
+        level: The level that is scored.
+        candidate_ids: Its beam.
+    """
+
+    exit_code = 4
+    resume_verb = "review"
+
+    def __init__(self, message: str, *, level: int, candidate_ids: tuple[str, ...]) -> None:
+        super().__init__(message)
+        self.level = level
+        self.candidate_ids = candidate_ids
 
 
 class BudgetSpentError(RunInterruptedError):

@@ -72,6 +72,8 @@ class CandidateCreated(EventBase):
     depth: int
     origin: Origin
     prompt: str
+    author: str | None = None
+    """Who wrote it, where a person did."""
 
 
 class RolloutScored(EventBase):
@@ -170,6 +172,27 @@ class EndpointBack(EventBase):
     lost_s: float
 
 
+class ReviewRequested(EventBase):
+    """A level is scored, and the run waits for a person's decision about its beam."""
+
+    type: Literal["review_requested"] = "review_requested"
+    level: int
+    candidate_ids: tuple[str, ...]
+    is_last: bool
+    """Whether no level follows."""
+
+
+class ReviewDecided(EventBase):
+    """A person has decided about a level's beam; what is not named is approved."""
+
+    type: Literal["review_decided"] = "review_decided"
+    level: int
+    author: str
+    vetoed_ids: tuple[str, ...]
+    edited_ids: tuple[str, ...]
+    note: str = ""
+
+
 class ValidationStarted(EventBase):
     """The search is over; its contenders are run on the held-out queries."""
 
@@ -202,7 +225,7 @@ class RunStopped(EventBase):
     """The run ended before its result; ``drpo resume`` continues it when ``is_resumable``."""
 
     type: Literal["run_stopped"] = "run_stopped"
-    reason: Literal["interrupted", "failed"]
+    reason: Literal["interrupted", "waiting", "failed"]
     message: str
     is_resumable: bool
     resume_flags: str = ""
@@ -256,6 +279,8 @@ Event = Annotated[
     | CallRetried
     | EndpointLost
     | EndpointBack
+    | ReviewRequested
+    | ReviewDecided
     | ValidationStarted
     | ValidationFinished
     | RunFinished

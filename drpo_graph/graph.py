@@ -4,6 +4,7 @@
 
     START -> start_run -> rollout*(root) + select_metrics* -> score_beams
     score_beams -> expand* + select_metrics*(next level) -> score_beams -> ... -> [validate*] -> conclude -> END
+    score_beams -> review -> ...                   where a person decides about each level's beam
     score_beams -> rollout* -> score_beams         the same candidates on other queries, where none could be scored
     conclude -> validate* -> conclude              where the user lets failed answers be asked for again
     expand  = rewrite_prompts -> rollout*          one Send per child and query: no barrier between children
@@ -217,6 +218,7 @@ def build_graph(
     add_step(graph, "start_run", nodes.start_run, SearchState, defaults, fallback_store)
     add_step(graph, "select_metrics", nodes.select_metrics, MetricsTask, defaults, fallback_store)
     add_step(graph, "score_beams", nodes.score_beams, SearchState, defaults, fallback_store)
+    add_step(graph, "review", nodes.review, SearchState, defaults, fallback_store)
     add_step(graph, "conclude", nodes.conclude, SearchState, defaults, fallback_store)
     graph.add_node("rollout", rollout, input_schema=RolloutTask)
     graph.add_node("expand", _build_expand(defaults, rollout, fallback_store), input_schema=ExpandTask)
@@ -226,7 +228,8 @@ def build_graph(
     for name in ("rollout", "select_metrics", "expand"):
         graph.add_edge(name, "score_beams")
     after_level = ["expand", "rollout", "select_metrics", "validate", "conclude"]
-    graph.add_conditional_edges("score_beams", _route_level, after_level)
+    graph.add_conditional_edges("score_beams", _route_review, [*after_level, "review"])
+    graph.add_conditional_edges("review", _route_level, after_level)
     graph.add_edge("validate", "conclude")
     graph.add_conditional_edges("conclude", _route_end, ["validate", END])
     compiled: SearchGraph = graph.compile(checkpointer=checkpointer, store=store, name="drpo")
@@ -236,6 +239,11 @@ def build_graph(
 def _route_start(state: SearchState) -> list[Send]:
     """Run the root on its queries, and select the first level's metrics beside it."""
     return [*_send_rollouts(state, "rollout", ["0"], state["query_ids"]), *_send_prefetch(state)]
+
+
+def _route_review(state: SearchState) -> list[Send] | str:
+    """Pause for a review, or go on as decided."""
+    return "review" if state.get("awaits_review") else _route_level(state)
 
 
 def _route_level(state: SearchState) -> list[Send] | str:

@@ -13,10 +13,12 @@ Role = Literal["base", "metrics", "critic", "optimizer"]
 
 ROLES: tuple[Role, ...] = ("base", "metrics", "critic", "optimizer")
 
-Origin = Literal["initial", "rewrite", "kept"]
-"""Where a candidate's prompt comes from; ``kept`` is the parent's prompt, tried again beside or instead of rewrites."""
+Origin = Literal["initial", "rewrite", "kept", "human"]
+"""Where a candidate's prompt comes from; ``kept`` is the parent's prompt, tried again beside or instead of rewrites,
+and ``human`` what a person made of it in a review."""
 
-RunStatus = Literal["running", "done", "interrupted", "failed"]
+RunStatus = Literal["running", "done", "interrupted", "waiting", "failed"]
+"""``waiting``: for the decision of a person."""
 
 MIN_SCORE, MAX_SCORE = 1, 5
 
@@ -134,6 +136,8 @@ class Candidate(Record):
     """Rewrites (or kept levels) since the root."""
     prompt: str
     origin: Origin
+    author: str | None = None
+    """Who wrote it, where a person did."""
     rollouts: tuple[Rollout, ...] = ()
     """One per query of its level, in the level's order."""
     reward: float | None = None

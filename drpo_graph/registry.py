@@ -8,7 +8,7 @@ from langgraph.store.base import BaseStore, GetOp, Item, PutOp
 from pydantic import JsonValue, ValidationError
 
 from drpo_graph.errors import RunNotFoundError, StateFormatError
-from drpo_graph.records import Record, WarmStart
+from drpo_graph.records import Record, RunStatus, WarmStart
 from drpo_graph.settings import Settings
 
 _NAMESPACE = ("drpo", "runs")
@@ -27,7 +27,7 @@ class RunRecord(Record):
     """One run of the list."""
 
     thread_id: str
-    status: Literal["running", "done", "interrupted", "failed"]
+    status: RunStatus
     created_at: float
     """Seconds since the epoch."""
     updated_at: float

@@ -23,7 +23,7 @@ Keep = Literal["records", "result", "nothing"]
 """``records``: all that the search found, but not how it got there; ``result``: what was delivered, and the path to it;
 ``nothing``."""
 
-_FOR_A_RESULT: tuple[Kind, ...] = ("run", "candidates", "rollouts", "levels", "learned", "capabilities")
+_FOR_A_RESULT: tuple[Kind, ...] = ("run", "candidates", "rollouts", "levels", "learned", "capabilities", "reviews")
 """Without what was learnt of the servers, a look at a finished run would ask them."""
 _BATCH = 500
 

@@ -20,6 +20,7 @@ from drpo_graph.errors import (
     BudgetSpentError,
     CheckpointError,
     DRPOError,
+    ReviewNeededError,
     RunInterruptedError,
     StateFormatError,
     UsageError,
@@ -31,6 +32,7 @@ from drpo_graph.graph import RECURSION_LIMIT
 from drpo_graph.interrupts import handle_signals
 from drpo_graph.records import Record
 from drpo_graph.registry import RunRecord, RunRegistry
+from drpo_graph.reviews import ReviewRequest
 from drpo_graph.state import STATE_FORMAT
 from drpo_graph.storage import Checkpoint, Storage
 
@@ -65,6 +67,19 @@ def run_folder(options: RunOptions, thread_id: str) -> Path | None:
     if not options.writes_files:
         return None
     return options.log_dir or find_storage(options.checkpoint).folder / thread_id
+
+
+def _reason_of(error: DRPOError) -> Literal["interrupted", "waiting", "failed"]:
+    if isinstance(error, ReviewNeededError):
+        return "waiting"
+    return "interrupted" if isinstance(error, RunInterruptedError) else "failed"
+
+
+def _need_review(request: ReviewRequest) -> ReviewNeededError:
+    ids = tuple(one.id for one in request.candidates)
+    return ReviewNeededError(
+        f"Level {request.level} waits for a decision about {', '.join(ids)}.", level=request.level, candidate_ids=ids
+    )
 
 
 class RunWork(ABC, Generic[R]):
@@ -157,6 +172,8 @@ class RunWork(ABC, Generic[R]):
             for session in context.open_sessions():
                 await session.ledger.drain()
             raise
+        if pending := output.get("__interrupt__"):
+            raise _need_review(ReviewRequest.model_validate(pending[0].value))
         return self._read_result(output["result"])
 
     def _check_state(self, context: RunContext, values: Mapping[str, Any]) -> None:
@@ -186,9 +203,8 @@ class RunWork(ABC, Generic[R]):
     async def _note_stop(self, context: RunContext, error: DRPOError) -> None:
         if self._checkpoint.is_lost:
             return
-        is_interrupt = isinstance(error, RunInterruptedError)
         is_resumable = error.is_resumable or isinstance(error, CheckpointError)
-        reason: Literal["interrupted", "failed"] = "interrupted" if is_interrupt else "failed"
+        reason = _reason_of(error)
         record = self._record.model_copy(update={"status": reason, "message": str(error)})
         try:
             event = RunStopped(

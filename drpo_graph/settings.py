@@ -205,6 +205,8 @@ class Settings(RetrievalSettings, PromptRules):
     """How long a run waits for an endpoint that was lost; 0 does not wait."""
     max_failure_share: float = Field(0.5, gt=0, le=1)
     """Stop when more of a role's last 50 samples (20 at least) have no usable reply; 1 never stops."""
+    approve: bool = False
+    """Whether a person decides about each level's beam before the run goes on."""
     max_reply_attempts: int = Field(2, ge=1)
     """Replies asked for before the one repair request, when a reply cannot be used."""
 
@@ -278,6 +280,7 @@ class Settings(RetrievalSettings, PromptRules):
             "max_failure_share",
             "templates",
             "metrics_cache",
+            "approve",
             *Limits.model_fields,
             *self.rules_by_default(),
         }

@@ -102,6 +102,8 @@ class SearchState(SearchInput, SearchOutput, total=False):
     """Queries of the next level whose metrics are selected beside this one."""
     selects_inline: bool
     """Whether rollouts select their query's metrics themselves: at the root, and where none are selected ahead."""
+    awaits_review: bool
+    """Whether a person is to decide about the beam before the run goes on."""
     is_easy: bool
     """Whether a parent of the level in work was good enough to be kept."""
     validation_ids: list[str]

@@ -2,6 +2,7 @@
 
 from drpo_graph.nodes.conclude import conclude
 from drpo_graph.nodes.critique import critique
+from drpo_graph.nodes.review import review
 from drpo_graph.nodes.rewrite_prompts import rewrite_prompts
 from drpo_graph.nodes.sample_errors import sample_errors
 from drpo_graph.nodes.score_beams import score_beams
@@ -11,6 +12,7 @@ from drpo_graph.nodes.start_run import start_run
 __all__ = [
     "conclude",
     "critique",
+    "review",
     "rewrite_prompts",
     "sample_errors",
     "score_beams",

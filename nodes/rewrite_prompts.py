@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Sequence
-from typing import TypedDict
+from typing import NamedTuple, TypedDict
 
 from langgraph.runtime import Runtime
 
@@ -13,10 +13,19 @@ from drpo_graph.errors import ReplyError
 from drpo_graph.events import CandidateCreated, Warned
 from drpo_graph.protocols import RewriteRequest
 from drpo_graph.records import Origin, Query, Rollout
+from drpo_graph.review_records import find_decision
 from drpo_graph.rewrite_guards import make_guard
 from drpo_graph.selection import ROOT_ID
 from drpo_graph.settings import Settings
 from drpo_graph.state import CandidateRef, ExpandState
+
+
+class _Child(NamedTuple):
+    """A child that is to be made."""
+
+    origin: Origin
+    prompt: str
+    author: str | None = None
 
 
 class RewriteUpdate(TypedDict):
@@ -36,8 +45,8 @@ async def rewrite_prompts(state: ExpandState, runtime: Runtime[RunContext]) -> R
     children = await _find_children(session, state)
     if children is None:
         prompt = await session.archive.prompt_of(parent["id"])
-        prompts = await _plan_children(state, runtime.context, session, prompt)
-        children = [_describe(state, place, one) for place, one in enumerate(prompts)]
+        planned = await _plan_reviewed(state, runtime.context, session, prompt)
+        children = [_describe(state, place, one) for place, one in enumerate(planned)]
         await session.archive.put_candidates(children)
         ids = [child["id"] for child in children]
         await session.archive.put("expansions", f"{state['level']}.{state['beam_rank']}", {"children": list(ids)})
@@ -50,14 +59,26 @@ async def rewrite_prompts(state: ExpandState, runtime: Runtime[RunContext]) -> R
                 depth=child["depth"],
                 origin=child["origin"],
                 prompt=child["prompt"],
+                author=child.get("author"),
             )
         )
     return {"children": [_refer(child, parent, runtime.context.settings) for child in children]}
 
 
-async def _plan_children(
-    state: ExpandState, context: RunContext, session: RunSession, prompt: str
-) -> list[tuple[Origin, str]]:
+async def _plan_reviewed(state: ExpandState, context: RunContext, session: RunSession, prompt: str) -> list[_Child]:
+    """Return the children with a person's edit of the candidate, if there is one, as the last or the only one."""
+    decision = await find_decision(session.archive, state["level"] - 1)
+    parent_id = state["parent"]["id"]
+    edit = decision.edits.get(parent_id) if decision else None
+    if decision is None or edit is None:
+        return await _plan_children(state, context, session, prompt)
+    edited = _Child("human", edit, decision.author)
+    if parent_id in decision.veto:
+        return [edited]
+    return [*await _plan_children(state, context, session, prompt), edited]
+
+
+async def _plan_children(state: ExpandState, context: RunContext, session: RunSession, prompt: str) -> list[_Child]:
     """Return origin and prompt of each child, in creation order."""
     settings, parent = context.settings, state["parent"]
     rollouts = [await session.archive.rollout(parent["id"], query_id) for query_id in parent["query_ids"]]
@@ -65,11 +86,11 @@ async def _plan_children(
     # On new queries its critique may come out; on the same ones it would fail again, so it is rewritten blind.
     awaits_critique = parent["reward"] is None and parent["query_ids"] != state["query_ids"]
     if awaits_critique or is_easy(parent, settings=settings, has_failed=has_failed):
-        return [("kept", prompt)]
+        return [_Child("kept", prompt)]
     examples = [(await session.archive.query(one.query_id), one) for one in rollouts if one.critique is not None]
     rewrites = await _rewrite(state, context, session, prompt, examples)
-    children: list[tuple[Origin, str]] = [("rewrite", rewrite) for rewrite in rewrites]
-    return [*children, ("kept", prompt)] if settings.keep_parents or not children else children
+    children = [_Child("rewrite", rewrite) for rewrite in rewrites]
+    return [*children, _Child("kept", prompt)] if settings.keep_parents or not children else children
 
 
 async def _rewrite(
@@ -128,20 +149,22 @@ async def _find_children(session: RunSession, state: ExpandState) -> list[Stored
     return [await session.archive.candidate(str(one)) for one in ids]
 
 
-def _describe(state: ExpandState, place: int, child: tuple[Origin, str]) -> StoredCandidate:
-    origin, prompt = child
-    return {
+def _describe(state: ExpandState, place: int, child: _Child) -> StoredCandidate:
+    described: StoredCandidate = {
         "id": f"{state['level']}.{state['beam_rank']}.{place}",
         "parent_id": state["parent"]["id"],
         "depth": state["level"],
-        "origin": origin,
-        "prompt": prompt,
+        "origin": child.origin,
+        "prompt": child.prompt,
     }
+    if child.author is not None:
+        described["author"] = child.author
+    return described
 
 
 def _refer(child: StoredCandidate, parent: CandidateRef, settings: Settings) -> CandidateRef:
     # A kept prompt is no new version, so it takes no place in the history; the published code repeats it.
-    is_new = child["origin"] == "rewrite" or settings.is_compat
+    is_new = child["origin"] in ("rewrite", "human") or settings.is_compat
     lineage = [*parent["lineage"], child["id"]] if is_new else parent["lineage"]
     return {
         "id": child["id"],

@@ -17,6 +17,7 @@ from drpo_graph.levels import (
     query_indices,
     repeat_indices,
 )
+from drpo_graph.review_records import find_vetoed
 from drpo_graph.selection import ROOT_ID, Contender, choose_contenders
 from drpo_graph.settings import Settings
 from drpo_graph.state import CandidateRef, RolloutRef, SearchState
@@ -59,6 +60,8 @@ async def score_beams(state: SearchState, runtime: Runtime[RunContext]) -> Searc
     update = await _plan_next(session, state, beam, settings)
     update["num_stalled"], update["num_asked_again"] = num_stalled, num_asked_again
     update["is_repeat"] = False
+    # What the initial prompt scores is nothing to decide about.
+    update["awaits_review"] = settings.approve and state["level"] > 0
     if state["level"] == 0:
         update["initial_reward"] = children[0]["reward"]
     return update
@@ -210,11 +213,11 @@ def _is_settled(beam: Sequence[CandidateRef], *, settings: Settings, num_queries
 
 
 async def _choose_contenders(session: RunSession, beam: Sequence[CandidateRef], *, num_best: int) -> list[str]:
-    others = []
+    others, vetoed = [], await find_vetoed(session.archive)
     for candidate_id, (reward, path_reward) in (await session.archive.scores_by_candidate()).items():
-        if reward is not None or candidate_id == ROOT_ID:
-            prompt = await session.archive.prompt_of(candidate_id)
-            others.append(Contender(candidate_id, hash_prompt(prompt), path_reward))
+        prompt_hash = hash_prompt(await session.archive.prompt_of(candidate_id))
+        if (reward is not None and prompt_hash not in vetoed) or candidate_id == ROOT_ID:
+            others.append(Contender(candidate_id, prompt_hash, path_reward))
     finalists = [Contender(one["id"], one["prompt_hash"], one["path_reward"]) for one in beam]
     return choose_contenders(finalists, others, num_best=num_best)
 

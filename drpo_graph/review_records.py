@@ -1,0 +1,92 @@
+"""Reviews in a run's archive: what waits for a decision, what was decided, and what was ruled out by it."""
+
+from drpo_graph.archive import Archive
+from drpo_graph.beam import hash_prompt
+from drpo_graph.reviews import ReviewDecision, ReviewedCandidate, ReviewRequest, as_json
+from drpo_graph.selection import ROOT_ID
+from drpo_graph.state import SearchState
+
+_PENDING = "review"
+
+
+def reviewed_level(state: SearchState) -> int:
+    """Return the level that was scored last: the state names the next one, where there is one."""
+    return state["level"] - (state["phase"] == "search")
+
+
+async def put_request(archive: Archive, state: SearchState) -> ReviewRequest:
+    """Note that a level waits for a decision, and return what is asked."""
+    await archive.put(
+        "run",
+        _PENDING,
+        {
+            "level": reviewed_level(state),
+            "is_last": state["phase"] != "search",
+            "candidate_ids": [one["id"] for one in state["beam"]],
+        },
+    )
+    request = await find_request(archive)
+    assert request is not None, "it was put there, and is not decided"
+    return request
+
+
+async def find_request(archive: Archive) -> ReviewRequest | None:
+    """Return what a run waits for, or ``None`` where nothing waits for a decision."""
+    stored = await archive.get("run", _PENDING)
+    if stored is None:
+        return None
+    level, ids = stored["level"], stored["candidate_ids"]
+    assert isinstance(level, int)
+    assert isinstance(ids, list)
+    if await find_decision(archive, level) is not None:
+        return None
+    scores = await archive.scores_by_candidate()
+    candidates = [await _describe(archive, str(one), scores[str(one)]) for one in ids]
+    return ReviewRequest(
+        run_id=archive.run_id, level=level, is_last=bool(stored["is_last"]), candidates=tuple(candidates)
+    )
+
+
+async def find_decision(archive: Archive, level: int) -> ReviewDecision | None:
+    """Return what was decided about a level, or ``None`` where nothing was."""
+    stored = await archive.get("reviews", _key(level))
+    return None if stored is None else ReviewDecision.model_validate(stored)
+
+
+async def put_decision(archive: Archive, level: int, decision: ReviewDecision) -> None:
+    """Store what was decided about a level: from now on the run goes on by it, whatever happens."""
+    await archive.put("reviews", _key(level), as_json(decision))
+
+
+async def list_decisions(archive: Archive) -> dict[int, ReviewDecision]:
+    """Return all decisions of a run, by level."""
+    stored = sorted((await archive.get_all("reviews")).items())
+    return {int(key): ReviewDecision.model_validate(one) for key, one in stored}
+
+
+async def find_vetoed(archive: Archive) -> set[str]:
+    """Return the hashes of all prompts that were vetoed, but the initial one: others are compared with it."""
+    vetoed = {one for decision in (await list_decisions(archive)).values() for one in decision.veto}
+    hashes = {hash_prompt(await archive.prompt_of(one)) for one in vetoed}
+    return hashes - {hash_prompt(await archive.prompt_of(ROOT_ID))} if hashes else hashes
+
+
+def _key(level: int) -> str:
+    return f"{level:06d}"
+
+
+async def _describe(
+    archive: Archive, candidate_id: str, scores: tuple[float | None, float | None]
+) -> ReviewedCandidate:
+    stored = await archive.candidate(candidate_id)
+    parent_id = stored["parent_id"]
+    return ReviewedCandidate(
+        id=candidate_id,
+        prompt=stored["prompt"],
+        origin=stored["origin"],
+        author=stored.get("author"),
+        reward=scores[0],
+        path_reward=scores[1],
+        parent_id=parent_id,
+        parent_prompt=None if parent_id is None else await archive.prompt_of(parent_id),
+    )

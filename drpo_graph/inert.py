@@ -11,9 +11,9 @@ _ESCAPES = re.compile(
 )
 _BREAKS = re.compile(r"[\t\n\r\v\f\x1c-\x1f\x85\u2028\u2029]+")
 _LINE_BREAKS = re.compile(r"\r\n|[\n\r\v\f\x85\u2028\u2029]")
-_UNFINISHED = re.compile(
-    r"(?:\r|(?:\x1b\[|\x9b)[0-?]*[ -/]*|(?:\x1b[\]PX^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x9c]*\x1b?|\x1b[ -/]*)\Z"
-)
+_BEGUN = r"(?:\x1b\[|\x9b)[0-?]*[ -/]*|(?:\x1b[\]PX^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x9c]*\x1b?|\x1b[ -/]*"
+# A carriage return waits for the line feed that makes one break with it, across what goes between them.
+_UNFINISHED = re.compile(rf"(?:\r(?:{_ESCAPES.pattern})*(?:{_BEGUN})?|{_BEGUN})\Z")
 _MAX_HELD = 4096
 # Escapes and stripped characters take room in the raw text; beyond this factor only a hostile text is cut too short.
 _RAW_FACTOR = 8

@@ -69,7 +69,8 @@ def run_folder(options: RunOptions, thread_id: str) -> Path | None:
     return options.log_dir or find_storage(options.checkpoint).folder / thread_id
 
 
-def _reason_of(error: DRPOError) -> Literal["interrupted", "waiting", "failed"]:
+def reason_of(error: DRPOError) -> Literal["interrupted", "waiting", "failed"]:
+    """Return in what state an error leaves a run."""
     if isinstance(error, ReviewNeededError):
         return "waiting"
     return "interrupted" if isinstance(error, RunInterruptedError) else "failed"
@@ -204,7 +205,7 @@ class RunWork(ABC, Generic[R]):
         if self._checkpoint.is_lost:
             return
         is_resumable = error.is_resumable or isinstance(error, CheckpointError)
-        reason = _reason_of(error)
+        reason = reason_of(error)
         record = self._record.model_copy(update={"status": reason, "message": str(error)})
         try:
             event = RunStopped(

@@ -16,6 +16,7 @@ from drpo_graph.cli import (
     optimize_commands,
     registry_commands,
     retention_commands,
+    review_commands,
     run_commands,
     serve_commands,
 )
@@ -41,6 +42,7 @@ for _name, _command in (
     ("resume", optimize_commands.resume_command),
     ("generate", generate_commands.generate_command),
     ("fork", fork_commands.fork_command),
+    ("review", review_commands.review_command),
     ("runs", run_commands.runs_command),
     ("show", run_commands.show_command),
     ("events", run_commands.events_command),
@@ -78,7 +80,10 @@ def _root(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and exit: 0 done, 1 failed, 2 wrong usage, 3 budget spent, 130 interrupted (resumable)."""
+    """Run the command line and exit: 0 done, 1 failed, 2 wrong usage, and three after which a run can go on.
+
+    3: its budget is spent, 4: it waits for a decision, 130: it was interrupted.
+    """
     given = sys.argv[1:] if arguments is None else arguments
     is_debug = "--debug" in given
     # --debug belongs to every command: it is taken out wherever it stands.

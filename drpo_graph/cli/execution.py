@@ -14,15 +14,16 @@ from drpo_graph.checkpoint import find_storage
 from drpo_graph.cli.inputs import check_budget
 from drpo_graph.cli.places import name_place
 from drpo_graph.cli.reading import find_run, list_runs
+from drpo_graph.cli.review_loop import decide_at_terminal, is_terminal
 from drpo_graph.cli.serve_commands import SERVE_FOLDER
 from drpo_graph.cli.served_roles import RoleServing, serve_roles
-from drpo_graph.display import DisplayKind, inert_block, make_display
+from drpo_graph.display import RESUME_COMMAND, DisplayKind, inert_block, make_display
 from drpo_graph.errors import (
     DRPOError,
     FingerprintMismatchError,
     NoRunsError,
+    ReviewNeededError,
     RunExistsError,
-    RunInterruptedError,
     UsageError,
 )
 from drpo_graph.events import Event, RunFinished, RunStopped
@@ -31,13 +32,14 @@ from drpo_graph.forking import change_settings, fork
 from drpo_graph.icl import resume_icl
 from drpo_graph.records import ICLResult, Query, RunResult, WarmStart
 from drpo_graph.redaction import redact
-from drpo_graph.run_work import RunOptions, run_folder
+from drpo_graph.run_work import RunOptions, reason_of, run_folder
 from drpo_graph.runner import new_thread_id, optimize, resume
 from drpo_graph.settings import Settings, build_settings, describe_changes, merge_settings
 from drpo_graph.storage import Storage
 from drpo_graph.vault import read_vault
 
 EXIT_INTERRUPTED = 130
+_Begin = Callable[[RunOptions], Coroutine[None, None, RunResult | ICLResult]]
 _MAX_MESSAGE = 10_000
 
 
@@ -128,7 +130,14 @@ def start(
         )
 
     with serve_roles(run.settings, serving) as has_ended:
-        carry_out(name, begin, options=replace(options, has_ended=has_ended), kind=display, serving=serving)
+        options = replace(options, has_ended=has_ended)
+        carry_out(name, begin, again=_resume_with(run.settings, name), options=options, kind=display, serving=serving)
+
+
+def _resume_with(settings: Settings, thread_id: str) -> _Begin:
+    """Return what goes on with a run that this process has begun: its reward functions are named again."""
+    changes = {"reward": settings.reward} if settings.reward else None
+    return lambda shown: resume(thread_id, options=shown, changes=changes)
 
 
 def _check_is_new(storage: Storage, thread_id: str) -> None:
@@ -185,7 +194,8 @@ def go_on(
     settings = build_settings(merge_settings(record.settings.model_dump(), run.changes))
     check_budget(settings, run.priced)
     with serve_roles(settings, serving) as has_ended:
-        carry_out(thread_id, begin, options=replace(options, has_ended=has_ended), kind=display, serving=serving)
+        options = replace(options, has_ended=has_ended)
+        carry_out(thread_id, begin, again=begin, options=options, kind=display, serving=serving)
 
 
 def branch(
@@ -212,7 +222,8 @@ def branch(
         return fork(thread_id, level=level, new_id=name, changes=changes, options=shown)
 
     with serve_roles(settings, serving) as has_ended:
-        carry_out(name, begin, options=replace(options, has_ended=has_ended), kind=display, serving=serving)
+        options = replace(options, has_ended=has_ended)
+        carry_out(name, begin, again=_resume_with(settings, name), options=options, kind=display, serving=serving)
 
 
 def _check_changes(settings: Settings, changes: Mapping[str, object]) -> None:
@@ -260,11 +271,35 @@ class _Screen:
 
 def carry_out(
     thread_id: str,
-    begin: Callable[[RunOptions], Coroutine[None, None, RunResult | ICLResult]],
+    begin: _Begin,
     *,
     options: RunOptions,
     kind: DisplayKind,
     serving: RoleServing | None,
+    again: _Begin | None = None,
+) -> None:
+    """Run with a display; where the run waits for a decision and somebody is at the terminal, ask, and go on.
+
+    Args:
+        thread_id: The run.
+        begin: Carries it out.
+        options: How.
+        kind: The display.
+        serving: How its model is served.
+        again: Goes on with it after a decision; a run that never waits for one needs none.
+    """
+    while True:
+        try:
+            return _carry_out(thread_id, begin, options=options, kind=kind, serving=serving)
+        except ReviewNeededError:
+            can_ask = again is not None and kind in ("rich", "plain") and is_terminal()
+            if again is None or not can_ask or not decide_at_terminal(thread_id, find_storage(options.checkpoint)):
+                raise
+            begin = again
+
+
+def _carry_out(
+    thread_id: str, begin: _Begin, *, options: RunOptions, kind: DisplayKind, serving: RoleServing | None
 ) -> None:
     """Run with a display; an error that it has not shown says how to go on."""
     screen = _Screen(thread_id, options, kind, serving)
@@ -277,10 +312,10 @@ def carry_out(
     except DRPOError as error:
         error.was_shown = screen.shown_stop == str(error)
         if error.is_resumable and not error.was_shown:
-            word = "interrupted" if isinstance(error, RunInterruptedError) else "failed"
             said = inert_block(redact(str(error)), max_chars=_MAX_MESSAGE)
             command = f"{screen.resume_command} {error.resume_flags}".rstrip()
-            typer.echo(f"{word}: {said} Resume with: {command}", err=True)
+            command = command.replace(RESUME_COMMAND, f"drpo {error.resume_verb} ", 1)
+            typer.echo(f"{reason_of(error)}: {said} {error.resume_verb.capitalize()} with: {command}", err=True)
             error.was_shown = True
         raise
     except (asyncio.CancelledError, KeyboardInterrupt):

@@ -35,6 +35,7 @@ _FLAGS_NAMED_LIKE_SETTINGS = (
     "reward",
     "reward_weight",
     "placeholders",
+    "approve",
     "max_concurrency",
     "requests_per_second",
     "base_model",

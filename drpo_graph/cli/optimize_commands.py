@@ -14,6 +14,7 @@ from drpo_graph.cli.inputs import (
     read_settings,
 )
 from drpo_graph.cli.places import DEFAULT_PLACE, find_place_of
+from drpo_graph.cli.review_options import PauseOption
 from drpo_graph.cli.warm_starts import read_warm_start
 from drpo_graph.dataset import order_queries
 from drpo_graph.rewrite_guards import check_fillable
@@ -55,6 +56,7 @@ def optimize_command(
     reward: flags.RewardOption = None,
     reward_weight: flags.RewardWeightOption = None,
     placeholders: flags.PlaceholdersOption = None,
+    approve: PauseOption = None,
     config: flags.ConfigOption = None,
     overrides: flags.OverridesOption = None,
     thread_id: flags.ThreadIdOption = None,

@@ -1,11 +1,15 @@
 """Read runs out of a checkpoint, also while another process works on them. Nothing is written."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from drpo_graph.archive import Archive
 from drpo_graph.export import load_tree
 from drpo_graph.records import Candidate, ICLResult, RunResult
 from drpo_graph.registry import RunRecord, RunRegistry
+from drpo_graph.review_records import list_decisions
+from drpo_graph.reviews import ReviewDecision
 from drpo_graph.storage import Reader, Storage
 
 
@@ -21,6 +25,8 @@ class StoredRun(NamedTuple):
     """Candidate ids by level."""
     icl_result: ICLResult | None = None
     """Of a run over ICL examples, when it is finished."""
+    decisions: Mapping[int, ReviewDecision] = MappingProxyType({})
+    """What people decided about its levels."""
 
 
 async def list_runs(storage: Storage) -> list[RunRecord]:
@@ -60,7 +66,8 @@ async def load_run(storage: Storage, thread_id: str) -> StoredRun:
         result = RunResult.model_validate(stored) if stored else None
         icl = await archive.get("run", "icl_result")
         icl_result = ICLResult.model_validate(icl) if icl else None
-        return StoredRun(record, result, await load_tree(archive), beams, icl_result)
+        decisions = await list_decisions(archive)
+        return StoredRun(record, result, await load_tree(archive), beams, icl_result, decisions)
 
 
 def describe_origin(record: RunRecord) -> str:

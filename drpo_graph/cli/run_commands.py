@@ -61,6 +61,7 @@ def show_command(
             "result": run.result.model_dump(mode="json") if run.result else None,
             "icl_result": run.icl_result.model_dump(mode="json") if run.icl_result else None,
             "beams": run.beams,
+            "reviews": {level: one.model_dump(mode="json") for level, one in run.decisions.items()},
             "tree": [candidate.model_dump(mode="json") for candidate in run.tree],
         }
         _print(json.dumps(content, indent=2))

@@ -10,11 +10,13 @@ from rich.text import Text
 from drpo_graph.cli.reading import StoredRun, describe_start
 from drpo_graph.display import inert, inert_block, render_summary
 from drpo_graph.display.formatting import format_reward
+from drpo_graph.display.view import describe_decision
 from drpo_graph.records import Candidate, ICLResult
 
 _MAX_LINE = 400
 _MAX_PROMPT = 6000
 _MAX_ID = 24
+_VERB_BY_STATUS = {"running": "watch it with: drpo events", "waiting": "review with: drpo review"}
 
 
 def print_run(run: StoredRun, stdout: TextIO, *, place: str) -> None:
@@ -31,6 +33,11 @@ def print_run(run: StoredRun, stdout: TextIO, *, place: str) -> None:
         console.print(Text(inert(line, max_chars=_MAX_LINE), style="bold"), Text())
     if run.beams:
         console.print(_levels_table(run.beams, by_id), Text())
+    for level, decision in run.decisions.items():
+        told = describe_decision(
+            level, decision.author, vetoed=decision.veto, edited=decision.edits, note=decision.note
+        )
+        console.print(Text(f"review  {inert(told, max_chars=_MAX_LINE)}"), soft_wrap=True)
     best_id = run.result.candidate_id if run.result else next(iter(run.beams[-1]), None) if run.beams else None
     if best_id is not None:
         console.print(_trace_table(best_id, by_id), Text())
@@ -51,7 +58,7 @@ def _print_progress(run: StoredRun, console: Console, *, best: Candidate | None,
     if best is not None:
         console.print(Text("best prompt so far:", style="bold"))
         console.print(Text(inert_block(best.prompt, max_chars=_MAX_PROMPT)), soft_wrap=True)
-    verb = "watch it with: drpo events" if run.record.status == "running" else "resume with: drpo resume"
+    verb = _VERB_BY_STATUS.get(run.record.status, "resume with: drpo resume")
     tail = " --follow" if run.record.status == "running" else ""
     console.print(Text(f"{verb} {run.record.thread_id}{place}{tail}"), soft_wrap=True)
 

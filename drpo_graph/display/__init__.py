@@ -6,10 +6,11 @@ from drpo_graph.display.inert import inert, inert_block
 from drpo_graph.display.jsonl import JsonlDisplay
 from drpo_graph.display.plain import PlainDisplay
 from drpo_graph.display.rich_panel import RichDisplay
-from drpo_graph.display.summary import render_summary
+from drpo_graph.display.summary import RESUME_COMMAND, render_summary
 from drpo_graph.display.view import RunView
 
 __all__ = [
+    "RESUME_COMMAND",
     "Display",
     "DisplayKind",
     "JsonlDisplay",

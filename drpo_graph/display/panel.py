@@ -39,7 +39,7 @@ _FIXED_LINES_WIDE, _FIXED_LINES_NARROW = 12, 21
 
 _LABEL_WIDTH = 11
 _SPARKS = "▁▂▃▄▅▆▇█"
-_STYLE_BY_PHASE: dict[Phase, str] = {"done": "green", "interrupted": "yellow", "failed": "red"}
+_STYLE_BY_PHASE: dict[Phase, str] = {"done": "green", "interrupted": "yellow", "waiting": "yellow", "failed": "red"}
 _STYLE_BY_MESSAGE = {"warning": "yellow", "unscored": "red", "note": "dim"}
 
 

@@ -20,7 +20,7 @@ from drpo_graph.display.formatting import (
 from drpo_graph.display.inert import inert
 from drpo_graph.display.streams import quiet
 from drpo_graph.display.summary import print_stop, print_summary
-from drpo_graph.display.view import RunView, describe_endpoint
+from drpo_graph.display.view import RunView, describe_endpoint, describe_review
 from drpo_graph.events import (
     EndpointBack,
     EndpointLost,
@@ -29,6 +29,7 @@ from drpo_graph.events import (
     ICLFinished,
     ICLStarted,
     LevelFinished,
+    ReviewDecided,
     RunFinished,
     RunStarted,
     RunStopped,
@@ -73,6 +74,8 @@ class PlainDisplay:
                 self._write(f"warning: {inert(event.message, max_chars=_MAX_LINE)}")
             case EndpointLost() | EndpointBack():
                 self._write(inert(describe_endpoint(event), max_chars=_MAX_LINE))
+            case ReviewDecided():
+                self._write(f"review  {inert(describe_review(event), max_chars=_MAX_LINE)}")
             case RunFinished():
                 elapsed_s = self._view.elapsed_s(event.time)
                 self._write(f"done  {inert(event.run_id, max_chars=80)}  {format_duration(elapsed_s)}")

@@ -21,7 +21,8 @@ MAX_PROMPT_CHARS = 6000
 
 _MAX_LINE = 400
 _LABEL_WIDTH = 11
-_RESUME = "drpo resume "
+RESUME_COMMAND = "drpo resume "
+"""With what the command begins that resumes a run."""
 
 
 def render_summary(
@@ -50,20 +51,22 @@ def print_summary(
     console: Console, result: RunResult, *, elapsed_s: float, files: Sequence[Path], commands: Sequence[str]
 ) -> None:
     """Print the summary of a finished run; of the commands, those that resume it no longer apply."""
-    further = [command for command in commands if not command.startswith(_RESUME)]
+    further = [command for command in commands if not command.startswith(RESUME_COMMAND)]
     console.print(render_summary(result, elapsed_s=elapsed_s, files=files, commands=further), crop=False)
 
 
 def print_stop(console: Console, event: RunStopped, *, commands: Sequence[str]) -> None:
     """Print why the run stopped, in one line, and the command that resumes it where one can."""
-    style = "yellow" if event.reason == "interrupted" else "bold red"
+    style = "bold red" if event.reason == "failed" else "yellow"
     line = Text.assemble((f"{event.reason}: ", style), inert(event.message, max_chars=_MAX_LINE))
     console.print(line, crop=False, no_wrap=True, overflow="ignore")
     if event.is_resumable:
-        fallback = _RESUME + shlex.quote(inert(event.run_id, max_chars=_MAX_LINE))
-        command = next((command for command in commands if command.startswith(_RESUME)), fallback)
+        fallback = RESUME_COMMAND + shlex.quote(inert(event.run_id, max_chars=_MAX_LINE))
+        command = next((command for command in commands if command.startswith(RESUME_COMMAND)), fallback)
         command = f"{command} {event.resume_flags}".rstrip()
-        line = Text.assemble(("resume with: ", "dim"), (inert(command, max_chars=2000), "bold"))
+        verb = "review" if event.reason == "waiting" else "resume"
+        command = command.replace(RESUME_COMMAND, f"drpo {verb} ", 1)
+        line = Text.assemble((f"{verb} with: ", "dim"), (inert(command, max_chars=2000), "bold"))
         console.print(line, crop=False, no_wrap=True, overflow="ignore")
 
 

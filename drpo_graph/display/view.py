@@ -1,6 +1,7 @@
 """What a display shows of a run: a pure fold over its events, of bounded size and without a clock."""
 
 from collections import Counter, deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -15,6 +16,8 @@ from drpo_graph.events import (
     LevelFinished,
     LevelStarted,
     Remaining,
+    ReviewDecided,
+    ReviewRequested,
     RolloutScored,
     RunFinished,
     RunStarted,
@@ -29,7 +32,7 @@ RATE_WINDOW_S = 30
 
 MAX_HISTORY, MAX_MESSAGES, MAX_KINDS, MAX_TEXT = 512, 20, 24, 500
 
-Phase = Literal["starting", "root", "level", "choosing", "done", "interrupted", "failed"]
+Phase = Literal["starting", "root", "level", "choosing", "done", "interrupted", "waiting", "failed"]
 
 
 class Message(NamedTuple):
@@ -184,6 +187,8 @@ class RunView:
                     self._started_at = event.time - event.elapsed_s
             case RunStopped():
                 self.phase, self.stopped, self._ended_at = event.reason, event, event.time
+            case ReviewRequested() | ReviewDecided():
+                self._note(event.time, "note", describe_review(event))
             case Warned():
                 self.warnings.append(event.message[:MAX_TEXT])
                 self._note(event.time, "warning", event.message)
@@ -281,6 +286,22 @@ def describe_endpoint(event: EndpointLost | EndpointBack) -> str:
         return f"back {event.endpoint} answers again after {format_duration(event.lost_s)}"
     limit = format_duration(event.max_outage_s)
     return f"lost {event.endpoint} ({event.kind}: {event.detail}); calls wait for it, {limit} at most"
+
+
+def describe_review(event: ReviewRequested | ReviewDecided) -> str:
+    """Return what waits for a decision, or what was decided."""
+    if isinstance(event, ReviewRequested):
+        return f"level {event.level} waits for a decision about {', '.join(event.candidate_ids)}"
+    return describe_decision(
+        event.level, event.author, vetoed=event.vetoed_ids, edited=event.edited_ids, note=event.note
+    )
+
+
+def describe_decision(level: int, author: str, *, vetoed: Iterable[str], edited: Iterable[str], note: str) -> str:
+    """Return what a person decided about a level, in one line."""
+    done = {"vetoed": ", ".join(vetoed), "edited": ", ".join(edited)}
+    what = " and ".join(f"{verb} {ids}" for verb, ids in done.items() if ids) or "approved"
+    return f"level {level}: {author} {what}" + (f" ({note})" if note else "")
 
 
 def _count(counter: Counter[str], kind: str) -> None:

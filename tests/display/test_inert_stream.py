@@ -1,6 +1,6 @@
 """A text that comes in pieces is as inert as one that comes whole, wherever it is cut."""
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from drpo_graph.inert import InertStream
@@ -39,6 +39,7 @@ def test_no_cut_lets_anything_through_that_a_terminal_would_obey(text: str) -> N
 
 
 @given(TEXTS)
+@example("\r\x1b[31m\n")
 def test_cutting_after_every_character_shows_the_same(text: str) -> None:
     assert show(list(text)) == show([text])
 

@@ -1,4 +1,4 @@
-"""The Python blocks on forks and warm starts run."""
+"""The Python blocks on reviews, forks and warm starts run."""
 
 import pytest
 
@@ -30,3 +30,13 @@ def test_blocks_on_forks_and_warm_starts_run() -> None:
         namespace: dict[str, object] = {"__name__": "snippet"}
         run_snippet(snippet, DOCUMENT, namespace)
         assert isinstance(namespace["result"], RunResult)
+
+
+@pytest.mark.usefixtures("world")
+def test_block_on_reviews_runs() -> None:
+    reviewed = ("--depth", "2", "--beam-size", "2", "--n-actions", "3", "--queries-per-level", "2", "--seed", "5")
+    assert _run(["optimize", *FORMER, *reviewed, "--approve", "--thread-id", "THREAD"], is_debug=False) == 4
+    (snippet,) = [one for one in read_snippets(DOCUMENT) if one.heading == "Review between levels"]
+    namespace: dict[str, object] = {"__name__": "snippet"}
+    run_snippet(snippet, DOCUMENT, namespace)
+    assert isinstance(namespace["result"], RunResult)

@@ -1,0 +1,44 @@
+"""Ask a person at a terminal for the decision that a run waits for."""
+
+import asyncio
+import sys
+
+import typer
+
+from drpo_graph.cli.review_page import ask_decision, default_author
+from drpo_graph.errors import ReviewError
+from drpo_graph.reviewing import decide, pending_review
+from drpo_graph.reviews import ReviewRequest
+from drpo_graph.storage import Storage
+
+
+def is_terminal() -> bool:
+    """Return whether somebody can be asked."""
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def find_pending(thread_id: str, storage: Storage) -> ReviewRequest:
+    """Return what a run waits for.
+
+    Raises:
+        ReviewError: it waits for no decision.
+    """
+    request = asyncio.run(pending_review(thread_id, checkpoint=storage))
+    if request is None:
+        raise ReviewError(f"Run {thread_id!r} waits for no decision. `drpo show {thread_id}` tells how far it is.")
+    return request
+
+
+def decide_at_terminal(thread_id: str, storage: Storage, *, author: str | None = None) -> bool:
+    """Ask for the decision until it can be used, and store it; return whether there is one, and the run may go on."""
+    request = find_pending(thread_id, storage)
+    while True:
+        decision = ask_decision(request, author=author or default_author(), stdout=sys.stdout)
+        if decision is None:
+            return False
+        try:
+            asyncio.run(decide(thread_id, decision, checkpoint=storage))
+        except ReviewError as error:
+            typer.echo(str(error), err=True)
+        else:
+            return True

@@ -79,8 +79,8 @@ async def optimize(
     Raises:
         UsageError: a setting, path or dataset is wrong, or the run exists already.
         ModelCallError: a model endpoint cannot be used; the run can be resumed.
-        RunInterruptedError: it was asked to stop, its budget is spent (``BudgetSpentError``), or it waits for a decision
-            (``ReviewNeededError``); it can be resumed.
+        RunInterruptedError: it was asked to stop, its budget is spent (``BudgetSpentError``), or it waits for a
+            decision (``ReviewNeededError``); it can be resumed.
         CheckpointError: the checkpoint cannot be opened or written.
     """
     options, parts = options or RunOptions(), parts or Parts()

@@ -34,6 +34,8 @@ KEEP_PLACEHOLDERS = "keep_placeholders"
 METRICS_FILE = "metrics.toml"
 WARM_START_FILE = "rejected_rewrites.md"
 """A template that only a run with a warm start has any use for."""
+ICL_FILE = "rewrite_response.md"
+"""A template that only the optimisation of ICL examples has any use for."""
 _FIRST_SENTENCE = re.compile(r"(?<=[.?!])\s")
 
 PromptFormat = Literal["chat", "flat"]
@@ -96,6 +98,13 @@ class PromptLibrary:
     """SHA-256 over every template and metric, part of the run's fingerprint."""
     rejected_rewrites: Template
     """What a rewriter is told of a former run's rejected rewrites."""
+    rewrite_response: Template
+    """What asks for a better response of an ICL example; no part of a search's fingerprint."""
+
+    @property
+    def response_fingerprint(self) -> str:
+        """SHA-256 of that template."""
+        return hashlib.sha256(self.rewrite_response.template.encode()).hexdigest()
 
     def render_select_metrics(self, query: Query) -> list[Message]:
         """Return the request that asks which metrics matter for a query."""
@@ -154,6 +163,12 @@ class PromptLibrary:
             messages[-1]["content"] += "\n\n" + self._fill(KEEP_PLACEHOLDERS, placeholders=listed)
         return messages
 
+    def render_rewrite_response(self, query: Query, rollout: Rollout) -> list[Message]:
+        """Return the request that asks for a better response to a query, from one that was scored."""
+        return [
+            {"role": "user", "content": self.rewrite_response.substitute(example=render_rollout(1, query, rollout))}
+        ]
+
     def render_repair(self, problem: str) -> Message:
         """Return the message that asks for a usable reply after one that was not."""
         return {"role": "user", "content": self._fill("repair", problem=defuse(problem))}
@@ -182,10 +197,11 @@ def load_prompts(folder: Path | None = None, *, has_placeholders: bool = False) 
     """
     names = [*(f"{name}.md" for name in PLACEHOLDERS), METRICS_FILE]
     if folder is not None:
-        _check_folder(folder, [*names, WARM_START_FILE])
-    texts = {name: _read(name, folder) for name in [*names, WARM_START_FILE]}
+        _check_folder(folder, [*names, WARM_START_FILE, ICL_FILE])
+    texts = {name: _read(name, folder) for name in [*names, WARM_START_FILE, ICL_FILE]}
     templates = {name: _check_template(name, texts[f"{name}.md"], wanted) for name, wanted in PLACEHOLDERS.items()}
     rejected_rewrites = _check_template("rejected_rewrites", texts[WARM_START_FILE], {"rewrites"})
+    rewrite_response = _check_template("rewrite_response", texts[ICL_FILE], {"example"})
     metrics = _parse_metrics(texts[METRICS_FILE])
     if folder is not None and (folder / WARM_START_FILE).is_file():
         # Ours is left out: the fingerprints of runs that do without it stay what they were.
@@ -194,7 +210,13 @@ def load_prompts(folder: Path | None = None, *, has_placeholders: bool = False) 
     is_used = has_placeholders or texts[added] != _read(added, None)
     used = [name for name in names if is_used or name != added]
     digest = hashlib.sha256("\0".join(f"{name}\0{texts[name]}" for name in used).encode()).hexdigest()
-    return PromptLibrary(templates=templates, metrics=metrics, fingerprint=digest, rejected_rewrites=rejected_rewrites)
+    return PromptLibrary(
+        templates=templates,
+        metrics=metrics,
+        fingerprint=digest,
+        rejected_rewrites=rejected_rewrites,
+        rewrite_response=rewrite_response,
+    )
 
 
 def _as_turns(examples: Sequence[ICLExample]) -> list[Message]:

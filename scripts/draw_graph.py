@@ -1,4 +1,4 @@
-"""Draw the graph from the code into docs/architecture.md, between its two markers.
+"""Draw the graphs from the code into docs/architecture.md, between its two markers.
 
 python scripts/draw_graph.py            rewrite the diagram
 python scripts/draw_graph.py --check    exit with 1 when it is out of date
@@ -13,6 +13,7 @@ from typing import Any
 from langchain_core.runnables.graph import NodeStyles
 
 from drpo_graph.graph import build_graph
+from drpo_graph.icl import build_icl_graph
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "architecture.md"
 START, END = "<!-- graph: written by scripts/draw_graph.py -->\n", "<!-- end of graph -->"
@@ -47,12 +48,16 @@ def edges_of(text: str) -> set[tuple[str, ...]]:
 
 
 def draw() -> str:
-    """Return the search and, apart, the rollout, which LangGraph leaves folded: it has no checkpoints of its own."""
+    """Return the search, the rollout, which LangGraph leaves folded as it has no checkpoints, and the second graph."""
     graph = build_graph()
     rollout: Any = graph.nodes["rollout"].bound
     parts = (
         ("The search, with `expand` opened:", _to_mermaid(graph.get_graph(xray=True))),
         ("`rollout`, which `validate` is too:", _to_mermaid(rollout.get_graph())),
+        (
+            "The optimisation of ICL examples, with `example` opened:",
+            _to_mermaid(build_icl_graph().get_graph(xray=True)),
+        ),
     )
     return "\n\n".join(f"{title}\n\n```mermaid\n{diagram}\n```" for title, diagram in parts)
 

@@ -15,7 +15,6 @@ from drpo_graph.failure_notes import count_noted, count_samples
 from drpo_graph.icl.state import ExampleState, ICLState, JudgedRef, JudgeTask, OutcomeRef
 from drpo_graph.nodes.start_run import derive_run_id
 from drpo_graph.parsing import extract_json, shorten
-from drpo_graph.prompts.responses import render_rewrite_response, response_prompt_fingerprint
 from drpo_graph.records import MAX_SCORE, Failure, ICLExample, ICLOutcome, ICLResult, Query, Rollout
 from drpo_graph.state import STATE_FORMAT
 
@@ -46,7 +45,7 @@ async def start(state: ICLState, runtime: Runtime[RunContext]) -> ICLState:
             num_samples=state["num_samples"],
         )
     )
-    fingerprints = {**runtime.context.fingerprints(), "icl": response_prompt_fingerprint()}
+    fingerprints = {**runtime.context.fingerprints(), "icl": runtime.context.prompts.response_fingerprint}
     # The texts are in the archive now; every checkpoint would repeat them.
     return {  # type: ignore[typeddict-item]  # Only changed keys.
         "format": STATE_FORMAT,
@@ -168,7 +167,7 @@ async def rewrite(state: ExampleState, runtime: Runtime[RunContext]) -> ExampleS
         "additionalProperties": False,
     }
     samples = await session.models.optimizer.ask(
-        render_rewrite_response(query, rollout),
+        runtime.context.prompts.render_rewrite_response(query, rollout),
         parse=parse_response,
         schema=ReplySchema("rewrite_response", schema),
         num_samples=state["num_samples"],

@@ -21,7 +21,6 @@ from drpo_graph.icl.graph import OPTIONAL_ROLES, ICLGraph, build_icl_graph
 from drpo_graph.icl.nodes import read_examples
 from drpo_graph.icl.state import ICLState
 from drpo_graph.private_files import write_atomically
-from drpo_graph.prompts.responses import response_prompt_fingerprint
 from drpo_graph.records import ICLExample, ICLResult, Record, Role
 from drpo_graph.registry import RunRecord, RunRegistry
 from drpo_graph.retrieval import bundled_icl_examples
@@ -147,7 +146,7 @@ class _ICLWork(RunWork[ICLResult]):
 
     def _check_state(self, context: RunContext, values: Mapping[str, Any]) -> None:
         super()._check_state(context, values)
-        if values["fingerprints"].get("icl") != response_prompt_fingerprint() and not context.accepts_changes:
+        if values["fingerprints"].get("icl") != context.prompts.response_fingerprint and not context.accepts_changes:
             raise FingerprintMismatchError(
                 "This run was started with another template for rewriting responses. Start a new run, or accept the "
                 "change with --force.",

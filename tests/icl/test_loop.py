@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from drpo_graph import build_settings
-from drpo_graph.errors import BudgetSpentError, DatasetError, UsageError
+from drpo_graph.errors import BudgetSpentError, DatasetError, FingerprintMismatchError, TemplateError, UsageError
 from drpo_graph.events import Event, ICLExampleFinished, ICLFinished
 from drpo_graph.icl import build_icl_graph, optimize_icl, resume_icl
 from drpo_graph.records import ICLExample, ICLResult
@@ -222,3 +222,26 @@ async def test_embedded_model_optimises_two_examples(tmp_path: Path) -> None:
     )
     assert len(result.examples) == 2
     assert all(one.reward is None or 1 <= one.reward <= 5 for one in result.examples)
+
+
+async def test_template_of_the_user_asks_for_rewrites_and_is_part_of_the_fingerprint(tmp_path: Path) -> None:
+    own, script, asked = tmp_path / "own", Script(), list[str]()
+    own.mkdir()
+    (own / "rewrite_response.md").write_text('MY WORDS "new_response"\n$example\n')
+
+    def respond(body: dict[str, object]) -> Reply:
+        asked.append(str(body["messages"]))
+        return script(body)
+
+    options = options_in(tmp_path)
+    with serve(respond, ServerOptions()) as server:
+        settings = settings_for(server, max_calls=2, templates=own)
+        with pytest.raises(BudgetSpentError):
+            await optimize_icl(plans("2,4"), settings=settings, num_iters=1, thread_id="t", options=options)
+        with pytest.raises(FingerprintMismatchError, match="template"):
+            await resume_icl("t", options=options, changes={"max_calls": 20, "templates": None})
+        assert (await resume_icl("t", options=options, changes={"max_calls": 20})).examples[0].response == "v1"
+        assert sum("MY WORDS" in one for one in asked) == 1
+        (own / "rewrite_response.md").write_text("No example.")
+        with pytest.raises(TemplateError, match=r"\$example"):
+            await optimize_icl(plans("2,4"), settings=settings, options=options)

@@ -240,6 +240,8 @@ class ICLStarted(EventBase):
     num_examples: int
     num_iters: int
     num_samples: int
+    models: dict[str, str] = Field(default_factory=dict)
+    """Model by role."""
 
 
 class ICLExampleFinished(EventBase):

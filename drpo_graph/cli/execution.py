@@ -171,11 +171,9 @@ def go_on(
     if not run.accepts_changes:
         _check_changes(record.settings, run.changes)
 
-    if is_icl := record.kind == "icl":
-        if run.training is not None or run.retries_failed:
-            raise UsageError(f"Run {thread_id!r} optimises ICL examples: it takes neither DATA nor --retry-failed.")
-        # The panel shows levels and beams, of which it has none.
-        display = "plain" if display == "rich" else display
+    is_icl = record.kind == "icl"
+    if is_icl and (run.training is not None or run.retries_failed):
+        raise UsageError(f"Run {thread_id!r} optimises ICL examples: it takes neither DATA nor --retry-failed.")
 
     def begin(shown: RunOptions) -> Coroutine[None, None, RunResult | ICLResult]:
         if is_icl:

@@ -47,7 +47,7 @@ def icl_command(
     disable_log: flags.DisableLogOption = False,
     plain_files: flags.PlainFilesOption = False,
     logging_level: flags.LogLevelOption = "INFO",
-    display: flags.DisplayOption = "plain",
+    display: flags.DisplayOption = "rich",
     max_concurrency: flags.MaxConcurrencyOption = None,
     requests_per_second: flags.RequestsPerSecondOption = None,
     max_outage: flags.MaxOutageOption = None,

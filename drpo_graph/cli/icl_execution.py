@@ -36,4 +36,4 @@ def start(run: NewICLRun, thread_id: str | None, *, options: RunOptions, display
             options=shown,
         )
 
-    execution.carry_out(name, begin, options=options, kind="plain" if display == "rich" else display, serving=None)
+    execution.carry_out(name, begin, options=options, kind=display, serving=None)

@@ -9,9 +9,10 @@ from rich.text import Text
 
 from drpo_graph.cli.reading import StoredRun, describe_start
 from drpo_graph.display import inert, inert_block, render_summary
+from drpo_graph.display.examples import print_examples
 from drpo_graph.display.formatting import format_reward
 from drpo_graph.display.view import describe_decision
-from drpo_graph.records import Candidate, ICLResult
+from drpo_graph.records import Candidate
 
 _MAX_LINE = 400
 _MAX_PROMPT = 6000
@@ -42,7 +43,7 @@ def print_run(run: StoredRun, stdout: TextIO, *, place: str) -> None:
     if best_id is not None:
         console.print(_trace_table(best_id, by_id), Text())
     if run.icl_result is not None:
-        _print_examples(run.icl_result, console)
+        print_examples(console, run.icl_result)
     elif run.result is not None:
         console.print(render_summary(run.result, elapsed_s=None), crop=False)
     else:
@@ -106,20 +107,6 @@ def _trace_table(candidate_id: str, by_id: Mapping[str, Candidate]) -> Table:
         prompt = Text(inert(one.prompt, max_chars=_MAX_LINE), no_wrap=True, overflow="ellipsis")
         table.add_row(*_inert_cells(one.id, one.origin, _reward(one.reward)), prompt)
     return table
-
-
-def _print_examples(result: ICLResult, console: Console) -> None:
-    table = _table("ICL examples")
-    for heading in ("example", "reward before", "after", "iterations"):
-        table.add_column(heading, no_wrap=True)
-    table.add_column("query", ratio=1)
-    for one in result.examples:
-        cells = _inert_cells(one.id, _reward(one.initial_reward), _reward(one.reward), str(one.iterations))
-        query = Text(inert(one.query, max_chars=_MAX_LINE), no_wrap=True, overflow="ellipsis")
-        table.add_row(*cells, query)
-    console.print(table)
-    calls = sum(usage.calls for usage in result.usage_by_role.values())
-    console.print(Text(f"unscored {result.num_unscored}, calls {calls}"))
 
 
 def _inert_cells(*cells: str) -> list[Text]:

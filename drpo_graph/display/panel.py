@@ -12,6 +12,7 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
+from drpo_graph.display.examples import render_latest, render_progress
 from drpo_graph.display.formatting import (
     NONE,
     format_count,
@@ -56,9 +57,12 @@ def render_panel(view: RunView, *, now: float, width: int, height: int = 40, is_
     width = min(width, MAX_WIDTH)
     is_wide = width >= MIN_TWO_COLUMNS
     rows = _two_columns(view, now=now) if is_wide else _one_column(view, now=now)
-    num_beam_rows = min(max(view.beam_size, len(view.beam)), _MAX_BEAM_ROWS)
+    num_rows = view.examples.num_examples if view.examples else max(view.beam_size, len(view.beam))
+    num_beam_rows = min(num_rows, _MAX_BEAM_ROWS)
     room = height - num_beam_rows - (_FIXED_LINES_WIDE if is_wide else _FIXED_LINES_NARROW)
-    rows += [_rule(), _sparkline(view, width=width - 4, is_ascii=is_ascii)]
+    rows.append(_rule())
+    if view.examples is None:
+        rows.append(_sparkline(view, width=width - 4, is_ascii=is_ascii))
     rows += _message_lines(view.messages, max_messages=min(max(room, 1), _MAX_MESSAGES))
     title = Text.assemble(" ", ("drpo", "bold cyan"), "  ", (inert(view.run_id, max_chars=60), "bold"), " ")
     models = _models_text(view, width=width - 4)
@@ -71,7 +75,7 @@ def render_panel(view: RunView, *, now: float, width: int, height: int = 40, is_
 
 
 def _two_columns(view: RunView, *, now: float) -> list[RenderableType]:
-    left = Group(_progress(view), Text(), _beam_table(view), Text(), _troubles(view))
+    left = Group(_progress(view), Text(), _main_table(view), Text(), _troubles(view))
     right = Group(_roles_table(view), Text(), _speed(view, now=now))
     table = Table(box=box.MINIMAL, show_header=False, show_edge=False, expand=True, border_style="dim", pad_edge=False)
     table.add_column(ratio=1)
@@ -81,7 +85,7 @@ def _two_columns(view: RunView, *, now: float) -> list[RenderableType]:
 
 
 def _one_column(view: RunView, *, now: float) -> list[RenderableType]:
-    upper: list[RenderableType] = [_progress(view), _rule(), _beam_table(view), _rule(), _roles_table(view)]
+    upper: list[RenderableType] = [_progress(view), _rule(), _main_table(view), _rule(), _roles_table(view)]
     return [*upper, _speed(view, now=now), _troubles(view)]
 
 
@@ -97,7 +101,16 @@ def _rule() -> Rule:
     return Rule(style="dim")
 
 
+def _main_table(view: RunView) -> Table:
+    return _beam_table(view) if view.examples is None else render_latest(view.examples, label_width=_LABEL_WIDTH)
+
+
 def _progress(view: RunView) -> Table:
+    level = Text(view.phase, style=_STYLE_BY_PHASE.get(view.phase, "bold"))
+    if view.lost_endpoints and view.stopped is None:
+        level = Text("server lost", style="bold red")
+    if view.examples is not None:
+        return render_progress(view.examples, label=level, label_width=_LABEL_WIDTH)
     grid = Table.grid(expand=True, padding=(0, 1, 0, 0))
     grid.add_column(width=_LABEL_WIDTH, no_wrap=True)
     grid.add_column(ratio=1)
@@ -105,9 +118,6 @@ def _progress(view: RunView) -> Table:
     num_done, num_rollouts = len(view.rollouts), view.num_rollouts
     share = min(num_done / num_rollouts, 1.0) if num_rollouts else 0.0
     is_searching = bool(view.level) and not view.is_level_finished
-    level = Text(view.phase, style=_STYLE_BY_PHASE.get(view.phase, "bold"))
-    if view.lost_endpoints and view.stopped is None:
-        level = Text("server lost", style="bold red")
     levels_done = view.levels_done + (share if is_searching else 0.0)
     grid.add_row(level, _bar(levels_done, view.max_depth, style="cyan"), f"{view.level or 0}/{view.max_depth}")
     expected = "" if num_rollouts is None else f"/{num_rollouts}"

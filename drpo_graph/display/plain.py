@@ -8,6 +8,7 @@ from typing import TextIO
 
 from rich.console import Console
 
+from drpo_graph.display.examples import list_example_files
 from drpo_graph.display.formatting import (
     NONE,
     format_count,
@@ -91,9 +92,8 @@ class PlainDisplay:
                 self._write(_example_line(event))
             case ICLFinished():
                 self._write(_examples_line(event.result))
-                # The list is a search's; both kinds write their result into the same folder.
-                for folder in (one.parent for one in self._files if one.name == "result.json"):
-                    self._write(f"  {inert(str(folder / event.result.published_name), max_chars=_MAX_LINE)}")
+                for path in list_example_files(self._files, event.result):
+                    self._write(f"  {inert(str(path), max_chars=_MAX_LINE)}")
             case RunStopped():
                 with self._lines() as console:
                     print_stop(console, event, commands=self._commands)

@@ -9,11 +9,12 @@ from typing import TextIO
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
 
+from drpo_graph.display.examples import list_example_files, print_examples
 from drpo_graph.display.panel import render_panel
 from drpo_graph.display.streams import quiet
 from drpo_graph.display.summary import print_stop, print_summary
 from drpo_graph.display.view import RunView
-from drpo_graph.events import Event, RunFinished, RunStopped
+from drpo_graph.events import Event, ICLFinished, RunFinished, RunStopped
 
 REFRESH_PER_SECOND = 8
 
@@ -68,6 +69,12 @@ class RichDisplay:
                     files=self._files,
                     commands=self._commands,
                 )
+                self._out.file.flush()
+            case ICLFinished():
+                self._live.stop()
+                print_examples(self._out, event.result)
+                for path in list_example_files(self._files, event.result):
+                    self._out.print(str(path), soft_wrap=True)
                 self._out.file.flush()
             case RunStopped():
                 self._live.stop()

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
+from drpo_graph.display.examples import ExamplesView
 from drpo_graph.display.formatting import format_duration
 from drpo_graph.events import (
     BeamEntry,
@@ -13,6 +14,9 @@ from drpo_graph.events import (
     EndpointBack,
     EndpointLost,
     Event,
+    ICLExampleFinished,
+    ICLFinished,
+    ICLStarted,
     LevelFinished,
     LevelStarted,
     Remaining,
@@ -32,7 +36,7 @@ RATE_WINDOW_S = 30
 
 MAX_HISTORY, MAX_MESSAGES, MAX_KINDS, MAX_TEXT = 512, 20, 24, 500
 
-Phase = Literal["starting", "root", "level", "choosing", "done", "interrupted", "waiting", "failed"]
+Phase = Literal["starting", "root", "level", "examples", "choosing", "done", "interrupted", "waiting", "failed"]
 
 
 class Message(NamedTuple):
@@ -100,6 +104,8 @@ class RunView:
     validation: ValidationFinished | None = None
     result: RunResult | None = None
     stopped: RunStopped | None = None
+    examples: ExamplesView | None = None
+    """Of a run over ICL examples, which has neither levels nor a beam."""
 
     _started_at: float | None = None
     _ended_at: float | None = None
@@ -139,7 +145,9 @@ class RunView:
         return max((now if self._ended_at is None else self._ended_at) - self._started_at, 0.0)
 
     def remaining_s(self, now: float) -> float | None:
-        """Return the estimated seconds of search left: ``None`` until one level past the root's is finished."""
+        """Return the estimated seconds left: ``None`` until a level past the root's, or an example, is finished."""
+        if self.examples is not None and self._ended_at is None:
+            return self.examples.remaining_s(self.elapsed_s(now))
         if not self._level_durations_s or self._ended_at is not None:
             return None
         mean_s = sum(self._level_durations_s) / len(self._level_durations_s)
@@ -189,6 +197,12 @@ class RunView:
                 self.phase, self.stopped, self._ended_at = event.reason, event, event.time
             case ReviewRequested() | ReviewDecided():
                 self._note(event.time, "note", describe_review(event))
+            case ICLStarted():
+                self._start_examples(event)
+            case ICLExampleFinished() if self.examples is not None:
+                self.examples.finish(event)
+            case ICLFinished():
+                self.phase, self._ended_at = "done", event.time
             case Warned():
                 self.warnings.append(event.message[:MAX_TEXT])
                 self._note(event.time, "warning", event.message)
@@ -205,6 +219,14 @@ class RunView:
         self._level_started_at = None
         self._calls_by_second.clear()
 
+    def _start_examples(self, event: ICLStarted) -> None:
+        self.run_id, self.is_resumed, self.models = event.run_id, event.is_resumed, dict(event.models)
+        finished = self.examples.finished if self.examples else {}
+        self.phase, self.examples = "examples", ExamplesView.of(event)
+        self.examples.finished.update(finished)
+        self._started_at, self._ended_at, self.stopped = event.time, None, None
+        self._calls_by_second.clear()
+
     def _start_level(self, event: LevelStarted) -> None:
         if event.level != self.level:
             self._enter_level(event.level)
@@ -219,7 +241,7 @@ class RunView:
         self._level_started_at = None
 
     def _score_rollout(self, event: RolloutScored) -> None:
-        if self.level is None or event.level > self.level:
+        if self.examples is None and (self.level is None or event.level > self.level):
             self._enter_level(event.level)
         key = (event.candidate_id, event.query_id)
         if key in self.rollouts:

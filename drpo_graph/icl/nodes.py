@@ -43,6 +43,7 @@ async def start(state: ICLState, runtime: Runtime[RunContext]) -> ICLState:
             num_examples=len(by_id),
             num_iters=state["num_iters"],
             num_samples=state["num_samples"],
+            models=models_by_role(runtime.context),
         )
     )
     fingerprints = {**runtime.context.fingerprints(), "icl": runtime.context.prompts.response_fingerprint}
@@ -54,6 +55,11 @@ async def start(state: ICLState, runtime: Runtime[RunContext]) -> ICLState:
         "query_ids": list(by_id),
         "examples": [],
     }
+
+
+def models_by_role(context: RunContext) -> dict[str, str]:
+    """Return the models that are asked; nobody is asked to respond."""
+    return {role: client.settings.model for role, client in context.clients.items() if role != "base"}
 
 
 def read_examples(given: list[dict[str, str]]) -> list[ICLExample]:

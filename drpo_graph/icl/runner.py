@@ -18,7 +18,7 @@ from drpo_graph.events import Event, ICLFinished, ICLStarted
 from drpo_graph.export import RESULT_FILE
 from drpo_graph.graph import build_context
 from drpo_graph.icl.graph import OPTIONAL_ROLES, ICLGraph, build_icl_graph
-from drpo_graph.icl.nodes import read_examples
+from drpo_graph.icl.nodes import models_by_role, read_examples
 from drpo_graph.icl.state import ICLState
 from drpo_graph.private_files import write_atomically
 from drpo_graph.records import ICLExample, ICLResult, Record, Role
@@ -162,6 +162,7 @@ class _ICLWork(RunWork[ICLResult]):
                 num_examples=len(state["query_ids"]),
                 num_iters=state["num_iters"],
                 num_samples=state["num_samples"],
+                models=models_by_role(context),
             )
         )
 

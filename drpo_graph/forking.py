@@ -1,8 +1,6 @@
 """Fork a run: branch it with other settings from the state that it had after a level, without paying for it again."""
 
-import time
 from collections.abc import Mapping
-from pathlib import Path
 
 from drpo_graph.archive import Archive
 from drpo_graph.branching import begin_thread, copy_records, find_level
@@ -13,7 +11,7 @@ from drpo_graph.records import RunResult
 from drpo_graph.registry import RunRecord, RunRegistry
 from drpo_graph.retention import prune_run
 from drpo_graph.rewards import check_named_again
-from drpo_graph.run_work import RunOptions, run_folder
+from drpo_graph.run_work import RunOptions, make_record
 from drpo_graph.runner import Parts, new_thread_id, resume
 from drpo_graph.settings import Settings, build_settings, merge_settings
 
@@ -100,7 +98,7 @@ async def create_fork(
         )
         graph = build_graph(settings, checkpointer=checkpoint.saver)
         state = await find_level(graph, thread_id, level)
-        record = _make_record(former, new_id, level=level, settings=settings, folder=run_folder(options, new_id))
+        record = _make_record(former, new_id, level=level, settings=settings, options=options)
         # Of a fork that was killed before it was on the list, something may be left.
         await prune_run(checkpoint, record, keep="nothing")
         await copy_records(Archive(checkpoint.store, thread_id), Archive(checkpoint.store, new_id), state)
@@ -121,16 +119,7 @@ def change_settings(former: Settings, changes: Mapping[str, object]) -> Settings
     return settings
 
 
-def _make_record(former: RunRecord, new_id: str, *, level: int, settings: Settings, folder: Path | None) -> RunRecord:
-    now = time.time()
-    return RunRecord(
-        thread_id=new_id,
-        status="interrupted",
-        created_at=now,
-        updated_at=now,
-        settings=settings,
-        log_dir=str(folder) if folder else None,
-        forked_from=former.thread_id,
-        forked_level=level,
-        warm_start=former.warm_start,
-    )
+def _make_record(former: RunRecord, new_id: str, *, level: int, settings: Settings, options: RunOptions) -> RunRecord:
+    record = make_record(new_id, settings, options, warm_start=former.warm_start)
+    # It is still to be carried out.
+    return record.model_copy(update={"status": "interrupted", "forked_from": former.thread_id, "forked_level": level})

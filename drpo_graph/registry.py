@@ -11,6 +11,7 @@ from drpo_graph.errors import RunNotFoundError, StateFormatError
 from drpo_graph.records import Record, RunStatus, WarmStart
 from drpo_graph.settings import Settings
 
+RunKind = Literal["search", "icl"]
 _NAMESPACE = ("drpo", "runs")
 _PAGE = 200
 
@@ -36,7 +37,7 @@ class RunRecord(Record):
     """The run folder; ``None`` when the run writes no files."""
     message: str = ""
     """Why it stopped, if it did."""
-    kind: Literal["search", "icl"] = "search"
+    kind: RunKind = "search"
     """What runs: the search, or the optimisation of ICL examples."""
     forked_from: str | None = None
     """The run that it is a fork of."""

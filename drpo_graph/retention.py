@@ -105,7 +105,7 @@ async def prune_run(checkpoint: Checkpoint, record: RunRecord, *, keep: Keep, is
     """
     thread_id = record.thread_id
     archive = Archive(checkpoint.store, thread_id)
-    if keep != "nothing" and (record.status != "done" or await archive.get("run", "result") is None):
+    if keep != "nothing" and (record.status != "done" or not await _has_result(archive)):
         raise UsageError(f"Run {thread_id!r} is not finished, and needs all it has to be resumed.")
     num_checkpoints = 0
     async for _ in checkpoint.saver.alist(_config_of(record)):
@@ -126,6 +126,11 @@ async def prune_run(checkpoint: Checkpoint, record: RunRecord, *, keep: Keep, is
         else:
             await checkpoint.saver.aprune([thread_id], strategy="keep_latest")
     return Pruned(thread_id, num_checkpoints - kept, num_records)
+
+
+async def _has_result(archive: Archive) -> bool:
+    """Return whether a run has delivered a prompt, or ICL examples."""
+    return any([await archive.get("run", name) is not None for name in ("result", "icl_result")])
 
 
 async def _find_doomed(archive: Archive, keep: Keep) -> dict[Kind, list[str]]:

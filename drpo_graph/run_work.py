@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 from langgraph.graph.state import CompiledStateGraph
 
@@ -31,8 +31,9 @@ from drpo_graph.failure_notes import ask_again
 from drpo_graph.graph import RECURSION_LIMIT
 from drpo_graph.interrupts import handle_signals
 from drpo_graph.records import Record
-from drpo_graph.registry import RunRecord, RunRegistry
+from drpo_graph.registry import RunKind, RunRecord, RunRegistry
 from drpo_graph.reviews import ReviewRequest
+from drpo_graph.settings import Settings, build_settings, merge_settings
 from drpo_graph.state import STATE_FORMAT
 from drpo_graph.storage import Checkpoint, Storage
 
@@ -80,6 +81,58 @@ def _need_review(request: ReviewRequest) -> ReviewNeededError:
     ids = tuple(one.id for one in request.candidates)
     return ReviewNeededError(
         f"Level {request.level} waits for a decision about {', '.join(ids)}.", level=request.level, candidate_ids=ids
+    )
+
+
+def make_record(
+    thread_id: str, settings: Settings, options: RunOptions, *, kind: RunKind = "search", warm_start: str | None = None
+) -> RunRecord:
+    """Return the record of a run that begins now."""
+    folder, now = run_folder(options, thread_id), time.time()
+    return RunRecord(
+        thread_id=thread_id,
+        status="running",
+        created_at=now,
+        updated_at=now,
+        settings=settings,
+        log_dir=str(folder) if folder else None,
+        kind=kind,
+        warm_start=warm_start,
+    )
+
+
+class TakenUp(NamedTuple):
+    """A run that goes on: with what, and how."""
+
+    settings: Settings
+    options: RunOptions
+    record: RunRecord
+
+
+def take_up(record: RunRecord, options: RunOptions, changes: Mapping[str, object] | None) -> TakenUp:
+    """Return what a stored run goes on with.
+
+    Args:
+        record: As it is stored.
+        options: How it goes on; its files go where they went before, unless a folder is named.
+        changes: Settings to change. A budget that was raised stays raised; other changes are for this process.
+
+    Raises:
+        SettingsError: a change cannot be used.
+    """
+    settings = record.settings
+    if changes:
+        settings = build_settings(merge_settings(settings.model_dump(), changes))
+    if options.log_dir is None:
+        # A run that keeps no files goes on without.
+        is_kept = options.writes_files and record.log_dir is not None
+        options = replace(options, log_dir=Path(record.log_dir or ""), writes_files=is_kept)
+    folder = run_folder(options, record.thread_id)
+    kept = {"log_dir": str(folder) if folder else record.log_dir}
+    return TakenUp(
+        settings,
+        options,
+        record.model_copy(update={**kept, "settings": record.settings.with_limits_of(settings)}),
     )
 
 

@@ -26,14 +26,14 @@ from drpo_graph.export import export_result
 from drpo_graph.graph import SearchGraph, build_context, build_graph
 from drpo_graph.protocols import BeamPolicy, ExampleRetriever, MetricSelector, Rewriter
 from drpo_graph.records import Query, Role, RunResult, WarmStart
-from drpo_graph.registry import RunInput, RunRecord, RunRegistry
+from drpo_graph.registry import RunInput, RunRegistry
 from drpo_graph.responders import PromptResponder
 from drpo_graph.resuming import announce_resume
 from drpo_graph.rewards import CriticPart, check_named_again
 from drpo_graph.rewrite_guards import check_fillable
 from drpo_graph.run_work import RunOptions as RunOptions
-from drpo_graph.run_work import RunWork, run_folder
-from drpo_graph.settings import Settings, build_settings, merge_settings
+from drpo_graph.run_work import RunWork, make_record, take_up
+from drpo_graph.settings import Settings
 from drpo_graph.standing import tell_standing
 from drpo_graph.state import SearchState
 from drpo_graph.warm_start import start_from
@@ -100,16 +100,8 @@ async def optimize(
         registry = RunRegistry(checkpoint.store)
         if await registry.has(thread_id):
             raise RunExistsError(f"Run {thread_id!r} exists already. `drpo resume {thread_id}` continues it.")
-        folder, now = run_folder(options, thread_id), time.time()
-        record = RunRecord(
-            thread_id=thread_id,
-            status="running",
-            created_at=now,
-            updated_at=now,
-            settings=settings,
-            log_dir=str(folder) if folder else None,
-            warm_start=warm_start.source if warm_start else None,
-        )
+        source = warm_start.source if warm_start else None
+        record = make_record(thread_id, settings, options, warm_start=source)
         context = replace(context, store=checkpoint.store)
         return await _Search(record, context, checkpoint, options, given).carry_out()
 
@@ -148,21 +140,11 @@ async def resume(
         if record.kind != "search":
             raise UsageError(f"Run {thread_id!r} optimises ICL examples: `drpo resume {thread_id}` continues it.")
         check_named_again(record.settings, changes or {})
-        chosen = record.settings
-        if changes:
-            chosen = build_settings(merge_settings(chosen.model_dump(), changes))
+        chosen, options, record = take_up(record, options, changes)
         stored = await Archive(checkpoint.store, thread_id).get("run", "input")
         given = RunInput.model_validate(stored)
         if queries is not None and not accepts_changes:
             _check_data(given, queries, chosen)
-        if options.log_dir is None:
-            # Files go where they went before; a run that keeps none goes on without.
-            is_kept = options.writes_files and record.log_dir is not None
-            options = replace(options, log_dir=Path(record.log_dir or ""), writes_files=is_kept)
-        folder = run_folder(options, thread_id)
-        # A budget that was raised stays raised; other changes are for this process.
-        kept = {"log_dir": str(folder) if folder else record.log_dir}
-        record = record.model_copy(update={**kept, "settings": record.settings.with_limits_of(chosen)})
         context = _build_context(chosen, options, parts, accepts_changes=accepts_changes)
         context = replace(context, store=checkpoint.store)
         return await _Search(record, context, checkpoint, options, given, retries_failed=retries_failed).carry_out()

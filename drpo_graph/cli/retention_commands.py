@@ -218,10 +218,14 @@ async def _export_one(storage: Storage, name: str, output: Path) -> None:
     """Write one run's files, and say so."""
     from drpo_graph.cli.reading import load_run
     from drpo_graph.export import write_stored_run
+    from drpo_graph.icl.files import write_stored_examples
 
     folder = output / check_thread_id(name)
     run = await load_run(storage, name)
-    files = write_stored_run(folder, run.record, result=run.result, tree=run.tree, beams=run.beams)
+    if run.record.kind == "icl":
+        files = write_stored_examples(folder, run.record, run.icl_result)
+    else:
+        files = write_stored_run(folder, run.record, result=run.result, tree=run.tree, beams=run.beams)
     _say(f"{name}: {len(files)} files in {folder}, {_export_events(storage, run.record, folder)}")
 
 

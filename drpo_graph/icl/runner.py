@@ -1,7 +1,5 @@
 """Start and resume runs over ICL examples, on the same frame as the search's."""
 
-import json
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,20 +11,19 @@ from pydantic import Field
 from drpo_graph.archive import Archive
 from drpo_graph.checkpoint import check_thread_id, find_storage
 from drpo_graph.context import RunContext, RunSession
-from drpo_graph.errors import CheckpointError, FingerprintMismatchError, RunExistsError, UsageError
+from drpo_graph.errors import FingerprintMismatchError, RunExistsError, UsageError
 from drpo_graph.events import Event, ICLFinished, ICLStarted
-from drpo_graph.export import RESULT_FILE
 from drpo_graph.graph import build_context
+from drpo_graph.icl.files import write_examples
 from drpo_graph.icl.graph import OPTIONAL_ROLES, ICLGraph, build_icl_graph
 from drpo_graph.icl.nodes import models_by_role, read_examples
 from drpo_graph.icl.state import ICLState
-from drpo_graph.private_files import write_atomically
 from drpo_graph.records import ICLExample, ICLResult, Record, Role
-from drpo_graph.registry import RunRecord, RunRegistry
+from drpo_graph.registry import RunRegistry
 from drpo_graph.retrieval import bundled_icl_examples
-from drpo_graph.run_work import RunOptions, RunWork, run_folder
+from drpo_graph.run_work import RunOptions, RunWork, make_record, take_up
 from drpo_graph.runner import new_thread_id
-from drpo_graph.settings import Settings, build_settings, merge_settings
+from drpo_graph.settings import Settings
 
 DEFAULT_NUM_ITERS = 5
 DEFAULT_NUM_SAMPLES = 1
@@ -77,16 +74,7 @@ async def optimize_icl(
     async with find_storage(options.checkpoint).open_run(thread_id) as checkpoint:
         if await RunRegistry(checkpoint.store).has(thread_id):
             raise RunExistsError(f"Run {thread_id!r} exists already. `drpo resume {thread_id}` continues it.")
-        folder, now = run_folder(options, thread_id), time.time()
-        record = RunRecord(
-            thread_id=thread_id,
-            status="running",
-            created_at=now,
-            updated_at=now,
-            settings=settings,
-            log_dir=str(folder) if folder else None,
-            kind="icl",
-        )
+        record = make_record(thread_id, settings, options, kind="icl")
         context = replace(context, store=checkpoint.store)
         return await _ICLWork(record, context, checkpoint, options, given).carry_out()
 
@@ -112,16 +100,8 @@ async def resume_icl(
         record = await RunRegistry(checkpoint.store).find(thread_id)
         if record.kind != "icl":
             raise UsageError(f"Run {thread_id!r} is a search: continue it with drpo_graph.resume.")
-        chosen = record.settings
-        if changes:
-            chosen = build_settings(merge_settings(chosen.model_dump(), changes))
+        chosen, options, record = take_up(record, options, changes)
         given = ICLRunInput.model_validate(await Archive(checkpoint.store, thread_id).get("run", "input"))
-        if options.log_dir is None:
-            is_kept = options.writes_files and record.log_dir is not None
-            options = replace(options, log_dir=Path(record.log_dir or ""), writes_files=is_kept)
-        folder = run_folder(options, thread_id)
-        kept = {"log_dir": str(folder) if folder else record.log_dir}
-        record = record.model_copy(update={**kept, "settings": record.settings.with_limits_of(chosen)})
         context = _build_context(chosen, options, models=models, accepts_changes=accepts_changes)
         context = replace(context, store=checkpoint.store)
         return await _ICLWork(record, context, checkpoint, options, given).carry_out()
@@ -167,24 +147,7 @@ class _ICLWork(RunWork[ICLResult]):
         )
 
     async def _export(self, archive: Archive, folder: Path, result: ICLResult) -> None:
-        try:
-            for name, content in result_files(result).items():
-                write_atomically(folder / name, content, root=folder)
-        except OSError as error:
-            raise CheckpointError(
-                f"Run folder {folder}: {error.strerror or error}. The result is stored: make room there and run "
-                f"`drpo resume {result.thread_id}`, or give another folder with --log-dir."
-            ) from error
-
-
-def result_files(result: ICLResult) -> dict[str, bytes]:
-    """Return a finished run's files: the examples in the published form, and the result."""
-    pairs = {one.query: one.response for one in result.examples}
-    contents: dict[str, object] = {result.published_name: pairs, RESULT_FILE: result.model_dump(mode="json")}
-    return {
-        name: (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace")
-        for name, content in contents.items()
-    }
+        write_examples(folder, result)
 
 
 def _build_context(

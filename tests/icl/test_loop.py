@@ -16,7 +16,7 @@ from drpo_graph.records import ICLExample, ICLResult
 from drpo_graph.retrieval import load_icl_examples
 from drpo_graph.runner import RunOptions, resume
 from drpo_graph.settings import Settings
-from tests.support.command import Drpo, finished_keys, serve
+from tests.support.command import Drpo, finish, finished_keys, serve, spawn_drpo, wait_for
 from tests.support.fake_server import FakeServer, Latency, Reply, ServerOptions
 
 PUBLISHED = Path(__file__).parents[2].parent / "shared/data/drpo/ICL_examples.json"
@@ -40,8 +40,7 @@ class Script:
         if '"new_response"' in text:
             texts = []
             for _ in range(int(str(body.get("n", 1)))):
-                self._rewrites[query] += 1
-                number = self._rewrites[query]
+                number = self.count_rewrite(query, text)
                 texts.append(json.dumps({"analysis": "a", "new_response": f"v{number}"}))
             return Reply(texts)
         score = plan[int(re.findall(r"v(\d+)", text)[-1])]
@@ -50,10 +49,29 @@ class Script:
         names = re.findall(r"^- ([A-Z][\w /-]*?):", text, flags=re.MULTILINE)
         return Reply([json.dumps({name: {"rationale": "because", "score": int(score)} for name in names})])
 
+    def count_rewrite(self, query: str, text: str) -> int:
+        """Return the number of the rewrite that is asked for."""
+        self._rewrites[query] += 1
+        return self._rewrites[query]
+
+
+class Steady(Script):
+    """Rewrites a response into the one after it, whoever asks and however often."""
+
+    def count_rewrite(self, query: str, text: str) -> int:
+        """Return the number after that of the response that is shown."""
+        return int(re.findall(r"v(\d+)", text)[-1]) + 1
+
 
 @pytest.fixture
 def server() -> Iterator[FakeServer]:
     with serve(Script(), ServerOptions(latency=Latency(0.04))) as running:
+        yield running
+
+
+@pytest.fixture
+def steady() -> Iterator[FakeServer]:
+    with serve(Steady(), ServerOptions()) as running:
         yield running
 
 
@@ -245,3 +263,55 @@ async def test_template_of_the_user_asks_for_rewrites_and_is_part_of_the_fingerp
         (own / "rewrite_response.md").write_text("No example.")
         with pytest.raises(TemplateError, match=r"\$example"):
             await optimize_icl(plans("2,4"), settings=settings, options=options)
+
+
+def test_finished_run_is_exported_and_pruned_as_a_search_is(
+    steady: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OPENAI_BASE_URL", steady.base_url)
+    (tmp_path / "mine.json").write_text(json.dumps({one.query: one.response for one in plans("2,4,3", "5")}))
+    drpo = Drpo(capsys)
+    search = ("icl", "mine.json", "--model", "openai:scripted", "--num-iters", "2", "--display", "none")
+    assert drpo(*search, "--thread-id", "t").code == 0
+    assert drpo(*search, "--thread-id", "u", "--max-calls", "4").code == 3
+    written = {one.name: one.read_bytes() for one in (tmp_path / "drpo_runs/t").glob("*.json")}
+    assert drpo("export", "--all", "--output", "out").code == 0
+    assert {one.name for one in (tmp_path / "out/t").iterdir()} == {*written, "run.json", "events.jsonl"}
+    assert all((tmp_path / "out/t" / name).read_bytes() == content for name, content in written.items())
+    assert {one.name for one in (tmp_path / "out/u").iterdir()} == {"run.json", "events.jsonl"}
+    for keep in ("records", "result"):
+        assert drpo("prune", "t", "--keep", keep, "--yes").code == 0
+        assert drpo("resume", "t", "--display", "none").code == 0
+        assert "mean reward 3.50 -> 4.50" in drpo("show", "t").out
+    assert "u: is not finished" in drpo("prune", "u", "--keep", "result", "--yes").out
+    assert drpo("prune", "t", "u", "--keep", "nothing", "--unfinished", "--yes").code == 0
+    assert drpo("runs", "--json").out.strip() == "[]"
+
+
+@pytest.mark.slow
+def test_killed_run_is_resumed_and_repeats_no_finished_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = {one.query: one.response for one in plans("2,4,3,3,4", "3,2,1,4,4", "2,3,4,4,4")}
+    (tmp_path / "mine.json").write_text(json.dumps(given))
+    drpo, files, keys = Drpo(capsys), [], []
+    for name, kills in (("whole", []), ("killed", [3, 8, 14])):
+        with serve(Steady(), ServerOptions(latency=Latency(0.1))) as server:
+            monkeypatch.setenv("OPENAI_BASE_URL", server.base_url)
+            common = ("--thread-id", name, "--display", "none")
+            start = ("icl", "mine.json", "--model", "openai:scripted", "--num-iters", "4", *common)
+            commands = [start, *(("resume", name, "--display", "none") for _ in kills)]
+            for command, num_calls in zip(commands, kills, strict=False):
+                process = spawn_drpo(*command, folder=tmp_path, environment={})
+                wait_for(lambda at_least=num_calls, one=server: len(finished_keys(one)) >= at_least)
+                process.kill()
+                finish(process)
+            assert drpo(*commands[-1]).code == 0
+            keys.append(Counter(finished_keys(server)))
+        files.append((tmp_path / "drpo_runs" / name / "out_3_4.json").read_bytes())
+    assert files[0] == files[1]
+    # What was in flight at a kill is asked again, and no more than that: three examples at a time.
+    assert set(keys[0]) <= set(keys[1])
+    assert (keys[1] - keys[0]).total() <= 3 * 3

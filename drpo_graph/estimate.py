@@ -198,7 +198,7 @@ def estimate_run(settings: Settings, prompts: PromptLibrary, data: Dataset, *, i
     if data.validation:
         levels.append(plan_validation(settings, num_validation=len(data.validation)))
     per_call = {role: measure_call(role, settings, prompts, data, is_worst=is_worst) for role in ROLES}
-    return _add_up(levels, per_call, settings, is_worst=is_worst)
+    return add_up(levels, per_call, settings, is_worst=is_worst)
 
 
 def estimate_remaining(
@@ -234,7 +234,7 @@ def estimate_remaining(
             )
         else:
             per_call[role] = measure_call(role, settings, prompts, Dataset(()), is_worst=False)
-    return _add_up(levels, per_call, settings, is_worst=False)
+    return add_up(levels, per_call, settings, is_worst=False)
 
 
 def find_shortage(limits: Limits, needed: Mapping[Cap, float | None]) -> str | None:
@@ -328,9 +328,17 @@ def _without_known(work: Workload, level: int, settings: Settings, data: Dataset
     return work._replace(selections=sum(data.training[index].text not in data.known_texts for index in new))
 
 
-def _add_up(
+def add_up(
     levels: Sequence[Workload], per_call: Mapping[Role, Measure], settings: Settings, *, is_worst: bool
 ) -> Estimate:
+    """Return what workloads use that come one after the other.
+
+    Args:
+        levels: The workloads.
+        per_call: What one planned call of each role comes to; no calls of a role that is not asked.
+        settings: With the limits and prices.
+        is_worst: Whether every reply is asked for as often as one can be.
+    """
     book = PriceBook(settings.prices)
     seconds, total = 0.0, Workload()
     for level in levels:
@@ -362,8 +370,12 @@ def _time_of(work: Workload, per_call: Mapping[Role, Measure], settings: Setting
     """Return a level's seconds: its longest chain of calls, or as long as its calls take at the limits."""
     samples = {role: settings.n_actions if role == "optimizer" and not is_worst else 1 for role in ROLES}
     # The samples of one request are written at the same time.
-    each = {role: CALL_OVERHEAD_S + per_call[role].completion_tokens / samples[role] / TOKENS_PER_S for role in ROLES}
-    calls = count_calls(work, settings, is_worst=is_worst)
+    asked = [role for role in ROLES if per_call[role].calls]
+    each = dict.fromkeys(ROLES, 0.0) | {
+        role: CALL_OVERHEAD_S + per_call[role].completion_tokens / samples[role] / TOKENS_PER_S for role in asked
+    }
+    planned = count_calls(work, settings, is_worst=is_worst)
+    calls = {role: planned[role] if role in asked else 0 for role in ROLES}
     judge = each["critic"] if settings.has_judge else 0.0
     tries = max(calls["critic"], calls["base"]) / work.rollouts if work.rollouts else 1
     chain = tries * ((each["optimizer"] if work.rewrites else 0.0) + each["base"] + judge)

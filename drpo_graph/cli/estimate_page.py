@@ -1,4 +1,4 @@
-"""``drpo optimize --dry-run``: what a run would need, without a call and without a trace."""
+"""``--dry-run``: what a run would need, without a call and without a trace."""
 
 import json
 import sys
@@ -40,12 +40,34 @@ def print_estimate(
     data = Dataset(ordered, held_out, _cached_texts(settings), _examples(settings))
     expected = estimate_run(settings, prompts, data, is_worst=False)
     worst = estimate_run(settings, prompts, data, is_worst=True)
+    told = (
+        f"levels {settings.num_levels}, at most {settings.num_levels + settings.max_depth_increase}; "
+        f"beam {settings.beam_size} x {settings.n_actions}; training queries {len(data.training)}, "
+        f"{settings.queries_per_level} per level; validation queries {len(data.validation)}",
+        "The calls at most are a bound: easy levels add all that they may, levels that can be are run again, and every "
+        "reply is asked for again and repaired. Failed requests are not counted.",
+    )
+    print_estimates(settings, expected, worst, told=told, display=display)
+
+
+def print_estimates(
+    settings: Settings, expected: Estimate, worst: Estimate, *, told: Sequence[str], display: DisplayKind
+) -> None:
+    """Print what a run is expected to use, and the most that it may.
+
+    Args:
+        settings: With the budget.
+        expected: What it is expected to use.
+        worst: The most.
+        told: What both rest on, in lines.
+        display: ``jsonl`` prints one JSON object; ``none`` nothing.
+    """
     stream = quiet(sys.stdout)
     if display == "jsonl":
         content = {"expected": _as_json(expected), "at_most": _as_json(worst)}
         stream.write(f"{json.dumps(content)}\n")
     elif display != "none":
-        _print_page(settings, data, expected, worst)
+        _print_page(settings, expected, worst, told)
     stream.flush()
 
 
@@ -70,17 +92,13 @@ def _as_json(estimate: Estimate) -> dict[str, object]:
     return {**estimate.model_dump(mode="json"), **totals}
 
 
-def _print_page(settings: Settings, data: Dataset, expected: Estimate, worst: Estimate) -> None:
+def _print_page(settings: Settings, expected: Estimate, worst: Estimate, told: Sequence[str]) -> None:
     stream = quiet(sys.stdout)
     console = Console(file=stream, highlight=False, markup=False, emoji=False)
     console.width = max(console.width, _MIN_WIDTH)
     console.print(_table(expected, worst), Text())
     lines = [
-        f"levels {settings.num_levels}, at most {settings.num_levels + settings.max_depth_increase}; "
-        f"beam {settings.beam_size} x {settings.n_actions}; training queries {len(data.training)}, "
-        f"{settings.queries_per_level} per level; validation queries {len(data.validation)}",
-        "The calls at most are a bound: easy levels add all that they may, levels that can be are run again, and every "
-        "reply is asked for again and repaired. Failed requests are not counted.",
+        *told,
         "Tokens, money and time go by usual lengths, at most by the token limits; no token is taken as cached.",
         "Nothing was called, and nothing was created.",
     ]

@@ -1,6 +1,7 @@
 """``drpo icl``."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -8,10 +9,14 @@ import typer
 
 from drpo_graph.checkpoint import check_thread_id, find_storage
 from drpo_graph.cli import options as flags
+from drpo_graph.cli.estimate_page import print_estimates
 from drpo_graph.cli.inputs import read_settings
 from drpo_graph.cli.places import DEFAULT_PLACE
+from drpo_graph.display import DisplayKind
 from drpo_graph.errors import DatasetError
+from drpo_graph.prompts.library import load_prompts
 from drpo_graph.records import ICLExample
+from drpo_graph.settings import Settings
 
 ExamplesArgument = Annotated[
     Path | None,
@@ -56,6 +61,7 @@ def icl_command(
     max_cost: flags.MaxCostOption = None,
     max_time: flags.MaxTimeOption = None,
     prices: flags.PriceOption = None,
+    dry_run: flags.DryRunOption = False,
 ) -> None:
     """Optimise ICL examples: rewrite their responses from critiques, and keep the best-scored ones.
 
@@ -71,6 +77,9 @@ def icl_command(
     chosen = _choose(bundled_icl_examples() if examples is None else load_icl_examples(examples), num_examples)
     if thread_id is not None:
         check_thread_id(thread_id)
+    if dry_run:
+        _print_estimate(settings, chosen, num_iters=num_iters, num_samples=num_samples, display=display)
+        return
     from drpo_graph.cli import execution, icl_execution  # Loads LangGraph: wrong usage is told before that.
 
     options = execution.build_options(
@@ -78,6 +87,24 @@ def icl_command(
     )
     run = icl_execution.NewICLRun(settings=settings, examples=chosen, num_iters=num_iters, num_samples=num_samples)
     icl_execution.start(run, thread_id, options=options, display=display)
+
+
+def _print_estimate(
+    settings: Settings, examples: Sequence[ICLExample], *, num_iters: int, num_samples: int, display: DisplayKind
+) -> None:
+    from drpo_graph.icl.estimate import estimate_icl  # Loads LangGraph, with its package.
+
+    prompts = load_prompts(settings.templates)
+    expected, worst = (
+        estimate_icl(examples, settings, prompts, num_iters=num_iters, num_samples=num_samples, is_worst=is_worst)
+        for is_worst in (False, True)
+    )
+    told = (
+        f"examples {len(examples)}; {num_iters} iterations of {num_samples}",
+        "The calls at most are a bound: no score is perfect, and every reply is asked for again and repaired. Failed "
+        "requests are not counted.",
+    )
+    print_estimates(settings, expected, worst, told=told, display=display)
 
 
 def _choose(examples: tuple[ICLExample, ...], num_examples: int | None) -> tuple[ICLExample, ...]:

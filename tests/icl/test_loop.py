@@ -315,3 +315,26 @@ def test_killed_run_is_resumed_and_repeats_no_finished_call(
     # What was in flight at a kill is asked again, and no more than that: three examples at a time.
     assert set(keys[0]) <= set(keys[1])
     assert (keys[1] - keys[0]).total() <= 3 * 3
+
+
+def test_dry_run_tells_what_the_run_then_uses_and_makes_nothing(
+    steady: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OPENAI_BASE_URL", steady.base_url)
+    (tmp_path / "mine.json").write_text(json.dumps({one.query: one.response for one in plans("1,2,3,4", "2,2,2")}))
+    drpo = Drpo(capsys)
+    search = ("icl", "mine.json", "--model", "openai:scripted", "--num-iters", "3", "--num-samples", "2")
+    told = json.loads(drpo(*search, "--dry-run", "--display", "jsonl").out)
+    assert "2; 3 iterations of 2" in drpo(*search, "--dry-run").out
+    assert not (tmp_path / "drpo_runs").exists()
+    assert steady.finished == []
+    assert drpo(*search, "--thread-id", "t", "--display", "none").code == 0
+    used = json.loads((tmp_path / "drpo_runs/t/result.json").read_bytes())["usage_by_role"]
+    expected = {role: one["calls"] for role, one in told["expected"]["by_role"].items() if one["calls"]}
+    assert expected["optimizer"] == used["optimizer"]["calls"] == 6
+    assert expected["metrics"] == used["metrics"]["calls"] == 2
+    # Equal rewrites are judged once.
+    assert expected["critic"] == 14 >= used["critic"]["calls"]
+    assert told["at_most"]["calls"] > told["expected"]["calls"]
+    assert 0.3 < told["expected"]["by_role"]["optimizer"]["prompt_tokens"] / used["optimizer"]["prompt_tokens"] < 3

@@ -1,7 +1,7 @@
 """A run that is started inside another graph's node, or an agent's tool, is a run of its own.
 
-LangGraph hands a node's configuration down through a context variable, and a graph that is invoked there becomes a
-subgraph: it would be checkpointed among the parent's checkpoints, under the parent's thread.
+LangChain hands a node's configuration down through a context variable. A graph that is invoked there would take over the
+caller's callbacks, metadata, which are stored with each checkpoint, and limit of concurrent steps.
 """
 
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from langchain_core.runnables.config import var_child_runnable_config
 
 @contextmanager
 def outside_of_graphs() -> Iterator[None]:
-    """Let graphs that are invoked in the block, by this task, be roots, whatever the task is part of."""
+    """Let graphs that are invoked in the block, by this task, be configured by their caller alone."""
     token = var_child_runnable_config.set(None)
     try:
         yield

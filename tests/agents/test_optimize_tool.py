@@ -26,7 +26,7 @@ QUERIES = ["Why is the sky blue?", "What is rain?"]
 
 
 async def reward_length(query: Query, response: str) -> Reward:
-    return Reward(score=5.0 if response == BETTER else 2.0, feedback="Say why.")
+    return Reward(score=4.0 if response == BETTER else 2.0, feedback="Say why.")
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ async def test_agent_is_told_what_was_found_and_its_stream_shows_the_run(
             last = part["messages"][-1].text
     assert last is not None
     assert BETTER in last
-    assert "reward: 5.00 (initial prompt: 2.00)" in last
+    assert "reward: 4.00 (initial prompt: 2.00)" in last
     kinds = [one.type for one in events]
     assert (kinds[0], kinds[-1]) == ("run_started", "run_finished")
     assert "rollout_scored" in kinds
@@ -87,6 +87,6 @@ async def test_agent_is_told_what_was_found_and_its_stream_shows_the_run(
 
 
 async def test_search_is_longer_than_langchain_s_limit_of_steps(server: FakeServer, tmp_path: Path) -> None:
-    tool = make_tool(server, tmp_path, depth=16, max_calls=200, skip_threshold=5.0)
+    tool = make_tool(server, tmp_path, depth=16, max_calls=200)
     told = await agent_that_calls(tool).ainvoke(ASK, {"recursion_limit": 25})
     assert "levels searched: 15" in told["messages"][-1].text

@@ -1,7 +1,7 @@
 """A run that is started inside another graph's node, or an agent's tool, is a run of its own.
 
-LangChain hands a node's configuration down through a context variable. A graph that is invoked there would take over the
-caller's callbacks, metadata, which are stored with each checkpoint, and limit of concurrent steps.
+LangChain hands a node's configuration down through a context variable. A graph that is invoked there would take over
+the caller's callbacks, its metadata, which are stored with each checkpoint, and its limit of concurrent steps.
 """
 
 from collections.abc import Iterator

@@ -3,6 +3,7 @@
 It needs the extra ``agents``.
 """
 
+from drpo_graph.agents.chat_models import open_chat_model
 from drpo_graph.agents.middleware import AlignmentMiddleware
 from drpo_graph.agents.optimize_tool import ToolRules, make_optimize_tool
 from drpo_graph.agents.prompt_slot import PromptSlot, SlotVersion
@@ -16,5 +17,6 @@ __all__ = [
     "SwapRule",
     "ToolRules",
     "make_optimize_tool",
+    "open_chat_model",
     "swap_if_better",
 ]

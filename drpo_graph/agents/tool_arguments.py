@@ -58,13 +58,13 @@ def build_arguments(settings: Settings, *, num_queries: int, max_own_queries: in
         ),
         "depth": (
             int | None,
-            Field(None, ge=2, le=settings.depth, description="Levels of the search + 1. A continued run keeps its own."),
+            Field(
+                None, ge=2, le=settings.depth, description="Levels of the search + 1. A continued run keeps its own."
+            ),
         ),
         "num_queries": (
             int | None,
-            Field(
-                None, ge=1, le=num_queries, description="Training queries to use. A continued run keeps its own."
-            ),
+            Field(None, ge=1, le=num_queries, description="Training queries to use. A continued run keeps its own."),
         ),
     }
     for cap, ceiling in ceilings.items():

@@ -6,13 +6,13 @@
                 POST /feedback  {"id": "...", "good": false, "comment": ""}   is kept, with the time
                 GET  /prompt                                                  tells the prompt in use, and its version
     optimize    optimises the agent's prompt on the questions of a day, yesterday's by default, that were rated bad, and
-                swaps it if it is better on these and those rated good: a nightly job in a process of its own. The
-                server uses the new prompt from its next request on.
+                swaps it if it is better on those held out and those rated good: a nightly job in a process of its own.
+                The server uses the new prompt from its next request on.
     demo        plays a day: questions, ratings, the job, a question again
 
-Run ``python examples/self_improving_agent.py demo --model local:smollm2``: a minute or two, no key, no GPU. So small a
-model shows that everything works together, and seldom finds a better prompt. The server listens on this machine alone
-and asks nobody who they are: put a server of yours with a login before it.
+Run ``python examples/self_improving_agent.py demo --model local:smollm2 --config examples/demo.toml``: some minutes, no
+key, no GPU. So small a model shows that everything works together, and seldom finds a better prompt. The server listens
+on this machine alone and asks nobody who they are: put one of yours with a login before it.
 """
 
 import argparse
@@ -24,8 +24,8 @@ import sys
 import threading
 import urllib.request
 import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -37,10 +37,15 @@ from pydantic import BaseModel, Field, ValidationError
 from drpo_graph import DRPOError, Query, RunOptions, Settings, build_settings, optimize
 from drpo_graph.agents import AlignmentMiddleware, PromptSlot, swap_if_better
 from drpo_graph.aligned import AlignedModel
+from drpo_graph.errors import BudgetSpentError
 from drpo_graph.private_files import create_private_file, make_private_folder
 from drpo_graph.records import ROLES
+from drpo_graph.settings import load_settings_file, merge_settings
 
 INITIAL_PROMPT = "You are a helpful assistant."
+BOUNDS: dict[str, object] = {"depth": 4, "beam_size": 1, "max_calls": 300}
+"""Of the nightly job, unless the settings say otherwise."""
+
 MAX_BODY_BYTES = 64_000
 DAY = (
     ("Explain compound interest to a ten-year-old.", False, "too hard to follow"),
@@ -73,43 +78,28 @@ class Journal:
         create_private_file(path)
         self._path = path
         columns = "id TEXT PRIMARY KEY, time TEXT, question TEXT, answer TEXT, prompt_version INTEGER"
-        with self._open() as database:
-            database.execute(f"CREATE TABLE IF NOT EXISTS requests ({columns})")
-            database.execute("CREATE TABLE IF NOT EXISTS ratings (id TEXT, time TEXT, good INTEGER, comment TEXT)")
-
-    @contextmanager
-    def _open(self) -> Iterator[sqlite3.Connection]:
-        with closing(sqlite3.connect(self._path)) as database, database:
-            yield database
+        self._run(f"CREATE TABLE IF NOT EXISTS requests ({columns}, good INTEGER, comment TEXT, rated_at TEXT)")
 
     def note(self, question: str, answer: str, *, prompt_version: int) -> str:
         """Keep a request, and return its id."""
-        request_id = uuid.uuid4().hex
-        row = (request_id, _now(), question, answer, prompt_version)
-        with self._open() as database:
-            database.execute("INSERT INTO requests VALUES (?, ?, ?, ?, ?)", row)
-        return request_id
+        row = (uuid.uuid4().hex, _now(), question, answer, prompt_version)
+        self._run("INSERT INTO requests VALUES (?, ?, ?, ?, ?, NULL, NULL, NULL)", *row)
+        return row[0]
 
     def rate(self, given: Feedback) -> bool:
         """Keep a rating; false when there is no such request."""
-        with self._open() as database:
-            is_known = database.execute("SELECT 1 FROM requests WHERE id = ?", (given.id,)).fetchone() is not None
-            if is_known:
-                row = (given.id, _now(), given.good, given.comment)
-                database.execute("INSERT INTO ratings VALUES (?, ?, ?, ?)", row)
-        return is_known
+        row = (given.good, given.comment, _now(), given.id)
+        return bool(self._run("UPDATE requests SET good=?, comment=?, rated_at=? WHERE id=? RETURNING id", *row))
 
     def rated(self, day: datetime.date, *, good: bool) -> list[Query]:
-        """Return the questions of a day whose last rating is this one, each once."""
-        with self._open() as database:
-            # With max(), SQLite takes the other columns from the row that has it.
-            rows = database.execute(
-                "SELECT question, good, max(ratings.rowid) FROM requests JOIN ratings USING (id) "
-                "WHERE requests.time LIKE ? GROUP BY question",
-                (f"{day.isoformat()}%",),
-            ).fetchall()
-        kind = "good" if good else "bad"
-        return [Query(id=f"{kind}-{place}", text=row[0]) for place, row in enumerate(rows) if row[1] == good]
+        """Return a day's questions that were rated so."""
+        where = "good = ? AND time LIKE ? GROUP BY question ORDER BY min(time)"
+        rows = self._run(f"SELECT min(id), question FROM requests WHERE {where}", good, f"{day.isoformat()}%")
+        return [Query(id=request_id, text=question) for request_id, question in rows]
+
+    def _run(self, statement: str, *values: object) -> list[Any]:
+        with closing(sqlite3.connect(self._path)) as database, database:
+            return database.execute(statement, values).fetchall()
 
 
 def _now() -> str:
@@ -140,13 +130,14 @@ async def improve(settings: Settings, slot: PromptSlot, journal: Journal, *, day
     bad, good = journal.rated(day, good=False), journal.rated(day, good=True)
     if not bad:
         return f"No request of {day} was rated bad: there is nothing to learn."
-    # Every level asks the same queries, so that the new prompt and the one in use compare.
-    values = {"initial_prompt": slot.current.text, "queries_per_level": len(bad), "pool_size": len(bad)}
+    # Half of the failures are held out to choose on, and so is what went well: it must not get worse.
+    training, held_out = bad[::2], [*bad[1::2], *good]
+    # Every level asks the same queries, so that rewards compare where nothing is held out.
+    values = {"initial_prompt": slot.current.text, "queries_per_level": len(training), "pool_size": len(training)}
     result = await optimize(
-        bad,
+        training,
         settings=settings.model_copy(update=values),
-        # What went well must not get worse, so both kinds decide.
-        validation=[*bad, *good] if good else (),
+        validation=held_out,
         options=RunOptions(checkpoint=folder / "runs.sqlite"),
     )
     swap = swap_if_better(slot, result, swap_when="better")
@@ -215,7 +206,10 @@ def play(settings: Settings, slot: PromptSlot, journal: Journal, folder: Path) -
             told = send("/chat", question=question)
             send("/feedback", id=told["id"], good=good, comment=comment)
             print(f"[version {told['prompt_version']}] {question}\n  {told['answer']}\n  good: {good} {comment}")
-        print(asyncio.run(improve(settings, slot, journal, day=datetime.date.today(), folder=folder)))
+        try:
+            print(asyncio.run(improve(settings, slot, journal, day=datetime.date.today(), folder=folder)))
+        except BudgetSpentError as error:
+            print(f"the job has ended early: {error}")
         told = send("/chat", question=DAY[0][0])
         print(f"[version {told['prompt_version']}] {DAY[0][0]}\n  {told['answer']}\nin use: {send('/prompt')['text']}")
     finally:
@@ -235,15 +229,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--day", type=datetime.date.fromisoformat, help="whose failures to learn from (default: yesterday)"
     )
-    parser.add_argument("--depth", type=int, default=4, help="levels + 1 (default: 4)")
-    parser.add_argument("--max-calls", type=int, default=300, help="what the job may spend (default: 300)")
-    parser.add_argument("--max-tokens", type=int, default=512, help="longest reply of the agent (default: 512)")
+    parser.add_argument("--config", type=Path, help="settings of the job and its roles, such as examples/demo.toml")
     args = parser.parse_args(arguments)
-    place = {"model": args.model, "base_url": args.base_url}
-    roles: dict[str, object] = {role: {**place, "max_tokens": max(512, args.max_tokens)} for role in ROLES}
-    roles["base"] = {**place, "max_tokens": args.max_tokens}
+    place: dict[str, object] = {role: {"model": args.model, "base_url": args.base_url} for role in ROLES}
     try:
-        settings = build_settings({"depth": args.depth, "beam_size": 1, "max_calls": args.max_calls, **roles})
+        given = load_settings_file(args.config) if args.config else {}
+        settings = build_settings(merge_settings(BOUNDS, given, place))
         slot = PromptSlot(args.folder / "prompt.json", initial=INITIAL_PROMPT)
         journal = Journal(args.folder / "journal.sqlite")
         if args.action == "demo":

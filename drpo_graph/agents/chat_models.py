@@ -1,5 +1,7 @@
 """An agent's chat model by the names that a search takes."""
 
+from typing import Any
+
 from langchain_core.language_models import BaseChatModel
 from langchain_openai import ChatOpenAI
 from pydantic import SecretStr
@@ -36,11 +38,14 @@ def open_chat_model(
     place = {"model": model, "base_url": base_url, "api_key_env": api_key_env}
     endpoints = find_endpoints("base", build_settings({"base": place}).base)
     if not endpoints:
-        sampling = {"temperature": temperature, "max_tokens": max_tokens}
+        sampling: dict[str, Any] = {"temperature": temperature, "max_tokens": max_tokens}
         try:
             from langchain.chat_models import init_chat_model  # Slow to load.
 
-            return init_chat_model(model, **{name: one for name, one in sampling.items() if one is not None})
+            made: BaseChatModel = init_chat_model(
+                model, **{name: one for name, one in sampling.items() if one is not None}
+            )
+            return made
         except (ImportError, ValueError) as error:
             raise ModelSpecError(f"The agent's model {model!r}: {error}") from error
     address = endpoints[0].address

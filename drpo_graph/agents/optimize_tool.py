@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from drpo_graph.agents.prompt_slot import PromptSlot
 from drpo_graph.agents.swapping import Swap, SwapRule, swap_if_better
 from drpo_graph.agents.tool_arguments import Choices, build_arguments, explain_refusal, read_choices
+from drpo_graph.aligned.blocking import wait_for
 from drpo_graph.dataset import load_bundled_queries
 from drpo_graph.errors import BudgetSpentError, DRPOError, UsageError
 from drpo_graph.events import Event
@@ -52,7 +53,7 @@ def make_optimize_tool(
     options: RunOptions | None = None,
     parts: Parts | None = None,
 ) -> StructuredTool:
-    """Return an asynchronous LangChain tool that optimises a prompt with :func:`~drpo_graph.optimize`.
+    """Return a LangChain tool that optimises a prompt with :func:`~drpo_graph.optimize`.
 
     The agent's model may choose ``depth``, ``num_queries`` and the caps that are set, each up to the settings' value,
     and name a run to continue. It chooses no model, place, file or reward. Events go into LangGraph's custom stream as
@@ -79,6 +80,7 @@ def make_optimize_tool(
         settings, training, tuple(validation), slot, rules, options=options or RunOptions(), parts=parts or Parts()
     )
     return StructuredTool.from_function(
+        func=work.call_blocking,
         coroutine=work.call,
         name=rules.name,
         description=_DESCRIPTION,
@@ -110,10 +112,13 @@ class _ToolWork:
                 result = await self._start(choices, thread_id, options)
             else:
                 result = await self._continue(choices, thread_id, options)
-            swap = swap_if_better(self.slot, result, swap_when=self.rules.swap_when) if self.slot else None
         except DRPOError as error:
             return self._explain(error, choices, thread_id)
-        return _describe(result, swap)
+        return _describe(result, self._offer(result))
+
+    def call_blocking(self, **given: object) -> str:
+        """Do the same where the agent is called synchronously."""
+        return wait_for(self.call(**given))
 
     async def _start(self, choices: Choices, thread_id: str, options: RunOptions) -> RunResult:
         if self.num_started >= self.rules.max_runs:
@@ -144,11 +149,20 @@ class _ToolWork:
     async def _continue(self, choices: Choices, thread_id: str, options: RunOptions) -> RunResult:
         if not thread_id.startswith(f"{self.rules.name}-"):
             raise UsageError(f"Run {thread_id!r} is none of this tool's: their names begin with {self.rules.name}-.")
-        own = {cap: getattr(self.settings, cap) for cap in CAPS}
-        # A checkpoint's word loads no reward function; the developer's does.
-        rewards = {"reward": self.settings.reward} if self.settings.reward else {}
-        changes = {**own, **choices.caps, **rewards}
+        changes: dict[str, object] = {cap: getattr(self.settings, cap) for cap in CAPS} | dict(choices.caps)
+        if self.settings.reward:
+            # A checkpoint's word loads no reward function; the developer's does.
+            changes["reward"] = self.settings.reward
         return await resume(thread_id, options=options, parts=self.parts, changes=changes)
+
+    def _offer(self, result: RunResult) -> Swap | None:
+        if self.slot is None:
+            return None
+        try:
+            return swap_if_better(self.slot, result, swap_when=self.rules.swap_when)
+        except DRPOError as error:
+            # What was found is told all the same.
+            return Swap(None, redact(str(error)))
 
     def _explain(self, error: DRPOError, choices: Choices, thread_id: str) -> str:
         told = redact(str(error))

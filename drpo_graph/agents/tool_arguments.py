@@ -75,7 +75,7 @@ def build_arguments(settings: Settings, *, num_queries: int, max_own_queries: in
         query = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_QUERY_CHARS)]
         about = "Requests to train on, in place of the given ones. A continued run keeps its own."
         fields["queries"] = (
-            tuple[query, ...] | None,  # type: ignore[valid-type]
+            tuple[query, ...] | None,
             Field(None, min_length=1, max_length=max_own_queries, description=about),
         )
     # A name that is not here, be it a model, a place or a file, is refused and not passed over.

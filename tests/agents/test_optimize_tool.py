@@ -1,6 +1,8 @@
 """An agent optimises a prompt with a tool: in bounds, in its stream, as a run of its own."""
 
+import os
 import re
+import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,10 +17,10 @@ from drpo_graph import Parts, Query, Reward, RunOptions, optimize, resume
 from drpo_graph.agents import PromptSlot, ToolRules, make_optimize_tool
 from drpo_graph.checkpoint import open_checkpoint
 from drpo_graph.errors import SettingsError
-from drpo_graph.events import parse_event
+from drpo_graph.events import Event, LevelFinished, parse_event
 from drpo_graph.settings import Settings
 from tests.agents.agents import ScriptedAgentModel, call_tool
-from tests.support.command import serve
+from tests.support.command import finished_keys, serve
 from tests.support.fake_server import FakeServer, Reply, ServerOptions
 from tests.support.scripted_app import ScriptedApp, scripted_settings
 
@@ -85,6 +87,34 @@ async def test_agent_is_told_what_was_found_and_its_stream_shows_the_run(
     if saver is not None:
         assert {one.config["configurable"]["thread_id"] for one in saver.list(None)} == {"talk"}
         assert {one.config["configurable"]["checkpoint_ns"] for one in saver.list(None)} == {""}
+
+
+def test_agent_that_is_called_synchronously_streams_too(server: FakeServer, tmp_path: Path) -> None:
+    agent = agent_that_calls(make_tool(server, tmp_path))
+    parts = list(agent.stream(ASK, stream_mode=["custom", "values"]))
+    assert [parse_event(part).type for mode, part in parts if mode == "custom"][-1] == "run_finished"
+    assert BETTER in parts[-1][1]["messages"][-1].text
+
+
+async def test_interrupt_is_told_and_the_run_continued_without_repeating_a_call(
+    server: FakeServer, tmp_path: Path
+) -> None:
+    def interrupt(event: Event) -> None:
+        if isinstance(event, LevelFinished) and event.level == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    settings = scripted_settings(server.base_url, depth=4, max_calls=60, initial_prompt=INITIAL)
+    options = RunOptions(checkpoint=tmp_path / "runs.sqlite", handles_signals=True, sinks=(interrupt,))
+    parts = Parts(critic=reward_length)
+    told = await make_optimize_tool(settings, queries=QUERIES, options=options, parts=parts).ainvoke({})
+    found = re.search(r"again with thread_id='(optimize_prompt-[\w-]+)': no finished call is made twice\.$", told)
+    assert told.startswith("The optimisation was stopped. ")
+    assert found is not None, told
+    told = await make_optimize_tool(
+        settings, queries=QUERIES, options=RunOptions(checkpoint=tmp_path / "runs.sqlite"), parts=parts
+    ).ainvoke({"thread_id": found[1]})
+    assert told.startswith("The optimisation is finished.")
+    assert len(finished_keys(server)) == len(set(finished_keys(server)))
 
 
 async def test_search_is_longer_than_langchain_s_limit_of_steps(server: FakeServer, tmp_path: Path) -> None:

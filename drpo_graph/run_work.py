@@ -30,6 +30,7 @@ from drpo_graph.export import open_run_files
 from drpo_graph.failure_notes import ask_again
 from drpo_graph.graph import RECURSION_LIMIT
 from drpo_graph.interrupts import handle_signals
+from drpo_graph.nesting import outside_of_graphs
 from drpo_graph.records import Record
 from drpo_graph.registry import RunKind, RunRecord, RunRegistry
 from drpo_graph.reviews import ReviewRequest
@@ -165,7 +166,8 @@ class RunWork(ABC, Generic[R]):
         """Run to the end, export, and keep the run list true whatever happens."""
         folder = run_folder(self._options, self._record.thread_id)
         vault, level = None if self._options.has_plain_files else self._checkpoint.vault, self._options.log_level
-        with open_run_files(folder, self._record.settings, log_level=level, vault=vault) as file_sinks:
+        files = open_run_files(folder, self._record.settings, log_level=level, vault=vault)
+        with outside_of_graphs(), files as file_sinks:
             # The context was made before the folder was opened: a run that cannot start leaves no folder behind.
             sinks = self._checkpoint.guard(self._context.stop, (*file_sinks, *self._options.sinks))
             context = replace(self._context, sinks=sinks, is_streamed=False)

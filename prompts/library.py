@@ -72,7 +72,7 @@ class ResponseFormat:
             examples: ICL examples, in the order in which they are shown; they read like former exchanges.
             history: The conversation so far, of user and assistant, oldest first; it stands after the examples.
         """
-        turns = [*_as_turns(examples), *history, Message(role="user", content=query)]
+        turns = [*as_turns(examples), *history, Message(role="user", content=query)]
         if self.flat is None:
             return [{"role": "system", "content": system_prompt}, *turns]
         # A heading in one of them would begin an exchange that nobody had.
@@ -219,7 +219,8 @@ def load_prompts(folder: Path | None = None, *, has_placeholders: bool = False) 
     )
 
 
-def _as_turns(examples: Sequence[ICLExample]) -> list[Message]:
+def as_turns(examples: Sequence[ICLExample]) -> list[Message]:
+    """Return ICL examples as the former exchanges that a model is shown."""
     turns: list[Message] = []
     for example in examples:
         turns.append({"role": "user", "content": example.query})

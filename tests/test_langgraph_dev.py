@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from drpo_graph.events import RunFinished, parse_event
+from drpo_graph.serving import find_free_port
 from tests.support.fake_server import spawn_fake_server
 
 ROOT = Path(__file__).parents[1]
@@ -31,9 +31,7 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Start ``langgraph dev`` with the synthetic world for a model; yield its address."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = find_free_port("127.0.0.1")
     url = f"http://127.0.0.1:{port}"
     log = tmp_path_factory.mktemp("langgraph") / "dev.log"
     with (

@@ -3,8 +3,9 @@
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from drpo_graph.errors import SettingsError
-from drpo_graph.prompt_registry import GENERAL_PROMPT
+from drpo_graph.prompt_registry import GENERAL_PROMPT, RegisteredPrompt
 from drpo_graph.records import RunResult
+from drpo_graph.template_fields import FieldStyle
 
 
 @runtime_checkable
@@ -41,6 +42,8 @@ class ChosenPrompt(NamedTuple):
     text: str
     source: str
     """``own``, ``run THREAD``, ``registry MODEL`` or ``general``."""
+    placeholders: FieldStyle | None = None
+    """How it marks what an app fills in, where that is known."""
 
 
 def choose_prompt(given: GivenPrompt | None, *, model: str, registry: PromptSource | None = None) -> ChosenPrompt:
@@ -65,4 +68,5 @@ def choose_prompt(given: GivenPrompt | None, *, model: str, registry: PromptSour
         found = registry.find(model) or registry.find(model.partition(":")[2] or model)
     if found is None:
         return ChosenPrompt(GENERAL_PROMPT, "general")
-    return ChosenPrompt(found.system_prompt, f"registry {found.model}")
+    style = found.placeholders if isinstance(found, RegisteredPrompt) else None
+    return ChosenPrompt(found.system_prompt, f"registry {found.model}", style)

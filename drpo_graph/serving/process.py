@@ -31,6 +31,8 @@ _PROBE_TIMEOUT_S = 2.0
 _TAIL_BYTES = 256 * 1024
 _TAIL_LINES = 20
 _MAX_LINE = 240
+_kept_ports: list[socket.socket] = []
+"""Sockets that hold the ports found, and neither listen nor are inherited."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,10 +221,18 @@ def start_server(plan: ServerPlan, key: str, *, grace_s: float = STOP_GRACE_S) -
 
 
 def find_free_port(host: str) -> int:
-    """Return a port that is free at this moment."""
-    with socket.create_server((host, 0), family=_family(host)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
+    """Return a free port; on Linux no other program is given it while this process lives."""
+    keeper = socket.socket(_family(host))
+    # Linux gives a bound port to nobody who asks for any, and lets a server have it that asks for this one: both sides
+    # allow reuse, and only the server listens.
+    keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    keeper.bind((host, 0))
+    port: int = keeper.getsockname()[1]
+    if sys.platform == "linux":
+        _kept_ports.append(keeper)
+    else:
+        keeper.close()
+    return port
 
 
 def _check_port(address: Address) -> None:

@@ -2,10 +2,10 @@
 
 import json
 import os
-import socket
 from dataclasses import dataclass
 from pathlib import Path
 
+from drpo_graph.serving import find_free_port
 from tests.support.command import ROOT, wait_for
 
 STUB = Path(__file__).parent / "stub"
@@ -59,7 +59,5 @@ def environments(pids: list[int]) -> str:
 
 
 def free_port() -> int:
-    """Return a port that is free at this moment."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
+    """Return a port that no other test, process or connection is given meanwhile."""
+    return find_free_port("127.0.0.1")

@@ -165,6 +165,17 @@ def test_a_taken_port_is_told_before_anything_starts(start: Starter) -> None:
     assert not start.record_file.exists()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux keeps a bound port")
+def test_a_port_that_was_found_is_given_to_no_one_else_and_can_be_listened_on() -> None:
+    port = free_port()
+    with pytest.raises(OSError, match="in use"), socket.socket() as other:
+        other.bind(("127.0.0.1", port))  # As a program binds that does not know of it.
+    for _ in range(2):  # A server that has ended can be started again.
+        with socket.create_server(("127.0.0.1", port)), socket.create_connection(("127.0.0.1", port)):
+            pass
+    assert port not in {free_port() for _ in range(50)}
+
+
 def test_another_model_under_the_url_is_told(start: Starter) -> None:
     server = start()
     object.__setattr__(server.plan, "model", "other")

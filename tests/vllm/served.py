@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from drpo_graph.records import RunResult
+from drpo_graph.serving import find_free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = "smollm2"
@@ -40,10 +40,8 @@ SEARCH = {
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a port that nobody listens on, and that nobody else is given meanwhile."""
+    return find_free_port("127.0.0.1")
 
 
 @dataclass

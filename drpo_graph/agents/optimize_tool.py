@@ -1,0 +1,209 @@
+"""An optimisation as an agent's tool: it starts or continues a run, tells its progress, and is told how it ended."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from langchain_core.tools import StructuredTool
+from langgraph.config import get_stream_writer
+from pydantic import ValidationError
+
+from drpo_graph.agents.prompt_slot import PromptSlot
+from drpo_graph.agents.swapping import Swap, SwapRule, swap_if_better
+from drpo_graph.agents.tool_arguments import Choices, build_arguments, explain_refusal, read_choices
+from drpo_graph.aligned.blocking import wait_for
+from drpo_graph.dataset import load_bundled_queries
+from drpo_graph.errors import BudgetSpentError, DRPOError, UsageError
+from drpo_graph.events import Event
+from drpo_graph.limits import CAPS
+from drpo_graph.prompt_registry import RegisteredPrompt, describe_provenance
+from drpo_graph.prompts.library import fence
+from drpo_graph.records import Query, RunResult
+from drpo_graph.redaction import redact
+from drpo_graph.runner import Parts, RunOptions, new_thread_id, optimize, resume
+from drpo_graph.settings import Settings
+
+_DESCRIPTION = (
+    "Search for a better system prompt. It makes many model calls and takes long; progress is shown meanwhile. It "
+    "answers with the prompt that was found, its rewards and the run's thread id. A run that was stopped can be "
+    "continued with that thread_id."
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolRules:
+    """What an agent may do with the tool, beside the caps of the settings."""
+
+    name: str = "optimize_prompt"
+    """The tool's, and the beginning of its runs' names: only runs that are named so can be continued."""
+    max_runs: int = 1
+    """New runs that this tool may start while the process lives; continuing one is none."""
+    max_own_queries: int = 0
+    """Training queries that the model may write itself, in place of the given ones."""
+    swap_when: SwapRule = "auto"
+    """What must hold for a found prompt to be put into the slot."""
+
+
+def make_optimize_tool(
+    settings: Settings,
+    *,
+    queries: Sequence[str | Query] | None = None,
+    validation: Sequence[str | Query] = (),
+    slot: PromptSlot | None = None,
+    rules: ToolRules | None = None,
+    options: RunOptions | None = None,
+    parts: Parts | None = None,
+) -> StructuredTool:
+    """Return a LangChain tool that optimises a prompt with :func:`~drpo_graph.optimize`.
+
+    The agent's model may choose ``depth``, ``num_queries`` and the caps that are set, each up to the settings' value,
+    and name a run to continue. It chooses no model, place, file or reward. Events go into LangGraph's custom stream as
+    they come. What stops a run is told to the agent, with how to go on; only a cancelled call ends the run unsaid.
+
+    Args:
+        settings: What a run does, at most; at least one cap must be set.
+        queries: Training queries; the bundled ones when absent.
+        validation: Held-out queries, for the final choice.
+        slot: Holds the prompt in use: a run begins with it, and what it finds is put there if it is better.
+        rules: What the agent may do besides.
+        options: Where runs are kept and who else is told.
+        parts: Replacements for models and components.
+
+    Raises:
+        SettingsError: no cap is set.
+        DatasetError: there are no training queries.
+    """
+    rules = rules or ToolRules()
+    training = tuple(load_bundled_queries() if queries is None else queries)
+    number = min(len(training), settings.num_queries or len(training))
+    arguments = build_arguments(settings, num_queries=max(number, 1), max_own_queries=rules.max_own_queries)
+    work = _ToolWork(
+        settings, training, tuple(validation), slot, rules, options=options or RunOptions(), parts=parts or Parts()
+    )
+    return StructuredTool.from_function(
+        func=work.call_blocking,
+        coroutine=work.call,
+        name=rules.name,
+        description=_DESCRIPTION,
+        args_schema=arguments,
+        handle_validation_error=_refuse,
+    )
+
+
+@dataclass(slots=True)
+class _ToolWork:
+    """What the tool's calls share."""
+
+    settings: Settings
+    queries: Sequence[str | Query]
+    validation: Sequence[str | Query]
+    slot: PromptSlot | None
+    rules: ToolRules
+    options: RunOptions = field(kw_only=True)
+    parts: Parts = field(kw_only=True)
+    num_started: int = 0
+
+    async def call(self, **given: object) -> str:
+        """Carry out a run and return what the agent is told."""
+        choices = read_choices(given)
+        thread_id = choices.thread_id or f"{self.rules.name}-{new_thread_id()}"
+        options = replace(self.options, sinks=(*self.options.sinks, _open_stream()))
+        try:
+            if choices.thread_id is None:
+                result = await self._start(choices, thread_id, options)
+            else:
+                result = await self._continue(choices, thread_id, options)
+        except DRPOError as error:
+            return self._explain(error, choices, thread_id)
+        return _describe(result, self._offer(result))
+
+    def call_blocking(self, **given: object) -> str:
+        """Do the same where the agent is called synchronously."""
+        return wait_for(self.call(**given))
+
+    async def _start(self, choices: Choices, thread_id: str, options: RunOptions) -> RunResult:
+        if self.num_started >= self.rules.max_runs:
+            raise UsageError(f"The developer allows {self.rules.max_runs} new run(s), and they were started.")
+        self.num_started += 1
+        chosen = {"depth": choices.depth, "num_queries": choices.num_queries}
+        values = {name: one for name, one in chosen.items() if one is not None} | dict(choices.caps)
+        training = self.queries if choices.queries is None else choices.queries
+        number = values.get("num_queries", self.settings.num_queries)
+        if isinstance(number, int):
+            values["num_queries"] = min(number, len(training))
+        if self.slot is not None:
+            values["initial_prompt"] = self.slot.current.text
+            values["placeholders"] = self.slot.placeholders or self.settings.placeholders
+        try:
+            return await optimize(
+                training,
+                settings=self.settings.model_copy(update=values),
+                validation=self.validation,
+                thread_id=thread_id,
+                options=options,
+                parts=self.parts,
+            )
+        except UsageError:
+            self.num_started -= 1  # Nothing was started.
+            raise
+
+    async def _continue(self, choices: Choices, thread_id: str, options: RunOptions) -> RunResult:
+        if not thread_id.startswith(f"{self.rules.name}-"):
+            raise UsageError(f"Run {thread_id!r} is none of this tool's: their names begin with {self.rules.name}-.")
+        changes: dict[str, object] = {cap: getattr(self.settings, cap) for cap in CAPS} | dict(choices.caps)
+        if self.settings.reward:
+            # A checkpoint's word loads no reward function; the developer's does.
+            changes["reward"] = self.settings.reward
+        return await resume(thread_id, options=options, parts=self.parts, changes=changes)
+
+    def _offer(self, result: RunResult) -> Swap | None:
+        if self.slot is None:
+            return None
+        try:
+            return swap_if_better(self.slot, result, swap_when=self.rules.swap_when)
+        except DRPOError as error:
+            # What was found is told all the same.
+            return Swap(None, redact(str(error)))
+
+    def _explain(self, error: DRPOError, choices: Choices, thread_id: str) -> str:
+        told = redact(str(error))
+        if not error.is_resumable:
+            return f"The optimisation was not carried out. {told}"
+        again = f"call {self.rules.name} again with thread_id={thread_id!r}"
+        if not isinstance(error, BudgetSpentError):
+            return f"The optimisation was stopped. {told} To continue it, {again}: no finished call is made twice."
+        larger = [
+            f"{cap} (at most {getattr(self.settings, cap):g})"
+            for cap, chosen in choices.caps.items()
+            if isinstance(chosen, int | float) and chosen < getattr(self.settings, cap)
+        ]
+        if larger:
+            return f"The budget is spent. {told} To continue, {again} and a larger {' or '.join(larger)}."
+        return (
+            f"The budget is spent. {told} It is as large as the developer allows: only they can continue the run, with "
+            f"`drpo resume {thread_id} {error.resume_flags}`."
+        )
+
+
+def _refuse(error: ValidationError) -> str:
+    return explain_refusal(error)
+
+
+def _open_stream() -> Callable[[Event], None]:
+    """Return what writes events into the custom stream of the graph that the tool is called in, if it is in one."""
+    try:
+        write = get_stream_writer()
+    except (RuntimeError, KeyError):  # Called outside of a graph: nobody listens.
+        return lambda event: None
+    return lambda event: write(event.model_dump(mode="json"))
+
+
+def _describe(result: RunResult, swap: Swap | None) -> str:
+    known = RegisteredPrompt.from_result(result, model=result.thread_id)
+    # The first line names the model, which is the slot's or the agent's business.
+    lines = list(describe_provenance(known))[1:]
+    usage = sum(one.calls for one in result.usage_by_role.values())
+    lines += [f"model calls: {usage}", f"levels searched: {result.depth}"]
+    if swap is not None:
+        use = f"it is in use now, as version {swap.version.version}" if swap.version else "it was not put in use"
+        lines.append(f"{use}: {swap.reason}")
+    return "\n".join(("The optimisation is finished.", *lines, "The prompt:", fence("prompt", result.system_prompt)))

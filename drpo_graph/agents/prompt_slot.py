@@ -1,0 +1,235 @@
+"""The place of the prompt in use: a private file whose prompt is swapped while others read it."""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from filelock import FileLock, Timeout
+from pydantic import Field, ValidationError
+
+from drpo_graph.errors import UsageError
+from drpo_graph.parsing import clean_surrogates
+from drpo_graph.private_files import create_private_file, make_private_folder, write_atomically
+from drpo_graph.prompt_registry import RegisteredPrompt
+from drpo_graph.prompt_rules import PlaceholderStyle
+from drpo_graph.records import Record, RunResult
+from drpo_graph.template_fields import FieldStyle, describe_changes, find_style
+
+MAX_VERSIONS = 100
+"""Former versions that are kept; the oldest go first."""
+
+_FORMAT = 1
+_LOCK_TIMEOUT_S = 30
+
+
+class SlotVersion(Record):
+    """A prompt that is, or was, in use."""
+
+    version: int = Field(ge=1)
+    """Never given twice."""
+    text: str
+    run: str | None = None
+    """The run that found it."""
+    reward: float | None = None
+    """On held-out queries where the run had any."""
+    initial_reward: float | None = None
+    """Of the prompt that the run began with, on the same queries where it was measured there."""
+    replaced: int | None = None
+    """The version that was in use before."""
+    time: float
+    """When it was put here, in seconds since the epoch."""
+
+
+class _Content(Record):
+    """The file."""
+
+    format: int = _FORMAT
+    current: int
+    placeholders: FieldStyle | None = None
+    versions: tuple[SlotVersion, ...]
+
+    def find(self, version: int | None) -> SlotVersion | None:
+        return next((one for one in self.versions if one.version == version), None)
+
+
+class _Seen(NamedTuple):
+    """What was read, and what the file looked like then."""
+
+    mark: tuple[int, ...]
+    content: _Content
+
+
+class PromptSlot:
+    """A prompt that can be swapped under a running app.
+
+    The file is replaced in one step, and every reader looks whether it was: threads and other processes have the new
+    prompt with their next request. Looking costs one ``stat``.
+
+    Args:
+        path: The file; beside it stands a lock file.
+        initial: The first version, where there is no file yet.
+        placeholders: How ``initial`` marks what the app fills in: a version that does not keep them is refused.
+
+    Raises:
+        UsageError: there is neither a file nor an initial prompt, or the file cannot be used.
+        SettingsError: the initial prompt is not what ``placeholders`` says.
+    """
+
+    def __init__(self, path: Path, *, initial: str | None = None, placeholders: PlaceholderStyle = "none") -> None:
+        self.path = path
+        self._seen: _Seen | None = None
+        if initial is not None and not path.exists():
+            self._begin(initial, find_style(initial, placeholders))
+        self._read()
+
+    def __repr__(self) -> str:
+        return f"PromptSlot({str(self.path)!r})"
+
+    @property
+    def current(self) -> SlotVersion:
+        """The prompt in use at this moment.
+
+        Raises:
+            UsageError: the file cannot be read.
+        """
+        content = self._read()
+        found = content.find(content.current)
+        assert found is not None  # _read has looked.
+        return found
+
+    @property
+    def versions(self) -> tuple[SlotVersion, ...]:
+        """All versions that are kept, the oldest first."""
+        return self._read().versions
+
+    @property
+    def placeholders(self) -> FieldStyle | None:
+        """How the prompts mark what the app fills in; ``None`` when braces and dollar signs are what they are."""
+        return self._read().placeholders
+
+    def swap(self, prompt: str | RunResult, *, if_version: int | None = None) -> SlotVersion:
+        """Put a prompt in use, and return its version; the former ones are kept.
+
+        Args:
+            prompt: A text, or a run's result, whose run and rewards are noted.
+            if_version: The version that it is meant to replace.
+
+        Raises:
+            UsageError: the prompt is blank or has other placeholders, another version is in use than ``if_version``,
+                or the file cannot be written.
+        """
+        with self._hold():
+            content = self._read()
+            former = self._require(content, content.current)
+            if if_version not in (None, former.version):
+                raise UsageError(
+                    f"Prompt slot {self.path}: version {former.version} is in use, not {if_version}. Compare with that "
+                    "one before it is replaced."
+                )
+            number = max(one.version for one in content.versions) + 1
+            made = self._make(prompt, number=number, replaced=former.version)
+            problem = content.placeholders and describe_changes(made.text, former.text, content.placeholders)
+            if problem:
+                raise UsageError(f"Prompt slot {self.path}: {problem}.")
+            kept = (*content.versions, made)[-MAX_VERSIONS:]
+            self._write(content.model_copy(update={"current": number, "versions": kept}))
+        return made
+
+    def roll_back(self, *, to: int | None = None) -> SlotVersion:
+        """Put a former version back in use, and return it.
+
+        Args:
+            to: Its number; the one that was in use before this one when absent.
+
+        Raises:
+            UsageError: there is no such version any more, or the file cannot be written.
+        """
+        with self._hold():
+            content = self._read()
+            wanted = self._require(content, content.current).replaced if to is None else to
+            if wanted is None:
+                raise UsageError(f"Prompt slot {self.path}: version {content.current} is the first: none is before it.")
+            found = self._require(content, wanted)
+            self._write(content.model_copy(update={"current": found.version}))
+        return found
+
+    def _begin(self, initial: str, style: FieldStyle | None) -> None:
+        with self._hold():
+            if not self.path.exists():  # Another process may have begun it meanwhile.
+                first = self._make(initial, number=1, replaced=None)
+                self._write(_Content(current=1, placeholders=style, versions=(first,)))
+
+    def _make(self, prompt: str | RunResult, *, number: int, replaced: int | None) -> SlotVersion:
+        text = clean_surrogates(prompt.system_prompt if isinstance(prompt, RunResult) else prompt)
+        if not text.strip():
+            raise UsageError(f"Prompt slot {self.path}: the prompt is blank. Give a text.")
+        made = SlotVersion(version=number, text=text, replaced=replaced, time=time.time())
+        if isinstance(prompt, str):
+            return made
+        known = RegisteredPrompt.from_result(prompt, model=str(self.path))
+        rewards = {"reward": known.reward, "initial_reward": known.initial_reward}
+        return made.model_copy(update={"run": prompt.thread_id, **rewards})
+
+    def _require(self, content: _Content, version: int) -> SlotVersion:
+        found = content.find(version)
+        if found is None:
+            known = ", ".join(str(one.version) for one in content.versions)
+            raise UsageError(f"Prompt slot {self.path}: there is no version {version}: expected one of {known}.")
+        return found
+
+    def _read(self) -> _Content:
+        seen = self._seen  # One read: another thread may replace it.
+        try:
+            mark = _mark_of(self.path)
+            if seen is not None and seen.mark == mark:
+                return seen.content
+            content = _Content.model_validate_json(self.path.read_bytes())
+        except FileNotFoundError as error:
+            raise UsageError(f"Prompt slot {self.path}: there is no file. Give it an initial prompt.") from error
+        except OSError as error:
+            raise UsageError(f"Prompt slot {self.path}: {error.strerror or error}. Make the file readable.") from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(str(one) for one in first["loc"])
+            raise UsageError(
+                f"Prompt slot {self.path}: {place + ': ' if place else ''}{first['msg']}. Mend the file or remove it."
+            ) from error
+        self._require(content, content.current)
+        if content.format != _FORMAT:
+            raise UsageError(f"Prompt slot {self.path}: it has format {content.format}, this version reads {_FORMAT}.")
+        # If it was replaced between the two steps, the mark is too old: the next reader reads it once more.
+        self._seen = _Seen(mark, content)
+        return content
+
+    def _write(self, content: _Content) -> None:
+        try:
+            write_atomically(self.path, (content.model_dump_json(indent=2) + "\n").encode())
+        except OSError as error:
+            raise UsageError(f"Prompt slot {self.path}: {error.strerror or error}. Give a file to write to.") from error
+
+    @contextmanager
+    def _hold(self) -> Iterator[None]:
+        """Keep other threads and processes from writing meanwhile."""
+        lock_file = self.path.with_name(f"{self.path.name}.lock")
+        # A lock object of its own each time: one that is shared lets a second thread in.
+        lock = FileLock(lock_file, timeout=_LOCK_TIMEOUT_S)
+        try:
+            make_private_folder(lock_file.parent)
+            create_private_file(lock_file)
+            lock.acquire()
+        except Timeout as error:
+            raise UsageError(f"Prompt slot {self.path}: another process holds it. Try again.") from error
+        except OSError as error:
+            raise UsageError(f"Prompt slot {self.path}: {error.strerror or error}. Give a file to write to.") from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+def _mark_of(path: Path) -> tuple[int, ...]:
+    found = os.stat(path)
+    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)

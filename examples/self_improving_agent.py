@@ -22,6 +22,7 @@ import json
 import sqlite3
 import sys
 import threading
+import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Sequence
@@ -140,6 +141,7 @@ async def improve(settings: Settings, slot: PromptSlot, journal: Journal, *, day
         validation=held_out,
         options=RunOptions(checkpoint=folder / "runs.sqlite"),
     )
+    # Of few ratings hardly any gain is significant; with many, leave swap_when out.
     swap = swap_if_better(slot, result, swap_when="better")
     use = f"version {swap.version.version} is in use" if swap.version else "the prompt stays"
     return f"Run {result.thread_id} on {len(bad)} failures of {day}: {use}, {swap.reason}."
@@ -160,7 +162,10 @@ class Handler(BaseHTTPRequestHandler):
         # A page of another site can make a browser post, but not this type.
         if self.headers.get_content_type() != "application/json":
             return self._reply(415, {"error": "expected application/json"})
-        body = self.rfile.read(min(int(self.headers["Content-Length"] or 0), MAX_BODY_BYTES))
+        length = self.headers["Content-Length"] or ""
+        if not length.isdecimal() or int(length) > MAX_BODY_BYTES:
+            return self._reply(413, {"error": f"expected a body of at most {MAX_BODY_BYTES} bytes, and its length"})
+        body = self.rfile.read(int(length))
         try:
             if self.path == "/chat":
                 return self._reply(200, self.assistant.chat(Chat.model_validate_json(body)))
@@ -250,6 +255,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
     except DRPOError as error:
         print(f"stopped: {error}", file=sys.stderr)
+        return 1
+    except urllib.error.HTTPError as error:
+        print(f"stopped: the server's answer is {error.read().decode()}", file=sys.stderr)
         return 1
     return 0
 

@@ -3,7 +3,6 @@
 from typing import Any
 
 from langchain_core.language_models import BaseChatModel
-from langchain_openai import ChatOpenAI
 from pydantic import SecretStr
 
 from drpo_graph.errors import ModelSpecError
@@ -48,6 +47,8 @@ def open_chat_model(
             return made
         except (ImportError, ValueError) as error:
             raise ModelSpecError(f"The agent's model {model!r}: {error}") from error
+    from langchain_openai import ChatOpenAI  # Two seconds to import.
+
     address = endpoints[0].address
     return ChatOpenAI(
         model=address.name,

@@ -37,7 +37,8 @@ class AlignmentMiddleware(AgentMiddleware[AgentState[ResponseT], ContextT, Respo
     The prompt stands before the agent's own system message, the examples before the conversation, as former exchanges:
     where the search and :class:`~drpo_graph.aligned.AlignedModel` put them. The agent's state and stored history hold
     none of it. The examples are those for the last message of the user, and are found once for it, however many calls
-    the agent makes. An ``AlignedModel`` as the agent's model is given the prompt in its own prompt's place.
+    the agent makes. An ``AlignedModel`` as the agent's model is given the prompt in its own prompt's place; where there
+    is neither prompt nor registry here, it keeps its own.
 
     Args:
         prompt: A text, a run's result, a registered prompt, or a slot, which is read anew at each request. Without, the
@@ -89,7 +90,8 @@ class AlignmentMiddleware(AgentMiddleware[AgentState[ResponseT], ContextT, Respo
         Raises:
             UsageError: the prompt cannot be read or filled.
         """
-        return handler(self._align(request, wait_for(self._find_examples(request.messages))))
+        examples = wait_for(self._find_examples(request.messages)) if self._num_icl else ()
+        return handler(self._align(request, examples))
 
     async def awrap_model_call(
         self,

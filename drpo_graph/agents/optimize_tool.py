@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 
 from langchain_core.tools import StructuredTool
 from langgraph.config import get_stream_writer
+from langgraph.runtime import get_runtime
 from pydantic import ValidationError
 
 from drpo_graph.agents.prompt_slot import PromptSlot
@@ -12,7 +13,7 @@ from drpo_graph.agents.swapping import Swap, SwapRule, swap_if_better
 from drpo_graph.agents.tool_arguments import Choices, build_arguments, explain_refusal, read_choices
 from drpo_graph.aligned.blocking import wait_for
 from drpo_graph.dataset import load_bundled_queries
-from drpo_graph.errors import BudgetSpentError, DRPOError, UsageError
+from drpo_graph.errors import BudgetSpentError, DRPOError, RunExistsError, UsageError
 from drpo_graph.events import Event
 from drpo_graph.limits import CAPS
 from drpo_graph.prompt_registry import RegisteredPrompt, describe_provenance
@@ -105,7 +106,7 @@ class _ToolWork:
     async def call(self, **given: object) -> str:
         """Carry out a run and return what the agent is told."""
         choices = read_choices(given)
-        thread_id = choices.thread_id or f"{self.rules.name}-{new_thread_id()}"
+        thread_id = choices.thread_id or f"{self.rules.name}-{_find_task_id() or new_thread_id()}"
         options = replace(self.options, sinks=(*self.options.sinks, _open_stream()))
         try:
             if choices.thread_id is None:
@@ -142,6 +143,10 @@ class _ToolWork:
                 options=options,
                 parts=self.parts,
             )
+        except RunExistsError:
+            # The agent was stopped in the middle of this very call, and goes on with it.
+            self.num_started -= 1
+            return await self._resume(choices, thread_id, options)
         except UsageError:
             self.num_started -= 1  # Nothing was started.
             raise
@@ -149,6 +154,9 @@ class _ToolWork:
     async def _continue(self, choices: Choices, thread_id: str, options: RunOptions) -> RunResult:
         if not thread_id.startswith(f"{self.rules.name}-"):
             raise UsageError(f"Run {thread_id!r} is none of this tool's: their names begin with {self.rules.name}-.")
+        return await self._resume(choices, thread_id, options)
+
+    async def _resume(self, choices: Choices, thread_id: str, options: RunOptions) -> RunResult:
         changes: dict[str, object] = {cap: getattr(self.settings, cap) for cap in CAPS} | dict(choices.caps)
         if self.settings.reward:
             # A checkpoint's word loads no reward function; the developer's does.
@@ -182,6 +190,16 @@ class _ToolWork:
             f"The budget is spent. {told} It is as large as the developer allows: only they can continue the run, with "
             f"`drpo resume {thread_id} {error.resume_flags}`."
         )
+
+
+def _find_task_id() -> str | None:
+    """Return what names this call of the tool in a checkpointed agent, and again when the agent is resumed in it."""
+    try:
+        runtime = get_runtime()
+    except RuntimeError:  # Called outside of a graph.
+        return None
+    info = runtime.execution_info if runtime is not None else None
+    return info.task_id if info is not None and info.thread_id is not None else None
 
 
 def _refuse(error: ValidationError) -> str:

@@ -126,6 +126,13 @@ async def test_aligned_model_in_an_agent_has_the_prompt_once(server: FakeServer,
     assert str(bodies[0]).count("Count well.") == 1
 
 
+async def test_aligned_model_keeps_its_own_prompt_where_the_middleware_has_none(server: FakeServer) -> None:
+    model = AlignedModel(model="openai:m", base_url=server.base_url, system_prompt="Its own.")
+    middleware: Any = AlignmentMiddleware(retriever=Retriever(), num_icl=1)
+    await create_agent(model, system_prompt="You add.", middleware=[middleware]).ainvoke(ASK)
+    assert [one["content"] for one in sent(server)] == ["Its own.\n\nYou add.", "1 + 1?", "2", "3 + 3?"]
+
+
 async def test_slot_is_read_at_each_request(tmp_path: Path) -> None:
     slot = PromptSlot(tmp_path / "s.json", initial="One.")
     model = ScriptedAgentModel(script=lambda messages: AIMessage("Yes."))
@@ -224,7 +231,7 @@ def test_wrong_choices_are_told_when_it_is_made(choices: dict[str, Any], told: s
 def test_without_langchain_the_extra_is_named_and_the_rest_works() -> None:
     code = (
         "import sys; sys.modules['langchain'] = None\n"
-        "import drpo_graph.cli, drpo_graph.aligned, drpo_graph.many_prompts\n"
+        "import drpo_graph.aligned, drpo_graph.many_prompts\n"
         "from drpo_graph.errors import UsageError\n"
         "try:\n    import drpo_graph.agents\n"
         "except UsageError as error:\n    print(error)\n"

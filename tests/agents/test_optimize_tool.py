@@ -1,9 +1,11 @@
 """An agent optimises a prompt with a tool: in bounds, in its stream, as a run of its own."""
 
+import asyncio
 import os
 import re
 import signal
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +117,34 @@ async def test_interrupt_is_told_and_the_run_continued_without_repeating_a_call(
     ).ainvoke({"thread_id": found[1]})
     assert told.startswith("The optimisation is finished.")
     assert len(finished_keys(server)) == len(set(finished_keys(server)))
+
+
+async def test_agent_that_is_resumed_in_the_middle_of_a_call_continues_its_run(
+    server: FakeServer, tmp_path: Path
+) -> None:
+    tasks: list[asyncio.Task[object]] = []
+
+    def stop(event: Event) -> None:
+        if isinstance(event, LevelFinished) and event.level == 1:
+            tasks.pop().cancel()
+
+    settings = scripted_settings(server.base_url, depth=4, max_calls=60, initial_prompt=INITIAL)
+    options, parts = RunOptions(checkpoint=tmp_path / "runs.sqlite"), Parts(critic=reward_length)
+    saver, config = InMemorySaver(), {"configurable": {"thread_id": "talk"}}
+    stopping = replace(options, sinks=(stop,))
+    agent = agent_that_calls(
+        make_optimize_tool(settings, queries=QUERIES, options=stopping, parts=parts), checkpointer=saver
+    )
+    tasks.append(asyncio.create_task(agent.ainvoke(ASK, config)))
+    with pytest.raises(asyncio.CancelledError):
+        await tasks[0]
+    num_calls = len(finished_keys(server))
+    agent = agent_that_calls(
+        make_optimize_tool(settings, queries=QUERIES, options=options, parts=parts), checkpointer=saver
+    )
+    told = (await agent.ainvoke(None, config))["messages"][-1].text
+    assert "The optimisation is finished." in told
+    assert 0 < num_calls < len(finished_keys(server)) == len(set(finished_keys(server)))
 
 
 async def test_search_is_longer_than_langchain_s_limit_of_steps(server: FakeServer, tmp_path: Path) -> None:

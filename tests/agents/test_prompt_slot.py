@@ -1,8 +1,6 @@
 """A slot's prompt is swapped under its readers, keeps its former versions, and refuses what does not fit."""
 
-import os
-import subprocess
-import sys
+import multiprocessing
 import threading
 from pathlib import Path
 
@@ -13,8 +11,6 @@ from drpo_graph.agents.prompt_slot import MAX_VERSIONS
 from drpo_graph.errors import DRPOError, UsageError
 from drpo_graph.records import PairedComparison, RunResult, Validation
 from tests.docs.test_inference import RESULT
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -34,10 +30,10 @@ def test_swap_is_seen_by_other_readers_and_kept_private(slot: PromptSlot) -> Non
 
 
 def test_swap_by_another_process_is_seen(slot: PromptSlot) -> None:
-    code = "import sys; from pathlib import Path; from drpo_graph.agents.prompt_slot import PromptSlot"
-    code += "; PromptSlot(Path(sys.argv[1])).swap('From elsewhere.')"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    subprocess.run([sys.executable, "-c", code, str(slot.path)], check=True, env=environment)
+    other = multiprocessing.get_context("fork").Process(target=slot.swap, args=("From elsewhere.",))
+    other.start()
+    other.join(20)
+    assert other.exitcode == 0
     assert slot.current.text == "From elsewhere."
 
 

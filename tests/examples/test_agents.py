@@ -120,6 +120,18 @@ def test_demo_learns_from_the_day_and_swaps_the_prompt_while_it_serves(
     assert {path.stat().st_mode & 0o777 for path in files} == {0o600}
 
 
+def test_demo_without_a_model_server_ends_in_one_line(
+    improving: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    with serve(lambda body: Reply(status=401, error_message="no"), ServerOptions()) as server:
+        place = ["--model", "openai:m", "--base-url", server.base_url, "--folder", str(tmp_path)]
+        assert improving.main(["demo", *place]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("stopped: the server's answer is {")
+    assert "401" in line
+
+
 def test_failures_of_a_day_are_its_badly_rated_questions(improving: ModuleType, tmp_path: Path) -> None:
     journal, today = improving.Journal(tmp_path / "journal.sqlite"), datetime.date.today()
     ids = [journal.note(question, "Yes.", prompt_version=1) for question in ("A?", "B?", "C?", "A?")]

@@ -33,7 +33,16 @@ from drpo_graph.protocols import (
 from drpo_graph.records import MAX_SCORE, MIN_SCORE, Critique, Metric, MetricScore, MetricSelection, Query, Rollout
 from drpo_graph.responders import PromptResponder
 from drpo_graph.retrieval import digest_examples, open_retriever
-from drpo_graph.rewards import CriticPart, MixedCritic, MixedReward, check_reward, name_of, replaces_critic
+from drpo_graph.rewards import (
+    CriticPart,
+    MixedCritic,
+    MixedReward,
+    NamedReward,
+    ask_reward,
+    check_reward,
+    name_of,
+    replaces_critic,
+)
 from drpo_graph.settings import Settings
 from drpo_graph.soft_scores import soften_critique
 
@@ -112,10 +121,12 @@ class RewardCritic:
     """Puts a reward function in the critic's place: its score is the one metric, its feedback the rationale."""
 
     reward: RewardFunction
+    timeout_s: float
+    """Longest wait for it."""
 
     async def critique(self, query: Query, response: str, *, selection: MetricSelection, models: Models) -> Critique:
         """Return the reward as a critique."""
-        given = check_reward(await self.reward(query, response))
+        given = check_reward(await ask_reward(NamedReward(self.reward), query, response, timeout_s=self.timeout_s))
         score = MetricScore(metric=REWARD_METRIC.name, score=given.score, rationale=given.feedback)
         return Critique(scores=(score,))
 
@@ -214,7 +225,7 @@ def build_components(
             data_digest = hashlib.sha256(f"{data_digest}\0{name_of(part)}\0{identity}".encode()).hexdigest()
     return Components(
         selector=selector or default_selector,
-        critic=default_critic if critic is None else as_critic(critic),
+        critic=default_critic if critic is None else as_critic(critic, timeout_s=settings.timeout_s),
         rewriter=rewriter or LLMRewriter(prompts, settings),
         beam_policy=beam_policy or prune_beam,
         example_retriever=example_retriever,
@@ -223,9 +234,9 @@ def build_components(
     )
 
 
-def as_critic(critic: Critic | RewardFunction) -> Critic:
-    """Return a critic as it is, a reward function in a critic's place."""
-    return cast(Critic, critic) if hasattr(critic, "critique") else RewardCritic(critic)
+def as_critic(critic: Critic | RewardFunction, *, timeout_s: float) -> Critic:
+    """Return a critic as it is, a reward function in a critic's place; that one is waited for so long."""
+    return cast(Critic, critic) if hasattr(critic, "critique") else RewardCritic(critic, timeout_s)
 
 
 def choose_examples(examples: Sequence[tuple[Query, Rollout]], *, settings: Settings) -> list[tuple[Query, Rollout]]:

@@ -104,21 +104,37 @@ class MixedCritic:
         )
 
     async def _ask(self, one: NamedReward, query: Query, response: str) -> Reward:
-        timeout_s = one.timeout_s if one.timeout_s is not None else self.timeout_s
-        limit = asyncio.timeout(timeout_s)
-        try:
-            async with limit:
-                return check_reward(await one.function(query, response), name=one.label)
-        except TimeoutError as error:
-            if not limit.expired() and not isinstance(error, one.expects):
-                raise
-            told = f"no answer within {timeout_s:g} s" if limit.expired() else f"TimeoutError: {error}"
-            raise ReplyError(f"the reward function {one.label!r}: {told}", kind="reward_error") from error
-        except one.expects as error:
-            if isinstance(error, ReplyError):
-                raise
-            told = f"{type(error).__name__}: {error}"
-            raise ReplyError(f"the reward function {one.label!r}: {told}", kind="reward_error") from error
+        reward = await ask_reward(one, query, response, timeout_s=self.timeout_s)
+        return check_reward(reward, name=one.label)
+
+
+async def ask_reward(one: NamedReward, query: Query, response: str, *, timeout_s: float) -> Reward:
+    """Return what a reward function says of a response.
+
+    Args:
+        one: The function.
+        query: What was asked.
+        response: The response.
+        timeout_s: Longest wait for it, where it has none of its own.
+
+    Raises:
+        ReplyError: it gave nothing in time, or raised this or what it may raise.
+    """
+    timeout_s = one.timeout_s if one.timeout_s is not None else timeout_s
+    limit = asyncio.timeout(timeout_s)
+    try:
+        async with limit:
+            return await one.function(query, response)
+    except TimeoutError as error:
+        if not limit.expired() and not isinstance(error, one.expects):
+            raise
+        told = f"no answer within {timeout_s:g} s" if limit.expired() else f"TimeoutError: {error}"
+        raise ReplyError(f"the reward function {one.label!r}: {told}", kind="reward_error") from error
+    except one.expects as error:
+        if isinstance(error, ReplyError):
+            raise
+        told = f"{type(error).__name__}: {error}"
+        raise ReplyError(f"the reward function {one.label!r}: {told}", kind="reward_error") from error
 
 
 def check_reward(reward: Reward, *, name: str = "") -> Reward:

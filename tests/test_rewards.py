@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from drpo_graph.components import build_components
+from drpo_graph.components import as_critic, build_components
 from drpo_graph.context import RunContext
 from drpo_graph.errors import FingerprintMismatchError, ReplyError, SettingsError
 from drpo_graph.estimate import Dataset, estimate_run
@@ -102,6 +102,13 @@ async def test_declared_failure_leaves_the_response_unscored_and_spares_the_crit
         await ask(MixedReward(reward), critic)
     assert caught.value.kind == "reward_error"
     assert critic.num_asked == 0
+
+
+async def test_function_in_the_critic_s_place_is_not_waited_for_for_ever() -> None:
+    part = as_critic(slow, timeout_s=0.01)
+    nothing = MetricSelection(metrics=())
+    with pytest.raises(ReplyError, match=r"'slow': no answer within 0\.01 s"):
+        await part.critique(QUERY, "r", selection=nothing, models=None)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("function", [broken, hasty])

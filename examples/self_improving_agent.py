@@ -5,9 +5,9 @@
     serve       POST /chat      {"question": "..."}                           answers, with an id
                 POST /feedback  {"id": "...", "good": false, "comment": ""}   is kept, with the time
                 GET  /prompt                                                  tells the prompt in use, and its version
-    optimize    optimises the agent's prompt on the questions of a day, yesterday's by default, that were rated bad, and
-                swaps it if it is better on those held out and those rated good: a nightly job in a process of its own.
-                The server uses the new prompt from its next request on.
+    optimize    optimises the agent's prompt on the questions of a day, yesterday's by default, that were rated bad,
+                with each user's comment as a metric, and swaps it if it is better on those held out and those rated
+                good: a nightly job in a process of its own. The server uses the new prompt from its next request on.
     demo        plays a day: questions, ratings, the job, a question again
 
 Run ``python examples/self_improving_agent.py demo --model local:smollm2 --config examples/demo.toml``: some minutes, no
@@ -35,11 +35,24 @@ from langchain.agents import create_agent
 from langgraph.checkpoint.memory import InMemorySaver
 from pydantic import BaseModel, Field, ValidationError
 
-from drpo_graph import DRPOError, Query, RunOptions, Settings, build_settings, optimize
+from drpo_graph import (
+    DRPOError,
+    Metric,
+    MetricSelection,
+    Models,
+    Parts,
+    Query,
+    RunOptions,
+    Settings,
+    build_settings,
+    optimize,
+)
 from drpo_graph.agents import AlignmentMiddleware, PromptSlot, swap_if_better
 from drpo_graph.aligned import AlignedModel
+from drpo_graph.components import LLMMetricSelector
 from drpo_graph.errors import BudgetSpentError
 from drpo_graph.private_files import create_private_file, make_private_folder
+from drpo_graph.prompts import load_prompts
 from drpo_graph.records import ROLES
 from drpo_graph.settings import load_settings_file, merge_settings
 
@@ -93,10 +106,11 @@ class Journal:
         return bool(self._run("UPDATE requests SET good=?, comment=?, rated_at=? WHERE id=? RETURNING id", *row))
 
     def rated(self, day: datetime.date, *, good: bool) -> list[Query]:
-        """Return a day's questions that were rated so."""
+        """Return a day's questions that were rated so; their tags are what was said of the answer."""
         where = "good = ? AND time LIKE ? GROUP BY question ORDER BY min(time)"
-        rows = self._run(f"SELECT min(id), question FROM requests WHERE {where}", good, f"{day.isoformat()}%")
-        return [Query(id=request_id, text=question) for request_id, question in rows]
+        chosen = "min(id), question, max(comment)"
+        rows = self._run(f"SELECT {chosen} FROM requests WHERE {where}", good, f"{day.isoformat()}%")
+        return [Query(id=one, text=question, tags=(said,) if said else ()) for one, question, said in rows]
 
     def _run(self, statement: str, *values: object) -> list[Any]:
         with closing(sqlite3.connect(self._path)) as database, database:
@@ -126,11 +140,28 @@ class Assistant:
         return {"id": request_id, "answer": answer, "prompt_version": version, "conversation": given.conversation}
 
 
+class WithComplaints:
+    """Has answers judged on what the user complained of, beside the metrics that the model selects."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._others = LLMMetricSelector(load_prompts(settings.templates), settings)
+
+    async def select_metrics(self, query: Query, *, models: Models) -> MetricSelection:
+        """Return the query's metrics."""
+        selected = await self._others.select_metrics(query, models=models)
+        complaints = [
+            Metric(name="Complaint", definition=f"This answer has not the fault of a former one: {one}")
+            for one in query.tags
+        ]
+        return selected.model_copy(update={"metrics": (*selected.metrics, *complaints)})
+
+
 async def improve(settings: Settings, slot: PromptSlot, journal: Journal, *, day: datetime.date, folder: Path) -> str:
     """Optimise the prompt on a day's failures, swap it if it is better, and return what happened."""
     bad, good = journal.rated(day, good=False), journal.rated(day, good=True)
     if not bad:
         return f"No request of {day} was rated bad: there is nothing to learn."
+    good = [one.model_copy(update={"tags": ()}) for one in good]
     # Half of the failures are held out to choose on, and so is what went well: it must not get worse.
     training, held_out = bad[::2], [*bad[1::2], *good]
     # Every level asks the same queries, so that rewards compare where nothing is held out.
@@ -140,6 +171,7 @@ async def improve(settings: Settings, slot: PromptSlot, journal: Journal, *, day
         settings=settings.model_copy(update=values),
         validation=held_out,
         options=RunOptions(checkpoint=folder / "runs.sqlite"),
+        parts=Parts(selector=WithComplaints(settings)),
     )
     # Of few ratings hardly any gain is significant; with many, leave swap_when out.
     swap = swap_if_better(slot, result, swap_when="better")

@@ -3,6 +3,7 @@
 import datetime
 import importlib.util
 import json
+import re
 import threading
 import urllib.error
 import urllib.request
@@ -72,7 +73,8 @@ def respond(body: dict[str, object]) -> Reply:
         return Reply([json.dumps({"reasoning": "r", "metrics": ["Clarity"]})])
     if role == "critic":
         score = 4 if BETTER in messages[-1]["content"] else 2
-        return Reply([json.dumps({"scores": [{"metric": "Clarity", "rationale": "r", "score": score}]})])
+        names = re.findall(r"^- (Clarity|Complaint): ", messages[-1]["content"], re.MULTILINE)
+        return Reply([json.dumps({"scores": [{"metric": one, "rationale": "r", "score": score} for one in names]})])
     return Reply([messages[0]["content"]])
 
 
@@ -111,6 +113,13 @@ def test_demo_learns_from_the_day_and_swaps_the_prompt_while_it_serves(
     assert out.count("[version 1]") == 3
     assert "on 2 failures of" in out
     assert "version 2 is in use" in out
+    # Each failure is judged on its user's complaint too; what went well is not.
+    asked = [str(entry["body"]) for entry in server.log if entry["event"] == "start"]
+    judged = [one for one in asked if "# Metrics to choose from" not in one and "fault of a former one" in one]
+    assert {comment for _, good, comment in improving.DAY if not good and any(comment in one for one in judged)} == {
+        "too hard to follow",
+        "it did not ask where I live",
+    }
     # The server that was running all the time answers with the new prompt.
     assert f"[version 2] {improving.DAY[0][0]}\n  {BETTER}\nin use: {BETTER}" in out
     # The job learns from yesterday, on which nothing happened.
@@ -140,6 +149,8 @@ def test_failures_of_a_day_are_its_badly_rated_questions(improving: ModuleType, 
     assert journal.rate(improving.Feedback(id=ids[2], good=True))
     assert not journal.rate(improving.Feedback(id="unknown", good=True))
     assert [one.text for one in journal.rated(today, good=False)] == ["A?"]
+    assert journal.rate(improving.Feedback(id=ids[0], good=False, comment="too long"))
+    assert [one.tags for one in journal.rated(today, good=False)] == [("too long",)]
     assert [one.text for one in journal.rated(today, good=True)] == ["B?", "C?"]
     assert journal.rated(today - datetime.timedelta(days=1), good=False) == []
 

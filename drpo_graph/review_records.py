@@ -1,10 +1,12 @@
 """Reviews in a run's archive: what waits for a decision, what was decided, and what was ruled out by it."""
 
+from collections.abc import Sequence
+
 from drpo_graph.archive import Archive
 from drpo_graph.beam import hash_prompt
 from drpo_graph.reviews import ReviewDecision, ReviewedCandidate, ReviewRequest, as_json
 from drpo_graph.selection import ROOT_ID
-from drpo_graph.state import SearchState
+from drpo_graph.state import CandidateRef, SearchState
 
 _PENDING = "review"
 
@@ -69,6 +71,19 @@ async def find_vetoed(archive: Archive) -> set[str]:
     vetoed = {one for decision in (await list_decisions(archive)).values() for one in decision.veto}
     hashes = {hash_prompt(await archive.prompt_of(one)) for one in vetoed}
     return hashes - {hash_prompt(await archive.prompt_of(ROOT_ID))} if hashes else hashes
+
+
+async def keep_unvetoed(archive: Archive, beam: Sequence[CandidateRef]) -> list[CandidateRef]:
+    """Return the candidates of a beam that may be delivered: one that was vetoed may stay until its edit is scored."""
+    vetoed = await find_vetoed(archive)
+    return [one for one in beam if one["prompt_hash"] not in vetoed]
+
+
+async def take_from_level(archive: Archive, level: int, decision: ReviewDecision) -> None:
+    """Leave in a level's record, which says what is best so far, only what was not vetoed."""
+    stored = await archive.get("levels", _key(level))
+    if stored is not None and isinstance(beam := stored["beam"], list):
+        await archive.put("levels", _key(level), {**stored, "beam": [one for one in beam if one not in decision.veto]})
 
 
 def _key(level: int) -> str:

@@ -12,6 +12,8 @@ from drpo_graph.ledger import Ledger, StopSignal
 from drpo_graph.limits import Limits
 from drpo_graph.records import RunResult
 from drpo_graph.results import make_result
+from drpo_graph.review_records import keep_unvetoed
+from drpo_graph.selection import ROOT_ID
 from drpo_graph.state import SearchState
 
 
@@ -53,5 +55,6 @@ async def find_standing(values: Mapping[str, Any], archive: Archive, limits: Lim
     ledger = Ledger(archive, StopSignal(), Budget(limits))
     await ledger.load()
     state = cast(SearchState, values)
-    best_id = state["beam"][0]["id"]
+    beam = await keep_unvetoed(archive, state["beam"])
+    best_id = beam[0]["id"] if beam else ROOT_ID
     return await make_result(archive, ledger, state, delivered_id=best_id, validation=None, status="interrupted")

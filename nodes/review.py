@@ -7,7 +7,14 @@ from drpo_graph.beam import hash_prompt
 from drpo_graph.context import RunContext, RunSession, session_of
 from drpo_graph.errors import ReviewError
 from drpo_graph.events import LevelStarted, ReviewDecided, ReviewRequested, ValidationStarted
-from drpo_graph.review_records import find_decision, find_vetoed, put_decision, put_request, reviewed_level
+from drpo_graph.review_records import (
+    find_decision,
+    find_vetoed,
+    put_decision,
+    put_request,
+    reviewed_level,
+    take_from_level,
+)
 from drpo_graph.reviews import ReviewDecision, as_json, read_decision
 from drpo_graph.selection import ROOT_ID
 from drpo_graph.settings import Settings
@@ -40,6 +47,7 @@ async def review(state: SearchState, runtime: Runtime[RunContext]) -> SearchStat
             note=decision.note,
         )
     )
+    await take_from_level(session.archive, level, decision)
     return await _apply(session, state, decision, settings)
 
 

@@ -17,7 +17,7 @@ from drpo_graph.levels import (
     query_indices,
     repeat_indices,
 )
-from drpo_graph.review_records import find_vetoed
+from drpo_graph.review_records import find_vetoed, keep_unvetoed
 from drpo_graph.selection import ROOT_ID, Contender, choose_contenders
 from drpo_graph.settings import Settings
 from drpo_graph.state import CandidateRef, RolloutRef, SearchState
@@ -46,8 +46,9 @@ async def score_beams(state: SearchState, runtime: Runtime[RunContext]) -> Searc
     num_stalled = 0 if any(child["reward"] is not None for child in children) else state["num_stalled"] + 1
     if num_stalled and num_stalled < _MAX_STALLED and (again := await _plan_repeat(session, state, settings)):
         return {**again, "num_stalled": num_stalled, "num_asked_again": num_asked_again}
-    if num_stalled and state["beam"] and _is_last_round(state, settings):
-        beam = state["beam"]
+    former = await keep_unvetoed(session.archive, state["beam"]) if num_stalled else []
+    if former and _is_last_round(state, settings):
+        beam = former
     else:
         beam = list(runtime.context.components.beam_policy(children, settings=settings, level=state["level"]))
     await _record_level(session, state, children, beam)

@@ -10,16 +10,17 @@ from langgraph.store.memory import InMemoryStore
 from langgraph.types import Command
 
 from drpo_graph.archive import Archive
-from drpo_graph.errors import ReviewError
+from drpo_graph.errors import BudgetSpentError, ReviewError
 from drpo_graph.events import Event, LevelStarted, ReviewDecided, ReviewRequested
 from drpo_graph.export import load_tree
 from drpo_graph.graph import RECURSION_LIMIT, build_graph
 from drpo_graph.records import Candidate, RunResult
 from drpo_graph.reviews import ReviewDecision, ReviewedCandidate, ReviewRequest, read_decision
 from drpo_graph.settings import Settings
+from drpo_graph.standing import find_standing
 from tests.support.oracle import Oracle, OracleTransport
 from tests.support.searches import fake_settings, oracle_context, run_search
-from tests.support.world import World
+from tests.support.world import INITIAL_PROMPT, World
 
 APPROVE = {"author": "Ada"}
 SHAPE = {"depth": 4, "beam_size": 2, "n_actions": 2, "queries_per_level": 2}
@@ -254,3 +255,25 @@ def test_edit_needs_a_level_that_scores_it() -> None:
     decision = ReviewDecision(author="Ada", edits={"1.0.0": EDIT})
     with pytest.raises(ReviewError, match="no level follows"):
         read_decision(decision, request_for("Answer.", is_last=True), fake_settings(), initial_prompt="Answer.")
+
+
+def test_vetoed_prompt_is_not_the_best_so_far_while_its_edit_is_tried() -> None:
+    async def run() -> tuple[Reviewed, list[str]]:
+        reviewed = Reviewed()
+        question = await reviewed.step()
+        assert question is not None
+        ids = [one.id for one in question.candidates]
+        # The next level has no call to spend.
+        poor = SETTINGS.model_copy(update={"max_calls": 1})
+        with pytest.raises(BudgetSpentError):
+            await reviewed.answer({"author": "Ada", "veto": ids, "edits": {ids[0]: EDIT}}, poor)
+        archive = Archive(reviewed.store, question.run_id)
+        graph = build_graph(SETTINGS, checkpointer=reviewed.saver)
+        values = (await graph.aget_state({"configurable": {"thread_id": "test"}})).values
+        standing = await find_standing(values, archive, SETTINGS)
+        assert standing is not None
+        return reviewed, [standing.system_prompt, *(await archive.get_all("levels"))["000001"]["beam"]]
+
+    reviewed, best = asyncio.run(run())
+    assert best == [INITIAL_PROMPT]
+    assert best[0] not in [one.prompt for one in reviewed.questions[0].candidates]

@@ -343,7 +343,8 @@ def _usage_in(message: AIMessage) -> Usage:
         return Usage(calls=1)
     return Usage(
         calls=1,
-        prompt_tokens=usage["input_tokens"],
-        completion_tokens=usage["output_tokens"],
+        # A reply out of LangChain's cache tells its cost alone.
+        prompt_tokens=usage.get("input_tokens", 0),
+        completion_tokens=usage.get("output_tokens", 0),
         cached_tokens=usage.get("input_token_details", {}).get("cache_read", 0),
     )

@@ -4,13 +4,14 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, cast
 
+from langchain_core.caches import BaseCache
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.prompt_values import ChatPromptValue, PromptValue
 from langchain_core.runnables import Runnable, RunnableLambda
-from pydantic import ConfigDict, PrivateAttr, SkipValidation
+from pydantic import ConfigDict, Field, PrivateAttr, SkipValidation
 
 from drpo_graph.aligned.blocking import iterate, wait_for
 from drpo_graph.aligned.client import AlignedClient, Answer
@@ -64,6 +65,9 @@ class AlignedModel(BaseChatModel):
     """Everything else of a run that matters here: time-outs, retries, limits, templates, and the ``base`` role's form.
     """
 
+    cache: BaseCache | bool | None = Field(default=False, exclude=True)
+    """None: LangChain's caches know a model by its parameters, and neither the examples nor the templates of this."""
+
     _client: AlignedClient = PrivateAttr()
     _role: RoleSettings = PrivateAttr()
     _prompt: ChosenPrompt = PrivateAttr()
@@ -76,6 +80,13 @@ class AlignedModel(BaseChatModel):
             SettingsError: a value cannot be used.
         """
         super().model_post_init(context)
+        if self.cache:
+            raise SettingsError(
+                "cache: an aligned model keeps none, whose answers could be those to other examples. Keep what it "
+                "returns, or give the search's settings a cache of embeddings."
+            )
+        # Unset would mean LangChain's global cache.
+        self.cache = False
         check_num_icl(self.num_icl, has_retriever=self.retriever is not None)
         settings = self._read_settings()
         self._role = settings.base
@@ -116,10 +127,10 @@ class AlignedModel(BaseChatModel):
     @property
     def _identifying_params(self) -> dict[str, Any]:
         return {
+            **self._role.model_dump(mode="json"),
             "model": self._client.name,
             "system_prompt": self.chosen_prompt.text,
             "num_icl": self.num_icl,
-            **self._role.model_dump(mode="json"),
         }
 
     def _convert_input(self, model_input: LanguageModelInput | Mapping[str, object]) -> PromptValue:
@@ -196,8 +207,8 @@ class AlignedModel(BaseChatModel):
         own = {name: getattr(self, name) for name in (*_SAMPLING, "base_url", "api_key_env", "stop")}
         chosen = {name: value for name, value in own.items() if value is not None}
         base: dict[str, object] = {**given.base.model_dump(), **chosen}
-        if isinstance(self.model, str):
-            base["model"] = self.model
+        # A chat model has a name of its own, whatever the settings name.
+        base["model"] = self.model if isinstance(self.model, str) else ""
         return build_settings({**given.model_dump(), "base": base})
 
     async def _prepare(
@@ -208,7 +219,7 @@ class AlignedModel(BaseChatModel):
             raise SettingsError(f"A call has no choice {unknown[0]!r}: expected one of {', '.join(_PER_CALL)}, stop.")
         sampling = {name: choices[name] for name in _SAMPLING if choices.get(name) is not None}
         if stop is not None:
-            sampling["stop"] = tuple(stop)
+            sampling["stop"] = (stop,) if isinstance(stop, str) else tuple(stop)
         self._client.check_sampling(list(sampling))
         role = self._role
         if sampling:

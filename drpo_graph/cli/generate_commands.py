@@ -65,11 +65,31 @@ def generate_command(
     settings = _read_settings(
         {**place, **sampling}, found.settings if found else None, likeness=likeness, overrides=overrides
     )
-    wanted = num_icl if num_icl is not None else settings.k if settings.ret_icl else 0
+    wanted = _count_examples(num_icl, settings, given=[flag for flag, value in likeness.items() if value is not None])
     prompts = open_prompts(registry)
     chosen = text if text is not None else found.result if found else _find_prompt(prompts, prompt)
     aligned = _make_model(settings, chosen, registry=prompts, num_icl=wanted)
     asyncio.run(_answer(aligned, asked, as_json=as_json))
+
+
+def _count_examples(num_icl: int | None, settings: Settings, *, given: Sequence[str]) -> int:
+    """Return how many ICL examples are shown: as many as is said, else as the run showed.
+
+    Raises:
+        UsageError: it showed more than can be, or flags say how to find examples of which none is shown.
+    """
+    from drpo_graph.aligned import MAX_NUM_ICL  # Loads LangChain.
+
+    if num_icl is None and settings.ret_icl and settings.k > MAX_NUM_ICL:
+        raise UsageError(
+            f"The run showed {settings.k} ICL examples, and at most {MAX_NUM_ICL} can be shown here. Say how many with "
+            "--num-icl."
+        )
+    wanted = num_icl if num_icl is not None else settings.k if settings.ret_icl else 0
+    if given and not wanted:
+        flags = ", ".join(f"--{one.replace('_', '-')}" for one in given)
+        raise UsageError(f"{flags}: no ICL example is shown. Say how many are with --num-icl.")
+    return wanted
 
 
 def _read_query(query: str | None) -> str:
@@ -129,6 +149,10 @@ async def _read_run(thread_id: str, place: str) -> _Found:
     from drpo_graph.cli.reading import load_run  # Loads LangGraph.
 
     stored = await load_run(storage, thread_id)
+    if stored.record.kind != "search":
+        raise UsageError(
+            f"Run {thread_id!r} optimises ICL examples: it has no prompt. Give its out_*.json with --icl-examples."
+        )
     if stored.result is None:
         raise UsageError(f"Run {thread_id!r} has no result yet: it is {stored.record.status}. `drpo resume` ends it.")
     return _Found(stored.record.settings, stored.result)

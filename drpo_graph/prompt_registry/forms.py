@@ -1,5 +1,6 @@
 """A registered prompt as a file for other programs: plain text, JSON, a LangChain template, LangSmith's prompt hub."""
 
+import hashlib
 import json
 import re
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ PromptForm = Literal["txt", "json", "template", "hub"]
 FORMS: Final[tuple[PromptForm, ...]] = ("txt", "json", "template", "hub")
 
 _MAX_HANDLE: Final = 100
+_NUM_MARK: Final = 8
 _NO_HANDLE: Final = re.compile(r"[^a-z0-9_-]+")
 
 
@@ -68,9 +70,16 @@ def _describe_for_hub(prompt: RegisteredPrompt, manifest: dict[str, object]) -> 
 
 
 def _make_handle(model: str) -> str:
-    """Return a name that the hub accepts: small Latin letters, digits, ``-`` and ``_``, beginning with a letter."""
+    """Return a name that the hub accepts: small Latin letters, digits, ``-`` and ``_``, beginning with a letter.
+
+    Where that loses something, a hash keeps the names of different models apart.
+    """
     name = _NO_HANDLE.sub("-", model.lower()).strip("-_")
-    return f"drpo-{name}"[:_MAX_HANDLE].rstrip("-_")
+    handle = f"drpo-{name}"
+    if name == model and len(handle) <= _MAX_HANDLE:
+        return handle
+    mark = hashlib.sha256(model.encode("utf-8", "surrogatepass")).hexdigest()[:_NUM_MARK]
+    return f"{handle[: _MAX_HANDLE - _NUM_MARK - 1].rstrip('-_')}-{mark}"
 
 
 def _to_json(value: object) -> str:

@@ -13,6 +13,9 @@ from drpo_graph.safe_pickle import load_pickle_file
 OUTPUT_NAMES: Final = ("output.pkl", "output.json", "output.txt")
 """What holds a prompt in a folder, the first one found."""
 
+MAPPING_NAME: Final = "model_mapping.json"
+"""What the published mapping is called."""
+
 _INNER_FOLDERS: Final = (".", "algo_output")
 _MAX_BYTES: Final = 64 * 2**20
 _LEVEL: Final = re.compile(r"level ([0-9]{1,9})")
@@ -51,7 +54,10 @@ def is_model_mapping(path: Path) -> bool:
     if path.suffix != ".json":
         return False
     content = _read_json(path)
-    return isinstance(content, dict) and bool(content) and all(isinstance(one, str) for one in content.values())
+    if not isinstance(content, dict):
+        return False
+    # One entry that is wrong makes it no less a mapping.
+    return path.name == MAPPING_NAME or any(isinstance(one, str) for one in content.values())
 
 
 def read_model_mapping(path: Path) -> tuple[dict[str, str], tuple[str, ...]]:
@@ -87,6 +93,8 @@ def _find_target(folder: Path, target: object) -> Path:
         place = base.joinpath(*inner)
         if place == folder or not _exists(place):
             continue
+        # What is in a folder may be a link, too.
+        place = _find_output(place) if place.is_dir() else place
         if not place.resolve().is_relative_to(base.resolve()):
             raise UsageError(f"{target!r} leads by a link out of {base}. Import that file by itself, with --model.")
         return place

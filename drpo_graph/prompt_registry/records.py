@@ -50,6 +50,11 @@ class RegisteredPrompt(Record):
             raise ValueError("it is blank")
         return clean_surrogates(value)
 
+    @field_validator("source", "run", "licence")
+    @classmethod
+    def _make_texts_writable(cls, value: str | None) -> str | None:
+        return None if value is None else clean_surrogates(value)
+
     @classmethod
     def from_result(
         cls,

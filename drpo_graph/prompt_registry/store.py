@@ -1,5 +1,6 @@
 """The registry: a folder with one private JSON file per model."""
 
+from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 from urllib.parse import quote
@@ -87,13 +88,18 @@ class PromptRegistry:
         """
         try:
             paths = [one for one in self.folder.iterdir() if one.suffix == _SUFFIX]
-            return tuple(sorted((_read(one) for one in paths), key=lambda one: one.model))
         except FileNotFoundError:
             return ()
         except OSError as error:
             raise UsageError(
                 f"Prompt registry {self.folder}: {error.strerror or error}. Give a folder that can be read."
             ) from error
+        found: list[RegisteredPrompt] = []
+        for path in paths:
+            # One that was removed meanwhile, or a link that leads nowhere, hides no other.
+            with suppress(FileNotFoundError):
+                found.append(_read(path))
+        return tuple(sorted(found, key=lambda one: one.model))
 
     def _near(self, model: str) -> tuple[str, ...]:
         by_folded = {one.model.casefold(): one.model for one in self.list()}

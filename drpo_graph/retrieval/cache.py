@@ -15,6 +15,7 @@ from langchain_core.embeddings import Embeddings
 
 from drpo_graph.errors import EmbeddingsError
 from drpo_graph.private_files import create_private_file, make_private_folder
+from drpo_graph.retrieval.vectors import is_usable
 
 Kind = Literal["query", "document"]
 """Some models embed a question otherwise than what it is looked up in."""
@@ -52,6 +53,8 @@ class CachedEmbeddings(Embeddings):
         self._in_flight: dict[tuple[asyncio.AbstractEventLoop, str], asyncio.Task[dict[str, array[float]]]] = {}
         self._lock = threading.Lock()
         self._counts = CacheCounts()
+        self._size: int | None = None
+        """Numbers per vector, once one is known."""
         self._file = _CacheFile(file) if file is not None else None
 
     @property
@@ -77,9 +80,9 @@ class CachedEmbeddings(Embeddings):
 
     def _embed(self, texts: Sequence[str], kind: Kind) -> list[list[float]]:
         keys = [self._key(text, kind) for text in texts]
-        known = self._look_up(keys)
-        missing = _without(dict(zip(keys, texts, strict=True)), known)
-        if missing:
+        known = self._recall(keys)
+        known.update(self._read(_without(keys, known)))
+        if missing := {key: text for key, text in zip(keys, texts, strict=True) if key not in known}:
             if kind == "query":
                 vectors = [self._embeddings.embed_query(text) for text in missing.values()]
             else:
@@ -92,9 +95,9 @@ class CachedEmbeddings(Embeddings):
         keys = [self._key(text, kind) for text in texts]
         tasks = {key: task for key in keys if (task := self._in_flight.get((loop, key))) is not None}
         self._count(num_from_memory=sum(key in tasks for key in keys))
-        known = self._look_up([key for key in keys if key not in tasks])
-        missing = _without(dict(zip(keys, texts, strict=True)), {**known, **tasks})
-        if missing:
+        known = self._recall([key for key in keys if key not in tasks])
+        absent = _without(keys, {**known, **tasks})
+        if missing := {key: text for key, text in zip(keys, texts, strict=True) if key in absent}:
             task = asyncio.create_task(self._fetch(missing, kind))
             for key in missing:
                 self._in_flight[(loop, key)] = tasks[key] = task
@@ -104,12 +107,22 @@ class CachedEmbeddings(Embeddings):
             known.update(await asyncio.shield(task))
         return [list(known[key]) for key in keys]
 
-    async def _fetch(self, missing: Mapping[str, str], kind: Kind) -> dict[str, "array[float]"]:
+    async def _fetch(self, texts: Mapping[str, str], kind: Kind) -> dict[str, "array[float]"]:
+        # In a thread: another process may hold the file, and the loop has other work.
+        found = {} if self._file is None else await asyncio.to_thread(self._read, list(texts))
+        missing = {key: text for key, text in texts.items() if key not in found}
+        if not missing:
+            return found
         if kind == "query":
             vectors = [await self._embeddings.aembed_query(text) for text in missing.values()]
         else:
             vectors = await self._embeddings.aembed_documents(list(missing.values()))
-        return self._keep(missing, vectors)
+        new = (
+            self._keep(missing, vectors)
+            if self._file is None
+            else await asyncio.to_thread(self._keep, missing, vectors)
+        )
+        return {**found, **new}
 
     def _land(
         self,
@@ -127,22 +140,33 @@ class CachedEmbeddings(Embeddings):
         content = "\0".join((self._model, kind, text)).encode("utf-8", "surrogatepass")
         return hashlib.sha256(content).hexdigest()
 
-    def _look_up(self, keys: Sequence[str]) -> dict[str, "array[float]"]:
+    def _recall(self, keys: Sequence[str]) -> dict[str, "array[float]"]:
+        """Return what is in memory."""
         with self._lock:
             known = {key: self._memory[key] for key in keys if key in self._memory}
             for key in known:
                 self._memory.move_to_end(key)
-        absent = [key for key in dict.fromkeys(keys) if key not in known]
-        found = self._file.read(absent) if self._file is not None and absent else {}
-        self._count(num_from_memory=sum(key in known for key in keys), num_from_file=sum(key in found for key in keys))
+        self._count(num_from_memory=sum(key in known for key in keys))
+        return known
+
+    def _read(self, keys: Sequence[str]) -> dict[str, "array[float]"]:
+        """Return what is in the file, if there is one."""
+        found = self._file.read(keys) if self._file is not None and keys else {}
+        self._count(num_from_file=len(found))
         self._remember(found)
-        return {**known, **found}
+        return found
 
     def _keep(self, missing: Mapping[str, str], vectors: Sequence[Sequence[float]]) -> dict[str, "array[float]"]:
         if len(vectors) != len(missing):
             raise EmbeddingsError(
                 f"The embeddings model {self._model!r} gave {len(vectors)} vectors for {len(missing)} texts: expected "
                 "one each. Use another model."
+            )
+        if not all(map(is_usable, vectors)):
+            # Not kept: a server that is mended is asked again.
+            raise EmbeddingsError(
+                f"The embeddings model {self._model!r} gave a vector of what is no number, or of nothing but "
+                "zeros. Mend its server, or use another model."
             )
         new = {key: array("d", vector) for key, vector in zip(missing, vectors, strict=True)}
         if self._file is not None:
@@ -153,6 +177,14 @@ class CachedEmbeddings(Embeddings):
 
     def _remember(self, vectors: Mapping[str, "array[float]"]) -> None:
         with self._lock:
+            sizes = {len(vector) for vector in vectors.values()} | ({self._size} if self._size else set())
+            if len(sizes) > 1:
+                raise EmbeddingsError(
+                    f"The embeddings model {self._model!r} has vectors of {' and '.join(map(str, sorted(sizes)))} "
+                    "numbers: two models were served under one name. Delete the file that embeddings_cache names, or "
+                    "name another one."
+                )
+            self._size = next(iter(sizes), None)
             self._memory.update(vectors)
             while len(self._memory) > _MAX_IN_MEMORY:
                 self._memory.popitem(last=False)
@@ -203,10 +235,15 @@ class _CacheFile:
         return sqlite3.connect(self._path, timeout=_LOCK_WAIT_S)
 
     def _explain(self, error: Exception) -> EmbeddingsError:
+        if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
+            return EmbeddingsError(
+                f"The embeddings cache {self._path} is held by another process, for {_LOCK_WAIT_S:g} s now. Wait "
+                "for it, or name another file, then resume."
+            )
         return EmbeddingsError(
             f"The embeddings cache {self._path} cannot be used: {error}. Delete it, or name another file, then resume."
         )
 
 
-def _without(text_by_key: Mapping[str, str], known: Mapping[str, object]) -> dict[str, str]:
-    return {key: text for key, text in text_by_key.items() if key not in known}
+def _without(keys: Sequence[str], known: Mapping[str, object]) -> list[str]:
+    return [key for key in dict.fromkeys(keys) if key not in known]

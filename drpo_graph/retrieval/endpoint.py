@@ -8,6 +8,7 @@ from pydantic import SecretStr
 
 from drpo_graph.errors import EmbeddingsError
 from drpo_graph.redaction import redact
+from drpo_graph.retrieval.vectors import is_usable
 from drpo_graph.transport import PerLoop
 
 if TYPE_CHECKING:
@@ -94,6 +95,8 @@ class EndpointEmbeddings(Embeddings):
         sizes = {len(vector) for vector in vectors}
         if len(vectors) != num_texts or len(sizes) != 1 or 0 in sizes:
             raise self._explain(ValueError(f"{num_texts} texts got {len(vectors)} vectors of sizes {sorted(sizes)}"))
+        if not all(map(is_usable, vectors)):
+            raise self._explain(ValueError("a vector holds what is no number, or nothing but zeros"))
         return vectors
 
     def _explain(self, error: Exception) -> EmbeddingsError:

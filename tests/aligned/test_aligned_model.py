@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from langchain_core.caches import InMemoryCache
 from langchain_core.chat_history import InMemoryChatMessageHistory
+from langchain_core.globals import set_llm_cache
 from langchain_core.language_models.fake_chat_models import FakeListChatModel
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.output_parsers import StrOutputParser
@@ -209,6 +211,42 @@ async def test_choices_can_be_made_for_the_model_for_a_call_and_by_bind(server: 
     assert (second["temperature"], second["top_p"], second["max_completion_tokens"]) == (1.0, 0.5, 9)
     assert (second["stop"], second["messages"][0]["content"], len(second["messages"])) == (["X"], "Other.", 4)
     assert len(third["messages"]) == 6
+
+
+async def test_stop_that_is_a_text_is_one_stop(server: FakeServer) -> None:
+    await aligned().ainvoke("a", stop="END")
+    assert bodies(server)[0]["stop"] == ["END"]
+
+
+async def test_no_cache_answers_for_other_examples(server: FakeServer) -> None:
+    with pytest.raises(SettingsError, match="cache"):
+        aligned(cache=InMemoryCache())
+
+    class OneExample:
+        def __init__(self, query: str) -> None:
+            self.query = query
+
+        async def retrieve(self, query: str, *, k: int) -> list[ICLExample]:
+            return [ICLExample(query=self.query, response="r")]
+
+    set_llm_cache(InMemoryCache())
+    try:
+        models = [
+            aligned(retriever=OneExample(one), num_icl=1, cache=cache) for one, cache in (("A?", None), ("B?", False))
+        ]
+        messages = [await one.ainvoke("a") for one in models]
+        assert [one.response_metadata["icl_queries"] for one in messages] == [["A?"], ["B?"]]
+        # The model's own cache knows its request; what it tells without usage is read all the same.
+        own = AlignedModel(model=FakeListChatModel(responses=["one", "two"]))
+        assert [(await own.ainvoke("a")).content for _ in range(2)] == ["one", "one"]
+    finally:
+        set_llm_cache(None)
+
+
+async def test_chat_model_has_its_own_name_whatever_the_settings_name() -> None:
+    fake = FakeListChatModel(responses=["Fine."])
+    named = AlignedModel(model=fake, settings=build_settings({"model": "openai:other"}))
+    assert (await named.ainvoke("a")).response_metadata["model_name"] == "FakeListChatModel"
 
 
 async def test_own_stops_of_a_base_model_come_before_the_format_s(server: FakeServer) -> None:

@@ -110,6 +110,8 @@ def test_examples_of_a_file_are_shown_and_told(drpo: Drpo, speaker: FakeServer, 
         (["x", *MODEL, "--prompt", "m"], ["--registry"]),
         (["x", *MODEL, "--registry", "missing"], ["missing", "no such folder"]),
         (["x", *MODEL, "--temperature", "9"], ["temperature"]),
+        (["x", *MODEL, "--icl-examples", "e.json"], ["--icl-examples", "--num-icl"]),
+        (["x", *MODEL, "--set", "ret_icl=true", "--set", "k=8"], ["8 ICL examples", "--num-icl"]),
     ],
 )
 def test_wrong_usage_is_told_in_one_line(drpo: Drpo, arguments: list[str], parts: list[str]) -> None:

@@ -16,7 +16,7 @@ from drpo_graph.records import ICLExample, ICLResult
 from drpo_graph.retrieval import load_icl_examples
 from drpo_graph.runner import RunOptions, resume
 from drpo_graph.settings import Settings
-from tests.support.command import Drpo, finish, finished_keys, serve, spawn_drpo, wait_for
+from tests.support.command import Drpo, assert_one_line, finish, finished_keys, serve, spawn_drpo, wait_for
 from tests.support.fake_server import FakeServer, Latency, Reply, ServerOptions
 
 PUBLISHED = Path(__file__).parents[2].parent / "shared/data/drpo/ICL_examples.json"
@@ -338,3 +338,14 @@ def test_dry_run_tells_what_the_run_then_uses_and_makes_nothing(
     assert expected["critic"] == 14 >= used["critic"]["calls"]
     assert told["at_most"]["calls"] > told["expected"]["calls"]
     assert 0.3 < told["expected"]["by_role"]["optimizer"]["prompt_tokens"] / used["optimizer"]["prompt_tokens"] < 3
+
+
+def test_run_over_examples_has_no_prompt_to_generate_with(
+    steady: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OPENAI_BASE_URL", steady.base_url)
+    (tmp_path / "mine.json").write_text(json.dumps({one.query: one.response for one in plans("5")}))
+    drpo = Drpo(capsys)
+    assert drpo("icl", "mine.json", "--model", "openai:scripted", "--thread-id", "t", "--display", "none").code == 0
+    assert_one_line(drpo("generate", "Hello?", "--run", "t"), 2, "ICL examples", "--icl-examples")

@@ -75,8 +75,10 @@ def test_what_langsmith_s_client_sends_is_the_manifest_and_what_stands_beside_it
     form = json.loads(render_prompt(prompt, "hub"))
     client = Client(api_url=f"http://127.0.0.1:{hub.server_port}", api_key="k", auto_batch_tracing=False)
     client.push_prompt(**form)
-    created, committed = hub.sent["/repos"], hub.sent["/commits/-/drpo-org-m-1"]
-    assert created["repo_handle"] == "drpo-org-m-1"
+    created = hub.sent["/repos"]
+    handle = str(created["repo_handle"])
+    committed = hub.sent[f"/commits/-/{handle}"]
+    assert handle.startswith("drpo-org-m-1-")
     assert "licence: MIT" in str(created["readme"])
     assert created["is_public"] is False
     assert committed["manifest"] == form["object"]

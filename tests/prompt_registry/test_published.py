@@ -115,6 +115,22 @@ def test_a_link_out_of_the_mapping_s_folder_is_not_followed(tmp_path: Path) -> N
     (tmp_path / "secret.txt").write_text("secret")
     (folder / "output.txt").symlink_to(tmp_path / "secret.txt")
     (folder / "model_mapping.json").write_text(json.dumps({"m": "output.txt"}))
-    prompts, (fault,) = read_model_mapping(folder / "model_mapping.json")
-    assert not prompts
-    assert "by a link" in fault
+    (folder / "inner").mkdir()
+    (folder / "inner" / "output.txt").symlink_to(tmp_path / "secret.txt")
+    for target in ("output.txt", "inner"):
+        (folder / "model_mapping.json").write_text(json.dumps({"m": target}))
+        prompts, (fault,) = read_model_mapping(folder / "model_mapping.json")
+        assert not prompts
+        assert "by a link" in fault
+
+
+def test_a_mapping_with_a_wrong_entry_is_still_a_mapping(tmp_path: Path) -> None:
+    (tmp_path / "output.txt").write_text("Help.")
+    for name in ("model_mapping.json", "other.json"):
+        (tmp_path / name).write_text(json.dumps({"good": "output.txt", "bad": None}))
+        assert is_model_mapping(tmp_path / name)
+        prompts, (fault,) = read_model_mapping(tmp_path / name)
+        assert prompts == {"good": "Help."}
+        assert fault.startswith("bad: ")
+    (tmp_path / "output.json").write_text(json.dumps({"level 0": {"Prompt": "Help."}}))
+    assert not is_model_mapping(tmp_path / "output.json")

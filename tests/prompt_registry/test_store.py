@@ -1,7 +1,9 @@
 """Registered prompts are kept by model name, privately, and come back as they were."""
 
 import datetime
+import json
 import os
+import re
 import stat
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from pydantic import ValidationError
 
 from drpo_graph.errors import UsageError
 from drpo_graph.prompt_registry import GENERAL_PROMPT, PromptRegistry, RegisteredPrompt
+from drpo_graph.prompt_registry.forms import render_prompt
 from drpo_graph.records import PairedComparison, RunResult, Validation
 from drpo_graph.template_fields import FieldStyle
 
@@ -165,3 +168,28 @@ def test_half_a_character_is_replaced_and_a_blank_prompt_refused(tmp_path: Path)
     assert PromptRegistry(tmp_path).require("m").system_prompt == "a\ufffdb"
     with pytest.raises(ValidationError, match="blank"):
         RegisteredPrompt(model="m", system_prompt=" ")
+
+
+def test_a_file_that_vanishes_hides_no_other(tmp_path: Path) -> None:
+    registry = PromptRegistry(tmp_path)
+    registry.add(RegisteredPrompt(model="m", system_prompt="Help."))
+    (tmp_path / "zz.json").symlink_to(tmp_path / "nowhere")
+    assert [one.model for one in registry.list()] == ["m"]
+
+
+def test_provenance_of_any_text_can_be_kept(tmp_path: Path) -> None:
+    PromptRegistry(tmp_path).add(
+        RegisteredPrompt(model="m", system_prompt="Help.", source="d\udcff", licence="x\udcff")
+    )
+    assert PromptRegistry(tmp_path).list()[0].licence == "x\ufffd"
+
+
+def test_names_of_the_hub_tell_models_apart() -> None:
+    models = ["a/b", "a-b", "A-b", "\u6a21\u578b", "\u578b", "x" * 200, "x" * 201]
+    handles = [
+        json.loads(render_prompt(RegisteredPrompt(model=one, system_prompt="Help."), "hub"))["prompt_identifier"]
+        for one in models
+    ]
+    assert len(set(handles)) == len(models)
+    assert handles[1] == "drpo-a-b"
+    assert all(re.fullmatch(r"[a-z][a-z0-9_-]{0,99}", one) for one in handles)

@@ -4,12 +4,14 @@ import asyncio
 import sqlite3
 import stat
 from array import array
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+from langchain_core.embeddings import Embeddings
 
 from drpo_graph.errors import EmbeddingsError
-from drpo_graph.retrieval import CacheCounts, CachedEmbeddings
+from drpo_graph.retrieval import CacheCounts, CachedEmbeddings, cache
 from tests.support.embeddings import CountingEmbeddings, vector_of
 
 
@@ -108,3 +110,61 @@ def test_model_that_gives_too_few_vectors_is_told_as_such() -> None:
 def test_vectors_come_back_to_the_last_digit() -> None:
     cached = CachedEmbeddings(CountingEmbeddings(), model="m")
     assert cached.embed_query("x") == list(array("d", vector_of("x"))) == cached.embed_query("x")
+
+
+@pytest.mark.parametrize("vector", [[float("nan"), 1.0], [0.0, 0.0], [None, 1.0], ["a", "b"]])
+async def test_vector_that_has_no_direction_is_told_and_not_kept(tmp_path: Path, vector: list[float]) -> None:
+    class Broken(Embeddings):
+        def embed_documents(self, texts: list[str]) -> list[list[float]]:
+            return [vector for _ in texts]
+
+        def embed_query(self, text: str) -> list[float]:
+            return vector
+
+    cached = CachedEmbeddings(Broken(), model="m", file=tmp_path / "e.sqlite")
+    with pytest.raises(EmbeddingsError, match="no number"):
+        await cached.aembed_documents(["a"])
+    with pytest.raises(EmbeddingsError, match="no number"):
+        cached.embed_query("a")
+    with closing(sqlite3.connect(tmp_path / "e.sqlite")) as connection:
+        assert connection.execute("SELECT count(*) FROM embeddings").fetchone() == (0,)
+
+
+async def test_two_models_under_one_name_are_told(tmp_path: Path) -> None:
+    file = tmp_path / "e.sqlite"
+    await CachedEmbeddings(Sized(2), model="m", file=file).aembed_documents(["a"])
+    other = CachedEmbeddings(Sized(3), model="m", file=file)
+    with pytest.raises(EmbeddingsError, match="2 and 3 numbers"):
+        await other.aembed_documents(["a", "b"])
+
+
+async def test_file_that_another_process_holds_does_not_stop_the_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "_LOCK_WAIT_S", 0.5)
+    cached = CachedEmbeddings(Sized(2), model="m", file=tmp_path / "e.sqlite")
+    with closing(sqlite3.connect(tmp_path / "e.sqlite", isolation_level=None)) as holder:
+        holder.execute("BEGIN EXCLUSIVE")
+        asking = asyncio.create_task(cached.aembed_documents(["a"]))
+        steps = 0
+        while not asking.done():
+            await asyncio.sleep(0.01)
+            steps += 1
+        with pytest.raises(EmbeddingsError, match="held by another process"):
+            await asking
+    # Had the loop stood still, it would have come here once or twice.
+    assert steps > 10
+    assert await cached.aembed_documents(["a"]) == [[1.0, 1.0]]
+
+
+class Sized(Embeddings):
+    """Vectors of so many numbers."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        return [[1.0] * self._size for _ in texts]
+
+    def embed_query(self, text: str) -> list[float]:
+        return [1.0] * self._size

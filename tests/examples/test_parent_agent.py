@@ -12,6 +12,7 @@ import pytest
 from drpo_graph.errors import ModelCallError
 from drpo_graph.events import CallFinished, Event, LevelFinished, RunFinished, RunStarted
 from drpo_graph.records import ROLES
+from tests.examples.test_agents import SMALL
 from tests.support.command import finished_keys, serve
 from tests.support.fake_server import FakeServer, Latency, Reply, ServerOptions
 from tests.support.oracle import build_responder
@@ -129,3 +130,20 @@ def test_command_line_prints_events_and_says_how_to_go_on(
     assert example.main([*place, *files]) == 0
     assert "deployed to" in capsys.readouterr().out
     assert (tmp_path / "p.txt").read_text().strip()
+
+
+@pytest.mark.local
+@pytest.mark.timeout(600)
+def test_a_night_is_worked_with_the_embedded_model(example: ModuleType, tmp_path: Path) -> None:
+    events: list[Event] = []
+    state = asyncio.run(
+        example.run_agent(
+            example.build_settings({"model": "local:smollm2", **SMALL, "max_time": None}),
+            "night",
+            checkpoint_file=tmp_path / "a.sqlite",
+            prompt_file=tmp_path / "p.txt",
+            show=events.append,
+        )
+    )
+    assert isinstance(events[-1], RunFinished)
+    assert (tmp_path / "p.txt").read_text() == f"{state['system_prompt']}\n"

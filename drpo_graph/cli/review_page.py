@@ -125,9 +125,10 @@ def _standing(vetoed: set[str], edits: dict[str, str]) -> str:
 def _heading(candidate: ReviewedCandidate) -> Text:
     by = f" by {inert(candidate.author, max_chars=_MAX_ID)}" if candidate.author else ""
     parent = "" if candidate.parent_id is None else f" of {inert(candidate.parent_id, max_chars=_MAX_ID)}"
+    origin = "edit" if candidate.origin == "human" else candidate.origin
     rewards = f"reward {format_reward(candidate.reward)}  path reward {format_reward(candidate.path_reward)}"
     return Text.assemble(
-        (inert(candidate.id, max_chars=_MAX_ID), "bold"), f"  {rewards}  {candidate.origin}{parent}{by} "
+        (inert(candidate.id, max_chars=_MAX_ID), "bold"), f"  {rewards}  {origin}{parent}{by} "
     )
 
 

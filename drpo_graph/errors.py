@@ -107,6 +107,12 @@ class ReplyError(DRPOError):
         self.kind: FailureKind = kind
 
 
+class RewardError(DRPOError):
+    """A reward function of the user's raised what it had not announced; mended, the run can be resumed."""
+
+    is_resumable = True
+
+
 class TooManyFailuresError(DRPOError):
     """Most samples of a role have no usable reply: the run would go on without getting on.
 

@@ -50,6 +50,17 @@ class OnePromptOfApp:
         return await self.app({**self.prompts, self.name: prompt}, query)
 
 
+def identify_responder(responder: PromptResponder) -> str:
+    """Return what tells one app from another: its class, and its ``identity`` where it has one, a text."""
+    identity = getattr(responder, "identity", None)
+    name = f"{type(responder).__module__}.{type(responder).__qualname__}"
+    if isinstance(responder, OnePromptOfApp):
+        app = responder.app
+        named = app if hasattr(app, "__qualname__") else type(app)
+        name += f"/{named.__module__}.{named.__qualname__}"
+    return name if identity is None else f"{name}\0{hashlib.sha256(str(identity).encode()).hexdigest()}"
+
+
 async def ask_responder(responder: PromptResponder, prompt: str, query: Query, *, timeout_s: float) -> str:
     """Return a responder's answer.
 

@@ -11,25 +11,27 @@ from drpo_graph.state import CandidateRef, SearchState
 _PENDING = "review"
 
 
-def reviewed_level(state: SearchState) -> int:
-    """Return the level that was scored last: the state names the next one, where there is one."""
-    return state["level"] - (state["phase"] == "search")
-
-
-async def put_request(archive: Archive, state: SearchState) -> ReviewRequest:
-    """Note that a level waits for a decision, and return what is asked."""
+async def put_request(archive: Archive, state: SearchState, *, is_last: bool, takes_edits: bool) -> ReviewRequest:
+    """Note that a scored level waits for a decision, and return what is asked."""
     await archive.put(
         "run",
         _PENDING,
         {
-            "level": reviewed_level(state),
-            "is_last": state["phase"] != "search",
+            "level": state["level"],
+            "is_last": is_last,
+            "takes_edits": takes_edits,
             "candidate_ids": [one["id"] for one in state["beam"]],
         },
     )
     request = await find_request(archive)
     assert request is not None, "it was put there, and is not decided"
     return request
+
+
+async def drop_request(archive: Archive) -> None:
+    """Note that nothing waits for a decision any more."""
+    if await archive.get("run", _PENDING) is not None:
+        await archive.change({("run", _PENDING): None})
 
 
 async def find_request(archive: Archive) -> ReviewRequest | None:
@@ -45,7 +47,11 @@ async def find_request(archive: Archive) -> ReviewRequest | None:
     scores = await archive.scores_by_candidate()
     candidates = [await _describe(archive, str(one), scores[str(one)]) for one in ids]
     return ReviewRequest(
-        run_id=archive.run_id, level=level, is_last=bool(stored["is_last"]), candidates=tuple(candidates)
+        run_id=archive.run_id,
+        level=level,
+        is_last=bool(stored["is_last"]),
+        takes_edits=bool(stored["takes_edits"]),
+        candidates=tuple(candidates),
     )
 
 

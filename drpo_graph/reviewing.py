@@ -7,7 +7,7 @@ from drpo_graph.archive import Archive
 from drpo_graph.checkpoint import DEFAULT_CHECKPOINT, check_thread_id, find_storage
 from drpo_graph.errors import ReviewError
 from drpo_graph.registry import RunRegistry
-from drpo_graph.review_records import find_request, put_decision
+from drpo_graph.review_records import find_request, put_decision, take_from_level
 from drpo_graph.reviews import ReviewDecision, ReviewRequest, read_decision
 from drpo_graph.selection import ROOT_ID
 from drpo_graph.storage import Storage
@@ -23,8 +23,8 @@ async def pending_review(
         CheckpointError: the checkpoint cannot be read.
     """
     async with find_storage(checkpoint).open_for_reading() as reader:
-        await RunRegistry(reader.store).find(check_thread_id(thread_id))
-        return await find_request(Archive(reader.store, thread_id))
+        record = await RunRegistry(reader.store).find(check_thread_id(thread_id))
+        return await find_request(Archive(reader.store, thread_id)) if record.status != "done" else None
 
 
 async def decide(
@@ -46,12 +46,17 @@ async def decide(
         RunLockedError: a process works on it: it does not wait.
     """
     async with find_storage(checkpoint).open_run(check_thread_id(thread_id), must_exist=True) as opened:
-        record = await RunRegistry(opened.store).find(thread_id)
+        registry = RunRegistry(opened.store)
+        record = await registry.find(thread_id)
         archive = Archive(opened.store, thread_id)
-        request = await find_request(archive)
+        request = await find_request(archive) if record.status != "done" else None
         if request is None:
             raise ReviewError(f"Run {thread_id!r} ({record.status}) waits for no decision.")
         initial_prompt = await archive.prompt_of(ROOT_ID)
         read = read_decision(decision, request, record.settings, initial_prompt=initial_prompt)
         await put_decision(archive, request.level, read)
+        await take_from_level(archive, request.level, read)
+        # It waits no more; whoever looks at it is told how it goes on.
+        message = f"Level {request.level} is decided by {read.author}; it goes on by that."
+        await registry.save(record.model_copy(update={"status": "interrupted", "message": message}))
         return read

@@ -34,7 +34,9 @@ class ReviewRequest(Record):
     level: int
     """The level that is scored."""
     is_last: bool
-    """Whether no level follows: what is left of the beam is validated, or delivered."""
+    """Whether no level follows if the beam is approved: it is validated, or delivered."""
+    takes_edits: bool
+    """Whether a level can follow that scores an edit."""
     candidates: tuple[ReviewedCandidate, ...]
     """The beam, best first."""
     problem: str = ""
@@ -79,13 +81,14 @@ def read_decision(answer: object, request: ReviewRequest, settings: Settings, *,
     for candidate_id in (*decision.veto, *decision.edits):
         if candidate_id not in ids:
             _refuse(request, f"there is no candidate {candidate_id[:_MAX_TOLD]!r} in the beam: {', '.join(ids)}")
-    if request.is_last and decision.edits:
+    if decision.edits and not request.takes_edits:
         _refuse(
             request,
             "no level follows that could score an edit. Start a new run with the edited prompt as its initial prompt, "
             "or fork this one with a greater depth",
         )
-    if not [one for one in ids if one not in decision.veto or one in decision.edits]:
+    vetoed = {one.prompt for one in request.candidates if one.id in decision.veto}
+    if not [one for one in request.candidates if one.prompt not in vetoed or one.id in decision.edits]:
         _refuse(request, "nothing is left to go on with. Leave a candidate, or edit one")
     for one in request.candidates:
         if (edit := decision.edits.get(one.id)) is not None:

@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from drpo_graph.errors import ReplyError, SettingsError
+from drpo_graph.errors import DRPOError, ReplyError, RewardError, SettingsError
 from drpo_graph.ladder import Models
 from drpo_graph.protocols import Critic, Reward, RewardFunction
 from drpo_graph.records import MAX_SCORE, MIN_SCORE, Critique, MetricScore, MetricSelection, Query
 from drpo_graph.settings import Settings
+
+_MAX_TOLD = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,22 +121,24 @@ async def ask_reward(one: NamedReward, query: Query, response: str, *, timeout_s
 
     Raises:
         ReplyError: it gave nothing in time, or raised this or what it may raise.
+        RewardError: it raised anything else.
     """
     timeout_s = one.timeout_s if one.timeout_s is not None else timeout_s
     limit = asyncio.timeout(timeout_s)
     try:
         async with limit:
             return await one.function(query, response)
-    except TimeoutError as error:
-        if not limit.expired() and not isinstance(error, one.expects):
-            raise
-        told = f"no answer within {timeout_s:g} s" if limit.expired() else f"TimeoutError: {error}"
-        raise ReplyError(f"the reward function {one.label!r}: {told}", kind="reward_error") from error
-    except one.expects as error:
-        if isinstance(error, ReplyError):
-            raise
-        told = f"{type(error).__name__}: {error}"
-        raise ReplyError(f"the reward function {one.label!r}: {told}", kind="reward_error") from error
+    except DRPOError:
+        raise
+    except Exception as error:
+        is_late = isinstance(error, TimeoutError) and limit.expired()
+        told = f"no answer within {timeout_s:g} s" if is_late else f"{type(error).__name__}: {error}"
+        if is_late or isinstance(error, one.expects):
+            raise ReplyError(f"the reward function {one.label!r}: {told}", kind="reward_error") from error
+        raise RewardError(
+            f"The reward function {one.label!r} failed on query {query.id!r}: {told}. Mend it, or say what it may "
+            "raise (NamedReward(..., expects=...)), then resume."
+        ) from error
 
 
 def check_reward(reward: Reward, *, name: str = "") -> Reward:
@@ -143,8 +147,12 @@ def check_reward(reward: Reward, *, name: str = "") -> Reward:
     Raises:
         ReplyError: it lies outside 1 to 5.
     """
+    called = f" {name!r}" if name else ""
+    if not isinstance(reward, Reward):
+        raise ReplyError(
+            f"the reward function{called} gave {str(reward)[:_MAX_TOLD]!r}, expected a Reward", kind="reward_error"
+        )
     if not MIN_SCORE <= reward.score <= MAX_SCORE:
-        called = f" {name!r}" if name else ""
         raise ReplyError(
             f"the reward function{called} gave {reward.score!r}, expected {MIN_SCORE} to {MAX_SCORE}",
             kind="reward_error",

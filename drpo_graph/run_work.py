@@ -206,6 +206,11 @@ class RunWork(ABC, Generic[R]):
             # Not `next`: it is empty, too, between the last task of a level and the checkpoint after it.
             if "result" in snapshot.values and not snapshot.tasks:
                 return await self._announce_result(context, snapshot.values)
+            if self._retries_failed and any(task.interrupts for task in snapshot.tasks):
+                raise UsageError(
+                    f"Run {self._record.thread_id!r} waits for a decision: its level is scored, and nothing of it is "
+                    "asked for again. Decide with `drpo review`, and leave out --retry-failed."
+                )
             if self._retries_failed:
                 # Only now: a resume that is refused has changed nothing. Not later: the session reads it as it opens.
                 await ask_again(Archive(self._checkpoint.store, self._record.thread_id))

@@ -46,8 +46,18 @@ class RolloutRef(TypedDict):
     is_failed: bool
 
 
-def replace_or_extend(present: list[JsonValue], update: list[JsonValue] | None) -> list[JsonValue]:
-    """Reducer: parallel branches extend the list, ``None`` empties it for the next level."""
+BEGIN_WITH = "begin_with"
+
+
+def replace_or_extend(
+    present: list[JsonValue], update: list[JsonValue] | dict[str, list[JsonValue]] | None
+) -> list[JsonValue]:
+    """Reducer: parallel branches extend the list, ``None`` empties it for the next level.
+
+    ``{"begin_with": [...]}`` takes the place of what a former run on the thread left.
+    """
+    if isinstance(update, dict):
+        return list(update[BEGIN_WITH])
     return [] if update is None else [*present, *update]
 
 

@@ -9,6 +9,7 @@ from drpo_graph.errors import SettingsError, UsageError
 from drpo_graph.export import load_tree
 from drpo_graph.records import Candidate, RejectedRewrite, RunResult, WarmStart
 from drpo_graph.registry import RunRegistry
+from drpo_graph.selection import ROOT_ID
 from drpo_graph.settings import Settings
 from drpo_graph.storage import Storage
 
@@ -46,8 +47,9 @@ async def load_warm_start(
     best_id = None
     if stored is not None:
         best_id = RunResult.model_validate(stored).candidate_id
-    elif levels and isinstance(beam := levels[-1][1]["beam"], list) and beam:
-        best_id = str(beam[0])
+    elif levels and isinstance(beam := levels[-1][1]["beam"], list):
+        # All of the beam may have been vetoed.
+        best_id = str(beam[0]) if beam else ROOT_ID
     best = next((one for one in tree if one.id == best_id), None)
     if best is None:
         raise UsageError(f"Run {thread_id!r} has scored nothing yet: there is no prompt to start from.")

@@ -3,16 +3,16 @@
 from langgraph.runtime import Runtime
 from langgraph.types import interrupt
 
-from drpo_graph.beam import hash_prompt
 from drpo_graph.context import RunContext, RunSession, session_of
 from drpo_graph.errors import ReviewError
-from drpo_graph.events import LevelStarted, ReviewDecided, ReviewRequested, ValidationStarted
+from drpo_graph.events import ReviewDecided, ReviewRequested
+from drpo_graph.planning import ends_with, has_next, plan_next
 from drpo_graph.review_records import (
+    drop_request,
     find_decision,
     find_vetoed,
     put_decision,
     put_request,
-    reviewed_level,
     take_from_level,
 )
 from drpo_graph.reviews import ReviewDecision, as_json, read_decision
@@ -22,38 +22,46 @@ from drpo_graph.state import SearchState
 
 
 async def review(state: SearchState, runtime: Runtime[RunContext]) -> SearchState:
-    """Return the beam as it was decided on; without a decision the run pauses here, in its checkpoint.
+    """Return how the search goes on from the beam as it was decided on; without a decision the run pauses here.
 
-    An edit is no part of the state: the next level reads it with the decision.
+    It pauses in its checkpoint. An edit is no part of the state: the next level reads it with the decision.
     """
     session = await session_of(runtime, state["run_id"])
     settings = runtime.context.settings
     runtime.context.check_fingerprints(state["fingerprints"])
-    level = reviewed_level(state)
-    decision = await find_decision(session.archive, level)
+    decision = await find_decision(session.archive, state["level"])
     if decision is None and settings.approve:
         decision = await _ask(session, state, settings)
-        await put_decision(session.archive, level, decision)
+        await put_decision(session.archive, state["level"], decision)
     if decision is None:
-        # The run was resumed without reviews.
-        return {"awaits_review": False}
+        # The run was resumed without reviews: nothing waits any more.
+        await drop_request(session.archive)
+        return await plan_next(session, state, state["beam"], settings=settings)
     session.emitter.emit(
         ReviewDecided(
             run_id=session.run_id,
-            level=level,
+            level=state["level"],
             author=decision.author,
             vetoed_ids=decision.veto,
             edited_ids=tuple(decision.edits),
             note=decision.note,
         )
     )
-    await take_from_level(session.archive, level, decision)
-    return await _apply(session, state, decision, settings)
+    await take_from_level(session.archive, state["level"], decision)
+    vetoed = await find_vetoed(session.archive)
+    # A candidate that is vetoed and edited stays until its edit has taken its place.
+    beam = [one for one in state["beam"] if one["prompt_hash"] not in vetoed or one["id"] in decision.edits]
+    return await plan_next(session, state, beam or state["beam"], settings=settings, decision=decision)
 
 
 async def _ask(session: RunSession, state: SearchState, settings: Settings) -> ReviewDecision:
     """Return the decision; what is none is answered by the same question again."""
-    request = await put_request(session.archive, state)
+    request = await put_request(
+        session.archive,
+        state,
+        is_last=ends_with(state["beam"], state, settings),
+        takes_edits=has_next(state, settings),
+    )
     ids = tuple(one.id for one in request.candidates)
     session.emitter.emit(
         ReviewRequested(run_id=session.run_id, level=request.level, candidate_ids=ids, is_last=request.is_last)
@@ -66,37 +74,3 @@ async def _ask(session: RunSession, state: SearchState, settings: Settings) -> R
         except ReviewError as error:
             # To raise would end the run, for a slip of whoever answers.
             request = request.model_copy(update={"problem": str(error)})
-
-
-async def _apply(session: RunSession, state: SearchState, decision: ReviewDecision, settings: Settings) -> SearchState:
-    update: SearchState = {"awaits_review": False}
-    if not decision.veto and not decision.edits:
-        return update
-    # A candidate that is vetoed and edited stays until its edit has taken its place.
-    beam = [one for one in state["beam"] if one["id"] not in decision.veto or one["id"] in decision.edits]
-    update["beam"] = beam
-    if state["phase"] == "search":
-        per_parent = settings.n_actions + settings.keep_parents
-        num_children = len(decision.edits) + per_parent * sum(one["id"] not in decision.veto for one in beam)
-        session.emitter.emit(
-            LevelStarted(
-                run_id=session.run_id,
-                level=state["level"],
-                max_depth=state["max_depth"],
-                query_ids=tuple(state["query_ids"]),
-                num_rollouts=num_children * len(state["query_ids"]),
-            )
-        )
-    if state["phase"] == "validate":
-        vetoed = await find_vetoed(session.archive)
-        hashes = {one: hash_prompt(await session.archive.prompt_of(one)) for one in state["contender_ids"]}
-        contender_ids = [one for one in state["contender_ids"] if one == ROOT_ID or hashes[one] not in vetoed]
-        update["contender_ids"] = contender_ids
-        session.emitter.emit(
-            ValidationStarted(
-                run_id=session.run_id,
-                candidate_ids=tuple(contender_ids),
-                num_rollouts=len(contender_ids) * len(state["validation_ids"]),
-            )
-        )
-    return update

@@ -13,7 +13,7 @@ from drpo_graph.errors import ReplyError
 from drpo_graph.events import CandidateCreated, Warned
 from drpo_graph.protocols import RewriteRequest
 from drpo_graph.records import Origin, Query, Rollout
-from drpo_graph.review_records import find_decision
+from drpo_graph.review_records import find_decision, find_vetoed
 from drpo_graph.rewrite_guards import make_guard
 from drpo_graph.selection import ROOT_ID
 from drpo_graph.settings import Settings
@@ -88,7 +88,10 @@ async def _plan_children(state: ExpandState, context: RunContext, session: RunSe
     if awaits_critique or is_easy(parent, settings=settings, has_failed=has_failed):
         return [_Child("kept", prompt)]
     examples = [(await session.archive.query(one.query_id), one) for one in rollouts if one.critique is not None]
-    rewrites = await _rewrite(state, context, session, prompt, examples)
+    # What a person has ruled out is not tried again.
+    vetoed = await find_vetoed(session.archive)
+    proposed = await _rewrite(state, context, session, prompt, examples)
+    rewrites = [one for one in proposed if hash_prompt(one) not in vetoed]
     children = [_Child("rewrite", rewrite) for rewrite in rewrites]
     return [*children, _Child("kept", prompt)] if settings.keep_parents or not children else children
 

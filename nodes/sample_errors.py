@@ -9,7 +9,7 @@ from pydantic import JsonValue
 from drpo_graph.context import RunContext, RunSession, session_of
 from drpo_graph.errors import ReplyError
 from drpo_graph.records import Failure, ICLExample, Query
-from drpo_graph.responders import STORED_RESPONSE, ask_responder, response_key
+from drpo_graph.responders import STORED_RESPONSE, ask_responder, identify_responder, response_key
 from drpo_graph.rewrite_guards import fill_prompt
 from drpo_graph.scheduler import gate_for
 from drpo_graph.selection import ROOT_ID
@@ -90,7 +90,7 @@ async def _ask_app(context: RunContext, session: RunSession, prompt: str, query:
     """Return where the app's response stands; it fills its own placeholders, and is asked once for each prompt."""
     responder = context.components.responder
     assert responder is not None
-    key = response_key(prompt, query)
+    key, app = response_key(prompt, query), identify_responder(responder)
 
     settings = context.settings
     rate, places = settings.requests_per_second, settings.max_concurrency
@@ -98,9 +98,11 @@ async def _ask_app(context: RunContext, session: RunSession, prompt: str, query:
     async def ask() -> None:
         async with gate_for(type(responder).__qualname__, max_concurrency=places, requests_per_second=rate).slot():
             response = await ask_responder(responder, prompt, query, timeout_s=settings.timeout_s)
-        await session.archive.put("responses", key, {"text": response})
+        await session.archive.put("responses", key, {"text": response, "app": app})
 
-    if await session.archive.get("responses", key) is None:
+    kept = await session.archive.get("responses", key)
+    # A fork may ask another app.
+    if kept is None or kept.get("app", app) != app:
         try:
             await session.ledger.stop.guard(ask())
         except ReplyError as error:

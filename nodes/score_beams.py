@@ -4,21 +4,17 @@ from collections.abc import Sequence
 
 from langgraph.runtime import Runtime
 
-from drpo_graph.beam import hash_prompt, is_easy, rank, score_candidate
+from drpo_graph.beam import rank, score_candidate
 from drpo_graph.context import RunContext, RunSession, session_of
-from drpo_graph.events import BeamEntry, LevelFinished, LevelStarted, Remaining, ValidationStarted, Warned
+from drpo_graph.events import BeamEntry, LevelFinished, LevelStarted, Remaining, Warned
 from drpo_graph.foresight import look_ahead
 from drpo_graph.levels import (
-    DepthPlan,
-    has_fixed_queries,
     has_level,
-    plan_depth,
     prefetch_indices,
-    query_indices,
     repeat_indices,
 )
-from drpo_graph.review_records import find_vetoed, keep_unvetoed
-from drpo_graph.selection import ROOT_ID, Contender, choose_contenders
+from drpo_graph.planning import plan_next
+from drpo_graph.review_records import keep_unvetoed
 from drpo_graph.settings import Settings
 from drpo_graph.state import CandidateRef, RolloutRef, SearchState
 from drpo_graph.unscored import describe_failure, drop_failed, make_stalled
@@ -58,11 +54,13 @@ async def score_beams(state: SearchState, runtime: Runtime[RunContext]) -> Searc
         reason = await describe_failure(session, [rank(children)[0]["id"]], state["query_ids"])
         level = f"level {state['level']}: {reason.text}"
         raise make_stalled(f"No candidate could be scored, {_MAX_STALLED} times in a row ({level})", reason)
-    update = await _plan_next(session, state, beam, settings)
+    if settings.approve and state["level"] > 0:
+        # A person may change the beam, and with it how the search goes on: that is planned after the decision.
+        update: SearchState = {"beam": beam, "awaits_review": True}
+    else:
+        update = await plan_next(session, state, beam, settings=settings)
     update["num_stalled"], update["num_asked_again"] = num_stalled, num_asked_again
     update["is_repeat"] = False
-    # What the initial prompt scores is nothing to decide about.
-    update["awaits_review"] = settings.approve and state["level"] > 0
     if state["level"] == 0:
         update["initial_reward"] = children[0]["reward"]
     return update
@@ -150,79 +148,6 @@ def _announce_again(
     )
 
 
-async def _plan_next(
-    session: RunSession, state: SearchState, beam: list[CandidateRef], settings: Settings
-) -> SearchState:
-    level, num_queries, num_repeats = state["level"] + 1, state["num_queries"], state["num_repeats"]
-    goes_on = has_level(
-        level, max_depth=state["max_depth"], settings=settings, num_queries=num_queries, num_repeats=num_repeats
-    )
-    goes_on = goes_on and not _is_settled(beam, settings=settings, num_queries=num_queries)
-    depth = DepthPlan(state["max_depth"], state["num_increases"])
-    failed = {one["candidate_id"] for one in state["rollouts"] if one["is_failed"]}
-    easy_ids = {one["id"] for one in beam if is_easy(one, settings=settings, has_failed=one["id"] in failed)}
-    has_easy = goes_on and bool(easy_ids)
-    if goes_on:
-        depth = plan_depth(
-            is_easy=has_easy, max_depth=state["max_depth"], num_increases=state["num_increases"], settings=settings
-        )
-    update: SearchState = {
-        "level": level if goes_on else state["level"],
-        "max_depth": depth.max_depth,
-        "num_increases": depth.num_increases,
-        "beam": beam,
-        "is_easy": has_easy,
-    }
-    if not goes_on:
-        update["phase"] = "validate" if state["validation_ids"] else "conclude"
-        if state["validation_ids"]:
-            update["rollouts"] = None  # type: ignore[typeddict-item]  # The reducer empties the list for validation.
-            contender_ids = await _choose_contenders(session, beam, num_best=settings.beam_size)
-            update["contender_ids"] = contender_ids
-            session.emitter.emit(
-                ValidationStarted(
-                    run_id=session.run_id,
-                    candidate_ids=tuple(contender_ids),
-                    num_rollouts=len(contender_ids) * len(state["validation_ids"]),
-                )
-            )
-        return update
-    order = await session.archive.query_order()
-    ahead = prefetch_indices(
-        level + 1, max_depth=depth.max_depth, settings=settings, num_queries=num_queries, num_repeats=num_repeats
-    )
-    indices = query_indices(level + num_repeats, settings=settings, num_queries=num_queries)
-    update["query_ids"] = [order[one] for one in indices]
-    update["prefetch_ids"] = [order[one] for one in ahead]
-    # A fork may have other queries than those whose metrics were selected ahead.
-    lacks_metrics = None in [await session.archive.metrics_for(one) for one in update["query_ids"]]
-    update["selects_inline"] = settings.stop_reward is not None or lacks_metrics
-    update["children"] = None  # type: ignore[typeddict-item]  # The reducer empties the list for the new level.
-    update["rollouts"] = None  # type: ignore[typeddict-item]
-    _announce_level(session, update, easy_ids, settings)
-    return update
-
-
-def _is_settled(beam: Sequence[CandidateRef], *, settings: Settings, num_queries: int) -> bool:
-    """Return whether going on cannot change anything, or a candidate is as good as was asked for."""
-    if settings.stop_reward is not None and any((one["path_reward"] or 0.0) >= settings.stop_reward for one in beam):
-        return True
-    if settings.is_compat or not all(is_easy(one, settings=settings) for one in beam):
-        return False
-    # Every candidate would be kept and run on the queries it was just run on.
-    return has_fixed_queries(settings, num_queries=num_queries)
-
-
-async def _choose_contenders(session: RunSession, beam: Sequence[CandidateRef], *, num_best: int) -> list[str]:
-    others, vetoed = [], await find_vetoed(session.archive)
-    for candidate_id, (reward, path_reward) in (await session.archive.scores_by_candidate()).items():
-        prompt_hash = hash_prompt(await session.archive.prompt_of(candidate_id))
-        if (reward is not None and prompt_hash not in vetoed) or candidate_id == ROOT_ID:
-            others.append(Contender(candidate_id, prompt_hash, path_reward))
-    finalists = [Contender(one["id"], one["prompt_hash"], one["path_reward"]) for one in beam]
-    return choose_contenders(finalists, others, num_best=num_best)
-
-
 async def _record_level(
     session: RunSession, state: SearchState, children: Sequence[CandidateRef], beam: Sequence[CandidateRef]
 ) -> None:
@@ -268,19 +193,5 @@ def _report_level(
             usage=session.ledger.total_usage(),
             cost_usd=session.ledger.total_cost,
             remaining=remaining,
-        )
-    )
-
-
-def _announce_level(session: RunSession, update: SearchState, easy_ids: set[str], settings: Settings) -> None:
-    kept = [one["reward"] is None or one["id"] in easy_ids for one in update["beam"]]
-    num_children = sum(1 if is_kept else settings.n_actions + settings.keep_parents for is_kept in kept)
-    session.emitter.emit(
-        LevelStarted(
-            run_id=session.run_id,
-            level=update["level"],
-            max_depth=update["max_depth"],
-            query_ids=tuple(update["query_ids"]),
-            num_rollouts=num_children * len(update["query_ids"]),
         )
     )

@@ -11,14 +11,14 @@ from pydantic import JsonValue, ValidationError
 from drpo_graph.beam import hash_prompt
 from drpo_graph.context import RunContext, RunSession, digest_json, session_of
 from drpo_graph.dataset import dataset_hash, order_queries
-from drpo_graph.errors import DatasetError
+from drpo_graph.errors import DatasetError, SettingsError
 from drpo_graph.events import CandidateCreated, LevelStarted, RunStarted
 from drpo_graph.foresight import warn_at_start
 from drpo_graph.levels import prefetch_indices, query_indices
 from drpo_graph.records import Query, RejectedRewrite
 from drpo_graph.rewrite_guards import check_fillable
 from drpo_graph.settings import Settings
-from drpo_graph.state import STATE_FORMAT, CandidateRef, SearchState
+from drpo_graph.state import BEGIN_WITH, STATE_FORMAT, CandidateRef, SearchState
 
 _UNNAMED_RUN = "run"
 
@@ -26,8 +26,8 @@ _UNNAMED_RUN = "run"
 async def start_run(state: SearchState, runtime: Runtime[RunContext]) -> SearchState:
     """Return the state of a run that has evaluated nothing yet."""
     settings = runtime.context.settings
-    run_id = derive_run_id()
-    session = await session_of(runtime, run_id)
+    if settings.approve:
+        _check_can_pause()
     given = read_queries(state.get("queries", []), label="query")
     queries = order_queries(given, seed=settings.seed, num_queries=settings.num_queries)
     validation = read_queries(state.get("validation_queries") or [], label="validation", is_optional=True)
@@ -39,11 +39,12 @@ async def start_run(state: SearchState, runtime: Runtime[RunContext]) -> SearchS
     filled = [*queries, *validation] if runtime.context.components.responder is None else []
     check_fillable(settings, prompt, filled)
     root = _make_root(prompt)
+    data = dataset_hash([*queries, *validation])
+    session = await _open_own(runtime, data=data, prompt=prompt)
     await _store(session, queries, validation, prompt)
     level_queries = [queries[index].id for index in query_indices(0, settings=settings, num_queries=len(queries))]
     _announce(session, runtime.context, prompt=prompt, num_queries=len(queries), query_ids=level_queries)
     warn_at_start(session, runtime.context, queries, validation)
-    data = dataset_hash([*queries, *validation])
     update: SearchState = {}
     if given_rejected := state.get("rejected_rewrites"):
         rejected = _read_rejected(given_rejected)
@@ -53,7 +54,7 @@ async def start_run(state: SearchState, runtime: Runtime[RunContext]) -> SearchS
     return {
         **update,
         "format": STATE_FORMAT,
-        "run_id": run_id,
+        "run_id": session.run_id,
         "fingerprints": {**runtime.context.fingerprints(), "data": data},
         "phase": "search",
         "level": 0,
@@ -71,7 +72,7 @@ async def start_run(state: SearchState, runtime: Runtime[RunContext]) -> SearchS
         "contender_ids": [],
         "beam": [],
         "initial_reward": None,
-        "children": [root],
+        "children": {BEGIN_WITH: [root]},  # type: ignore[typeddict-item]  # As the reducer takes it.
         "rollouts": None,  # type: ignore[typeddict-item]  # A new run on an old thread starts empty.
         # The texts are in the archive now; every checkpoint would repeat them.
         "queries": [],
@@ -125,6 +126,20 @@ def derive_run_id() -> str:
     return f"{thread_id}-{hashlib.sha256(place.encode()).hexdigest()[:8]}" if place else thread_id
 
 
+def _check_can_pause() -> None:
+    """Do nothing where a pause can be kept.
+
+    Raises:
+        SettingsError: there is no checkpointer: the run would end at its first pause, and what it has paid for be lost.
+    """
+    # LangGraph says so to its nodes under this name alone; should it have another one day, nothing is checked.
+    if get_config().get("configurable", {}).get("__pregel_checkpointer", _UNNAMED_RUN) is None:
+        raise SettingsError(
+            "approve: a run can pause for a review only with a checkpointer. Give build_graph(), or the graph around "
+            "it, one."
+        )
+
+
 def _ids_ahead(queries: Sequence[Query], settings: Settings) -> list[str]:
     ahead = prefetch_indices(1, max_depth=settings.num_levels, settings=settings, num_queries=len(queries))
     return [queries[index].id for index in ahead]
@@ -144,6 +159,21 @@ def _make_root(prompt: str) -> CandidateRef:
         "path_count": 0,
         "path_reward": None,
     }
+
+
+async def _open_own(runtime: Runtime[RunContext], *, data: str, prompt: str) -> RunSession:
+    """Return the session of this start.
+
+    A thread may be given other queries, or another prompt, after it has ended. That is a run of its own, and must not
+    find the answers of the former one; a start that was interrupted finds what it has laid down.
+    """
+    start: dict[str, JsonValue] = {"data": data, "prompt_hash": hash_prompt(prompt)}
+    run_id = derive_run_id()
+    session = await session_of(runtime, run_id)
+    if await session.archive.get("run", "start") not in (None, start):
+        session = await session_of(runtime, f"{run_id}-{digest_json(start)[:8]}")
+    await session.archive.put("run", "start", start)
+    return session
 
 
 async def _store(session: RunSession, queries: Sequence[Query], validation: Sequence[Query], prompt: str) -> None:

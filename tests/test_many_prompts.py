@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from drpo_graph.errors import DRPOError, FingerprintMismatchError, ReplyError, UsageError
+from drpo_graph.forking import fork
 from drpo_graph.many_prompts import PromptsResult, optimize_prompts
 from drpo_graph.protocols import Reward
 from drpo_graph.records import Query
 from drpo_graph.responders import OnePromptOfApp, ask_responder
-from drpo_graph.runner import Parts, RunOptions
+from drpo_graph.runner import Parts, RunOptions, optimize
 from tests.support.command import serve
 from tests.support.fake_server import FakeServer, ServerOptions
 from tests.support.scripted_app import ScriptedApp, scripted_settings
@@ -179,3 +180,29 @@ async def test_app_without_prompts_is_refused(
         await run(server, tmp_path, App(), **values)
     with pytest.raises(DRPOError):
         await run(server, tmp_path, App(), prompts={"a/../b": "x"})
+
+
+class Plain:
+    """An app with one prompt."""
+
+    def __init__(self, identity: str) -> None:
+        self.identity = identity
+        self.num_asked = 0
+
+    async def respond(self, prompt: str, query: Query) -> str:
+        self.num_asked += 1
+        return f"{prompt} {self.identity}"
+
+
+async def test_fork_with_another_app_asks_that_one(server: FakeServer, tmp_path: Path) -> None:
+    options = RunOptions(checkpoint=tmp_path / "c.sqlite", writes_files=False)
+    settings = scripted_settings(server.base_url, queries_per_level=1, initial_prompt="Write.", depth=3)
+    apps = [Plain("old"), Plain("old"), Plain("another")]
+    parts = [Parts(critic=by_length, responder=one) for one in apps]
+    await optimize(["Why?", "How?"], settings=settings, thread_id="t", options=options, parts=parts[0])
+    assert apps[0].num_asked
+    # The same app has answered; another one has not.
+    await fork("t", level=0, new_id="f", options=options, parts=parts[1])
+    assert apps[1].num_asked == 0
+    await fork("t", level=0, new_id="g", options=options, parts=parts[2])
+    assert apps[2].num_asked

@@ -10,10 +10,12 @@ from langgraph.store.memory import InMemoryStore
 from langgraph.types import Command
 
 from drpo_graph.archive import Archive
-from drpo_graph.errors import BudgetSpentError, ReviewError
+from drpo_graph.errors import BudgetSpentError, ReviewError, SettingsError
 from drpo_graph.events import Event, LevelStarted, ReviewDecided, ReviewRequested
 from drpo_graph.export import load_tree
 from drpo_graph.graph import RECURSION_LIMIT, build_graph
+from drpo_graph.ladder import Models
+from drpo_graph.protocols import RewriteRequest
 from drpo_graph.records import Candidate, RunResult
 from drpo_graph.reviews import ReviewDecision, ReviewedCandidate, ReviewRequest, read_decision
 from drpo_graph.settings import Settings
@@ -233,7 +235,7 @@ def request_for(prompt: str, *, is_last: bool = False) -> ReviewRequest:
     candidate = ReviewedCandidate(
         id="1.0.0", prompt=prompt, origin="rewrite", reward=3.0, path_reward=3.0, parent_id="0", parent_prompt="Help."
     )
-    return ReviewRequest(run_id="t", level=1, is_last=is_last, candidates=(candidate,))
+    return ReviewRequest(run_id="t", level=1, is_last=is_last, takes_edits=not is_last, candidates=(candidate,))
 
 
 @pytest.mark.parametrize(
@@ -277,3 +279,78 @@ def test_vetoed_prompt_is_not_the_best_so_far_while_its_edit_is_tried() -> None:
     reviewed, best = asyncio.run(run())
     assert best == [INITIAL_PROMPT]
     assert best[0] not in [one.prompt for one in reviewed.questions[0].candidates]
+
+
+def test_graph_that_could_not_keep_a_pause_makes_no_call() -> None:
+    transport = OracleTransport(Oracle(WORLD))
+    context = oracle_context(SETTINGS, transport, store=InMemoryStore())
+    with pytest.raises(SettingsError, match="checkpointer"):
+        asyncio.run(build_graph(SETTINGS).ainvoke({"queries": QUERIES}, context=context))  # type: ignore[arg-type]
+    assert transport.requests == []
+
+
+def test_other_queries_on_the_thread_are_a_run_of_their_own() -> None:
+    async def run() -> tuple[Reviewed, list[ReviewRequest]]:
+        reviewed = await Reviewed().approve_all()
+        first, reviewed.questions = reviewed.questions, []
+        reviewed._given = {"queries": list(WORLD.train_queries[12:24])}
+        await reviewed.approve_all()
+        return reviewed, first
+
+    reviewed, first = asyncio.run(run())
+    assert [one.level for one in reviewed.questions] == [1, 2, 3]
+    assert {one.run_id for one in reviewed.questions}.isdisjoint(one.run_id for one in first)
+    alone = asyncio.run(run_search(fake_settings(**SHAPE), WORLD, WORLD.train_queries[12:24])).result
+    assert findings(reviewed.result) == findings(alone)
+    assert reviewed.result.initial_reward == alone.initial_reward
+
+
+def test_veto_of_what_was_good_enough_lets_the_search_go_on() -> None:
+    settings = SETTINGS.model_copy(update={"stop_reward": 2.2, "depth": 3})
+
+    async def run(decision: dict[str, object]) -> Reviewed:
+        reviewed = Reviewed()
+        question = await reviewed.step(settings)
+        assert question is not None
+        good = [one for one in question.candidates if (one.path_reward or 0) >= 2.2]
+        assert len(good) == 1, [one.path_reward for one in question.candidates]
+        assert (question.is_last, question.takes_edits) == (True, True)
+        await reviewed.answer(
+            {"author": "Ada", **{key: value(good[0].id) for key, value in decision.items()}}, settings
+        )  # type: ignore[operator]
+        return reviewed
+
+    ended = asyncio.run(run({}))
+    assert ended.result.depth == 1
+    for decision in ({"veto": lambda one: [one]}, {"edits": lambda one: {one: EDIT}}):
+        reviewed = asyncio.run(run(decision))
+        assert [one.level for one in reviewed.questions] == [1, 2]
+
+
+def test_prompt_that_was_ruled_out_is_not_tried_again() -> None:
+    class Stubborn:
+        """Proposes the same two prompts at each level."""
+
+        async def rewrite(self, request: RewriteRequest, *, models: Models) -> list[str]:
+            return ["You are an assistant. First.", "You are an assistant. Second."]
+
+    async def run() -> list[list[str]]:
+        saver, store = InMemorySaver(), InMemoryStore()
+        given: Any = {"queries": QUERIES}
+        seen = []
+        for decision in ({"author": "Ada", "veto": ["1.0.0"]}, APPROVE, APPROVE, None):
+            transport = OracleTransport(Oracle(WORLD))
+            context = oracle_context(SETTINGS, transport, store=store, rewriter=Stubborn())
+            graph: Any = build_graph(SETTINGS, checkpointer=saver)
+            config = {"configurable": {"thread_id": "test"}, "recursion_limit": RECURSION_LIMIT}
+            output = await graph.ainvoke(given, config, context=context)
+            if "__interrupt__" not in output:
+                return [*seen, [output["system_prompt"]]]
+            seen.append([one["prompt"] for one in output["__interrupt__"][0].value["candidates"]])
+            given = Command(resume=decision)
+        raise AssertionError("it never ended")
+
+    first, *later = asyncio.run(run())
+    vetoed = first[[one.endswith("First.") for one in first].index(True)]
+    assert len(later) == 3
+    assert all(vetoed not in one for one in later)

@@ -8,7 +8,7 @@ import pytest
 
 from drpo_graph.components import as_critic, build_components
 from drpo_graph.context import RunContext
-from drpo_graph.errors import FingerprintMismatchError, ReplyError, SettingsError
+from drpo_graph.errors import FingerprintMismatchError, ReplyError, RewardError, SettingsError
 from drpo_graph.estimate import Dataset, estimate_run
 from drpo_graph.graph import ContextOverrides, build_context, build_graph
 from drpo_graph.ladder import Models
@@ -113,7 +113,7 @@ async def test_function_in_the_critic_s_place_is_not_waited_for_for_ever() -> No
 
 @pytest.mark.parametrize("function", [broken, hasty])
 async def test_failure_that_nobody_declared_stops_the_run(function: CriticPart) -> None:
-    with pytest.raises(OSError, match=r"no judge|its own"):
+    with pytest.raises(RewardError, match=r"'(broken|hasty)' failed on query .*(no judge|its own).*resume"):
         await ask(MixedReward(function))  # type: ignore[arg-type]
 
 
@@ -240,3 +240,11 @@ def test_command_line_takes_reward_functions_of_the_working_folder(
     assert "critic" not in alone.usage_by_role
     assert "metrics" not in alone.usage_by_role
     assert mixed.usage_by_role["critic"].calls > 0
+
+
+async def test_what_is_no_reward_leaves_the_response_unscored() -> None:
+    async def number(query: Query, response: str) -> Reward:
+        return 3.0  # type: ignore[return-value]
+
+    with pytest.raises(ReplyError, match=r"'number' gave '3\.0', expected a Reward"):
+        await ask(MixedReward(number))

@@ -30,6 +30,7 @@ def review_command(
     serve: flags.ServeOption = False,
     serve_options: flags.ServeOptionsOption = None,
     checkpoint: flags.CheckpointOption = DEFAULT_PLACE,
+    plain_files: flags.PlainFilesOption = False,
     logging_level: flags.LogLevelOption = "INFO",
     display: flags.DisplayOption = "rich",
 ) -> None:
@@ -46,14 +47,24 @@ def review_command(
     edits = _read_edits(edit or [])
     # Loads LangGraph: wrong usage is told before that.
     from drpo_graph.cli import execution
+    from drpo_graph.cli.reading import find_run
     from drpo_graph.cli.review_loop import decide_at_terminal, find_pending, is_terminal
     from drpo_graph.cli.review_page import default_author, print_request
     from drpo_graph.reviewing import decide
+    from drpo_graph.rewards import check_named_again
 
     request = find_pending(thread_id, storage)
     if as_json:
         typer.echo(json.dumps(request.model_dump(mode="json"), indent=2))
         return
+    # Before anything is stored: what is wrong with the command must not leave half of it done.
+    options = execution.build_options(
+        storage, None, disable_log=False, log_level=logging_level, plain_files=plain_files
+    )
+    serving = execution.build_serving(serve, serve_options, storage=storage, display=display)
+    changes = {"reward": reward} if reward else {}
+    if not no_resume:
+        check_named_again(asyncio.run(find_run(storage, thread_id)).settings, changes)
     if is_decided:
         decision = {"author": author or default_author(), "veto": veto or (), "edits": edits, "note": note}
         asyncio.run(decide(thread_id, decision, checkpoint=storage))
@@ -67,15 +78,13 @@ def review_command(
         return
     if no_resume:
         return
-    options = execution.build_options(storage, None, disable_log=False, log_level=logging_level)
     run = execution.ResumedRun(
-        changes={"reward": reward} if reward else {},
+        changes=changes,
         training=None,
         accepts_changes=False,
         priced=(),
         retries_failed=False,
     )
-    serving = execution.build_serving(serve, serve_options, storage=storage, display=display)
     execution.go_on(run, thread_id, options=options, display=display, serving=serving)
 
 

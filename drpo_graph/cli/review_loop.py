@@ -2,8 +2,7 @@
 
 import asyncio
 import sys
-
-import typer
+from collections.abc import Mapping
 
 from drpo_graph.cli.review_page import ask_decision, default_author
 from drpo_graph.errors import ReviewError
@@ -31,14 +30,9 @@ def find_pending(thread_id: str, storage: Storage) -> ReviewRequest:
 
 def decide_at_terminal(thread_id: str, storage: Storage, *, author: str | None = None) -> bool:
     """Ask for the decision until it can be used, and store it; return whether there is one, and the run may go on."""
+
+    def submit(fields: Mapping[str, object]) -> None:
+        asyncio.run(decide(thread_id, fields, checkpoint=storage))
+
     request = find_pending(thread_id, storage)
-    while True:
-        decision = ask_decision(request, author=author or default_author(), stdout=sys.stdout)
-        if decision is None:
-            return False
-        try:
-            asyncio.run(decide(thread_id, decision, checkpoint=storage))
-        except ReviewError as error:
-            typer.echo(str(error), err=True)
-        else:
-            return True
+    return ask_decision(request, author=author or default_author(), stdout=sys.stdout, submit=submit)

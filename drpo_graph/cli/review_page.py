@@ -6,7 +6,7 @@ import os
 import shlex
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TextIO
 
@@ -17,7 +17,7 @@ from rich.text import Text
 from drpo_graph.display import inert, inert_block
 from drpo_graph.display.formatting import format_reward
 from drpo_graph.errors import ReviewError, UsageError
-from drpo_graph.reviews import ReviewDecision, ReviewedCandidate, ReviewRequest
+from drpo_graph.reviews import ReviewedCandidate, ReviewRequest
 
 _MAX_ID = 40
 _MAX_PROMPT = 6000
@@ -53,15 +53,19 @@ def ask_decision(
     *,
     author: str,
     stdout: TextIO,
+    submit: Callable[[Mapping[str, object]], object],
     read: Callable[[str], str] = input,
     edit: Callable[[str], str] | None = None,
-) -> ReviewDecision | None:
-    """Return what a person at a terminal decides, or ``None`` where that is left for later.
+) -> bool:
+    """Ask a person at a terminal until there is a decision that can be used; return whether there is one.
+
+    Without one it is left for later.
 
     Args:
         request: What is asked.
         author: Who decides.
         stdout: Where to print.
+        submit: Takes the fields of a decision; what it refuses with ``ReviewError`` is told and can be mended.
         read: Returns a line, given the prompt for it.
         edit: Returns a text as somebody changed it; the user's editor when absent.
     """
@@ -74,14 +78,15 @@ def ask_decision(
         try:
             command, _, rest = read(_standing(vetoed, edits)).strip().partition(" ")
         except EOFError:
-            return None
+            return False
         rest = rest.strip()
         if command == "a":
-            return ReviewDecision(
-                author=author, veto=tuple(one for one in prompts if one in vetoed), edits=edits, note=note
-            )
+            veto = [one for one in prompts if one in vetoed]
+            if _is_taken(submit, {"author": author, "veto": veto, "edits": edits, "note": note}, stdout):
+                return True
+            continue
         if command == "q":
-            return None
+            return False
         if command == "v" and rest in prompts:
             vetoed.add(rest)
         elif command == "e" and rest in prompts:
@@ -97,6 +102,15 @@ def ask_decision(
             print_request(request, stdout)
         else:
             stdout.write(f"{_HELP}\ncandidates: {', '.join(prompts)}\n")
+
+
+def _is_taken(submit: Callable[[Mapping[str, object]], object], fields: Mapping[str, object], stdout: TextIO) -> bool:
+    try:
+        submit(fields)
+    except ReviewError as error:
+        stdout.write(f"{error}\n")
+        return False
+    return True
 
 
 def edit_text(text: str) -> str:
@@ -127,9 +141,7 @@ def _heading(candidate: ReviewedCandidate) -> Text:
     parent = "" if candidate.parent_id is None else f" of {inert(candidate.parent_id, max_chars=_MAX_ID)}"
     origin = "edit" if candidate.origin == "human" else candidate.origin
     rewards = f"reward {format_reward(candidate.reward)}  path reward {format_reward(candidate.path_reward)}"
-    return Text.assemble(
-        (inert(candidate.id, max_chars=_MAX_ID), "bold"), f"  {rewards}  {origin}{parent}{by} "
-    )
+    return Text.assemble((inert(candidate.id, max_chars=_MAX_ID), "bold"), f"  {rewards}  {origin}{parent}{by} ")
 
 
 def _lines(candidate: ReviewedCandidate) -> Iterator[Text]:

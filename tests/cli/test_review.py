@@ -1,15 +1,21 @@
 """``--approve`` and ``drpo review``: a pause that outlives its process, and the decisions that end it."""
 
+import io
 import json
 import os
 import pty
+import secrets
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
+from drpo_graph.cli.review_page import ask_decision
 from drpo_graph.events import RunStopped
+from drpo_graph.reviews import ReviewRequest, read_decision
+from drpo_graph.settings import Settings
 from tests.support.command import (
     MODEL,
     ROOT,
@@ -202,3 +208,73 @@ def test_killed_review_goes_on_by_its_decision_and_repeats_no_call(
     names = {"thread_id"}
     killed, whole = (read_result(folder / "drpo_runs", one).model_dump(exclude=names) for one in "tu")
     assert killed == whole
+
+
+def test_nothing_waits_once_reviews_were_given_up(drpo: Drpo, waiting: Outcome) -> None:
+    assert drpo("resume", "t", "--set", "approve=false", "--max-calls", "40", *QUIET).code == 3
+    assert_one_line(drpo("review", "t", "--approve", *ADA), 2, "waits for no decision")
+    assert drpo("resume", "t", "--set", "approve=false", "--max-calls", "400", *QUIET).code == 0
+    assert_one_line(drpo("review", "t", "--veto", "1.0.1", *ADA), 2, "waits for no decision")
+    assert json.loads(drpo("show", "t", "--json").out)["reviews"] == {}
+
+
+def test_command_that_is_wrong_stores_no_decision(drpo: Drpo, folder: Path, waiting: Outcome) -> None:
+    assert_one_line(drpo("review", "t", "--veto", "1.0.1", "--serve-options", "--x", *ADA), 2, "--serve")
+    assert question(drpo)["level"] == 1
+    (folder / "my_rewards.py").write_text(
+        "from drpo_graph import Reward\n\nasync def short(query, response):\n"
+        "    return Reward(score=max(1.0, 5.0 - len(response) / 100))\n"
+    )
+    reward = ("--reward", "my_rewards:short")
+    assert drpo("optimize", *SEARCH, "--thread-id", "r", "--approve", *reward, *QUIET).code == 4
+    assert_one_line(drpo("review", "r", "--approve", *ADA), 2, "--reward my_rewards:short")
+    assert json.loads(drpo("review", "r", "--json").out)["level"] == 1
+    assert drpo("review", "r", "--approve", *reward, *ADA, *QUIET).code == 4
+
+
+def test_decided_run_says_how_it_goes_on(drpo: Drpo, waiting: Outcome) -> None:
+    assert drpo("review", "t", "--veto", "1.0.1", *ADA, "--no-resume").code == 0
+    shown = drpo("show", "t").out
+    assert "Level 1 is decided by Ada" in shown
+    assert "resume with: drpo resume t" in shown
+    # What was vetoed is not the best so far.
+    assert json.loads(drpo("show", "t", "--json").out)["beams"][-1] == ["1.0.2"]
+
+
+def test_failed_answers_are_not_asked_again_while_a_decision_is_due(drpo: Drpo, waiting: Outcome) -> None:
+    assert_one_line(drpo("resume", "t", "--retry-failed"), 2, "waits for a decision", "drpo review")
+    assert list_runs(drpo) == {"t": "waiting"}
+
+
+def test_files_of_an_encrypted_run_are_written_where_they_may_be(
+    drpo: Drpo, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DRPO_ENCRYPTION_KEY", secrets.token_hex(32))
+    search = ("optimize", *SEARCH[:2], "--depth", "2", *SEARCH[4:], "--thread-id", "t", "--approve", *QUIET)
+    assert drpo(*search, "--plain-files").code == 4
+    assert drpo("review", "t", "--approve", *ADA, "--plain-files", *QUIET).code == 0
+    assert (folder / "drpo_runs" / "t" / "result.json").exists()
+
+
+def test_warm_start_from_a_run_whose_beam_was_ruled_out_begins_with_its_root(drpo: Drpo, waiting: Outcome) -> None:
+    decision = ("--veto", "1.0.1", "--veto", "1.0.2", "--edit", f"1.0.1={EDIT}")
+    assert drpo("review", "t", *decision, *ADA, "--no-resume").code == 0
+    begun = drpo("optimize", *MODEL, "--depth", "2", "--warm-start", "t", "--thread-id", "u", *QUIET)
+    assert (begun.code, begun.err) == (0, "")
+
+
+def test_what_was_typed_outlives_a_refused_answer(drpo: Drpo, waiting: Outcome) -> None:
+    request = ReviewRequest.model_validate(question(drpo))
+    lines = iter(["v 1.0.1", "e 1.0.2", f"n {'x' * 2001}", "a", "n fine", "a"])
+    given: list[Mapping[str, object]] = []
+
+    def submit(fields: Mapping[str, object]) -> None:
+        given.append(fields)
+        read_decision(fields, request, Settings(), initial_prompt="Help.")
+
+    said = io.StringIO()
+    assert ask_decision(
+        request, author="Ada", stdout=said, submit=submit, read=lambda prompt: next(lines), edit=lambda text: EDIT
+    )
+    assert "note: String should have at most 2000 characters" in said.getvalue()
+    assert given[-1] == {"author": "Ada", "veto": ["1.0.1"], "edits": {"1.0.2": EDIT}, "note": "fine"}

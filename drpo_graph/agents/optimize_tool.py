@@ -13,7 +13,7 @@ from drpo_graph.agents.swapping import Swap, SwapRule, swap_if_better
 from drpo_graph.agents.tool_arguments import Choices, build_arguments, explain_refusal, read_choices
 from drpo_graph.aligned.blocking import wait_for
 from drpo_graph.dataset import load_bundled_queries
-from drpo_graph.errors import BudgetSpentError, DRPOError, RunExistsError, UsageError
+from drpo_graph.errors import BudgetSpentError, DRPOError, ReviewNeededError, RunExistsError, UsageError
 from drpo_graph.events import Event
 from drpo_graph.limits import CAPS
 from drpo_graph.prompt_registry import RegisteredPrompt, describe_provenance
@@ -177,6 +177,8 @@ class _ToolWork:
         if not error.is_resumable:
             return f"The optimisation was not carried out. {told}"
         again = f"call {self.rules.name} again with thread_id={thread_id!r}"
+        if isinstance(error, ReviewNeededError):
+            return f"{told} A person has to decide, with `drpo review {thread_id}`; after that, {again}."
         if not isinstance(error, BudgetSpentError):
             return f"The optimisation was stopped. {told} To continue it, {again}: no finished call is made twice."
         larger = [

@@ -15,7 +15,7 @@ from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 from langchain_core.tools import StructuredTool
 from langgraph.checkpoint.memory import InMemorySaver
 
-from drpo_graph import Parts, Query, Reward, RunOptions, optimize, resume
+from drpo_graph import Parts, Query, Reward, RunOptions, decide, optimize, resume
 from drpo_graph.agents import PromptSlot, ToolRules, make_optimize_tool
 from drpo_graph.checkpoint import open_checkpoint
 from drpo_graph.errors import SettingsError
@@ -263,3 +263,16 @@ async def test_failures_are_told_and_not_raised(tmp_path: Path, monkeypatch: pyt
 def test_tool_without_a_cap_is_refused(server: FakeServer, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="max_calls, max_tokens, max_cost, max_time"):
         make_tool(server, tmp_path, max_calls=None)
+
+
+async def test_run_that_waits_for_a_person_is_gone_on_with_after_the_decision(
+    server: FakeServer, tmp_path: Path
+) -> None:
+    tool = make_tool(server, tmp_path, approve=True, depth=2)
+    told = await tool.ainvoke({})
+    found = re.search(r"`drpo review (\S+)`", told)
+    assert found is not None, told
+    thread_id = found[1]
+    assert "A person has to decide" in told
+    await decide(thread_id, {"author": "Ada"}, checkpoint=tmp_path / "runs.sqlite")
+    assert BETTER in await tool.ainvoke({"thread_id": thread_id})

@@ -21,6 +21,7 @@ from drpo_graph.icl.state import ICLState
 from drpo_graph.records import ICLExample, ICLResult, Record, Role
 from drpo_graph.registry import RunRegistry
 from drpo_graph.retrieval import bundled_icl_examples
+from drpo_graph.rewards import check_named_again
 from drpo_graph.run_work import RunOptions, RunWork, make_record, take_up
 from drpo_graph.runner import new_thread_id
 from drpo_graph.settings import Settings
@@ -91,7 +92,7 @@ async def resume_icl(
 
     Raises:
         RunNotFoundError: there is no such run.
-        UsageError: the run is a search.
+        UsageError: the run is a search, or its reward functions are not named again.
         FingerprintMismatchError: settings or prompts differ from the start.
     """
     options = options or RunOptions()
@@ -100,6 +101,7 @@ async def resume_icl(
         record = await RunRegistry(checkpoint.store).find(thread_id)
         if record.kind != "icl":
             raise UsageError(f"Run {thread_id!r} is a search: continue it with drpo_graph.resume.")
+        check_named_again(record.settings, changes or {})
         chosen, options, record = take_up(record, options, changes)
         given = ICLRunInput.model_validate(await Archive(checkpoint.store, thread_id).get("run", "input"))
         context = _build_context(chosen, options, models=models, accepts_changes=accepts_changes)

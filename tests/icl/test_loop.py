@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,15 @@ from pathlib import Path
 import pytest
 
 from drpo_graph import build_settings
-from drpo_graph.errors import BudgetSpentError, DatasetError, FingerprintMismatchError, TemplateError, UsageError
+from drpo_graph.errors import (
+    BudgetSpentError,
+    DatasetError,
+    FingerprintMismatchError,
+    RewardError,
+    SettingsError,
+    TemplateError,
+    UsageError,
+)
 from drpo_graph.events import Event, ICLExampleFinished, ICLFinished
 from drpo_graph.icl import build_icl_graph, optimize_icl, resume_icl
 from drpo_graph.records import ICLExample, ICLResult
@@ -349,3 +358,21 @@ def test_run_over_examples_has_no_prompt_to_generate_with(
     drpo = Drpo(capsys)
     assert drpo("icl", "mine.json", "--model", "openai:scripted", "--thread-id", "t", "--display", "none").code == 0
     assert_one_line(drpo("generate", "Hello?", "--run", "t"), 2, "ICL examples", "--icl-examples")
+
+
+async def test_resume_loads_no_code_that_only_the_checkpoint_names(
+    server: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    source = (
+        "from pathlib import Path\n\nPath('imported').touch()\n\nasync def judge(query, response):\n    raise OSError\n"
+    )
+    (tmp_path / "judge_of_icl.py").write_text(source)
+    settings = settings_for(server, reward=["judge_of_icl:judge"])
+    with pytest.raises(RewardError):
+        await optimize_icl(plans("2,4"), settings=settings, num_iters=1, thread_id="t", options=options_in(tmp_path))
+    (tmp_path / "imported").unlink()
+    monkeypatch.delitem(sys.modules, "judge_of_icl")
+    with pytest.raises(SettingsError, match="name them again"):
+        await resume_icl("t", options=options_in(tmp_path))
+    assert not (tmp_path / "imported").exists()

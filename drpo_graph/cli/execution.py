@@ -14,7 +14,7 @@ from drpo_graph.checkpoint import find_storage
 from drpo_graph.cli.inputs import check_budget
 from drpo_graph.cli.places import name_place
 from drpo_graph.cli.reading import find_run, list_runs
-from drpo_graph.cli.review_loop import decide_at_terminal, is_terminal
+from drpo_graph.cli.review_loop import decide_at_terminal, find_pending, is_terminal
 from drpo_graph.cli.serve_commands import SERVE_FOLDER
 from drpo_graph.cli.served_roles import RoleServing, serve_roles
 from drpo_graph.display import RESUME_COMMAND, DisplayKind, inert_block, make_display
@@ -291,7 +291,10 @@ def carry_out(
             return _carry_out(thread_id, begin, options=options, kind=kind, serving=serving)
         except ReviewNeededError:
             can_ask = again is not None and kind in ("rich", "plain") and is_terminal()
-            if again is None or not can_ask or not decide_at_terminal(thread_id, find_storage(options.checkpoint)):
+            if again is None or not can_ask:
+                raise
+            storage = find_storage(options.checkpoint)
+            if not decide_at_terminal(find_pending(thread_id, storage), storage):
                 raise
             begin = again
 

@@ -57,6 +57,11 @@ def review_command(
     if as_json:
         typer.echo(json.dumps(request.model_dump(mode="json"), indent=2))
         return
+    if not is_decided and not is_terminal():
+        print_request(request, quiet(sys.stdout))
+        place = name_place(storage)
+        typer.echo(f"decide with: drpo review {thread_id}{place} --approve (or --veto ID, --edit ID=@FILE)")
+        return
     # Before anything is stored: what is wrong with the command must not leave half of it done.
     options = execution.build_options(
         storage, None, disable_log=False, log_level=logging_level, plain_files=plain_files
@@ -68,23 +73,11 @@ def review_command(
     if is_decided:
         decision = {"author": author or default_author(), "veto": veto or (), "edits": edits, "note": note}
         asyncio.run(decide(thread_id, decision, checkpoint=storage))
-    elif not is_terminal():
-        print_request(request, quiet(sys.stdout))
-        typer.echo(
-            f"decide with: drpo review {thread_id}{name_place(storage)} --approve (or --veto ID, --edit ID=@FILE)"
-        )
-        return
-    elif not decide_at_terminal(thread_id, storage, author=author):
+    elif not decide_at_terminal(request, storage, author=author):
         return
     if no_resume:
         return
-    run = execution.ResumedRun(
-        changes=changes,
-        training=None,
-        accepts_changes=False,
-        priced=(),
-        retries_failed=False,
-    )
+    run = execution.ResumedRun(changes=changes, training=None, accepts_changes=False, priced=(), retries_failed=False)
     execution.go_on(run, thread_id, options=options, display=display, serving=serving)
 
 

@@ -28,11 +28,10 @@ def find_pending(thread_id: str, storage: Storage) -> ReviewRequest:
     return request
 
 
-def decide_at_terminal(thread_id: str, storage: Storage, *, author: str | None = None) -> bool:
+def decide_at_terminal(request: ReviewRequest, storage: Storage, *, author: str | None = None) -> bool:
     """Ask for the decision until it can be used, and store it; return whether there is one, and the run may go on."""
 
     def submit(fields: Mapping[str, object]) -> None:
-        asyncio.run(decide(thread_id, fields, checkpoint=storage))
+        asyncio.run(decide(request.run_id, fields, checkpoint=storage))
 
-    request = find_pending(thread_id, storage)
     return ask_decision(request, author=author or default_author(), stdout=sys.stdout, submit=submit)

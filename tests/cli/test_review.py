@@ -229,6 +229,8 @@ def test_command_that_is_wrong_stores_no_decision(drpo: Drpo, folder: Path, wait
     assert drpo("optimize", *SEARCH, "--thread-id", "r", "--approve", *reward, *QUIET).code == 4
     assert_one_line(drpo("review", "r", "--approve", *ADA), 2, "--reward my_rewards:short")
     assert json.loads(drpo("review", "r", "--json").out)["level"] == 1
+    # To look at what is asked needs no reward function.
+    assert drpo("review", "r").code == 0
     assert drpo("review", "r", "--approve", *reward, *ADA, *QUIET).code == 4
 
 

@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import ClassVar, TypeVar, cast
 
 from pydantic import JsonValue
 
 from drpo_graph.beam import prune_beam
 from drpo_graph.errors import ReplyError, SettingsError
 from drpo_graph.exchange import Choice, ReplySchema
+from drpo_graph.identity import name_of
 from drpo_graph.ladder import Models, Sample
 from drpo_graph.parsing import (
     parse_critique,
@@ -40,7 +41,6 @@ from drpo_graph.rewards import (
     NamedReward,
     ask_reward,
     check_reward,
-    name_of,
     replaces_critic,
 )
 from drpo_graph.settings import Settings
@@ -56,6 +56,8 @@ REWARD_METRIC = Metric(name="Reward", definition="The score of a reward function
 @dataclass(frozen=True, slots=True)
 class LLMMetricSelector:
     """Asks the ``metrics`` model which metrics matter (arXiv 2411.08733, dynamic rewarding)."""
+
+    STORED_NAME: ClassVar[str] = "drpo_graph.components.LLMMetricSelector"
 
     prompts: PromptLibrary
     settings: Settings
@@ -74,6 +76,8 @@ class LLMMetricSelector:
 @dataclass(frozen=True, slots=True)
 class CachedMetrics:
     """Answers from metrics selected before, and asks the selector behind it for the rest."""
+
+    STORED_NAME: ClassVar[str] = "drpo_graph.components.CachedMetrics"
 
     selection_by_query: Mapping[str, MetricSelection]
     selector: MetricSelector
@@ -101,6 +105,8 @@ def load_metrics_cache(path: Path, *, known: Sequence[Metric]) -> dict[str, Metr
 class LLMCritic:
     """Asks the ``critic`` model for a score and a rationale on each metric."""
 
+    STORED_NAME: ClassVar[str] = "drpo_graph.components.LLMCritic"
+
     prompts: PromptLibrary
     settings: Settings
 
@@ -120,6 +126,8 @@ class LLMCritic:
 class RewardCritic:
     """Puts a reward function in the critic's place: its score is the one metric, its feedback the rationale."""
 
+    STORED_NAME: ClassVar[str] = "drpo_graph.components.RewardCritic"
+
     reward: RewardFunction
     timeout_s: float
     """Longest wait for it."""
@@ -135,6 +143,8 @@ class RewardCritic:
 class FixedMetrics:
     """Selects the same metrics for every query, without a call."""
 
+    STORED_NAME: ClassVar[str] = "drpo_graph.components.FixedMetrics"
+
     metrics: tuple[Metric, ...]
 
     async def select_metrics(self, query: Query, *, models: Models) -> MetricSelection:
@@ -145,6 +155,8 @@ class FixedMetrics:
 @dataclass(frozen=True, slots=True)
 class LLMRewriter:
     """Asks the ``optimizer`` model for rewrites: one request with several samples."""
+
+    STORED_NAME: ClassVar[str] = "drpo_graph.components.LLMRewriter"
 
     prompts: PromptLibrary
     settings: Settings

@@ -20,6 +20,7 @@ from drpo_graph.client_setup import find_capabilities, fit_client, make_learned
 from drpo_graph.components import Components
 from drpo_graph.emitter import Emitter, EventSink
 from drpo_graph.errors import FingerprintMismatchError
+from drpo_graph.identity import stored_name
 from drpo_graph.ladder import Models, RoleModel
 from drpo_graph.ledger import Ledger, StopSignal
 from drpo_graph.prompts.library import PromptLibrary
@@ -115,9 +116,7 @@ class RunContext:
         ]
         # Only where there is one: a run that was started before there were any is the same.
         replaceable += [] if self.components.example_retriever is None else [self.components.example_retriever]
-        parts = [
-            f"{type(part).__module__}.{getattr(part, '__qualname__', type(part).__qualname__)}" for part in replaceable
-        ]
+        parts = [_identify(part) for part in replaceable]
         if self.components.example_retriever is not None:
             parts.append(f"k={self.settings.k}")
         settings = self.settings.fingerprint_fields()
@@ -185,6 +184,12 @@ class RunContext:
 async def session_of(runtime: Runtime[RunContext], run_id: str) -> RunSession:
     """Return the session of the run that a node works for."""
     return await runtime.context.session(run_id, runtime.store)
+
+
+def _identify(part: object) -> str:
+    """Return a part's name as it always was: of a function, the module is that of its type."""
+    name = getattr(part, "__qualname__", None)
+    return stored_name(type(part)) if name is None else f"{type(part).__module__}.{name}"
 
 
 def digest_json(value: JsonValue) -> str:

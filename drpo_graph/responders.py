@@ -5,9 +5,10 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from drpo_graph.errors import ReplyError
+from drpo_graph.identity import name_of, stored_name
 from drpo_graph.records import Query
 
 STORED_RESPONSE = "responses/"
@@ -34,6 +35,8 @@ class Responder(Protocol):
 class OnePromptOfApp:
     """An app as one of its prompts sees it: the others stay as they are."""
 
+    STORED_NAME: ClassVar[str] = "drpo_graph.responders.OnePromptOfApp"
+
     app: Responder
     name: str
     prompts: Mapping[str, str]
@@ -53,11 +56,9 @@ class OnePromptOfApp:
 def identify_responder(responder: PromptResponder) -> str:
     """Return what tells one app from another: its class, and its ``identity`` where it has one, a text."""
     identity = getattr(responder, "identity", None)
-    name = f"{type(responder).__module__}.{type(responder).__qualname__}"
+    name = stored_name(type(responder))
     if isinstance(responder, OnePromptOfApp):
-        app = responder.app
-        named = app if hasattr(app, "__qualname__") else type(app)
-        name += f"/{named.__module__}.{named.__qualname__}"
+        name += f"/{name_of(responder.app)}"
     return name if identity is None else f"{name}\0{hashlib.sha256(str(identity).encode()).hexdigest()}"
 
 

@@ -9,9 +9,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import ClassVar, cast
 
 from drpo_graph.errors import DRPOError, ReplyError, RewardError, SettingsError
+from drpo_graph.identity import name_of
 from drpo_graph.ladder import Models
 from drpo_graph.protocols import Critic, Reward, RewardFunction
 from drpo_graph.records import MAX_SCORE, MIN_SCORE, Critique, MetricScore, MetricSelection, Query
@@ -77,6 +78,8 @@ CriticPart = Critic | RewardFunction | MixedReward
 @dataclass(frozen=True, slots=True)
 class MixedCritic:
     """Asks reward functions, then the critic, unless one of the functions leaves the response unscored."""
+
+    STORED_NAME: ClassVar[str] = "drpo_graph.rewards.MixedCritic"
 
     mixed: MixedReward
     critic: Critic | None
@@ -219,12 +222,6 @@ def load_reward(spec: str) -> RewardFunction:
     ):
         raise SettingsError(f"Reward {spec!r}: expected `async def {name}(query, response)`, which returns a Reward.")
     return cast(RewardFunction, function)
-
-
-def name_of(part: object) -> str:
-    """Return the module and name of a function, or of an object's class."""
-    named = part if hasattr(part, "__qualname__") else type(part)
-    return f"{named.__module__}.{getattr(named, '__qualname__', '')}"
 
 
 @contextmanager

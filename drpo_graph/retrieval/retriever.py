@@ -3,6 +3,7 @@
 import asyncio
 import weakref
 from collections.abc import Sequence
+from typing import ClassVar
 
 from langchain_core.embeddings import Embeddings
 from langchain_core.example_selectors import SemanticSimilarityExampleSelector
@@ -22,6 +23,8 @@ class EmbeddingRetriever:
         examples: What can be found.
         embeddings: Any of LangChain's; :class:`~drpo_graph.retrieval.CachedEmbeddings` keeps what they return.
     """
+
+    STORED_NAME: ClassVar[str] = "drpo_graph.retrieval.retriever.EmbeddingRetriever"
 
     def __init__(self, examples: Sequence[ICLExample], embeddings: Embeddings) -> None:
         self._examples = tuple(examples)

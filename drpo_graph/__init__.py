@@ -8,14 +8,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from drpo_graph.dataset import load_bundled_queries, load_queries
+    from drpo_graph.calls.roles import Models
+    from drpo_graph.data.datasets import load_bundled_queries, load_queries
     from drpo_graph.errors import DRPOError, ReplyError
-    from drpo_graph.events import Event, parse_event
-    from drpo_graph.forking import fork
+    from drpo_graph.events.schema import Event, parse_event
     from drpo_graph.graph import RECURSION_LIMIT, ContextOverrides, build_context, build_graph
-    from drpo_graph.ladder import Models
-    from drpo_graph.many_prompts import PromptsResult, optimize_prompts
-    from drpo_graph.protocols import (
+    from drpo_graph.parts.protocols import (
         BeamPolicy,
         Critic,
         ExampleRetriever,
@@ -25,6 +23,8 @@ if TYPE_CHECKING:
         Rewriter,
         RewriteRequest,
     )
+    from drpo_graph.parts.responders import Responder
+    from drpo_graph.parts.rewards import MixedReward, NamedReward
     from drpo_graph.records import (
         Candidate,
         Critique,
@@ -39,66 +39,66 @@ if TYPE_CHECKING:
         Validation,
         WarmStart,
     )
-    from drpo_graph.responders import Responder
-    from drpo_graph.reviewing import decide, pending_review
-    from drpo_graph.reviews import ReviewDecision, ReviewRequest
-    from drpo_graph.rewards import MixedReward, NamedReward
-    from drpo_graph.runner import Parts, RunOptions, optimize, resume
-    from drpo_graph.settings import RoleSettings, Settings, build_settings
-    from drpo_graph.warm_start import load_warm_start
+    from drpo_graph.runs.app_prompts import PromptsResult, optimize_prompts
+    from drpo_graph.runs.decisions import decide, pending_review
+    from drpo_graph.runs.forks import fork
+    from drpo_graph.runs.runner import Parts, RunOptions, optimize, resume
+    from drpo_graph.runs.warm_start import load_warm_start
+    from drpo_graph.search.reviews import ReviewDecision, ReviewRequest
+    from drpo_graph.settings.settings import RoleSettings, Settings, build_settings
 
 __version__ = "0.1.0"
 
 _MODULE_BY_NAME = {
     "RECURSION_LIMIT": "graph",
-    "BeamPolicy": "protocols",
+    "BeamPolicy": "parts.protocols",
     "Candidate": "records",
     "ContextOverrides": "graph",
-    "Critic": "protocols",
+    "Critic": "parts.protocols",
     "Critique": "records",
     "DRPOError": "errors",
-    "Event": "events",
-    "ExampleRetriever": "protocols",
+    "Event": "events.schema",
+    "ExampleRetriever": "parts.protocols",
     "ICLExample": "records",
     "Metric": "records",
     "MetricScore": "records",
     "MetricSelection": "records",
-    "MetricSelector": "protocols",
-    "MixedReward": "rewards",
-    "Models": "ladder",
-    "NamedReward": "rewards",
-    "Parts": "runner",
-    "PromptsResult": "many_prompts",
+    "MetricSelector": "parts.protocols",
+    "MixedReward": "parts.rewards",
+    "Models": "calls.roles",
+    "NamedReward": "parts.rewards",
+    "Parts": "runs.runner",
+    "PromptsResult": "runs.app_prompts",
     "Query": "records",
     "RejectedRewrite": "records",
     "ReplyError": "errors",
-    "Responder": "responders",
-    "ReviewDecision": "reviews",
-    "ReviewRequest": "reviews",
-    "Reward": "protocols",
-    "RewardFunction": "protocols",
-    "RewriteRequest": "protocols",
-    "Rewriter": "protocols",
-    "RoleSettings": "settings",
+    "Responder": "parts.responders",
+    "ReviewDecision": "search.reviews",
+    "ReviewRequest": "search.reviews",
+    "Reward": "parts.protocols",
+    "RewardFunction": "parts.protocols",
+    "RewriteRequest": "parts.protocols",
+    "Rewriter": "parts.protocols",
+    "RoleSettings": "settings.settings",
     "Rollout": "records",
-    "RunOptions": "runner",
+    "RunOptions": "runs.runner",
     "RunResult": "records",
-    "Settings": "settings",
+    "Settings": "settings.settings",
     "Validation": "records",
     "WarmStart": "records",
     "build_context": "graph",
     "build_graph": "graph",
-    "build_settings": "settings",
-    "decide": "reviewing",
-    "fork": "forking",
-    "load_bundled_queries": "dataset",
-    "load_queries": "dataset",
-    "load_warm_start": "warm_start",
-    "optimize": "runner",
-    "optimize_prompts": "many_prompts",
-    "parse_event": "events",
-    "pending_review": "reviewing",
-    "resume": "runner",
+    "build_settings": "settings.settings",
+    "decide": "runs.decisions",
+    "fork": "runs.forks",
+    "load_bundled_queries": "data.datasets",
+    "load_queries": "data.datasets",
+    "load_warm_start": "runs.warm_start",
+    "optimize": "runs.runner",
+    "optimize_prompts": "runs.app_prompts",
+    "parse_event": "events.schema",
+    "pending_review": "runs.decisions",
+    "resume": "runs.runner",
 }
 
 __all__ = [

@@ -27,19 +27,17 @@ from langgraph.store.memory import InMemoryStore
 from langgraph.types import Checkpointer, Send
 
 from drpo_graph import nodes
-from drpo_graph.components import build_components
-from drpo_graph.context import RunContext, digest_json
-from drpo_graph.emitter import EventSink
 from drpo_graph.errors import RunInterruptedError, SettingsError
-from drpo_graph.limits import check_prices
-from drpo_graph.models import build_clients
+from drpo_graph.events.emitter import EventSink
+from drpo_graph.models.clients import build_clients
+from drpo_graph.parts.defaults import build_components
+from drpo_graph.parts.protocols import BeamPolicy, ExampleRetriever, MetricSelector, Rewriter
+from drpo_graph.parts.responders import PromptResponder
+from drpo_graph.parts.rewards import CriticPart, MixedReward, choose_critic, replaces_critic
 from drpo_graph.prompts.library import load_prompts
-from drpo_graph.protocols import BeamPolicy, ExampleRetriever, MetricSelector, Rewriter
 from drpo_graph.records import Role
-from drpo_graph.responders import PromptResponder
-from drpo_graph.rewards import CriticPart, MixedReward, choose_critic, replaces_critic
-from drpo_graph.settings import Settings, build_settings, merge_settings
-from drpo_graph.state import (
+from drpo_graph.search.session import RunContext, digest_json
+from drpo_graph.search.state import (
     ExpandOutput,
     ExpandState,
     ExpandTask,
@@ -51,6 +49,8 @@ from drpo_graph.state import (
     SearchOutput,
     SearchState,
 )
+from drpo_graph.settings.limits import check_prices
+from drpo_graph.settings.settings import Settings, build_settings, merge_settings
 
 SearchGraph = CompiledStateGraph[SearchState, Any, SearchInput, SearchOutput]
 
@@ -181,9 +181,9 @@ def build_graph(
 ) -> SearchGraph:
     """Return the search as a compiled graph: invoke it, stream it, or make it a node of a graph of your own.
 
-    Input and output are :class:`~drpo_graph.state.SearchInput` and :class:`~drpo_graph.state.SearchOutput`. As a
-    subgraph it uses the parent's checkpointer; its texts and its ledger stand in ``store``, else in the parent's
-    store. Without either they are kept in memory for as long as the graph is, and a run does not survive its process.
+    Input and output are ``SearchInput`` and ``SearchOutput`` of :mod:`drpo_graph.search.state`. As a subgraph
+    it uses the parent's checkpointer; its texts and its ledger stand in ``store``, else in the parent's store. Without
+    either they are kept in memory for as long as the graph is, and a run does not survive its process.
     Called without a thread id, each call is a run of its own.
 
     Args:

@@ -21,7 +21,7 @@ from langchain_core.tools import tool
 
 from drpo_graph import DRPOError, ExampleRetriever, ICLExample, RunResult
 from drpo_graph.agents import AlignmentMiddleware, open_chat_model
-from drpo_graph.prompt_registry import PromptRegistry
+from drpo_graph.registry import PromptRegistry
 from drpo_graph.retrieval import EmbeddingRetriever, bundled_icl_examples, make_embeddings
 
 INSTRUCTIONS = "Use the tools where they help. Answer in one or two sentences."

@@ -34,9 +34,9 @@ from drpo_graph import (
 )
 from drpo_graph import build_settings as build_settings
 from drpo_graph.errors import RunExistsError
-from drpo_graph.parsing import extract_json
+from drpo_graph.parts.parsing import extract_json
 from drpo_graph.records import ROLES
-from drpo_graph.selection import bootstrap_interval
+from drpo_graph.search.validation import bootstrap_interval
 
 INITIAL_PROMPT = "Answer with a JSON object that has the keys asked for."
 KEYS_BY_SUBJECT = {

@@ -21,10 +21,10 @@ from typing import Any, TypedDict
 from langgraph.graph import END, START, StateGraph
 
 from drpo_graph import DRPOError, Event, Settings, build_context, build_graph, build_settings, parse_event
-from drpo_graph.checkpoint import Checkpoint, lock_thread, open_checkpoint
-from drpo_graph.context import RunContext
 from drpo_graph.display import PlainDisplay
 from drpo_graph.records import ROLES
+from drpo_graph.search.session import RunContext
+from drpo_graph.storage.sqlite_file import Checkpoint, lock_thread, open_checkpoint
 
 MAX_BAD_RATING = 2
 RECURSION_LIMIT = 10_000

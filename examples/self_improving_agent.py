@@ -48,13 +48,13 @@ from drpo_graph import (
     optimize,
 )
 from drpo_graph.agents import AlignmentMiddleware, PromptSlot, swap_if_better
-from drpo_graph.aligned import AlignedModel
-from drpo_graph.components import LLMMetricSelector
 from drpo_graph.errors import BudgetSpentError
-from drpo_graph.private_files import create_private_file, make_private_folder
+from drpo_graph.inference import AlignedModel
+from drpo_graph.parts.defaults import LLMMetricSelector
 from drpo_graph.prompts import load_prompts
 from drpo_graph.records import ROLES
-from drpo_graph.settings import load_settings_file, merge_settings
+from drpo_graph.safety.private_files import create_private_file, make_private_folder
+from drpo_graph.settings.settings import load_settings_file, merge_settings
 
 INITIAL_PROMPT = "You are a helpful assistant."
 BOUNDS: dict[str, object] = {"depth": 4, "beam_size": 1, "max_calls": 300}

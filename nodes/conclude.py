@@ -4,13 +4,13 @@ import time
 
 from langgraph.runtime import Runtime
 
-from drpo_graph.context import RunContext, RunSession, session_of
-from drpo_graph.events import RunFinished, ValidationFinished, ValidationStarted, Warned
+from drpo_graph.events.schema import RunFinished, ValidationFinished, ValidationStarted, Warned
 from drpo_graph.records import Validation
-from drpo_graph.results import make_result
-from drpo_graph.selection import compare_on_validation
-from drpo_graph.state import SearchState
-from drpo_graph.unscored import describe_failure, drop_failed, make_stalled
+from drpo_graph.search.results import make_result
+from drpo_graph.search.session import RunContext, RunSession, session_of
+from drpo_graph.search.state import SearchState
+from drpo_graph.search.unscored import describe_failure, drop_failed, make_stalled
+from drpo_graph.search.validation import compare_on_validation
 
 
 async def conclude(state: SearchState, runtime: Runtime[RunContext]) -> SearchState:

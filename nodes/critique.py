@@ -2,15 +2,15 @@
 
 from langgraph.runtime import Runtime
 
-from drpo_graph.archive import rollout_key
-from drpo_graph.context import RunContext, RunSession, session_of
+from drpo_graph.calls.ledger import CallRecord
+from drpo_graph.calls.roles import response_text
 from drpo_graph.errors import ReplyError, StateFormatError
-from drpo_graph.events import RolloutScored
-from drpo_graph.ladder import response_text
-from drpo_graph.ledger import CallRecord
+from drpo_graph.events.schema import RolloutScored
+from drpo_graph.parts.responders import STORED_RESPONSE
 from drpo_graph.records import Critique, Failure, Rollout
-from drpo_graph.responders import STORED_RESPONSE
-from drpo_graph.state import RolloutOutput, RolloutState
+from drpo_graph.search.session import RunContext, RunSession, session_of
+from drpo_graph.search.state import RolloutOutput, RolloutState
+from drpo_graph.storage.archive import rollout_key
 
 
 async def critique(state: RolloutState, runtime: Runtime[RunContext]) -> RolloutOutput:

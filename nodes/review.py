@@ -3,11 +3,10 @@
 from langgraph.runtime import Runtime
 from langgraph.types import interrupt
 
-from drpo_graph.context import RunContext, RunSession, session_of
 from drpo_graph.errors import ReviewError
-from drpo_graph.events import ReviewDecided, ReviewRequested
-from drpo_graph.planning import ends_with, has_next, plan_next
-from drpo_graph.review_records import (
+from drpo_graph.events.schema import ReviewDecided, ReviewRequested
+from drpo_graph.search.planning import ends_with, has_next, plan_next
+from drpo_graph.search.review_records import (
     drop_request,
     find_decision,
     find_vetoed,
@@ -15,10 +14,11 @@ from drpo_graph.review_records import (
     put_request,
     take_from_level,
 )
-from drpo_graph.reviews import ReviewDecision, as_json, read_decision
-from drpo_graph.selection import ROOT_ID
-from drpo_graph.settings import Settings
-from drpo_graph.state import SearchState
+from drpo_graph.search.reviews import ReviewDecision, as_json, read_decision
+from drpo_graph.search.session import RunContext, RunSession, session_of
+from drpo_graph.search.state import SearchState
+from drpo_graph.search.validation import ROOT_ID
+from drpo_graph.settings.settings import Settings
 
 
 async def review(state: SearchState, runtime: Runtime[RunContext]) -> SearchState:

@@ -4,20 +4,20 @@ from collections.abc import Sequence
 
 from langgraph.runtime import Runtime
 
-from drpo_graph.beam import rank, score_candidate
-from drpo_graph.context import RunContext, RunSession, session_of
-from drpo_graph.events import BeamEntry, LevelFinished, LevelStarted, Remaining, Warned
-from drpo_graph.foresight import look_ahead
-from drpo_graph.levels import (
+from drpo_graph.events.schema import BeamEntry, LevelFinished, LevelStarted, Remaining, Warned
+from drpo_graph.search.beam import rank, score_candidate
+from drpo_graph.search.forecast import look_ahead
+from drpo_graph.search.levels import (
     has_level,
     prefetch_indices,
     repeat_indices,
 )
-from drpo_graph.planning import plan_next
-from drpo_graph.review_records import keep_unvetoed
-from drpo_graph.settings import Settings
-from drpo_graph.state import CandidateRef, RolloutRef, SearchState
-from drpo_graph.unscored import describe_failure, drop_failed, make_stalled
+from drpo_graph.search.planning import plan_next
+from drpo_graph.search.review_records import keep_unvetoed
+from drpo_graph.search.session import RunContext, RunSession, session_of
+from drpo_graph.search.state import CandidateRef, RolloutRef, SearchState
+from drpo_graph.search.unscored import describe_failure, drop_failed, make_stalled
+from drpo_graph.settings.settings import Settings
 
 _MAX_STALLED = 2
 

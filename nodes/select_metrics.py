@@ -2,11 +2,11 @@
 
 from langgraph.runtime import Runtime
 
-from drpo_graph.context import RunContext, RunSession, session_of
 from drpo_graph.errors import ReplyError
-from drpo_graph.events import MetricsSelected, Warned
+from drpo_graph.events.schema import MetricsSelected, Warned
 from drpo_graph.records import MetricSelection
-from drpo_graph.state import MetricsTask, RolloutState
+from drpo_graph.search.session import RunContext, RunSession, session_of
+from drpo_graph.search.state import MetricsTask, RolloutState
 
 
 async def select_metrics(state: MetricsTask | RolloutState, runtime: Runtime[RunContext]) -> dict[str, object]:

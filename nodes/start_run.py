@@ -8,17 +8,17 @@ from langgraph.config import get_config
 from langgraph.runtime import Runtime
 from pydantic import JsonValue, ValidationError
 
-from drpo_graph.beam import hash_prompt
-from drpo_graph.context import RunContext, RunSession, digest_json, session_of
-from drpo_graph.dataset import dataset_hash, order_queries
+from drpo_graph.data.datasets import dataset_hash, order_queries
 from drpo_graph.errors import DatasetError, SettingsError
-from drpo_graph.events import CandidateCreated, LevelStarted, RunStarted
-from drpo_graph.foresight import warn_at_start
-from drpo_graph.levels import prefetch_indices, query_indices
+from drpo_graph.events.schema import CandidateCreated, LevelStarted, RunStarted
+from drpo_graph.parts.rewrite_guards import check_fillable
 from drpo_graph.records import Query, RejectedRewrite
-from drpo_graph.rewrite_guards import check_fillable
-from drpo_graph.settings import Settings
-from drpo_graph.state import BEGIN_WITH, STATE_FORMAT, CandidateRef, SearchState
+from drpo_graph.search.beam import hash_prompt
+from drpo_graph.search.forecast import warn_at_start
+from drpo_graph.search.levels import prefetch_indices, query_indices
+from drpo_graph.search.session import RunContext, RunSession, digest_json, session_of
+from drpo_graph.search.state import BEGIN_WITH, STATE_FORMAT, CandidateRef, SearchState
+from drpo_graph.settings.settings import Settings
 
 _UNNAMED_RUN = "run"
 

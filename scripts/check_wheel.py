@@ -34,7 +34,7 @@ def try_installed(wheel: Path) -> None:
         subprocess.CalledProcessError: they cannot be loaded.
     """
     code = (
-        "from drpo_graph.dataset import load_bundled_queries; from drpo_graph.prompts import load_prompts; "
+        "from drpo_graph.data.datasets import load_bundled_queries; from drpo_graph.prompts import load_prompts; "
         "from drpo_graph.retrieval import bundled_icl_examples; print(len(load_bundled_queries()), 'queries,', "
         "len(load_prompts().metrics), 'metrics,', len(bundled_icl_examples()), 'ICL examples from the wheel')"
     )

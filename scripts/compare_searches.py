@@ -24,8 +24,8 @@ from rich.console import Console
 from rich.table import Table
 
 from drpo_graph.records import mean
-from drpo_graph.selection import bootstrap_interval
-from drpo_graph.settings import Settings
+from drpo_graph.search.validation import bootstrap_interval
+from drpo_graph.settings.settings import Settings
 from tests.support.searches import fake_settings, run_search
 from tests.support.world import INITIAL_PROMPT, World
 

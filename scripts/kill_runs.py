@@ -32,13 +32,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from drpo_graph.archive import Archive
-from drpo_graph.checkpoint import SqliteStorage
+from drpo_graph.calls.ledger import Ledger
 from drpo_graph.errors import CheckpointError, NoRunsError, RunNotFoundError
-from drpo_graph.ledger import Ledger
-from drpo_graph.runner import RunOptions, optimize, resume
-from drpo_graph.settings import Settings, build_settings
-from drpo_graph.storage import Storage
+from drpo_graph.runs.runner import RunOptions, optimize, resume
+from drpo_graph.settings.settings import Settings, build_settings
+from drpo_graph.storage.archive import Archive
+from drpo_graph.storage.protocols import Storage
+from drpo_graph.storage.sqlite_file import SqliteStorage
 from tests.support.fake_server import (
     FAULT_KINDS,
     FaultPlan,
@@ -333,7 +333,7 @@ def choose_place(kind: str, stack: ExitStack, *, database_share: float) -> tuple
     """Return where runs are kept, and what is killed there; a database server runs until the stack is closed."""
     if kind == "sqlite":
         return (lambda folder: SqliteStorage(folder / "checkpoints.sqlite")), lambda delay_s, _: Kill(delay_s)
-    from drpo_graph.postgres import PostgresStorage
+    from drpo_graph.storage.postgres import PostgresStorage
     from tests.support.postgres import run_postgres
 
     server = stack.enter_context(run_postgres())

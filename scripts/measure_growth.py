@@ -16,9 +16,9 @@ from statistics import mean
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from drpo_graph.checkpoint import open_checkpoint
-from drpo_graph.events import Event, LevelFinished
-from drpo_graph.exchange import Choice, Reply, Request
+from drpo_graph.events.schema import Event, LevelFinished
+from drpo_graph.models.request import Choice, Reply, Request
+from drpo_graph.storage.sqlite_file import open_checkpoint
 from tests.support.oracle import Oracle, OracleTransport, role_of
 from tests.support.searches import fake_settings, run_search
 from tests.support.world import World

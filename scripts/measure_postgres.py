@@ -29,14 +29,14 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from drpo_graph.checkpoint import SqliteStorage
 from drpo_graph.cli.execution import calm_collector
-from drpo_graph.postgres import PostgresStorage
-from drpo_graph.postgres.database import Connection, Database
 from drpo_graph.records import RunResult
-from drpo_graph.runner import RunOptions, optimize
-from drpo_graph.settings import Settings, build_settings
-from drpo_graph.storage import Storage
+from drpo_graph.runs.runner import RunOptions, optimize
+from drpo_graph.settings.settings import Settings, build_settings
+from drpo_graph.storage.postgres import PostgresStorage
+from drpo_graph.storage.postgres.database import Connection, Database
+from drpo_graph.storage.protocols import Storage
+from drpo_graph.storage.sqlite_file import SqliteStorage
 from tests.support.fake_server import Latency, ServerOptions, spawn_fake_server
 from tests.support.postgres import query, run_postgres
 from tests.support.world import INITIAL_PROMPT, World
@@ -105,7 +105,7 @@ class TimedDatabase(Database):
 @contextmanager
 def timed_database() -> Iterator[Waits]:
     """Have the databases that are opened in the block timed."""
-    from drpo_graph.postgres import database
+    from drpo_graph.storage.postgres import database
 
     database.Database = TimedDatabase  # type: ignore[misc]
     try:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from drpo_graph.dataset import load_bundled_queries
+from drpo_graph.data.datasets import load_bundled_queries
 from drpo_graph.retrieval import (
     DEFAULT_EMBEDDINGS,
     CachedEmbeddings,

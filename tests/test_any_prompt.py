@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from drpo_graph.errors import DatasetError, SettingsError
-from drpo_graph.events import Warned
+from drpo_graph.events.schema import Warned
+from drpo_graph.parts.protocols import Reward, RewriteRequest
 from drpo_graph.prompts import load_prompts
-from drpo_graph.protocols import Reward, RewriteRequest
 from drpo_graph.records import Query, RunResult
-from drpo_graph.runner import Parts, RunOptions, optimize
+from drpo_graph.runs.runner import Parts, RunOptions, optimize
 from tests.support.command import serve
 from tests.support.fake_server import FakeServer, ServerOptions
 from tests.support.scripted_app import ScriptedApp, scripted_settings

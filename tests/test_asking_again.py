@@ -11,7 +11,7 @@ from langgraph.store.base import Op, PutOp, Result
 
 from drpo_graph.errors import CheckpointError, ModelCallError, SearchStalledError, TooManyFailuresError
 from drpo_graph.records import RunResult
-from drpo_graph.sqlite import InlineSqliteSaver, InlineSqliteStore
+from drpo_graph.storage.sqlite_saver import InlineSqliteSaver, InlineSqliteStore
 from tests.support.fake_server import FakeServer, Reply
 from tests.support.mending import BAD, EXPIRED, QUERIES, Bench, Mood, count_calls, critic_is_bad, in_order
 

@@ -10,14 +10,14 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from drpo_graph.budget import Budget, Demand, demand_of
-from drpo_graph.context_window import MESSAGE_TOKENS, TEMPLATE_TOKENS
+from drpo_graph.calls.budget import Budget, Demand, demand_of
 from drpo_graph.errors import BudgetSpentError
-from drpo_graph.exchange import ReplySchema, Request
-from drpo_graph.failures import MalformedReplyError
-from drpo_graph.limits import Amount, Limits, parse_duration
-from drpo_graph.prices import Price
+from drpo_graph.models.context_window import MESSAGE_TOKENS, TEMPLATE_TOKENS
+from drpo_graph.models.failures import MalformedReplyError
+from drpo_graph.models.request import ReplySchema, Request
 from drpo_graph.prompts.library import Message
+from drpo_graph.settings.limits import Amount, Limits, parse_duration
+from drpo_graph.settings.prices import Price
 from tests.support.spending import MODEL, PRICES, Clock, demand, spend, usage
 
 

@@ -10,8 +10,8 @@ from langgraph.store.base import Op, Result
 from langgraph.store.memory import InMemoryStore
 
 from drpo_graph.errors import BudgetSpentError, RunInterruptedError
-from drpo_graph.events import CallFinished, EndpointLost
-from drpo_graph.limits import Amount
+from drpo_graph.events.schema import CallFinished, EndpointLost
+from drpo_graph.settings.limits import Amount
 from tests.support.fake_server import FaultPlan, Latency, Reply, ServerOptions
 from tests.support.roles import Desk, answer, by_content, failing, parse_answer, script, serve
 from tests.support.spending import PRICES

@@ -12,14 +12,14 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.store.base import Op, Result
 from langgraph.store.memory import InMemoryStore
 
-from drpo_graph import ledger as ledger_module
-from drpo_graph.archive import Archive
-from drpo_graph.budget import Budget
+from drpo_graph.calls import ledger as ledger_module
+from drpo_graph.calls.budget import Budget
+from drpo_graph.calls.ledger import CallRecord, Ledger, StopSignal
 from drpo_graph.errors import BudgetSpentError
-from drpo_graph.exchange import Choice, Reply, Request
 from drpo_graph.graph import RECURSION_LIMIT, build_graph
-from drpo_graph.ledger import CallRecord, Ledger, StopSignal
-from drpo_graph.limits import Amount, Cap, Limits
+from drpo_graph.models.request import Choice, Reply, Request
+from drpo_graph.settings.limits import Amount, Cap, Limits
+from drpo_graph.storage.archive import Archive
 from tests.support.oracle import Oracle, OracleTransport
 from tests.support.searches import fake_settings, oracle_context
 from tests.support.spending import MODEL, Clock, demand, spend, usage

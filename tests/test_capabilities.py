@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from drpo_graph.capabilities import Address, Capabilities, CapabilityCache, default_cache_folder
+from drpo_graph.models.capabilities import Address, Capabilities, CapabilityCache, default_cache_folder
 
 KEY = "sk-canary-8c1f0a77b2d94e"
 WHOLE = Capabilities(

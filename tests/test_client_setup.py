@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from langgraph.store.memory import InMemoryStore
 
+from drpo_graph.calls.roles import RoleModel
 from drpo_graph.errors import ModelCallError
-from drpo_graph.ladder import RoleModel
 from tests.support.fake_server import FakeServer, LogEntry, Reply, ServerOptions
 from tests.support.roles import QUESTION, SCORE_SCHEMA, open_desk, parse_answer
 

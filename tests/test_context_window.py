@@ -2,9 +2,9 @@
 
 import pytest
 
-from drpo_graph.context_window import ContextWindow
-from drpo_graph.exchange import Request
-from drpo_graph.failures import OVERFLOW, CallFailure, is_context_overflow
+from drpo_graph.models.context_window import ContextWindow
+from drpo_graph.models.failures import OVERFLOW, CallFailure, is_context_overflow
+from drpo_graph.models.request import Request
 
 
 class Counter:

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from langgraph.store.memory import InMemoryStore
 
-from drpo_graph.archive import Archive
 from drpo_graph.errors import SearchStalledError
 from drpo_graph.records import RunResult
+from drpo_graph.storage.archive import Archive
 from tests.reference_search import Found, search
 from tests.support.oracle import Oracle, OracleTransport
 from tests.support.searches import fake_settings, run_search

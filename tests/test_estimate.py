@@ -9,9 +9,14 @@ from typing import Any
 import pytest
 from langgraph.store.memory import InMemoryStore
 
-from drpo_graph.dataset import order_queries
+from drpo_graph.data.datasets import order_queries
 from drpo_graph.errors import BudgetSpentError
-from drpo_graph.estimate import (
+from drpo_graph.events.schema import Event, LevelFinished, Warned
+from drpo_graph.graph import RECURSION_LIMIT, build_graph
+from drpo_graph.models.request import Reply, Request
+from drpo_graph.prompts import load_prompts
+from drpo_graph.records import ROLES, Query, Usage
+from drpo_graph.search.estimate import (
     Dataset,
     Workload,
     estimate_remaining,
@@ -19,14 +24,9 @@ from drpo_graph.estimate import (
     find_shortage,
     plan_levels,
 )
-from drpo_graph.events import Event, LevelFinished, Warned
-from drpo_graph.exchange import Reply, Request
-from drpo_graph.graph import RECURSION_LIMIT, build_graph
-from drpo_graph.limits import Limits
-from drpo_graph.prices import Price
-from drpo_graph.prompts import load_prompts
-from drpo_graph.records import ROLES, Query, Usage
-from drpo_graph.settings import Settings
+from drpo_graph.settings.limits import Limits
+from drpo_graph.settings.prices import Price
+from drpo_graph.settings.settings import Settings
 from tests.support.oracle import Oracle, OracleTransport, role_of
 from tests.support.searches import SearchRun, fake_settings, oracle_context, run_search
 from tests.support.world import World

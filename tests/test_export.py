@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from langgraph.store.memory import InMemoryStore
 
-from drpo_graph.archive import Archive
 from drpo_graph.cli.app import _run
 from drpo_graph.errors import CheckpointError
-from drpo_graph.events import Warned, parse_event
-from drpo_graph.export import (
+from drpo_graph.events.schema import Warned, parse_event
+from drpo_graph.records import Candidate, Critique, MetricScore, Rollout, RunResult
+from drpo_graph.runs.files import (
     EventLog,
     LogFile,
     append_settings,
@@ -23,9 +23,9 @@ from drpo_graph.export import (
     describe_level,
     load_tree,
 )
-from drpo_graph.private_files import write_atomically
-from drpo_graph.records import Candidate, Critique, MetricScore, Rollout, RunResult
-from drpo_graph.settings import Settings
+from drpo_graph.safety.private_files import write_atomically
+from drpo_graph.settings.settings import Settings
+from drpo_graph.storage.archive import Archive
 from tests.support.command import KEY, SMALL, serve
 from tests.support.fake_server import ServerOptions
 from tests.support.oracle import build_responder

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from drpo_graph.errors import ModelCallError
-from drpo_graph.exchange import Reply, Request
+from drpo_graph.models.request import Reply, Request
 from tests.support.oracle import Oracle, OracleTransport
 from tests.support.searches import fake_settings, run_search
 from tests.support.world import World

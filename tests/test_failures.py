@@ -11,7 +11,7 @@ import openai
 import pytest
 from yarl import URL
 
-from drpo_graph.failures import CallFailure, MalformedReplyError, classify_failure, hides, is_context_overflow
+from drpo_graph.models.failures import CallFailure, MalformedReplyError, classify_failure, hides, is_context_overflow
 
 REQUEST = httpx.Request("POST", "http://test/v1/chat/completions")
 

@@ -7,8 +7,8 @@ import signal
 
 import pytest
 
-from drpo_graph.events import Event, Warned
-from drpo_graph.interrupts import handle_signals
+from drpo_graph.events.schema import Event, Warned
+from drpo_graph.runs.signals import handle_signals
 from tests.support.roles import answer, by_content, serve
 
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from drpo_graph.calls.roles import RoleModel, Sample, derive_seed
 from drpo_graph.errors import ReplyError
-from drpo_graph.ladder import RoleModel, Sample, derive_seed
 from tests.support.fake_server import FakeServer, Latency, Reply, ServerOptions
 from tests.support.roles import (
     QUESTION,

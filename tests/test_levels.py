@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drpo_graph.levels import has_level, new_query_indices, plan_depth, prefetch_indices, query_indices
-from drpo_graph.settings import Settings
+from drpo_graph.search.levels import has_level, new_query_indices, plan_depth, prefetch_indices, query_indices
+from drpo_graph.settings.settings import Settings
 
 PLAIN = Settings()
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from drpo_graph.errors import DRPOError, FingerprintMismatchError, ReplyError, UsageError
-from drpo_graph.forking import fork
-from drpo_graph.many_prompts import PromptsResult, optimize_prompts
-from drpo_graph.protocols import Reward
+from drpo_graph.parts.protocols import Reward
+from drpo_graph.parts.responders import OnePromptOfApp, ask_responder
 from drpo_graph.records import Query
-from drpo_graph.responders import OnePromptOfApp, ask_responder
-from drpo_graph.runner import Parts, RunOptions, optimize
+from drpo_graph.runs.app_prompts import PromptsResult, optimize_prompts
+from drpo_graph.runs.forks import fork
+from drpo_graph.runs.runner import Parts, RunOptions, optimize
 from tests.support.command import serve
 from tests.support.fake_server import FakeServer, ServerOptions
 from tests.support.scripted_app import ScriptedApp, scripted_settings

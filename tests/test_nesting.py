@@ -9,7 +9,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import START, StateGraph
 
 from drpo_graph import Parts, Query, Reward, RunOptions, optimize
-from drpo_graph.checkpoint import open_checkpoint
+from drpo_graph.storage.sqlite_file import open_checkpoint
 from tests.support.command import serve
 from tests.support.fake_server import ServerOptions
 from tests.support.scripted_app import ScriptedApp, scripted_settings

@@ -12,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from drpo_graph.errors import ReplyError
-from drpo_graph.parsing import (
+from drpo_graph.parts.parsing import (
     extract_json,
     parse_critique,
     parse_critique_published,

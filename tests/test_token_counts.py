@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from drpo_graph.capabilities import Address, TokenDialect
+from drpo_graph.models.capabilities import Address, TokenDialect
+from drpo_graph.models.http_json import Wire
+from drpo_graph.models.token_counts import count_tokens
 from drpo_graph.prompts.library import Message
-from drpo_graph.token_counts import count_tokens
-from drpo_graph.wire import Wire
 from tests.support.fake_server import FakeServer, ServerOptions, build_echo_responder
 
 MESSAGES: Sequence[Message] = (

@@ -11,11 +11,11 @@ from langchain_core.language_models.fake_chat_models import FakeListChatModel
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
 
-from drpo_graph import openai_clients
-from drpo_graph.exchange import Reply, ReplySchema, Request
-from drpo_graph.failures import MalformedReplyError
+from drpo_graph.models import openai_clients
+from drpo_graph.models.failures import MalformedReplyError
+from drpo_graph.models.request import Reply, ReplySchema, Request
+from drpo_graph.models.transport import LangChainTransport, OpenAITransport, PerLoop
 from drpo_graph.records import Usage
-from drpo_graph.transport import LangChainTransport, OpenAITransport, PerLoop
 from tests.support.fake_server import FakeServer, LogEntry, ServerOptions, build_echo_responder
 from tests.support.fake_server import Reply as ServerReply
 from tests.support.roles import QUESTION, Desk, open_desk, parse_answer, script, serve

@@ -7,9 +7,9 @@ from contextlib import asynccontextmanager
 import pytest
 from aiohttp import web
 
-from drpo_graph.capabilities import Address
-from drpo_graph.failures import CallFailure
-from drpo_graph.wire import Wire
+from drpo_graph.models.capabilities import Address
+from drpo_graph.models.failures import CallFailure
+from drpo_graph.models.http_json import Wire
 
 KEY = "sk-canary-8c1f0a77b2d94e"
 HTML, JSON = "text/html", "application/json"

@@ -6,8 +6,8 @@ from langchain_core.language_models import BaseChatModel
 from pydantic import SecretStr
 
 from drpo_graph.errors import ModelSpecError
-from drpo_graph.models import find_endpoints
-from drpo_graph.settings import build_settings
+from drpo_graph.models.clients import find_endpoints
+from drpo_graph.settings.settings import build_settings
 
 
 def open_chat_model(
@@ -20,7 +20,7 @@ def open_chat_model(
 ) -> BaseChatModel:
     """Return a chat model that takes tools: ``openai:NAME``, ``vllm:NAME``, ``local:smollm2``, or LangChain's others.
 
-    It is LangChain's own client, with the client's own retries. :class:`~drpo_graph.aligned.AlignedModel` asks as a
+    It is LangChain's own client, with the client's own retries. :class:`~drpo_graph.inference.AlignedModel` asks as a
     search does, base models too, but takes no tools.
 
     Args:

@@ -9,13 +9,13 @@ from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AnyMessage, HumanMessage, SystemMessage, convert_to_messages
 
 from drpo_graph.agents.prompt_slot import PromptSlot
-from drpo_graph.aligned import AlignedModel, ChosenPrompt, GivenPrompt, PromptSource, check_num_icl, choose_prompt
-from drpo_graph.aligned.blocking import wait_for
 from drpo_graph.errors import SettingsError, UsageError
+from drpo_graph.inference import AlignedModel, ChosenPrompt, GivenPrompt, PromptSource, check_num_icl, choose_prompt
+from drpo_graph.inference.blocking import wait_for
+from drpo_graph.parts.protocols import ExampleRetriever
 from drpo_graph.prompts.library import as_turns
-from drpo_graph.protocols import ExampleRetriever
+from drpo_graph.prompts.placeholders import fill
 from drpo_graph.records import ICLExample
-from drpo_graph.template_fields import fill
 
 try:
     from langchain.agents.middleware import AgentMiddleware, ModelRequest, ModelResponse
@@ -35,7 +35,7 @@ class AlignmentMiddleware(AgentMiddleware[AgentState[ResponseT], ContextT, Respo
     """Puts a system prompt and ICL examples into each model request of an agent.
 
     The prompt stands before the agent's own system message, the examples before the conversation, as former exchanges:
-    where the search and :class:`~drpo_graph.aligned.AlignedModel` put them. The agent's state and stored history hold
+    where the search and :class:`~drpo_graph.inference.AlignedModel` put them. The agent's state and stored history hold
     none of it. The examples are those for the last message of the user, and are found once for it, however many calls
     the agent makes. An ``AlignedModel`` as the agent's model is given the prompt in its own prompt's place; where there
     is neither prompt nor registry here, it keeps its own.

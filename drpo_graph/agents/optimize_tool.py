@@ -11,17 +11,17 @@ from pydantic import ValidationError
 from drpo_graph.agents.prompt_slot import PromptSlot
 from drpo_graph.agents.swapping import Swap, SwapRule, swap_if_better
 from drpo_graph.agents.tool_arguments import Choices, build_arguments, explain_refusal, read_choices
-from drpo_graph.aligned.blocking import wait_for
-from drpo_graph.dataset import load_bundled_queries
+from drpo_graph.data.datasets import load_bundled_queries
 from drpo_graph.errors import BudgetSpentError, DRPOError, ReviewNeededError, RunExistsError, UsageError
-from drpo_graph.events import Event
-from drpo_graph.limits import CAPS
-from drpo_graph.prompt_registry import RegisteredPrompt, describe_provenance
+from drpo_graph.events.schema import Event
+from drpo_graph.inference.blocking import wait_for
 from drpo_graph.prompts.library import fence
 from drpo_graph.records import Query, RunResult
-from drpo_graph.redaction import redact
-from drpo_graph.runner import Parts, RunOptions, new_thread_id, optimize, resume
-from drpo_graph.settings import Settings
+from drpo_graph.registry import RegisteredPrompt, describe_provenance
+from drpo_graph.runs.runner import Parts, RunOptions, new_thread_id, optimize, resume
+from drpo_graph.safety.redaction import redact
+from drpo_graph.settings.limits import CAPS
+from drpo_graph.settings.settings import Settings
 
 _DESCRIPTION = (
     "Search for a better system prompt. It makes many model calls and takes long; progress is shown meanwhile. It "

@@ -3,8 +3,8 @@
 from typing import Literal, NamedTuple
 
 from drpo_graph.agents.prompt_slot import PromptSlot, SlotVersion
-from drpo_graph.prompt_registry import RegisteredPrompt
 from drpo_graph.records import RunResult
+from drpo_graph.registry import RegisteredPrompt
 
 SwapRule = Literal["auto", "better", "significant"]
 """When a found prompt is put in use. ``significant``: the 95% interval of its gain on held-out queries lies above zero.

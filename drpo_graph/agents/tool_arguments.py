@@ -6,8 +6,8 @@ from typing import Annotated, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, create_model
 
 from drpo_graph.errors import SettingsError
-from drpo_graph.limits import CAPS, flag_of
-from drpo_graph.settings import Settings
+from drpo_graph.settings.limits import CAPS, flag_of
+from drpo_graph.settings.settings import Settings
 
 MAX_QUERY_CHARS = 4000
 _MAX_THREAD_ID_CHARS = 200

@@ -23,7 +23,7 @@ from drpo_graph.cli import (
 from drpo_graph.cli.options import FLAG_BY_PUBLISHED_NAME
 from drpo_graph.display import inert_block
 from drpo_graph.errors import DRPOError
-from drpo_graph.redaction import redact
+from drpo_graph.safety.redaction import redact
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2

@@ -8,15 +8,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from drpo_graph.dataset import order_queries
+from drpo_graph.data.datasets import order_queries
 from drpo_graph.display import DisplayKind
 from drpo_graph.display.formatting import NONE, format_count, format_estimate
 from drpo_graph.display.streams import quiet
-from drpo_graph.estimate import Dataset, Estimate, estimate_run, find_shortage
-from drpo_graph.limits import CAPS, tell_money
 from drpo_graph.prompts.library import load_prompts
 from drpo_graph.records import ROLES, ICLExample, Query
-from drpo_graph.settings import Settings
+from drpo_graph.search.estimate import Dataset, Estimate, estimate_run, find_shortage
+from drpo_graph.settings.limits import CAPS, tell_money
+from drpo_graph.settings.settings import Settings
 
 _MIN_WIDTH = 100
 
@@ -74,7 +74,7 @@ def print_estimates(
 def _cached_texts(settings: Settings) -> frozenset[str]:
     if settings.metrics_cache is None:
         return frozenset()
-    from drpo_graph.components import load_metrics_cache  # Loads LangGraph.
+    from drpo_graph.parts.defaults import load_metrics_cache  # Loads LangGraph.
 
     return frozenset(load_metrics_cache(settings.metrics_cache, known=load_prompts(settings.templates).metrics))
 

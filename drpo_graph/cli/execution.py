@@ -10,7 +10,6 @@ from pathlib import Path
 
 import typer
 
-from drpo_graph.checkpoint import find_storage
 from drpo_graph.cli.inputs import check_budget
 from drpo_graph.cli.places import name_place
 from drpo_graph.cli.reading import find_run, list_runs
@@ -26,17 +25,18 @@ from drpo_graph.errors import (
     RunExistsError,
     UsageError,
 )
-from drpo_graph.events import Event, RunFinished, RunStopped
-from drpo_graph.export import ALGORITHM_FOLDER, EVENTS_FILE, LOG_FILE, PROMPT_FILE, RESULT_FILE, SEALED_EVENTS_FILE
-from drpo_graph.forking import change_settings, fork
+from drpo_graph.events.schema import Event, RunFinished, RunStopped
 from drpo_graph.icl import resume_icl
 from drpo_graph.records import ICLResult, Query, RunResult, WarmStart
-from drpo_graph.redaction import redact
-from drpo_graph.run_work import RunOptions, reason_of, run_folder
-from drpo_graph.runner import new_thread_id, optimize, resume
-from drpo_graph.settings import Settings, build_settings, describe_changes, merge_settings
-from drpo_graph.storage import Storage
-from drpo_graph.vault import read_vault
+from drpo_graph.runs.files import ALGORITHM_FOLDER, EVENTS_FILE, LOG_FILE, PROMPT_FILE, RESULT_FILE, SEALED_EVENTS_FILE
+from drpo_graph.runs.forks import change_settings, fork
+from drpo_graph.runs.runner import new_thread_id, optimize, resume
+from drpo_graph.runs.work import RunOptions, reason_of, run_folder
+from drpo_graph.safety.encryption import read_vault
+from drpo_graph.safety.redaction import redact
+from drpo_graph.settings.settings import Settings, build_settings, describe_changes, merge_settings
+from drpo_graph.storage.protocols import Storage
+from drpo_graph.storage.sqlite_file import find_storage
 
 EXIT_INTERRUPTED = 130
 _Begin = Callable[[RunOptions], Coroutine[None, None, RunResult | ICLResult]]

@@ -1,9 +1,9 @@
 """``drpo fork``: branch a run with other settings."""
 
-from drpo_graph.checkpoint import check_thread_id
 from drpo_graph.cli import options as flags
 from drpo_graph.cli.inputs import read_fork_changes, read_priced
 from drpo_graph.cli.places import DEFAULT_PLACE, find_place_of
+from drpo_graph.storage.sqlite_file import check_thread_id
 
 
 def fork_command(

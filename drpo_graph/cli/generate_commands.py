@@ -12,15 +12,15 @@ from drpo_graph.cli.inputs import read_overrides, read_prompt
 from drpo_graph.cli.places import DEFAULT_PLACE, find_place_of, open_prompts
 from drpo_graph.display.streams import quiet
 from drpo_graph.errors import UsageError
-from drpo_graph.inert import InertStream, inert_json
-from drpo_graph.parsing import clean_surrogates
-from drpo_graph.retrieval_settings import RetrievalSettings
-from drpo_graph.settings import Settings, build_settings, merge_settings
+from drpo_graph.parts.parsing import clean_surrogates
+from drpo_graph.safety.terminal import InertStream, inert_json
+from drpo_graph.settings.retrieval import RetrievalSettings
+from drpo_graph.settings.settings import Settings, build_settings, merge_settings
 
 if TYPE_CHECKING:
-    from drpo_graph.aligned import AlignedModel, GivenPrompt
-    from drpo_graph.prompt_registry import PromptRegistry
+    from drpo_graph.inference import AlignedModel, GivenPrompt
     from drpo_graph.records import RunResult
+    from drpo_graph.registry import PromptRegistry
 
 _DEFAULTS: dict[str, object] = {"max_outage_s": 0, "max_retries": 3}
 """Less than a run's: somebody waits for the answer."""
@@ -78,7 +78,7 @@ def _count_examples(num_icl: int | None, settings: Settings, *, given: Sequence[
     Raises:
         UsageError: it showed more than can be, or flags say how to find examples of which none is shown.
     """
-    from drpo_graph.aligned import MAX_NUM_ICL  # Loads LangChain.
+    from drpo_graph.inference import MAX_NUM_ICL  # Loads LangChain.
 
     if num_icl is None and settings.ret_icl and settings.k > MAX_NUM_ICL:
         raise UsageError(
@@ -169,7 +169,7 @@ def _find_prompt(registry: "PromptRegistry | None", name: str | None) -> "GivenP
 def _make_model(
     settings: Settings, prompt: "GivenPrompt | None", *, registry: "PromptRegistry | None", num_icl: int
 ) -> "AlignedModel":
-    from drpo_graph.aligned import AlignedModel, check_num_icl  # Loads LangChain.
+    from drpo_graph.inference import AlignedModel, check_num_icl  # Loads LangChain.
     from drpo_graph.retrieval import open_retriever
 
     check_num_icl(num_icl, has_retriever=True)

@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from drpo_graph.checkpoint import check_thread_id, find_storage
 from drpo_graph.cli import options as flags
 from drpo_graph.cli.estimate_page import print_estimates
 from drpo_graph.cli.inputs import read_settings
@@ -16,7 +15,8 @@ from drpo_graph.display import DisplayKind
 from drpo_graph.errors import DatasetError
 from drpo_graph.prompts.library import load_prompts
 from drpo_graph.records import ICLExample
-from drpo_graph.settings import Settings
+from drpo_graph.settings.settings import Settings
+from drpo_graph.storage.sqlite_file import check_thread_id, find_storage
 
 ExamplesArgument = Annotated[
     Path | None,

@@ -5,12 +5,12 @@ import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from drpo_graph.dataset import load_bundled_queries, load_queries
+from drpo_graph.data.datasets import load_bundled_queries, load_queries
 from drpo_graph.errors import DatasetError, SettingsError, UsageError
-from drpo_graph.limits import CAPS, check_priced, check_prices
-from drpo_graph.prices import parse_price
 from drpo_graph.records import ROLES, Query
-from drpo_graph.settings import Settings, build_settings, load_settings_file, merge_settings
+from drpo_graph.settings.limits import CAPS, check_priced, check_prices
+from drpo_graph.settings.prices import parse_price
+from drpo_graph.settings.settings import Settings, build_settings, load_settings_file, merge_settings
 
 _FLAGS_NAMED_LIKE_SETTINGS = (
     "initial_prompt",

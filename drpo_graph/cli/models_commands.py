@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, NamedTuple
 import typer
 from pydantic import JsonValue
 
-from drpo_graph.capabilities import Capabilities, CapabilityCache
 from drpo_graph.cli import options as flags
 from drpo_graph.cli.inputs import read_overrides
 from drpo_graph.display.streams import quiet
 from drpo_graph.errors import UnusableModelError, UsageError
+from drpo_graph.models.capabilities import Capabilities, CapabilityCache
 from drpo_graph.records import ROLES, Role
-from drpo_graph.settings import Settings, build_settings, merge_settings
+from drpo_graph.settings.settings import Settings, build_settings, merge_settings
 
 if TYPE_CHECKING:
-    from drpo_graph.models import Endpoint
+    from drpo_graph.models.clients import Endpoint
 
 _TIMEOUT_S = 60.0
 _DEFAULTS: dict[str, object] = {"timeout_s": _TIMEOUT_S, "max_retries": 2}
@@ -59,8 +59,8 @@ def check_command(
 
 
 async def _check(model: str, settings: Settings, *, roles: Sequence[Role], has_samples: bool, as_json: bool) -> None:
-    from drpo_graph.checkup import check_roles  # Loads LangGraph: wrong usage is told before that.
     from drpo_graph.cli.models_page import Page
+    from drpo_graph.runs.role_checks import check_roles  # Loads LangGraph: wrong usage is told before that.
 
     stdout = quiet(sys.stdout)
     # With --json the page is written for nobody.
@@ -108,8 +108,8 @@ async def _probe(
     Raises:
         ModelCallError: one cannot be used at all.
     """
-    from drpo_graph.models import find_endpoints  # Loads LangChain.
-    from drpo_graph.probe import probe_endpoint
+    from drpo_graph.models.clients import find_endpoints  # Loads LangChain.
+    from drpo_graph.models.probing.probe import probe_endpoint
 
     roles_by_endpoint: dict[Endpoint, list[Role]] = {}
     for role in roles:

@@ -2,7 +2,6 @@
 
 import typer
 
-from drpo_graph.checkpoint import check_thread_id, find_storage
 from drpo_graph.cli import options as flags
 from drpo_graph.cli.estimate_page import print_estimate
 from drpo_graph.cli.inputs import (
@@ -16,8 +15,9 @@ from drpo_graph.cli.inputs import (
 from drpo_graph.cli.places import DEFAULT_PLACE, find_place_of
 from drpo_graph.cli.review_options import PauseOption
 from drpo_graph.cli.warm_starts import read_warm_start
-from drpo_graph.dataset import order_queries
-from drpo_graph.rewrite_guards import check_fillable
+from drpo_graph.data.datasets import order_queries
+from drpo_graph.parts.rewrite_guards import check_fillable
+from drpo_graph.storage.sqlite_file import check_thread_id, find_storage
 
 
 def optimize_command(

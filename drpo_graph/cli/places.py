@@ -3,10 +3,10 @@
 import shlex
 from pathlib import Path
 
-from drpo_graph.checkpoint import DEFAULT_CHECKPOINT, SqliteStorage, check_thread_id, find_storage
 from drpo_graph.errors import UsageError
-from drpo_graph.prompt_registry import PromptRegistry
-from drpo_graph.storage import Storage
+from drpo_graph.registry import PromptRegistry
+from drpo_graph.storage.protocols import Storage
+from drpo_graph.storage.sqlite_file import DEFAULT_CHECKPOINT, SqliteStorage, check_thread_id, find_storage
 
 DEFAULT_PLACE = str(DEFAULT_CHECKPOINT)
 DEFAULT_PROMPTS = Path("drpo_prompts")

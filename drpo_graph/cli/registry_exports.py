@@ -8,9 +8,9 @@ import typer
 
 from drpo_graph.cli.registry_commands import keep_and_tell
 from drpo_graph.errors import UsageError
-from drpo_graph.prompt_registry import PromptRegistry, RegisteredPrompt
-from drpo_graph.storage import Storage
-from drpo_graph.template_fields import find_style
+from drpo_graph.prompts.placeholders import find_style
+from drpo_graph.registry import PromptRegistry, RegisteredPrompt
+from drpo_graph.storage.protocols import Storage
 
 ExportRegistryOption = Annotated[
     Path | None,

@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING
 import typer
 from pydantic import ValidationError
 
-from drpo_graph.checkpoint import check_thread_id, find_storage
 from drpo_graph.cli import options as flags
 from drpo_graph.cli.places import DEFAULT_PLACE
 from drpo_graph.cli.registry_commands import LicenceOption
 from drpo_graph.cli.registry_exports import ExportModelOption, ExportRegistryOption, read_entry, register_run
 from drpo_graph.display.streams import quiet
 from drpo_graph.errors import CheckpointError, DRPOError, RunLockedError, StateFormatError, UsageError
-from drpo_graph.storage import Storage
+from drpo_graph.storage.protocols import Storage
+from drpo_graph.storage.sqlite_file import check_thread_id, find_storage
 
 if TYPE_CHECKING:
-    from drpo_graph.registry import RunRecord
-    from drpo_graph.retention import Choice, Keep
+    from drpo_graph.storage.retention import Choice, Keep
+    from drpo_graph.storage.run_list import RunRecord
 
 _MAX_NAMES = 2000
 _SECONDS = {"h": 3600, "d": 86_400, "w": 604_800}
@@ -49,7 +49,7 @@ def prune_command(
         raise UsageError(f"--keep {keep}: name the runs, or give --older-than, e.g. 30d.")
     if unfinished and keep != "nothing":
         raise UsageError("--unfinished: of a run that is not finished, only --keep nothing can take something.")
-    from drpo_graph.retention import Choice  # Loads LangGraph.
+    from drpo_graph.storage.retention import Choice  # Loads LangGraph.
 
     names = frozenset(check_thread_id(one) for one in thread_ids or ())
     choice = Choice(keep, names, None if older_than is None else _read_age(older_than), unfinished)
@@ -105,7 +105,7 @@ async def _choose(storage: Storage, choice: "Choice") -> "list[RunRecord]":
     Raises:
         RunNotFoundError: one that is named does not exist.
     """
-    from drpo_graph.registry import RunRegistry  # Loads LangGraph.
+    from drpo_graph.storage.run_list import RunRegistry  # Loads LangGraph.
 
     chosen = []
     async with storage.open_for_reading() as reader:
@@ -121,8 +121,8 @@ async def _choose(storage: Storage, choice: "Choice") -> "list[RunRecord]":
 
 async def _prune_one(storage: Storage, run: "RunRecord", choice: "Choice", *, dry_run: bool) -> int:
     """Prune one run and say so; return how many that were."""
-    from drpo_graph.registry import RunRegistry
-    from drpo_graph.retention import prune_run
+    from drpo_graph.storage.retention import prune_run
+    from drpo_graph.storage.run_list import RunRegistry
 
     try:
         async with storage.open_run(check_thread_id(run.thread_id), must_exist=True) as checkpoint:
@@ -154,7 +154,7 @@ async def _reclaim(storage: Storage, num_pruned: int) -> None:
     Raises:
         CheckpointError: it cannot be given back.
     """
-    from drpo_graph.registry import RunRegistry
+    from drpo_graph.storage.run_list import RunRegistry
 
     try:
         async with storage.open_for_reading() as reader:
@@ -217,8 +217,8 @@ async def _export(storage: Storage, thread_id: str | None, output: Path) -> None
 async def _export_one(storage: Storage, name: str, output: Path) -> None:
     """Write one run's files, and say so."""
     from drpo_graph.cli.reading import load_run
-    from drpo_graph.export import write_stored_run
     from drpo_graph.icl.files import write_stored_examples
+    from drpo_graph.runs.files import write_stored_run
 
     folder = output / check_thread_id(name)
     run = await load_run(storage, name)
@@ -235,8 +235,8 @@ def _export_events(storage: Storage, record: "RunRecord", folder: Path) -> str:
     Raises:
         CheckpointError: they cannot be written.
     """
-    from drpo_graph.export import EVENTS_FILE
-    from drpo_graph.private_files import write_atomically
+    from drpo_graph.runs.files import EVENTS_FILE
+    from drpo_graph.safety.private_files import write_atomically
 
     if record.log_dir is not None and Path(record.log_dir).resolve() == folder.resolve():
         # They may be written at this moment: what replaces them would lack some.

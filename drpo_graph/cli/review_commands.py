@@ -50,8 +50,8 @@ def review_command(
     from drpo_graph.cli.reading import find_run
     from drpo_graph.cli.review_loop import decide_at_terminal, find_pending, is_terminal
     from drpo_graph.cli.review_page import default_author, print_request
-    from drpo_graph.reviewing import decide
-    from drpo_graph.rewards import check_named_again
+    from drpo_graph.parts.rewards import check_named_again
+    from drpo_graph.runs.decisions import decide
 
     request = find_pending(thread_id, storage)
     if as_json:

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 from drpo_graph.cli.review_page import ask_decision, default_author
 from drpo_graph.errors import ReviewError
-from drpo_graph.reviewing import decide, pending_review
-from drpo_graph.reviews import ReviewRequest
-from drpo_graph.storage import Storage
+from drpo_graph.runs.decisions import decide, pending_review
+from drpo_graph.search.reviews import ReviewRequest
+from drpo_graph.storage.protocols import Storage
 
 
 def is_terminal() -> bool:

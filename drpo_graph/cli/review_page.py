@@ -17,7 +17,7 @@ from rich.text import Text
 from drpo_graph.display import inert, inert_block
 from drpo_graph.display.formatting import format_reward
 from drpo_graph.errors import ReviewError, UsageError
-from drpo_graph.reviews import ReviewedCandidate, ReviewRequest
+from drpo_graph.search.reviews import ReviewedCandidate, ReviewRequest
 
 _MAX_ID = 40
 _MAX_PROMPT = 6000

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING
 import typer
 from pydantic import ValidationError
 
-from drpo_graph.checkpoint import find_storage
 from drpo_graph.cli import options as flags
 from drpo_graph.cli.places import DEFAULT_PLACE, is_default, name_place
 from drpo_graph.display import Display, inert, make_display
 from drpo_graph.display.streams import quiet
 from drpo_graph.errors import CheckpointError
-from drpo_graph.events import ICLFinished, RunFinished, parse_event
+from drpo_graph.events.schema import ICLFinished, RunFinished, parse_event
+from drpo_graph.storage.sqlite_file import find_storage
 
 if TYPE_CHECKING:
-    from drpo_graph.registry import RunRecord
-    from drpo_graph.storage import EventReader
+    from drpo_graph.storage.protocols import EventReader
+    from drpo_graph.storage.run_list import RunRecord
 
 _POLL_S = 0.2
 _MAX_MESSAGE = 300

@@ -7,7 +7,7 @@ from drpo_graph.cli.inputs import read_prompt_file
 from drpo_graph.cli.places import DEFAULT_PROMPTS, open_prompts
 from drpo_graph.errors import NoRunsError, RunNotFoundError, UsageError
 from drpo_graph.records import WarmStart
-from drpo_graph.storage import Storage
+from drpo_graph.storage.protocols import Storage
 
 
 def read_warm_start(text: str | None, storage: Storage) -> WarmStart | None:
@@ -43,7 +43,7 @@ def _find_prompt(model: str) -> WarmStart | None:
 def _find_run(thread_id: str, storage: Storage) -> WarmStart | None:
     if not storage.exists():
         return None
-    from drpo_graph.warm_start import load_warm_start  # Loads LangGraph.
+    from drpo_graph.runs.warm_start import load_warm_start  # Loads LangGraph.
 
     try:
         return asyncio.run(load_warm_start(storage, thread_id))

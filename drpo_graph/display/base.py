@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from drpo_graph.events import Event
+from drpo_graph.events.schema import Event
 
 
 class Display(Protocol):

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from drpo_graph.display.formatting import NONE, format_reward
 from drpo_graph.display.inert import inert
-from drpo_graph.events import ICLExampleFinished, ICLStarted
+from drpo_graph.events.schema import ICLExampleFinished, ICLStarted
 from drpo_graph.records import ICLResult, mean
 
 RESULT_FILE = "result.json"

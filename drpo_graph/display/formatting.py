@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 
 from drpo_graph.display.inert import inert
-from drpo_graph.events import Remaining
-from drpo_graph.limits import tell_money
+from drpo_graph.events.schema import Remaining
+from drpo_graph.settings.limits import tell_money
 
 NONE = "-"
 """What stands for a number that is not known."""

@@ -1,4 +1,4 @@
 """Texts made harmless for a terminal, under the name that displays know."""
 
-from drpo_graph.inert import inert as inert
-from drpo_graph.inert import inert_block as inert_block
+from drpo_graph.safety.terminal import inert as inert
+from drpo_graph.safety.terminal import inert_block as inert_block

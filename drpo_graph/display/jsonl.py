@@ -6,8 +6,8 @@ from typing import TextIO
 from pydantic_core import PydanticSerializationError
 
 from drpo_graph.display.streams import quiet
-from drpo_graph.events import Event
-from drpo_graph.inert import inert_json
+from drpo_graph.events.schema import Event
+from drpo_graph.safety.terminal import inert_json
 
 
 class JsonlDisplay:

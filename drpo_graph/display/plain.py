@@ -22,7 +22,7 @@ from drpo_graph.display.inert import inert
 from drpo_graph.display.streams import quiet
 from drpo_graph.display.summary import print_stop, print_summary
 from drpo_graph.display.view import RunView, describe_endpoint, describe_review
-from drpo_graph.events import (
+from drpo_graph.events.schema import (
     EndpointBack,
     EndpointLost,
     Event,
@@ -37,8 +37,8 @@ from drpo_graph.events import (
     ValidationFinished,
     Warned,
 )
-from drpo_graph.limits import tell_money
 from drpo_graph.records import ICLResult, mean
+from drpo_graph.settings.limits import tell_money
 
 WIDTH = 100
 """Columns of the summary: a log has no width of its own."""

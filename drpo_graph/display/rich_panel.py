@@ -14,7 +14,7 @@ from drpo_graph.display.panel import render_panel
 from drpo_graph.display.streams import quiet
 from drpo_graph.display.summary import print_stop, print_summary
 from drpo_graph.display.view import RunView
-from drpo_graph.events import Event, ICLFinished, RunFinished, RunStopped
+from drpo_graph.events.schema import Event, ICLFinished, RunFinished, RunStopped
 
 REFRESH_PER_SECOND = 8
 

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 from drpo_graph.display.examples import ExamplesView
 from drpo_graph.display.formatting import format_duration
-from drpo_graph.events import (
+from drpo_graph.events.schema import (
     BeamEntry,
     CallFinished,
     CallRetried,

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from drpo_graph.estimate import Dataset, Estimate, Measure, Workload, add_up, measure_call
 from drpo_graph.prompts.library import PromptLibrary
 from drpo_graph.records import ROLES, ICLExample, Query, Role, Rollout
-from drpo_graph.settings import Settings
+from drpo_graph.search.estimate import Dataset, Estimate, Measure, Workload, add_up, measure_call
+from drpo_graph.settings.settings import Settings
 
 _BYTES_PER_TOKEN = {False: 4, True: 2}
 

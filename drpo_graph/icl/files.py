@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 
 from drpo_graph.errors import CheckpointError
-from drpo_graph.export import RESULT_FILE, RUN_FILE
-from drpo_graph.private_files import write_atomically
 from drpo_graph.records import ICLResult
-from drpo_graph.registry import RunRecord
+from drpo_graph.runs.files import RESULT_FILE, RUN_FILE
+from drpo_graph.safety.private_files import write_atomically
+from drpo_graph.storage.run_list import RunRecord
 
 
 def write_examples(folder: Path, result: ICLResult) -> list[Path]:

@@ -17,7 +17,7 @@ from langgraph.store.memory import InMemoryStore
 from langgraph.types import Checkpointer, Send
 
 from drpo_graph import nodes as search_nodes
-from drpo_graph.emitter import EventSink
+from drpo_graph.events.emitter import EventSink
 from drpo_graph.graph import ContextOverrides, GraphDefaults, add_step
 from drpo_graph.icl import nodes
 from drpo_graph.icl.state import (
@@ -30,7 +30,7 @@ from drpo_graph.icl.state import (
     JudgeTask,
 )
 from drpo_graph.records import Role
-from drpo_graph.settings import Settings
+from drpo_graph.settings.settings import Settings
 
 ICLGraph = CompiledStateGraph[ICLState, Any, ICLInput, ICLOutput]
 

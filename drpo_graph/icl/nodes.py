@@ -6,17 +6,17 @@ from collections import Counter
 from langgraph.runtime import Runtime
 from pydantic import JsonValue, ValidationError
 
-from drpo_graph.archive import rollout_key
-from drpo_graph.context import RunContext, RunSession, session_of
+from drpo_graph.calls.failed_samples import count_noted, count_samples
 from drpo_graph.errors import DatasetError, ReplyError, StateFormatError
-from drpo_graph.events import ICLExampleFinished, ICLFinished, ICLStarted, RolloutScored, Warned
-from drpo_graph.exchange import ReplySchema
-from drpo_graph.failure_notes import count_noted, count_samples
+from drpo_graph.events.schema import ICLExampleFinished, ICLFinished, ICLStarted, RolloutScored, Warned
 from drpo_graph.icl.state import ExampleState, ICLState, JudgedRef, JudgeTask, OutcomeRef
+from drpo_graph.models.request import ReplySchema
 from drpo_graph.nodes.start_run import derive_run_id
-from drpo_graph.parsing import extract_json, shorten
+from drpo_graph.parts.parsing import extract_json, shorten
 from drpo_graph.records import MAX_SCORE, Failure, ICLExample, ICLOutcome, ICLResult, Query, Rollout
-from drpo_graph.state import STATE_FORMAT
+from drpo_graph.search.session import RunContext, RunSession, session_of
+from drpo_graph.search.state import STATE_FORMAT
+from drpo_graph.storage.archive import rollout_key
 
 GIVEN_ID = "0.0"
 """The response that an example came with."""

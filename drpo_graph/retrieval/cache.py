@@ -14,8 +14,8 @@ from typing import Literal, NamedTuple
 from langchain_core.embeddings import Embeddings
 
 from drpo_graph.errors import EmbeddingsError
-from drpo_graph.private_files import create_private_file, make_private_folder
 from drpo_graph.retrieval.vectors import is_usable
+from drpo_graph.safety.private_files import create_private_file, make_private_folder
 
 Kind = Literal["query", "document"]
 """Some models embed a question otherwise than what it is looked up in."""

@@ -6,10 +6,10 @@ from urllib.parse import urlsplit
 from langchain_core.embeddings import Embeddings
 
 from drpo_graph.errors import ModelSpecError
-from drpo_graph.redaction import remember_secret
 from drpo_graph.retrieval.endpoint import EndpointEmbeddings
 from drpo_graph.retrieval.local import LOCAL_MODEL, MiniLMEmbeddings
-from drpo_graph.retrieval_settings import DEFAULT_EMBEDDINGS
+from drpo_graph.safety.redaction import remember_secret
+from drpo_graph.settings.retrieval import DEFAULT_EMBEDDINGS
 
 _OPENAI_URL = "https://api.openai.com/v1"
 _NO_KEY = "none"

@@ -7,9 +7,9 @@ from langchain_core.embeddings import Embeddings
 from pydantic import SecretStr
 
 from drpo_graph.errors import EmbeddingsError
-from drpo_graph.redaction import redact
+from drpo_graph.models.transport import PerLoop
 from drpo_graph.retrieval.vectors import is_usable
-from drpo_graph.transport import PerLoop
+from drpo_graph.safety.redaction import redact
 
 if TYPE_CHECKING:
     import openai
@@ -73,7 +73,7 @@ class EndpointEmbeddings(Embeddings):
         return self._open(None)
 
     def _open_in_loop(self) -> "OpenAIEmbeddings":
-        from drpo_graph.openai_clients import shared_http_client  # Two seconds to import.
+        from drpo_graph.models.openai_clients import shared_http_client  # Two seconds to import.
 
         return self._open(shared_http_client())
 

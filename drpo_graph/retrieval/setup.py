@@ -6,7 +6,7 @@ from drpo_graph.retrieval.embeddings import make_embeddings
 from drpo_graph.retrieval.examples import bundled_icl_examples, load_icl_examples
 from drpo_graph.retrieval.local import MiniLMEmbeddings
 from drpo_graph.retrieval.retriever import EmbeddingRetriever
-from drpo_graph.retrieval_settings import RetrievalSettings
+from drpo_graph.settings.retrieval import RetrievalSettings
 
 
 def read_icl_examples(settings: RetrievalSettings) -> tuple[ICLExample, ...]:

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import NamedTuple
 
-from drpo_graph import vault
 from drpo_graph.errors import UsageError
+from drpo_graph.safety.encryption import KEY_VARIABLE as ENCRYPTION_KEY
+from drpo_graph.safety.encryption import LANGGRAPH_VARIABLE
 
 MODULE = "vllm.entrypoints.openai.api_server"
 """Started with ``-m``: the script ``vllm`` looks for a distribution of that name, which builds for CPUs do not have."""
@@ -27,7 +28,7 @@ _REFUSED = {
     "--headless": "such a server answers nothing. Start it with vLLM itself",
 }
 """Flags of vLLM that cannot be passed through, and why."""
-_OUR_KEYS = (vault.KEY_VARIABLE, vault.LANGGRAPH_VARIABLE)
+_OUR_KEYS = (ENCRYPTION_KEY, LANGGRAPH_VARIABLE)
 _SECRET = re.compile(r"(API_?KEY|(^|_)ACCESS_KEY|(^|_)SECRET_KEY|(^|_)SECRET|(^|_)TOKEN|PASSWORD)$", re.I)
 _SERVER_SECRET = re.compile(r"(HF|HUGGING_FACE|VLLM|AWS|MODELSCOPE|RAY)_|AZURE_CLIENT_SECRET$")
 """What fetches weights, and what nodes of a cluster show each other."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from drpo_graph.errors import ServeError, UsageError
-from drpo_graph.private_files import make_private_folder
+from drpo_graph.safety.private_files import make_private_folder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

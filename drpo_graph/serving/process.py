@@ -17,7 +17,7 @@ from pathlib import Path
 
 from drpo_graph.display import inert
 from drpo_graph.errors import ServeError
-from drpo_graph.private_files import open_to_append
+from drpo_graph.safety.private_files import open_to_append
 from drpo_graph.serving import guard
 from drpo_graph.serving.arguments import KEY_VARIABLE, Address
 from drpo_graph.serving.explain import explain_failure

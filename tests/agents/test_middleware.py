@@ -14,10 +14,10 @@ from langchain_openai import ChatOpenAI
 from langgraph.checkpoint.memory import InMemorySaver
 
 from drpo_graph.agents import AlignmentMiddleware, PromptSlot
-from drpo_graph.aligned import AlignedModel
 from drpo_graph.errors import EmbeddingsError, SettingsError, UsageError
-from drpo_graph.prompt_registry import GENERAL_PROMPT, PromptRegistry, RegisteredPrompt
+from drpo_graph.inference import AlignedModel
 from drpo_graph.records import ICLExample
+from drpo_graph.registry import GENERAL_PROMPT, PromptRegistry, RegisteredPrompt
 from tests.agents.agents import ScriptedAgentModel, call_tool
 from tests.docs.test_inference import RESULT
 from tests.support.command import KEY, serve
@@ -231,7 +231,7 @@ def test_wrong_choices_are_told_when_it_is_made(choices: dict[str, Any], told: s
 def test_without_langchain_the_extra_is_named_and_the_rest_works() -> None:
     code = (
         "import sys; sys.modules['langchain'] = None\n"
-        "import drpo_graph.aligned, drpo_graph.many_prompts\n"
+        "import drpo_graph.inference, drpo_graph.runs.app_prompts\n"
         "from drpo_graph.errors import UsageError\n"
         "try:\n    import drpo_graph.agents\n"
         "except UsageError as error:\n    print(error)\n"

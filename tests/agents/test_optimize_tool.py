@@ -17,10 +17,10 @@ from langgraph.checkpoint.memory import InMemorySaver
 
 from drpo_graph import Parts, Query, Reward, RunOptions, decide, optimize, resume
 from drpo_graph.agents import PromptSlot, ToolRules, make_optimize_tool
-from drpo_graph.checkpoint import open_checkpoint
 from drpo_graph.errors import SettingsError
-from drpo_graph.events import Event, LevelFinished, parse_event
-from drpo_graph.settings import Settings
+from drpo_graph.events.schema import Event, LevelFinished, parse_event
+from drpo_graph.settings.settings import Settings
+from drpo_graph.storage.sqlite_file import open_checkpoint
 from tests.agents.agents import ScriptedAgentModel, call_tool
 from tests.support.command import finished_keys, serve
 from tests.support.fake_server import FakeServer, Reply, ServerOptions

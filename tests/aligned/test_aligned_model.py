@@ -21,12 +21,12 @@ from langchain_core.runnables.history import RunnableWithMessageHistory
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.store.memory import InMemoryStore
 
-from drpo_graph.aligned import AlignedModel
 from drpo_graph.errors import ModelCallError, ReplyError, SettingsError, UsageError
 from drpo_graph.graph import build_context
-from drpo_graph.prompt_registry import GENERAL_PROMPT
+from drpo_graph.inference import AlignedModel
 from drpo_graph.records import ICLExample
-from drpo_graph.settings import Settings, build_settings
+from drpo_graph.registry import GENERAL_PROMPT
+from drpo_graph.settings.settings import Settings, build_settings
 from tests.support.command import KEY
 from tests.support.fake_server import FakeServer, FaultPlan, Reply, ServerOptions
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from drpo_graph.prompt_registry import GENERAL_PROMPT
+from drpo_graph.registry import GENERAL_PROMPT
 from tests.support.command import KEY, SMALL, Drpo, assert_one_line, finished_keys, read_result, serve
 from tests.support.fake_replies import messages_of
 from tests.support.fake_server import FakeServer, Reply, ServerOptions

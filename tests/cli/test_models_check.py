@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from drpo_graph.capabilities import Capabilities, CapabilityCache
-from drpo_graph.checkup import RoleCheck
 from drpo_graph.cli.models_page import Page, capability_rows
+from drpo_graph.models.capabilities import Capabilities, CapabilityCache
 from drpo_graph.records import ROLES, Usage
+from drpo_graph.runs.role_checks import RoleCheck
 from tests.display.hostile import HOSTILE, is_inert
 from tests.support.command import KEY, Drpo, assert_one_line, serve
 from tests.support.fake_server import FakeServer, Reply, ServerOptions

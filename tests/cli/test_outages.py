@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from drpo_graph.events import CallFinished, CallRetried, EndpointBack, EndpointLost, Event, parse_event
+from drpo_graph.events.schema import CallFinished, CallRetried, EndpointBack, EndpointLost, Event, parse_event
 from drpo_graph.records import RunResult
 from tests.support.command import KEY, SMALL, Drpo, finish, list_runs, read_result, spawn_drpo, wait_for
 from tests.support.fake_process import SpawnedServer

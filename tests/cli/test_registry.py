@@ -11,8 +11,8 @@ from langchain_core.load import loads
 from langchain_core.messages import HumanMessage, SystemMessage
 from langsmith.schemas import PromptCommit
 
-from drpo_graph.prompt_registry import PromptRegistry, RegisteredPrompt
 from drpo_graph.records import RunResult
+from drpo_graph.registry import PromptRegistry, RegisteredPrompt
 from tests.support.command import SMALL, Drpo, assert_one_line, read_result
 
 PUBLISHED = Path(__file__).resolve().parents[3] / "shared/data/drpo"

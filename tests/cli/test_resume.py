@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from langchain_core.runnables import RunnableConfig
 
-from drpo_graph.checkpoint import lock_thread, open_checkpoint
 from drpo_graph.graph import build_graph
 from drpo_graph.records import RunResult
+from drpo_graph.storage.sqlite_file import lock_thread, open_checkpoint
 from tests.support.command import SMALL, Drpo, assert_one_line, finished_keys, list_runs, read_result
 from tests.support.fake_server import FakeServer
 

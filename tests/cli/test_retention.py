@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import typer
 
-from drpo_graph.checkpoint import SqliteStorage, lock_thread
 from drpo_graph.cli import retention_commands
 from drpo_graph.errors import CheckpointError, UsageError
-from drpo_graph.registry import RunRegistry
-from drpo_graph.retention import Keep, prune_run
+from drpo_graph.storage.retention import Keep, prune_run
+from drpo_graph.storage.run_list import RunRegistry
+from drpo_graph.storage.sqlite_file import SqliteStorage, lock_thread
 from tests.support.command import KEY, SMALL, Drpo, finish, list_runs, read_result, spawn_drpo
 from tests.support.fake_server import FakeServer
 

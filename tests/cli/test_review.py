@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from drpo_graph.cli.review_page import ask_decision
-from drpo_graph.events import RunStopped
-from drpo_graph.reviews import ReviewRequest, read_decision
-from drpo_graph.settings import Settings
+from drpo_graph.events.schema import RunStopped
+from drpo_graph.search.reviews import ReviewRequest, read_decision
+from drpo_graph.settings.settings import Settings
 from tests.support.command import (
     MODEL,
     ROOT,

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from drpo_graph.records import ROLES
-from drpo_graph.settings import Settings, build_settings
+from drpo_graph.settings.settings import Settings, build_settings
 from tests.support.command import Drpo
 
 

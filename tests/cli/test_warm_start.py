@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from drpo_graph.prompt_registry import PromptRegistry, RegisteredPrompt
 from drpo_graph.records import RunResult
+from drpo_graph.registry import PromptRegistry, RegisteredPrompt
 from tests.support.command import KEY, MODEL, Drpo, assert_one_line, enter, finished_keys, list_runs, read_result, serve
 from tests.support.fake_server import FakeServer, ServerOptions
 from tests.support.oracle import build_responder

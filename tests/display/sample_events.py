@@ -3,7 +3,7 @@
 import random
 from collections.abc import Generator, Iterator
 
-from drpo_graph.events import (
+from drpo_graph.events.schema import (
     BeamEntry,
     CallFinished,
     CallRetried,

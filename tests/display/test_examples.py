@@ -8,7 +8,7 @@ from rich.console import Console
 from drpo_graph.display import RichDisplay
 from drpo_graph.display.panel import render_panel
 from drpo_graph.display.view import RunView
-from drpo_graph.events import Event, ICLExampleFinished, ICLFinished, ICLStarted, RolloutScored
+from drpo_graph.events.schema import Event, ICLExampleFinished, ICLFinished, ICLStarted, RolloutScored
 from drpo_graph.records import ICLOutcome, ICLResult, Usage
 from tests.display.hostile import HOSTILE, is_inert
 

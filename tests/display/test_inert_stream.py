@@ -3,7 +3,7 @@
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from drpo_graph.inert import InertStream
+from drpo_graph.safety.terminal import InertStream
 
 PARTS = [
     "a",

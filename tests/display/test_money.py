@@ -10,7 +10,7 @@ from drpo_graph.display import make_display, render_summary
 from drpo_graph.display.formatting import format_remaining
 from drpo_graph.display.panel import render_panel
 from drpo_graph.display.view import RunView
-from drpo_graph.events import CallFinished, Event, LevelFinished, Remaining
+from drpo_graph.events.schema import CallFinished, Event, LevelFinished, Remaining
 from drpo_graph.records import Usage
 from tests.display.sample_events import START, run_stopped, sample_events, sample_result
 

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from drpo_graph.display import make_display
-from drpo_graph.events import CallFinished, EndpointBack, EndpointLost, Event, Warned
+from drpo_graph.events.schema import CallFinished, EndpointBack, EndpointLost, Event, Warned
 from tests.display.hostile import HOSTILE, is_inert
 from tests.display.sample_events import COMMANDS, RUN_ID, START, rollout_scored, run_started, run_stopped, sample_events
 

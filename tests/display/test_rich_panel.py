@@ -8,7 +8,7 @@ from rich.console import Console
 from drpo_graph.display import NullDisplay, PlainDisplay, RichDisplay, make_display
 from drpo_graph.display.panel import render_panel
 from drpo_graph.display.view import RunView
-from drpo_graph.events import BeamEntry, LevelFinished, RunStarted, Warned
+from drpo_graph.events.schema import BeamEntry, LevelFinished, RunStarted, Warned
 from drpo_graph.records import Usage
 from tests.display.hostile import HOSTILE, is_inert
 from tests.display.sample_events import (

@@ -3,7 +3,7 @@ from collections import deque
 import pytest
 
 from drpo_graph.display.view import MAX_HISTORY, MAX_KINDS, MAX_MESSAGES, RATE_WINDOW_S, RunView
-from drpo_graph.events import (
+from drpo_graph.events.schema import (
     BeamEntry,
     CallFinished,
     CallRetried,

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from drpo_graph.cli.app import app
 from drpo_graph.cli.options import FLAG_BY_PUBLISHED_NAME
 from drpo_graph.records import ROLES
-from drpo_graph.settings import Settings
+from drpo_graph.settings.settings import Settings
 from tests.docs.snippets import ROOT, read_snippets, run_snippet
 from tests.support.command import finished_keys
 from tests.support.fake_server import FakeServer

@@ -4,7 +4,7 @@ import ast
 
 import pytest
 
-from drpo_graph import protocols
+from drpo_graph.parts import protocols
 from drpo_graph.records import RunResult
 from tests.docs.snippets import Snippet, read_snippets, run_snippet
 from tests.support.command import finished_keys

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from drpo_graph.errors import ModelCallError
-from drpo_graph.events import CallFinished, Event, LevelFinished, RunFinished, RunStarted
+from drpo_graph.events.schema import CallFinished, Event, LevelFinished, RunFinished, RunStarted
 from drpo_graph.records import ROLES
 from tests.examples.test_agents import SMALL
 from tests.support.command import finished_keys, serve

@@ -19,12 +19,12 @@ from drpo_graph.errors import (
     TemplateError,
     UsageError,
 )
-from drpo_graph.events import Event, ICLExampleFinished, ICLFinished
+from drpo_graph.events.schema import Event, ICLExampleFinished, ICLFinished
 from drpo_graph.icl import build_icl_graph, optimize_icl, resume_icl
 from drpo_graph.records import ICLExample, ICLResult
 from drpo_graph.retrieval import load_icl_examples
-from drpo_graph.runner import RunOptions, resume
-from drpo_graph.settings import Settings
+from drpo_graph.runs.runner import RunOptions, resume
+from drpo_graph.settings.settings import Settings
 from tests.support.command import Drpo, assert_one_line, finish, finished_keys, serve, spawn_drpo, wait_for
 from tests.support.fake_server import FakeServer, Latency, Reply, ServerOptions
 

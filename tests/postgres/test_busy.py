@@ -7,9 +7,9 @@ from collections import Counter
 import psycopg
 import pytest
 
-from drpo_graph.archive import Archive
-from drpo_graph.events import Warned
-from drpo_graph.postgres import PostgresStorage, database
+from drpo_graph.events.schema import Warned
+from drpo_graph.storage.archive import Archive
+from drpo_graph.storage.postgres import PostgresStorage, database
 from tests.support.postgres import query
 
 

@@ -8,7 +8,7 @@ import pytest
 from langgraph.store.base import PutOp
 
 from drpo_graph.errors import CheckpointError
-from drpo_graph.postgres import PostgresStorage, database
+from drpo_graph.storage.postgres import PostgresStorage, database
 from tests.support.postgres import PostgresServer, query
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]

@@ -12,10 +12,10 @@ import pytest
 from langgraph.store.base import PutOp
 
 from drpo_graph.errors import CheckpointError, LeaseLostError, RunLockedError
-from drpo_graph.events import Event, RolloutScored
-from drpo_graph.postgres import PostgresStorage
-from drpo_graph.runner import RunOptions, optimize, resume
-from drpo_graph.settings import Settings, build_settings
+from drpo_graph.events.schema import Event, RolloutScored
+from drpo_graph.runs.runner import RunOptions, optimize, resume
+from drpo_graph.settings.settings import Settings, build_settings
+from drpo_graph.storage.postgres import PostgresStorage
 from tests.postgres.test_runs import START, assert_same
 from tests.postgres.worker import SEARCH, THREAD
 from tests.support.command import ROOT, Drpo, assert_one_line, finish, finished_keys, list_runs, wait_for

@@ -11,11 +11,11 @@ import pytest
 from langgraph.checkpoint.base import empty_checkpoint
 from langgraph.store.base import BaseStore
 
-from drpo_graph.archive import Archive
 from drpo_graph.errors import CheckpointError, LeaseLostError
-from drpo_graph.postgres import PostgresStorage, schema
-from drpo_graph.postgres.records import PostgresStore
-from drpo_graph.storage import Checkpoint
+from drpo_graph.storage.archive import Archive
+from drpo_graph.storage.postgres import PostgresStorage, schema
+from drpo_graph.storage.postgres.savers import PostgresStore
+from drpo_graph.storage.protocols import Checkpoint
 from tests.support.command import ROOT
 from tests.support.postgres import query
 
@@ -102,7 +102,7 @@ async def test_runs_of_a_process_share_its_connections(uri: str) -> None:
 
 CREATE = """
 import asyncio, sys
-from drpo_graph.postgres import PostgresStorage
+from drpo_graph.storage.postgres import PostgresStorage
 
 async def work(number):
     async with PostgresStorage(sys.argv[1]).open_run(f"t{number}"):

@@ -7,9 +7,9 @@ from pathlib import Path
 import langchain_openai  # noqa: F401  # Now, not when the lease is held: loading it may take as long as a short one.
 
 from drpo_graph.errors import DRPOError, NoRunsError, RunNotFoundError
-from drpo_graph.postgres import PostgresStorage
-from drpo_graph.runner import RunOptions, optimize, resume
-from drpo_graph.settings import build_settings
+from drpo_graph.runs.runner import RunOptions, optimize, resume
+from drpo_graph.settings.settings import build_settings
+from drpo_graph.storage.postgres import PostgresStorage
 
 THREAD = "t"
 SEARCH = {"depth": 3, "n_actions": 2, "beam_size": 1, "queries_per_level": 2}

@@ -10,7 +10,7 @@ from langchain_core.load import load
 from langchain_core.messages import SystemMessage
 from langsmith import Client
 
-from drpo_graph.prompt_registry import RegisteredPrompt, render_prompt
+from drpo_graph.registry import RegisteredPrompt, render_prompt
 
 REPO = {
     **dict.fromkeys(("repo_handle", "id", "tenant_id", "full_name", "owner"), "r"),

@@ -12,10 +12,10 @@ from langchain_core.messages import HumanMessage, SystemMessage
 from pydantic import ValidationError
 
 from drpo_graph.errors import UsageError
-from drpo_graph.prompt_registry import GENERAL_PROMPT, PromptRegistry, RegisteredPrompt
-from drpo_graph.prompt_registry.forms import render_prompt
+from drpo_graph.prompts.placeholders import FieldStyle
 from drpo_graph.records import PairedComparison, RunResult, Validation
-from drpo_graph.template_fields import FieldStyle
+from drpo_graph.registry import GENERAL_PROMPT, PromptRegistry, RegisteredPrompt
+from drpo_graph.registry.forms import render_prompt
 
 
 def make_result(*, validation: Validation | None = None, candidate_id: str = "1.0.0") -> RunResult:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy
 import pytest
 
-from drpo_graph.dataset import load_bundled_queries
+from drpo_graph.data.datasets import load_bundled_queries
 from drpo_graph.retrieval import (
     DEFAULT_EMBEDDINGS,
     CachedEmbeddings,

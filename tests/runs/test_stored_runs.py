@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from drpo_graph.components import (
+from drpo_graph.errors import FingerprintMismatchError
+from drpo_graph.parts.defaults import (
     CachedMetrics,
     FixedMetrics,
     LLMCritic,
@@ -14,11 +15,10 @@ from drpo_graph.components import (
     LLMRewriter,
     RewardCritic,
 )
-from drpo_graph.errors import FingerprintMismatchError
-from drpo_graph.identity import stored_name
-from drpo_graph.responders import OnePromptOfApp
+from drpo_graph.parts.identity import stored_name
+from drpo_graph.parts.responders import OnePromptOfApp
+from drpo_graph.parts.rewards import MixedCritic
 from drpo_graph.retrieval.retriever import EmbeddingRetriever
-from drpo_graph.rewards import MixedCritic
 from tests.support.command import finished_keys, serve
 from tests.support.fake_server import ServerOptions
 from tests.support.stored_runs import NUM_CALLS, PARTS, STORED, begin, go_on, make_models

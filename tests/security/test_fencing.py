@@ -10,7 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from drpo_graph.errors import ReplyError
-from drpo_graph.parsing import parse_critique, parse_metric_selection, parse_rewrite
+from drpo_graph.parts.parsing import parse_critique, parse_metric_selection, parse_rewrite
 from drpo_graph.prompts import load_prompts
 from drpo_graph.prompts.fencing import LABELS, defuse, defuse_roles, escape_headings, fence
 from drpo_graph.prompts.flat import FLAT_STOPS, REPLY_HEADING, REPLY_STOPS

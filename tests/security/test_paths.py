@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from drpo_graph.capabilities import Capabilities, CapabilityCache
-from drpo_graph.checkpoint import check_thread_id, is_worked_on, lock_thread, open_checkpoint
 from drpo_graph.errors import CheckpointError, UsageError
-from drpo_graph.export import open_run_files
-from drpo_graph.settings import Settings
+from drpo_graph.models.capabilities import Capabilities, CapabilityCache
+from drpo_graph.runs.files import open_run_files
+from drpo_graph.settings.settings import Settings
+from drpo_graph.storage.sqlite_file import check_thread_id, is_worked_on, lock_thread, open_checkpoint
 from tests.support.command import SMALL, Drpo, enter, serve_world
 from tests.support.fake_server import FakeServer
 

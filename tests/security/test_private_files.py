@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from drpo_graph.checkpoint import is_worked_on, lock_thread, open_checkpoint
 from drpo_graph.errors import CheckpointError
-from drpo_graph.private_files import create_private_file, make_private_folder, open_to_append, write_atomically
+from drpo_graph.safety.private_files import create_private_file, make_private_folder, open_to_append, write_atomically
+from drpo_graph.storage.sqlite_file import is_worked_on, lock_thread, open_checkpoint
 from tests.support.command import ROOT
 
 
@@ -140,7 +140,7 @@ def test_a_pipe_in_the_place_of_a_log_is_refused_and_does_not_hold_up(tmp_path: 
 def test_a_file_that_does_not_fit_leaves_the_old_one_and_no_rest(tmp_path: Path) -> None:
     write_atomically(tmp_path / "file", b"old")
     code = (
-        "import resource, sys; from pathlib import Path; from drpo_graph.private_files import write_atomically\n"
+        "import resource, sys; from pathlib import Path; from drpo_graph.safety.private_files import write_atomically\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
         "try:\n    write_atomically(Path(sys.argv[1]), b'n' * 5000)\n"
         "except OSError as error:\n    print(error.errno)"
@@ -191,7 +191,7 @@ def test_file_and_folder_are_on_the_disk_before_it_returns(tmp_path: Path, monke
 
 def test_a_reader_beside_a_killed_writer_sees_whole_files_only(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from drpo_graph.private_files import write_atomically\n"
+        "import sys; from pathlib import Path; from drpo_graph.safety.private_files import write_atomically\n"
         "path, number = Path(sys.argv[1]), 0\n"
         "while True:\n    number += 1\n    write_atomically(path, str(number % 10).encode() * 200_000)"
     )

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drpo_graph.errors import PickleError
-from drpo_graph.safe_pickle import PickledObject, PickleLimits, load_pickle, load_pickle_file
+from drpo_graph.registry.safe_pickle import PickledObject, PickleLimits, load_pickle, load_pickle_file
 from tests.support.command import ROOT
 
 PUBLISHED = ROOT.parent / "shared" / "data" / "drpo"

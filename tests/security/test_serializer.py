@@ -11,8 +11,8 @@ from langgraph.checkpoint.serde.jsonplus import EXT_CONSTRUCTOR_SINGLE_ARG, EXT_
 from langgraph.types import Send
 
 from drpo_graph.errors import CheckpointError
-from drpo_graph.serializer import make_serializer
-from drpo_graph.vault import Vault
+from drpo_graph.safety.encryption import Vault
+from drpo_graph.storage.serializer import make_serializer
 from tests.support.command import KEY, SMALL, Drpo, serve
 from tests.support.fake_server import ServerOptions
 from tests.support.oracle import build_responder

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from drpo_graph.cli.app import _run
-from drpo_graph.events import Event, parse_event
+from drpo_graph.events.schema import Event, parse_event
 from drpo_graph.records import RunResult
 from tests.support.fake_server import FakeServer, Latency, Responder, ServerOptions
 from tests.support.oracle import build_responder

@@ -8,7 +8,7 @@ from typing import cast
 
 from aiohttp import web
 
-from drpo_graph.capabilities import PROBE_TEXT
+from drpo_graph.models.capabilities import PROBE_TEXT
 from tests.support.fake_options import ServerOptions
 from tests.support.fake_replies import (
     CREATED,

@@ -17,19 +17,19 @@ from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.types import Send
 from pydantic import ValidationError
 
-from drpo_graph.dataset import load_queries
+from drpo_graph.data.datasets import load_queries
 from drpo_graph.errors import CheckpointError, DatasetError, PickleError, ReplyError
-from drpo_graph.events import EndpointLost, Warned, parse_event
-from drpo_graph.export import event_line, log_event, open_event_line
-from drpo_graph.parsing import parse_critique, parse_critique_published, parse_metric_selection, parse_rewrite
+from drpo_graph.events.schema import EndpointLost, Warned, parse_event
+from drpo_graph.parts.parsing import parse_critique, parse_critique_published, parse_metric_selection, parse_rewrite
+from drpo_graph.parts.soft_scores import find_scores
 from drpo_graph.prompts.fencing import defuse, escape_headings, fence
 from drpo_graph.prompts.flat import clean_answer
 from drpo_graph.records import Metric
+from drpo_graph.registry.safe_pickle import load_pickle
 from drpo_graph.retrieval import load_icl_examples
-from drpo_graph.safe_pickle import load_pickle
-from drpo_graph.serializer import make_serializer
-from drpo_graph.soft_scores import find_scores
-from drpo_graph.vault import Vault
+from drpo_graph.runs.files import event_line, log_event, open_event_line
+from drpo_graph.safety.encryption import Vault
+from drpo_graph.storage.serializer import make_serializer
 
 METRICS = (Metric(name="Clarity", definition="Is it clear?"), Metric(name="Depth", definition="Is it deep?"))
 SUFFIXES = (".jsonl", ".json", ".csv", ".txt")

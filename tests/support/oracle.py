@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from drpo_graph.exchange import Choice, Reply, Request
+from drpo_graph.models.request import Choice, Reply, Request
 from drpo_graph.prompts import load_prompts
 from drpo_graph.records import Role, Usage
 from tests.support.fake_server import Reply as ServerReply

@@ -1,6 +1,6 @@
 """What tests of the budget spend: prices, demands, usage, and time that passes when it is told to."""
 
-from drpo_graph.budget import Budget, Demand
+from drpo_graph.calls.budget import Budget, Demand
 from drpo_graph.records import Usage
 
 MODEL = "openai:m"

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from drpo_graph.capabilities import Address
-from drpo_graph.exchange import ReplySchema
-from drpo_graph.parsing import extract_json
-from drpo_graph.probe import probe_endpoint
+from drpo_graph.models.capabilities import Address
+from drpo_graph.models.probing.probe import probe_endpoint
+from drpo_graph.models.request import ReplySchema
+from drpo_graph.models.token_counts import count_tokens
+from drpo_graph.parts.parsing import extract_json
 from drpo_graph.prompts import load_prompts
 from drpo_graph.records import MetricSelection, Query, RunResult, Usage
-from drpo_graph.token_counts import count_tokens
 from tests.support.roles import Desk, open_desk
 from tests.vllm.served import KEY, MODEL, Runs, VllmServer
 

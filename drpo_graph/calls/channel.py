@@ -1,0 +1,361 @@
+"""Call a role's model: limiter, timeout, the one retry loop, and the ledger."""
+
+import asyncio
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pydantic import JsonValue
+
+from drpo_graph.calls.budget import demand_of
+from drpo_graph.calls.failure_budget import FailureBudget
+from drpo_graph.calls.ledger import CallRecord, Ledger, LedgerEntry, call_key
+from drpo_graph.calls.tries import Attempt, Servers, Tries, await_unless_stopped
+from drpo_graph.errors import ModelCallError
+from drpo_graph.events.emitter import Emitter
+from drpo_graph.events.schema import CallFinished, CallRetried
+from drpo_graph.models.balancer import Balancer, Replica
+from drpo_graph.models.context_window import ContextWindow
+from drpo_graph.models.failures import CallFailure, classify_failure, hides, is_context_overflow
+from drpo_graph.models.outages import Circuit
+from drpo_graph.models.request import Reply, Request
+from drpo_graph.parts.parsing import clean_surrogates
+from drpo_graph.parts.soft_scores import MAX_TOP_LOGPROBS
+from drpo_graph.prompts.library import PromptFormat
+from drpo_graph.records import Role
+from drpo_graph.safety.redaction import mask, redact
+from drpo_graph.settings.prices import to_dollars
+from drpo_graph.settings.settings import RoleSettings, Settings
+from drpo_graph.storage.archive import Archive
+
+_MAX_BACKOFF_S = 60.0
+_MAX_EXHAUSTED = 2
+_FIRST_CONTACT_RETRIES = 2
+
+
+@dataclass(slots=True)
+class Learned:
+    """What a model's server turned out to refuse; kept with the run, so that a resumed run asks the same way."""
+
+    rung: int = 0
+    merges_system: bool = False
+    ignores_n: bool = False
+    top_logprobs: int = MAX_TOP_LOGPROBS
+    """How many alternatives per token it tells the probabilities of; 0 for none."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelClient:
+    """A role's model: where its requests go and how it is sampled. Shared by the runs of a process."""
+
+    role: Role
+    settings: RoleSettings
+    balancer: Balancer
+    endpoint: Literal["chat", "completions"] = "chat"
+    prompt_format: PromptFormat = "chat"
+    """How the base model is asked for a response."""
+    window: ContextWindow | None = None
+    """The model's context, where it is known."""
+
+    @property
+    def replicas(self) -> tuple[Replica, ...]:
+        """The servers that its requests go to."""
+        return self.balancer.replicas
+
+
+class RefusedRequestError(Exception):
+    """The endpoint refuses this one request; the caller decides what that means. Never reaches a node."""
+
+    def __init__(self, failure: CallFailure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+class UnexpectedClientError(Exception):
+    """What a client raised that is no failed request but a bug, in words that do not hold the key."""
+
+
+def never_ends(endpoint: str) -> bool:
+    """Know of no server that it has ended for good."""
+    return False
+
+
+@dataclass(frozen=True, slots=True)
+class CallChannel:
+    """A role's model bound to one run: every call goes through its ledger and its events."""
+
+    client: ModelClient
+    settings: Settings
+    ledger: Ledger
+    archive: Archive
+    emitter: Emitter
+    learned: Learned = field(default_factory=Learned)
+    budget: FailureBudget = field(default_factory=FailureBudget)
+    has_ended: Callable[[str], bool] = never_ends
+    """Whether the server at an endpoint is known to be gone for good: where it is, no call waits for it."""
+
+    def key_of(self, request: Request, *, attempt: int = 0, sample_index: int = 0) -> str:
+        """Return a call's ledger key: what was asked, not how the server had to be asked.
+
+        A resumed run knows more about the server than the run did when it first asked, and still finds its calls.
+
+        Args:
+            request: The request as the role means it.
+            attempt: How many replies to this very request were unusable before.
+            sample_index: Which of several equal requests this is, where one request gives one sample.
+        """
+        identity: dict[str, JsonValue] = {
+            "role": self.client.role,
+            "model": self.client.settings.model,
+            "attempt": attempt,
+            "sample_index": sample_index,
+        }
+        return call_key({**identity, **request.key_parts()})
+
+    async def call(self, key: str, request: Request) -> LedgerEntry:
+        """Return one finished call, from the ledger where it stands already.
+
+        Args:
+            key: Its :meth:`key_of`.
+            request: What is sent when it does not.
+
+        Raises:
+            RefusedRequestError: the endpoint refuses this one request, or fails it again and again.
+            ModelCallError: the endpoint cannot be used at all (wrong key, unknown model, unreachable).
+            RunInterruptedError: the run was asked to stop.
+        """
+        started = time.monotonic()
+        entry = await self.ledger.once(
+            key,
+            lambda: self._make(key, request),
+            on_commit=lambda record: self._report(record, key, duration_s=time.monotonic() - started),
+        )
+        if entry.is_replayed:
+            self._report(entry.record, key, duration_s=0.0, is_replayed=True)
+        return entry
+
+    async def learn(self, **changes: object) -> None:
+        """Remember, with the run, what the server refuses."""
+        for name, value in changes.items():
+            setattr(self.learned, name, value)
+        await self.archive.put(
+            "learned",
+            f"{self.client.role}/{self.client.settings.model}",
+            {
+                "rung": self.learned.rung,
+                "merges_system": self.learned.merges_system,
+                "ignores_n": self.learned.ignores_n,
+                "top_logprobs": self.learned.top_logprobs,
+            },
+        )
+
+    async def _make(self, key: str, request: Request) -> CallRecord:
+        tries = Tries()
+        try:
+            reply = await self._send(request, tries)
+        except Exception:
+            # However it ended, by an outage or a stop as well: no record will tell of them.
+            await self.ledger.failures.add_tries(key, tries.retries)
+            raise
+        tries.waiting.tell(self.emitter, max_outage_s=self.settings.max_outage_s)
+        return CallRecord(
+            role=self.client.role,
+            model=self.client.settings.model,
+            choices=reply.choices,
+            usage=reply.usage,
+            retries=tries.retries,
+        )
+
+    async def _send(self, request: Request, tries: Tries) -> Reply:
+        servers = self._servers
+        replica: Replica | None = None
+        while True:
+            probe = await servers.admit(tries)
+            replica = servers.replica_of(probe) if probe else self.client.balancer.choose(request, avoid=replica)
+            try:
+                reply = await self._send_once(request, replica, probe=probe)
+                if reply is None:
+                    continue
+                return reply
+            except Exception as error:  # Clients of different providers share no base class.
+                failure = classify_failure(error, secret=replica.secret)
+                if failure is None:
+                    if hides(replica.secret, error):
+                        # LangGraph stores the text of what a node raises.
+                        raise UnexpectedClientError(f"{type(error).__name__}: {redact(str(error))}") from None
+                    raise
+                attempt = Attempt(replica, failure, tries)
+                servers.note_failure(attempt)
+                final = self._refuse(attempt) if failure.remedy != "retry" else self._give_up(attempt)
+                if final is not None:
+                    # A traceback shows the cause's text as well.
+                    raise final from (None if hides(replica.secret, error) else error)
+            finally:
+                if probe is not None:
+                    probe.end_probe()
+            await self._wait_to_retry(attempt)
+
+    @property
+    def _servers(self) -> Servers:
+        client = self.client
+        return Servers(
+            role=client.role,
+            model=client.settings.model,
+            balancer=client.balancer,
+            settings=self.settings,
+            emitter=self.emitter,
+            stop=self.ledger.stop,
+            has_ended=self.has_ended,
+        )
+
+    async def _fit(self, request: Request) -> Request:
+        """Return the request, shortened to the model's context where only its reply is too long.
+
+        Raises:
+            RefusedRequestError: its prompt alone is longer.
+        """
+        fitting = await self.client.window.fit(request) if self.client.window is not None else request
+        if isinstance(fitting, CallFailure):
+            raise RefusedRequestError(fitting)
+        return fitting
+
+    async def _send_once(self, request: Request, replica: Replica, *, probe: Circuit | None) -> Reply | None:
+        """Return the reply, or ``None`` where the endpoint was lost before the call could be sent."""
+        gate = replica.gate()
+        async with gate.slot(self.ledger.stop.guard):
+            self.ledger.stop.check()
+            if probe is None and self._servers.are_lost:
+                return None
+            sending = self._send_now(request, replica)
+            # Whether a lost server answers a probe is not known: a stop does not wait for it, as it does for a call.
+            reply = await (sending if probe is None else await_unless_stopped(self.ledger.stop, sending))
+        gate.note_success()
+        self._servers.circuit_of(replica).note_success()
+        return _clean(reply, replica.secret)
+
+    async def _send_now(self, request: Request, replica: Replica) -> Reply:
+        fitting = await self._fit(request)
+        hold = self.ledger.budget.hold(demand_of(fitting, self.client.settings.model), self.ledger.stop.guard)
+        async with hold as held, asyncio.timeout(self.settings.timeout_s):
+            reply = await replica.transport.send(fitting)
+            held.settle(reply.usage)
+        return reply
+
+    async def _wait_to_retry(self, failed: Attempt) -> None:
+        replica, failure, tries = failed
+        jitter = random.Random(f"{id(self)}/{time.monotonic_ns()}").uniform(0.5, 1.0)
+        backoff_s = min(_MAX_BACKOFF_S, self.settings.retry_wait_s * 2**tries.num_spent) * jitter
+        # "At once" is no answer to how long an overload lasts.
+        wait_s = failure.retry_after_s or backoff_s
+        gate = replica.gate()
+        if failure.is_overload:
+            # One request that never ends is no reason to hold all others back: only a server's own word is.
+            gate.note_overload(pause_s=0.0 if failure.kind == "timeout" else wait_s)
+        elif failure.kind == "connection" or failure.kind.startswith("http_5"):
+            gate.note_lost()
+        if self._servers.are_lost or self.client.balancer.has_other(replica):
+            # Nothing to wait for here: another server takes over, or all wait for the end of the outage.
+            wait_s = 0.0
+        tries.count(failure, is_spent=not self._servers.are_to_blame(failure))
+        self.emitter.emit(
+            CallRetried(
+                run_id=self.emitter.run_id,
+                role=self.client.role,
+                model=self.client.settings.model,
+                kind=failure.kind,
+                attempt=sum(tries.retries.values()),
+                wait_s=round(wait_s, 3),
+            )
+        )
+        await self.ledger.stop.guard(asyncio.sleep(wait_s))
+
+    def _give_up(self, failed: Attempt) -> Exception | None:
+        """Return the error after the last try: for the run when the endpoint is gone, else for this call alone."""
+        replica, failure, tries = failed
+        if self._servers.are_to_blame(failure):
+            return None
+        num_retries = tries.num_spent
+        is_first_contact = failure.kind == "connection" and self.client.balancer.is_untried
+        limit = self.settings.max_retries
+        if is_first_contact:
+            limit = min(limit, max(_FIRST_CONTACT_RETRIES, len(self.client.replicas)))
+        if num_retries < limit:
+            return None
+        tries.count(failure)
+        # A call that nobody takes says nothing of itself: the run stops, and makes it when it is resumed.
+        is_gone = failure.is_unreached and not self.client.balancer.has_other(replica)
+        num_exhausted = 0 if is_gone or is_first_contact else self._servers.circuit_of(replica).note_exhausted()
+        if 0 < num_exhausted < _MAX_EXHAUSTED:
+            return RefusedRequestError(failure)
+        what = "cannot be reached" if failure.kind == "connection" else f"gave no reply ({failure.kind})"
+        return ModelCallError(
+            f"{self._name(replica)} {what} after {num_retries + 1} tries: {_sentence(failure.message)} "
+            "Check that the server runs and the URL is right, then resume.",
+            kind="unreachable" if failure.kind == "connection" else failure.kind,
+            role=self.client.role,
+        )
+
+    def _refuse(self, failed: Attempt) -> Exception:
+        replica, failure, _ = failed
+        never_succeeded = replica.gate().num_successes == 0
+        is_settings_fault = failure.remedy == "reject" and never_succeeded and not is_context_overflow(failure)
+        if failure.remedy == "stop" or is_settings_fault:
+            return ModelCallError(
+                f"{self._name(replica)} refused the call ({failure.kind}): {_sentence(failure.message)} "
+                f"{_advice(failure)}",
+                kind=failure.kind,
+                role=self.client.role,
+            )
+        return RefusedRequestError(failure)
+
+    def _name(self, replica: Replica) -> str:
+        return f"The {self.client.role} model {self.client.settings.model!r} at {replica.endpoint}"
+
+    def _report(self, record: CallRecord, key: str, *, duration_s: float, is_replayed: bool = False) -> None:
+        cost = self.ledger.budget.prices.cost_of(record.model, record.usage)
+        self.emitter.emit(
+            CallFinished(
+                run_id=self.emitter.run_id,
+                role=record.role,
+                model=record.model,
+                key=key,
+                num_samples=len(record.choices),
+                duration_s=round(duration_s, 4),
+                usage=record.usage,
+                cost_usd=None if cost is None else to_dollars(cost),
+                from_ledger=is_replayed,
+            )
+        )
+
+
+def _clean(reply: Reply, secret: str) -> Reply:
+    """Return a reply that can be stored: without halves of surrogate pairs, and without the key, should a server have
+    repeated its request's headers."""
+
+    def clean(text: str) -> str:
+        return mask(clean_surrogates(text), secret=secret)
+
+    texts = [(clean(one.text), one.refusal and clean(one.refusal)) for one in reply.choices]
+    if all((one.text, one.refusal) == own for one, own in zip(reply.choices, texts, strict=True)):
+        return reply
+    cleaned = [
+        one.model_copy(update={"text": text, "refusal": refusal})
+        for one, (text, refusal) in zip(reply.choices, texts, strict=True)
+    ]
+    return Reply(tuple(cleaned), reply.usage)
+
+
+def _sentence(text: str) -> str:
+    return text if text.endswith((".", "!", "?")) else f"{text}."
+
+
+def _advice(failure: CallFailure) -> str:
+    if failure.kind in ("http_401", "http_403"):
+        return "Check the API key and its environment variable."
+    if failure.kind == "quota":
+        return "The account has no credit left: top it up, then resume."
+    if failure.kind == "http_404":
+        return "Check the model's name and the base URL."
+    return "Check the role's settings."

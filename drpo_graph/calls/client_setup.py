@@ -1,0 +1,156 @@
+"""Fit a role's client to what its endpoint can do: found out once, remembered with the run."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from pydantic import JsonValue
+
+from drpo_graph.calls.channel import Learned, ModelClient
+from drpo_graph.calls.roles import LADDER
+from drpo_graph.errors import ModelCallError
+from drpo_graph.models.capabilities import Address, Capabilities, CapabilityCache, TokenDialect
+from drpo_graph.models.context_window import ContextWindow
+from drpo_graph.models.request import Request
+from drpo_graph.models.transport import PerLoop
+from drpo_graph.parts.soft_scores import MAX_TOP_LOGPROBS
+from drpo_graph.prompts.flat import join_messages
+from drpo_graph.prompts.library import Message
+from drpo_graph.storage.archive import Archive
+
+if TYPE_CHECKING:
+    from drpo_graph.models.http_json import Wire
+
+_WEAKEST = ("has_chat", "has_system_role", "has_n", "has_json_schema", "has_tools", "has_json_mode", "has_logprobs")
+_COUNT_TIMEOUT_S = 30.0
+
+
+async def find_capabilities(
+    client: ModelClient, *, archive: Archive, cache: CapabilityCache | None, may_ask: bool = True
+) -> Capabilities | None:
+    """Return what a client's servers can do: as the run found it first, else as remembered, else by asking them.
+
+    A resumed run asks as it did before, whatever its servers say now: its finished calls are found by what was asked.
+
+    Args:
+        client: The role's client.
+        archive: The run's.
+        cache: What is remembered of endpoints.
+        may_ask: Whether the servers may be asked; else a new run knows nothing, then and when it is resumed.
+
+    Returns:
+        What all of them can; ``None`` for a model that is not behind an OpenAI-compatible URL.
+
+    Raises:
+        ModelCallError: none of the servers can be used, or one refuses the key or does not know the model.
+    """
+    addresses = [(one.address, one.identity) for one in client.replicas if one.address is not None]
+    if not addresses:
+        return None
+    key = f"{client.role}/{client.settings.model}"
+    stored = await archive.get("capabilities", key)
+    if stored is not None:
+        return Capabilities.model_validate(stored)
+    try:
+        found = _weakest(await _ask_all(addresses, cache)) if may_ask else Capabilities()
+    except ModelCallError as error:
+        # It says "The model ... at ...", of a server that several roles may share.
+        message = f"The {client.role} {str(error).removeprefix('The ')}"
+        raise ModelCallError(message, kind=error.kind, role=client.role) from error
+    await archive.put("capabilities", key, found.model_dump(mode="json"))
+    return found
+
+
+async def _ask_all(addresses: Sequence[tuple[Address, str]], cache: CapabilityCache | None) -> list[Capabilities]:
+    # Loads the client library: only a run that asks pays for it.
+    from drpo_graph.models.openai_clients import shared_http_client
+    from drpo_graph.models.probing.probe import capabilities_of
+
+    ask = partial(capabilities_of, cache=cache, http_client=shared_http_client())
+    asked = (ask(address, identity=identity) for address, identity in addresses)
+    answers = await asyncio.gather(*asked, return_exceptions=True)
+    errors = [answer for answer in answers if isinstance(answer, BaseException)]
+    found = [answer for answer in answers if isinstance(answer, Capabilities)]
+    # A server that is down may come back while the others work; one that refuses the key will not.
+    fatal = [one for one in errors if not isinstance(one, ModelCallError) or one.kind not in ("unreachable", "timeout")]
+    if fatal or not found:
+        raise (fatal or errors)[0]
+    return found
+
+
+def _weakest(found: Sequence[Capabilities]) -> Capabilities:
+    """Return what all servers of a model can do."""
+    if len(found) == 1:
+        return found[0]
+    changes: dict[str, bool | int | None] = {}
+    for name in _WEAKEST:
+        answers = {getattr(one, name) for one in found}
+        changes[name] = False if False in answers else None if None in answers else True
+    limits = [one.max_context for one in found if one.max_context is not None]
+    return found[0].model_copy(update={**changes, "max_context": min(limits, default=None)})
+
+
+def fit_client(client: ModelClient, capabilities: Capabilities | None) -> ModelClient:
+    """Return the client with what its settings leave open decided: the endpoint, the prompt's form, the context."""
+    settings, known = client.settings, capabilities or Capabilities()
+    is_flat = known.has_chat is False if settings.endpoint == "auto" else settings.endpoint == "completions"
+    has_headings = is_flat if settings.prompt_format == "auto" else settings.prompt_format == "flat"
+    return replace(
+        client,
+        endpoint="completions" if is_flat else "chat",
+        prompt_format="flat" if has_headings else "chat",
+        window=_open_window(client, known),
+    )
+
+
+def _open_window(client: ModelClient, known: Capabilities) -> ContextWindow | None:
+    address = client.replicas[0].address
+    if known.max_context is None or address is None:
+        return None
+    return ContextWindow(known.max_context, _TokenCounter(address, known.counts_tokens).count)
+
+
+class _TokenCounter:
+    """Counts prompts where the model is served."""
+
+    def __init__(self, address: Address, dialect: TokenDialect | None) -> None:
+        self._address = address
+        self._dialect = dialect
+        self._wires = PerLoop(self._open)
+
+    async def count(self, request: Request) -> int | None:
+        """Return the number of prompt tokens of a request."""
+        from drpo_graph.models.token_counts import count_tokens  # Loads the client library.
+
+        prompt: Sequence[Message] | str = request.messages
+        if request.endpoint == "completions":
+            messages = [(one["role"], one["content"]) for one in request.messages]
+            prompt = join_messages(messages, is_structured=request.schema is not None)
+        return await count_tokens(self._address, self._dialect, prompt, wire=self._wires.get())
+
+    def _open(self) -> "Wire":
+        from drpo_graph.models.http_json import Wire
+        from drpo_graph.models.openai_clients import shared_http_client
+
+        return Wire(self._address, timeout_s=_COUNT_TIMEOUT_S, http_client=shared_http_client())
+
+
+def make_learned(stored: Mapping[str, JsonValue] | None, capabilities: Capabilities | None) -> Learned:
+    """Return what is known of a model's server: what the run has learnt from refusals, else what the probe found."""
+    if stored is None:
+        known = capabilities or Capabilities()
+        return Learned(
+            rung=LADDER.index(known.first_rung),
+            merges_system=known.has_system_role is False,
+            ignores_n=known.has_n is False,
+            # Whether it tells probabilities shows at the first critique, which warns when it does not.
+        )
+    rung, top_logprobs = stored["rung"], stored.get("top_logprobs")
+    return Learned(
+        rung=rung if isinstance(rung, int) else 0,
+        merges_system=bool(stored["merges_system"]),
+        ignores_n=bool(stored["ignores_n"]),
+        top_logprobs=top_logprobs if isinstance(top_logprobs, int) else MAX_TOP_LOGPROBS,
+    )

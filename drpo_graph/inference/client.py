@@ -1,0 +1,177 @@
+"""The base model's client for inference: made, fitted and asked as in the search, without a run around it."""
+
+import asyncio
+import uuid
+from collections.abc import AsyncGenerator, Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, NamedTuple
+
+from langgraph.store.memory import InMemoryStore
+
+from drpo_graph.calls.channel import CallChannel, Learned, ModelClient
+from drpo_graph.calls.client_setup import find_capabilities, fit_client, make_learned
+from drpo_graph.calls.ledger import CallRecord, Ledger, StopSignal
+from drpo_graph.calls.roles import RoleModel, Sample
+from drpo_graph.errors import ReplyError, SettingsError
+from drpo_graph.events.emitter import Emitter
+from drpo_graph.inference.feed import ResponseFeed, feed_from
+from drpo_graph.models.capabilities import CapabilityCache
+from drpo_graph.models.clients import build_client
+from drpo_graph.models.transport import LangChainTransport, PerLoop
+from drpo_graph.prompts.library import Message, ResponseFormat, load_prompts
+from drpo_graph.records import Usage
+from drpo_graph.settings.settings import RoleSettings, Settings
+from drpo_graph.storage.archive import Archive
+
+if TYPE_CHECKING:
+    from langchain_core.language_models import BaseChatModel
+
+Render = Callable[[ResponseFormat], list[Message]]
+"""Makes the request, in the form that the model turned out to need."""
+
+
+class Answer(NamedTuple):
+    """A response, why it ended, and what it cost."""
+
+    text: str
+    finish_reason: str
+    usage: Usage
+
+
+class _Fitted(NamedTuple):
+    client: ModelClient
+    learned: Learned
+
+
+@dataclass(slots=True)
+class _Fitting:
+    """The client as one event loop's servers showed what they can do."""
+
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    fitted: _Fitted | None = None
+
+
+class _Call(NamedTuple):
+    """One question: its model, and the records that last as long as it."""
+
+    model: RoleModel
+    ledger: Ledger
+    archive: Archive
+
+
+class AlignedClient:
+    """Asks a base model, through the gates, retries and renderer of the search.
+
+    Args:
+        settings: Names the base model, its sampling, time-outs and templates.
+        model: A chat model instance, in place of the model string.
+
+    Raises:
+        ModelSpecError: the model string cannot be resolved.
+        TemplateError: the template folder of the settings cannot be used.
+    """
+
+    def __init__(self, settings: Settings, model: "BaseChatModel | None" = None) -> None:
+        self._settings = settings
+        self._prompts = load_prompts(settings.templates)
+        self._client = build_client("base", settings, model)
+        self._fittings = PerLoop(_Fitting)
+
+    @property
+    def name(self) -> str:
+        """What the model is called."""
+        return self._client.settings.model
+
+    def check_sampling(self, fields: Sequence[str]) -> None:
+        """Do nothing when a sampling parameter can be chosen per call.
+
+        Raises:
+            SettingsError: it is part of the chat model that was given, or of another provider's client.
+        """
+        fixed = [one for one in ("temperature", "top_p") if one in fields]
+        if fixed and any(isinstance(one.transport, LangChainTransport) for one in self._client.replicas):
+            raise SettingsError(
+                f"{' and '.join(fixed)} of the model {self.name!r} cannot be changed per call: it is no "
+                "OpenAI-compatible server. Give it when the model is made."
+            )
+
+    async def respond(self, render: Render, *, role: RoleSettings) -> Answer:
+        """Return the response to what ``render`` makes.
+
+        Args:
+            render: Makes the request.
+            role: How the model is sampled.
+
+        Raises:
+            ModelCallError: the endpoint cannot be used, or failed again and again.
+            ReplyError: there is no usable response.
+        """
+        return await self._ask(await self._open(role), render)
+
+    async def stream(self, render: Render, *, role: RoleSettings) -> AsyncGenerator[str | Answer]:
+        """Yield the response in pieces, which together are what :meth:`respond` returns, and that at last.
+
+        Args:
+            render: Makes the request.
+            role: How the model is sampled.
+
+        Raises:
+            ModelCallError: as :meth:`respond`; or it broke off after its beginning was shown.
+            ReplyError: there is no usable response.
+        """
+        fitted = await self._fit()
+        feed = ResponseFeed(self._prompts.response_format(fitted.client.prompt_format))
+        call = await self._open(role, feed)
+        asking = asyncio.create_task(self._ask(call, render))
+        asking.add_done_callback(lambda _: feed.end())
+        try:
+            async for piece in feed:
+                yield piece
+            answer = await asking
+            if answer.text.startswith(feed.shown) and len(answer.text) > len(feed.shown):
+                yield answer.text[len(feed.shown) :]
+            yield answer
+        finally:
+            if not asking.done():
+                feed.abandon()
+                asking.cancel()
+                await asyncio.wait([asking])
+
+    async def _ask(self, call: _Call, render: Render) -> Answer:
+        sample: Sample[str] = await call.model.respond(render(call.model.response_format))
+        if sample.value is None or sample.key is None:
+            reason = sample.failure
+            raise ReplyError(
+                f"The model {self.name!r} gave no response: {reason.detail if reason else 'no reply'}",
+                kind=reason.kind if reason else "empty",
+            )
+        stored = await call.archive.get("calls", sample.key)
+        choices = CallRecord.model_validate(stored).choices
+        usage = call.ledger.usage_by_role.get("base", Usage())
+        return Answer(sample.value, choices[0].finish_reason, usage)
+
+    async def _fit(self) -> _Fitted:
+        fitting = self._fittings.get()
+        async with fitting.lock:
+            if fitting.fitted is None:
+                archive = Archive(InMemoryStore(), "fitting")
+                may_ask = self._settings.probe
+                found = await find_capabilities(self._client, archive=archive, cache=CapabilityCache(), may_ask=may_ask)
+                fitting.fitted = _Fitted(fit_client(self._client, found), make_learned(None, found))
+            return fitting.fitted
+
+    async def _open(self, role: RoleSettings, feed: ResponseFeed | None = None) -> _Call:
+        """Return a call with records of its own: a question that is asked twice is two questions."""
+        fitted = await self._fit()
+        client = replace(fitted.client, settings=role.model_copy(update={"model": self.name}))
+        archive = Archive(InMemoryStore(), uuid.uuid4().hex)
+        ledger = Ledger(archive, StopSignal())
+        channel = CallChannel(
+            client=client if feed is None else feed_from(client, feed),
+            settings=self._settings,
+            ledger=ledger,
+            archive=archive,
+            emitter=Emitter("aligned", is_streamed=False),
+            learned=fitted.learned,
+        )
+        return _Call(RoleModel(channel, self._prompts), ledger, archive)

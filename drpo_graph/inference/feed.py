@@ -1,0 +1,123 @@
+"""A response on its way from the server to whoever reads it, cleaned as it comes.
+
+The transport of one call is wrapped: gates, retries and limits are those of every other call, and the pieces that
+arrive are shown as soon as nothing that may follow can take them back.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
+
+from drpo_graph.calls.channel import ModelClient
+from drpo_graph.errors import ModelCallError
+from drpo_graph.models.failures import MalformedReplyError, classify_failure
+from drpo_graph.models.request import Choice, Reply, Request
+from drpo_graph.models.transport import StreamingTransport, Transport
+from drpo_graph.parts.parsing import clean_surrogates
+from drpo_graph.prompts.library import ResponseFormat
+from drpo_graph.records import Usage
+from drpo_graph.safety.redaction import MIN_SECRET_CHARS, mask
+
+
+@dataclass(eq=False, slots=True)
+class ResponseFeed:
+    """The certain beginning of one response, in the pieces in which it grew."""
+
+    form: ResponseFormat
+    shown: str = ""
+    """All pieces so far."""
+    _pieces: "asyncio.Queue[str | None]" = field(default_factory=asyncio.Queue)
+    _sending: "asyncio.Task[Any] | None" = None
+
+    async def __aiter__(self) -> AsyncIterator[str]:
+        while (piece := await self._pieces.get()) is not None:
+            yield piece
+
+    def show(self, certain: str) -> None:
+        """Hand on what a longer beginning adds."""
+        if len(certain) > len(self.shown) and certain.startswith(self.shown):
+            self._pieces.put_nowait(certain[len(self.shown) :])
+            self.shown = certain
+
+    def end(self) -> None:
+        """Let the reader go when it has read what was shown."""
+        self._pieces.put_nowait(None)
+
+    def note_sending(self) -> None:
+        """Take the running task for the one that reads from the server."""
+        self._sending = asyncio.current_task()
+
+    def abandon(self) -> None:
+        """End the request: nobody reads on."""
+        if self._sending is not None:
+            self._sending.cancel()
+
+
+@dataclass(frozen=True, slots=True)
+class _FeedingTransport:
+    """A transport that shows a reply while it comes."""
+
+    transport: Transport
+    feed: ResponseFeed
+    client: ModelClient
+    secret: str = field(repr=False)
+
+    async def send(self, request: Request) -> Reply:
+        """Return the reply to one request.
+
+        Raises:
+            ModelCallError: it broke off after its beginning was shown: a new one would not go on with it.
+        """
+        if self.feed.shown:
+            raise self._broken()
+        self.feed.note_sending()
+        if not isinstance(self.transport, StreamingTransport):
+            return await self.transport.send(request)
+        try:
+            return await self._read(self.transport, request)
+        except Exception as error:
+            if self.feed.shown:
+                raise self._broken() from error
+            if classify_failure(error) is None and type(error).__name__ == "APIError":
+                # OpenAI's client for an error that a server tells, without a status, in a stream it has begun.
+                raise MalformedReplyError(str(error)) from error
+            raise
+
+    async def _read(self, transport: StreamingTransport, request: Request) -> Reply:
+        text, refusal, reason, usage = "", "", "stop", Usage(calls=1)
+        # An iterator of ours is a generator: closing it closes the connection where the response ends early.
+        async with aclosing(cast(Any, transport.stream(request))) as pieces:
+            async for piece in pieces:
+                text, refusal = text + piece.text, refusal + piece.refusal
+                reason, usage = piece.finish_reason or reason, piece.usage or usage
+                if refusal:
+                    self.feed.show(self._certain(refusal).strip())
+                    continue
+                settled = self.feed.form.settle(self._certain(text))
+                self.feed.show(settled.text)
+                if settled.is_ended:
+                    break
+        return Reply((Choice(text=clean_surrogates(text), finish_reason=reason, refusal=refusal or None),), usage)
+
+    def _certain(self, text: str) -> str:
+        """Return the text without the key, should the server say it, or the beginning of the key at its end."""
+        known = mask(clean_surrogates(text), secret=self.secret)
+        if len(self.secret) < MIN_SECRET_CHARS:
+            return known
+        lengths = range(min(len(self.secret) - 1, len(known)), 0, -1)
+        return known[: len(known) - next((one for one in lengths if known.endswith(self.secret[:one])), 0)]
+
+    def _broken(self) -> ModelCallError:
+        name = self.client.settings.model
+        message = f"The model {name!r} broke off in the middle of its response. Ask it again."
+        return ModelCallError(message, kind="broken_off", role=self.client.role)
+
+
+def feed_from(client: ModelClient, feed: ResponseFeed) -> ModelClient:
+    """Return the client with its replies shown while they come."""
+    replicas = tuple(
+        replace(one, transport=_FeedingTransport(one.transport, feed, client, one.secret)) for one in client.replicas
+    )
+    return replace(client, balancer=replace(client.balancer, replicas=replicas))

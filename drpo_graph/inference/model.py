@@ -1,0 +1,258 @@
+"""A model with its optimised prompt, as a LangChain chat model."""
+
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any, cast
+
+from langchain_core.caches import BaseCache
+from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
+from langchain_core.language_models import BaseChatModel, LanguageModelInput
+from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.prompt_values import ChatPromptValue, PromptValue
+from langchain_core.runnables import Runnable, RunnableLambda
+from pydantic import ConfigDict, Field, PrivateAttr, SkipValidation
+
+from drpo_graph.errors import SettingsError
+from drpo_graph.inference.blocking import iterate, wait_for
+from drpo_graph.inference.client import AlignedClient, Answer
+from drpo_graph.inference.conversation import read_conversation, read_fields
+from drpo_graph.inference.prompt_choice import ChosenPrompt, GivenPrompt, PromptSource, choose_prompt
+from drpo_graph.inference.question import Question, as_usage
+from drpo_graph.parts.protocols import ExampleRetriever
+from drpo_graph.records import ICLExample
+from drpo_graph.settings.settings import RoleSettings, Settings, build_settings
+
+MAX_NUM_ICL = 5
+
+_SAMPLING = ("temperature", "top_p", "max_tokens")
+_PER_CALL = (*_SAMPLING, "system_prompt", "num_icl")
+
+
+class AlignedModel(BaseChatModel):
+    """A model asked with its system prompt and ICL examples, exactly as the search asks it.
+
+    The input is a text, messages of which the last is the query, or a dict with ``query`` (and ``history``) or
+    ``messages``; the output an ``AIMessage``. Every choice below but model and place can be made per call too:
+    ``await aligned.ainvoke("Hello", num_icl=0, temperature=0.7)``, or for good with ``bind``. A system message in the
+    input stands after the aligned prompt.
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
+
+    model: str | BaseChatModel
+    """``provider:model`` as in the search, or a chat model of LangChain's."""
+    system_prompt: GivenPrompt | None = None
+    """The prompt: a text, a run's result, a registered prompt. Without, the registry's for the model, else the general
+    one."""
+    registry: PromptSource | None = None
+    """Prompts that were optimised for models: a ``PromptRegistry``, or any object with ``find(model)``."""
+    retriever: SkipValidation[ExampleRetriever] | None = None
+    """Finds the examples."""
+    num_icl: int = 0
+    """ICL examples shown before the query, 0 to 5."""
+    base_url: str | tuple[str, ...] | None = None
+    api_key_env: str | None = None
+    temperature: float | None = None
+    """0 by default; as the next three, the settings' where absent."""
+    top_p: float | None = None
+    """1 by default."""
+    max_tokens: int | None = None
+    """Longest response; 2048 by default."""
+    stop: tuple[str, ...] | None = None
+    """Texts at which a response ends; those of the flat format come on top."""
+    settings: Settings | None = None
+    """Everything else of a run that matters here: time-outs, retries, limits, templates, and the ``base`` role's form.
+    """
+
+    cache: BaseCache | bool | None = Field(default=False, exclude=True)
+    """None: LangChain's caches know a model by its parameters, and neither the examples nor the templates of this."""
+
+    _client: AlignedClient = PrivateAttr()
+    _role: RoleSettings = PrivateAttr()
+    _prompt: ChosenPrompt = PrivateAttr()
+
+    def model_post_init(self, context: object, /) -> None:
+        """Open the client.
+
+        Raises:
+            ModelSpecError: the model cannot be resolved.
+            SettingsError: a value cannot be used.
+        """
+        super().model_post_init(context)
+        if self.cache:
+            raise SettingsError(
+                "cache: an aligned model keeps none, whose answers could be those to other examples. Keep what it "
+                "returns, or give the search's settings a cache of embeddings."
+            )
+        # Unset would mean LangChain's global cache.
+        self.cache = False
+        check_num_icl(self.num_icl, has_retriever=self.retriever is not None)
+        settings = self._read_settings()
+        self._role = settings.base
+        self._client = AlignedClient(settings, self.model if isinstance(self.model, BaseChatModel) else None)
+        if isinstance(self.model, BaseChatModel):
+            self._client.check_sampling([one for one in _SAMPLING if getattr(self, one) is not None])
+        self._prompt = choose_prompt(self.system_prompt, model=self._client.name, registry=self.registry)
+
+    @property
+    def chosen_prompt(self) -> ChosenPrompt:
+        """The system prompt that calls are made with, and where it comes from; looked up when the model is made."""
+        return self._prompt
+
+    def as_node(self) -> Runnable[Mapping[str, object], dict[str, list[AIMessage]]]:
+        """Return the model as a node of a LangGraph graph whose state has ``messages``: it adds its response."""
+        return RunnableLambda(_read_state) | self | RunnableLambda(_as_update)
+
+    async def find_examples(self, query: str, *, num_icl: int | None = None) -> Sequence[ICLExample]:
+        """Return the ICL examples that a query is shown with.
+
+        Args:
+            query: What the model is asked.
+            num_icl: How many, in place of the model's own number.
+
+        Raises:
+            SettingsError: there is no retriever, or the number is not 0 to 5.
+        """
+        wanted = self.num_icl if num_icl is None else num_icl
+        check_num_icl(wanted, has_retriever=self.retriever is not None)
+        if self.retriever is None or wanted == 0:
+            return ()
+        return tuple(await self.retriever.retrieve(query, k=wanted))[:wanted]
+
+    @property
+    def _llm_type(self) -> str:
+        return "drpo-aligned"
+
+    @property
+    def _identifying_params(self) -> dict[str, Any]:
+        return {
+            **self._role.model_dump(mode="json"),
+            "model": self._client.name,
+            "system_prompt": self.chosen_prompt.text,
+            "num_icl": self.num_icl,
+        }
+
+    def _convert_input(self, model_input: LanguageModelInput | Mapping[str, object]) -> PromptValue:
+        if isinstance(model_input, Mapping):
+            return ChatPromptValue(messages=cast(Any, read_fields(model_input)))
+        return super()._convert_input(model_input)
+
+    async def _agenerate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        question = await self._prepare(messages, stop, choices=kwargs)
+        answer = await self._client.respond(question.render, role=question.role)
+        message = AIMessage(
+            content=answer.text,
+            usage_metadata=as_usage(answer.usage),
+            response_metadata=question.describe(answer, model=self._client.name),
+        )
+        return ChatResult(generations=[ChatGeneration(message=message)])
+
+    async def _astream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        question = await self._prepare(messages, stop, choices=kwargs)
+        async with aclosing(self._client.stream(question.render, role=question.role)) as pieces:
+            async for piece in pieces:
+                chunk = self._as_chunk(piece, question)
+                if run_manager is not None:
+                    await run_manager.on_llm_new_token(str(chunk.text), chunk=chunk)
+                yield chunk
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        return wait_for(self._agenerate(messages, stop, **kwargs))
+
+    def _stream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[ChatGenerationChunk]:
+        for chunk in iterate(self._astream(messages, stop, **kwargs)):
+            if run_manager is not None:
+                run_manager.on_llm_new_token(str(chunk.text), chunk=chunk)
+            yield chunk
+
+    def _as_chunk(self, piece: str | Answer, question: Question) -> ChatGenerationChunk:
+        if isinstance(piece, str):
+            return ChatGenerationChunk(message=AIMessageChunk(content=piece))
+        return ChatGenerationChunk(
+            message=AIMessageChunk(
+                content="",
+                usage_metadata=as_usage(piece.usage),
+                response_metadata=question.describe(piece, model=self._client.name),
+            )
+        )
+
+    def _read_settings(self) -> Settings:
+        # Who asks a model for an answer does not wait ten minutes for a lost server, as a run does.
+        given = self.settings or Settings(max_outage_s=0)
+        own = {name: getattr(self, name) for name in (*_SAMPLING, "base_url", "api_key_env", "stop")}
+        chosen = {name: value for name, value in own.items() if value is not None}
+        base: dict[str, object] = {**given.base.model_dump(), **chosen}
+        # A chat model has a name of its own, whatever the settings name.
+        base["model"] = self.model if isinstance(self.model, str) else ""
+        return build_settings({**given.model_dump(), "base": base})
+
+    async def _prepare(
+        self, messages: Sequence[BaseMessage], stop: Sequence[str] | None, *, choices: Mapping[str, object]
+    ) -> Question:
+        unknown = sorted(set(choices) - set(_PER_CALL))
+        if unknown:
+            raise SettingsError(f"A call has no choice {unknown[0]!r}: expected one of {', '.join(_PER_CALL)}, stop.")
+        sampling = {name: choices[name] for name in _SAMPLING if choices.get(name) is not None}
+        if stop is not None:
+            sampling["stop"] = (stop,) if isinstance(stop, str) else tuple(stop)
+        self._client.check_sampling(list(sampling))
+        role = self._role
+        if sampling:
+            role = build_settings({"base": {**role.model_dump(), **sampling}}).base
+        conversation = read_conversation(messages)
+        own = cast(GivenPrompt | None, choices.get("system_prompt"))
+        prompt = self._prompt if own is None else choose_prompt(own, model=self._client.name)
+        examples = await self.find_examples(conversation.query, num_icl=cast(int | None, choices.get("num_icl")))
+        return Question(
+            role=role,
+            prompt=prompt,
+            system_prompt="\n\n".join(part for part in (prompt.text, conversation.system) if part),
+            history=conversation.history,
+            query=conversation.query,
+            examples=examples,
+        )
+
+
+def check_num_icl(num_icl: int, *, has_retriever: bool) -> None:
+    """Do nothing when so many ICL examples can be had.
+
+    Raises:
+        SettingsError: the number is not 0 to 5, or there is nothing to find examples with.
+    """
+    if not 0 <= num_icl <= MAX_NUM_ICL:
+        raise SettingsError(f"num_icl={num_icl}: expected 0 to {MAX_NUM_ICL} ICL examples.")
+    if num_icl and not has_retriever:
+        raise SettingsError(f"num_icl={num_icl}: there is nothing to find examples with. Give a retriever.")
+
+
+def _read_state(state: Mapping[str, object]) -> list[BaseMessage]:
+    return read_fields({"messages": state["messages"]})
+
+
+def _as_update(message: AIMessage) -> dict[str, list[AIMessage]]:
+    return {"messages": [message]}

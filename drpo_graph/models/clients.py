@@ -1,0 +1,260 @@
+"""From ``provider:model`` strings to clients.
+
+``openai:NAME``, ``vllm:NAME`` and any OpenAI-compatible URL go through ``ChatOpenAI``; ``local:smollm2`` through the
+embedded server; other providers through LangChain's ``init_chat_model`` where the package ``langchain`` is installed.
+Client-side retries are off: the one retry loop is in :mod:`drpo_graph.calls.channel`.
+"""
+
+import os
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import urlsplit
+
+from pydantic import SecretStr
+
+from drpo_graph.calls.channel import ModelClient
+from drpo_graph.errors import ModelSpecError
+from drpo_graph.models.balancer import Balancer, Replica
+from drpo_graph.models.capabilities import NO_KEY, Address
+from drpo_graph.models.embedded import serve_embedded
+from drpo_graph.models.endpoint_gate import gate_for
+from drpo_graph.models.request import Reply, Request
+from drpo_graph.models.transport import LangChainTransport, OpenAIChatTransport, OpenAITransport, PerLoop, Transport
+from drpo_graph.records import ROLES, Role
+from drpo_graph.safety.redaction import remember_secret
+from drpo_graph.settings.settings import RoleSettings, Settings
+
+if TYPE_CHECKING:
+    from langchain_core.language_models import BaseChatModel
+
+DEFAULT_VLLM_URL = "http://127.0.0.1:8000/v1"
+_OPENAI_URL = "https://api.openai.com/v1"
+
+
+class Endpoint(NamedTuple):
+    """Where an OpenAI-compatible model is served."""
+
+    address: Address
+    identity: str
+    """What is served there, by a name that outlives the process."""
+
+
+class _Opened(NamedTuple):
+    """A transport, where it sends to, and the key it sends."""
+
+    transport: Transport
+    place: str
+    secret: str = ""
+    endpoint: Endpoint | None = None
+
+
+def build_clients(
+    settings: Settings,
+    models: "Mapping[Role, BaseChatModel] | None" = None,
+    *,
+    optional: Collection[Role] = (),
+) -> dict[Role, ModelClient]:
+    """Return each role's client: a given chat model instance, or one made from the role's model string.
+
+    Args:
+        settings: Names the models.
+        models: Chat model instances, in place of the settings' strings.
+        optional: Roles that may have no model: calling one without is then the error.
+
+    Raises:
+        ModelSpecError: a role has no model, or its string cannot be resolved.
+    """
+    given = models or {}
+    return {
+        role: _build_absent(role, settings)
+        if role in optional and role not in given and not settings.role(role).model
+        else build_client(role, settings, given.get(role))
+        for role in ROLES
+    }
+
+
+class _AbsentTransport:
+    """Stands for a role without a model."""
+
+    def __init__(self, role: Role) -> None:
+        self._role = role
+
+    async def send(self, request: Request) -> Reply:
+        """Raise: there is no model to ask."""
+        raise ModelSpecError(f"The {self._role} model is not set, but it was called. Give --{self._role}-model.")
+
+
+def _build_absent(role: Role, settings: Settings) -> ModelClient:
+    return ModelClient(role, settings.role(role), _build_balancer([_Opened(_AbsentTransport(role), "none")], settings))
+
+
+def build_client(role: Role, settings: Settings, model: "BaseChatModel | None" = None) -> ModelClient:
+    """Return one role's client.
+
+    Raises:
+        ModelSpecError: the role has no model, or its string cannot be resolved.
+    """
+    role_settings = settings.role(role)
+    if model is not None:
+        name = str(getattr(model, "model_name", None) or getattr(model, "model", None) or type(model).__name__)
+        opened = [_open_given(model)]
+        role_settings = role_settings.model_copy(update={"model": role_settings.model or name})
+    else:
+        opened = _open(role, role_settings, settings.timeout_s)
+    return ModelClient(role, role_settings, _build_balancer(opened, settings))
+
+
+def _build_balancer(opened: Sequence[_Opened], settings: Settings) -> Balancer:
+    limited = partial(
+        gate_for, max_concurrency=settings.max_concurrency, requests_per_second=settings.requests_per_second
+    )
+    replicas = tuple(
+        Replica(
+            endpoint=one.place,
+            transport=one.transport,
+            gate=partial(limited, one.place),
+            secret=one.secret,
+            address=one.endpoint.address if one.endpoint else None,
+            identity=one.endpoint.identity if one.endpoint else "",
+        )
+        for one in opened
+    )
+    return Balancer(replicas, settings.routing)
+
+
+def find_endpoints(role: Role, settings: RoleSettings) -> tuple[Endpoint, ...]:
+    """Return where an OpenAI-compatible model string points, one per server; none for another provider's.
+
+    Raises:
+        ModelSpecError: the string or a URL is malformed, or the key is missing.
+    """
+    provider, separator, name = settings.model.partition(":")
+    if not settings.model:
+        raise ModelSpecError(
+            f"The {role} model is not set. Give --model for all roles or --{role}-model, e.g. openai:gpt-4o-mini, "
+            "vllm:NAME or local:smollm2."
+        )
+    if not separator or not name:
+        raise ModelSpecError(f"The {role} model {settings.model!r}: expected provider:model, e.g. openai:gpt-4o-mini.")
+    if provider == "local":
+        server = serve_embedded(name)
+        return (Endpoint(Address(server.base_url, name, server.api_key), server.identity),)
+    if provider == "vllm":
+        urls = settings.base_urls or _split_urls(os.environ.get("VLLM_BASE_URL", "")) or (DEFAULT_VLLM_URL,)
+        key = _read_key(role, settings, "VLLM_API_KEY")
+    elif provider == "openai" or settings.base_urls:
+        urls = settings.base_urls or _split_urls(os.environ.get("OPENAI_BASE_URL", "")) or (_OPENAI_URL,)
+        key = _read_key(role, settings, "OPENAI_API_KEY")
+        name = name if provider == "openai" else settings.model
+    else:
+        return ()
+    checked = dict.fromkeys(_check_url(role, url) for url in urls)
+    if key is None and any(urlsplit(url).hostname == "api.openai.com" for url in checked):
+        raise ModelSpecError(f"The {role} model {settings.model!r}: set OPENAI_API_KEY.")
+    return tuple(Endpoint(Address(url, name, key or NO_KEY), url) for url in checked)
+
+
+def _split_urls(text: str) -> tuple[str, ...]:
+    return tuple(text.replace(",", " ").split())
+
+
+def _open(role: Role, settings: RoleSettings, timeout_s: float) -> list[_Opened]:
+    endpoints = find_endpoints(role, settings)
+    if not endpoints:
+        model = _init_other_provider(role, settings)
+        return [_Opened(LangChainTransport(model), settings.model.partition(":")[0])]
+    return [
+        _Opened(_open_transport(one.address, timeout_s), one.address.base_url, one.address.secret, one)
+        for one in endpoints
+    ]
+
+
+def _open_transport(address: Address, timeout_s: float) -> Transport:
+    from drpo_graph.models import openai_clients  # Two seconds to import: only a run that calls models pays for it.
+
+    place = {"base_url": address.base_url, "api_key": address.api_key}
+    open_chat = partial(openai_clients.open_chat, address.name, **place, timeout_s=timeout_s)
+    open_flat = partial(openai_clients.open_completions, address.name, **place, timeout_s=timeout_s)
+    open_streams = partial(openai_clients.open_completion_streams, address.name, **place, timeout_s=timeout_s)
+    return OpenAITransport(PerLoop(open_chat).get, PerLoop(open_flat).get, completion_streams=PerLoop(open_streams).get)
+
+
+def _open_given(model: "BaseChatModel") -> _Opened:
+    """Return the transport of a chat model instance that the caller made."""
+    _remember_keys(model)
+    if not any(kind.__name__ == "BaseChatOpenAI" for kind in type(model).__mro__):
+        return _Opened(LangChainTransport(model), type(model).__name__)
+    from drpo_graph.models.openai_clients import without_retries
+
+    own = without_retries(model)
+    key = getattr(model, "openai_api_key", None)
+    url = getattr(model, "openai_api_base", None)
+    return _Opened(
+        OpenAIChatTransport(lambda: own),
+        _display_url(url) if isinstance(url, str) else type(model).__name__,
+        key.get_secret_value() if isinstance(key, SecretStr) else "",
+    )
+
+
+def _init_other_provider(role: Role, settings: RoleSettings) -> "BaseChatModel":
+    try:
+        from langchain.chat_models import init_chat_model
+    except ImportError as error:
+        raise ModelSpecError(
+            f"The {role} model {settings.model!r}: this provider needs LangChain. Run: pip install langchain "
+            "and the provider's package, or give --base-url for an OpenAI-compatible server."
+        ) from error
+    key = _read_key(role, settings, "")
+    credentials: dict[str, Any] = {"api_key": key} if key else {}
+    try:
+        model: BaseChatModel = init_chat_model(
+            settings.model,
+            **credentials,
+            temperature=settings.temperature,
+            top_p=settings.top_p,
+            max_tokens=settings.max_tokens,
+            max_retries=0,
+        )
+    except (ImportError, ValueError) as error:
+        raise ModelSpecError(f"The {role} model {settings.model!r}: {error}") from error
+    _remember_keys(model)
+    return model
+
+
+def _remember_keys(model: "BaseChatModel") -> None:
+    """Have the keys of a model instance hidden in messages, whatever its provider calls them."""
+    for value in vars(model).values():
+        if isinstance(value, SecretStr):
+            remember_secret(value.get_secret_value())
+
+
+def _read_key(role: Role, settings: RoleSettings, default_name: str) -> str | None:
+    if settings.api_key_env is None:
+        return os.environ.get(default_name) or None
+    key = os.environ.get(settings.api_key_env)
+    if not key:
+        raise ModelSpecError(
+            f"The {role} model {settings.model!r}: environment variable {settings.api_key_env} is not set."
+        )
+    return key
+
+
+def _check_url(role: Role, url: str) -> str:
+    what = f"The {role} model's base URL"
+    try:
+        parts = urlsplit(url)
+        is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # A bracket left open, or a port that is no number.
+        raise ModelSpecError(f"{what} cannot be read: expected http(s)://host[:port]/v1.") from None
+    if "@" in parts.netloc:
+        raise ModelSpecError(f"{what} must not hold a password; name a variable with --api-key-env.")
+    if not is_address or parts.query or parts.fragment:
+        raise ModelSpecError(f"{what} {_display_url(url)!r}: expected http(s)://host[:port]/v1, without a query.")
+    return url.rstrip("/")
+
+
+def _display_url(url: str) -> str:
+    """Return a URL without what may be secret in it: user, password, query."""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()

@@ -1,0 +1,350 @@
+"""One request to one model: chat through LangChain, completions as they are. No retries here."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
+
+from langchain_core.language_models import BaseChatModel
+from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
+from langchain_core.outputs import ChatGeneration, LLMResult
+from pydantic import JsonValue
+
+from drpo_graph.models.failures import MAX_QUOTED, MalformedReplyError
+from drpo_graph.models.request import Choice, Piece, Reply, Request
+from drpo_graph.parts.soft_scores import find_score_tokens, read_tokens
+from drpo_graph.prompts.flat import join_messages
+from drpo_graph.prompts.library import Message
+from drpo_graph.records import Usage
+
+T = TypeVar("T")
+
+Complete = Callable[[Mapping[str, JsonValue]], Awaitable[Mapping[str, object]]]
+"""Posts a body to ``/v1/completions``, without the model's name, and returns the server's answer."""
+
+CompleteStream = Callable[[Mapping[str, JsonValue]], AsyncIterator[Mapping[str, object]]]
+"""Does the same and yields the parts of the answer as they come."""
+
+_LIMIT_FIELDS = ("max_tokens", "max_output_tokens", "max_completion_tokens", "num_predict", "max_new_tokens")
+"""What providers' chat models call the most tokens of a reply."""
+
+_MESSAGE_TYPES: Mapping[str, type[BaseMessage]] = {
+    "system": SystemMessage,
+    "user": HumanMessage,
+    "assistant": AIMessage,
+}
+
+
+class Transport(Protocol):
+    """Sends one request; raises whatever the client library raises."""
+
+    async def send(self, request: Request) -> Reply:
+        """Return the reply to one request."""
+        ...
+
+
+@runtime_checkable
+class StreamingTransport(Protocol):
+    """Sends one request and hands the reply on as it comes; raises whatever the client library raises."""
+
+    def stream(self, request: Request) -> AsyncIterator[Piece]:
+        """Yield the pieces of the reply's one sample."""
+        ...
+
+
+class PerLoop(Generic[T]):
+    """One value per event loop, made on first use: a connection cannot be used on another loop than its own."""
+
+    def __init__(self, build: Callable[[], T]) -> None:
+        self._build = build
+        self._values: dict[asyncio.AbstractEventLoop, T] = {}
+
+    def get(self) -> T:
+        """Return the running loop's value; those of closed loops are let go."""
+        loop = asyncio.get_running_loop()
+        if loop not in self._values:
+            for closed in [one for one in self._values if one.is_closed()]:
+                self._values.pop(closed, None)
+            self._values[loop] = self._build()
+        return self._values[loop]
+
+
+class OpenAITransport:
+    """An OpenAI-compatible server: each request goes to the endpoint that it names.
+
+    Args:
+        chat: Returns the running event loop's client of ``/v1/chat/completions``; called on the first request for it.
+        completions: The same for ``/v1/completions``.
+        completion_streams: The same for answers of ``/v1/completions`` in parts; without it they come whole.
+    """
+
+    def __init__(
+        self,
+        chat: Callable[[], BaseChatModel],
+        completions: Callable[[], Complete],
+        *,
+        completion_streams: Callable[[], CompleteStream] | None = None,
+    ) -> None:
+        self._chat = OpenAIChatTransport(chat)
+        self._completions = CompletionsTransport(completions, completion_streams)
+
+    async def send(self, request: Request) -> Reply:
+        """Return all samples of one request."""
+        if request.endpoint == "completions":
+            return await self._completions.send(request)
+        return await self._chat.send(request)
+
+    def stream(self, request: Request) -> AsyncIterator[Piece]:
+        """Yield the pieces of the reply's one sample."""
+        return (self._completions if request.endpoint == "completions" else self._chat).stream(request)
+
+
+class OpenAIChatTransport:
+    """An OpenAI-compatible ``/v1/chat/completions`` through ``ChatOpenAI``.
+
+    Args:
+        model: Returns the running event loop's client.
+    """
+
+    def __init__(self, model: Callable[[], BaseChatModel]) -> None:
+        self._model = model
+
+    async def send(self, request: Request) -> Reply:
+        """Return all samples of one request; ``agenerate`` is the one LangChain call that keeps them."""
+        options, messages = self._options(request), _to_messages(request.messages)
+        result = await self._model().agenerate([messages], stop=list(request.stop) or None, **options)
+        return _read_result(result)
+
+    def stream(self, request: Request) -> AsyncIterator[Piece]:
+        """Yield the pieces of the reply's one sample."""
+        model = self._model().model_copy(update={"disable_streaming": False, "stream_usage": True})
+        return _stream_chat(model, request, self._options(request))
+
+    @staticmethod
+    def _options(request: Request) -> dict[str, Any]:
+        body = {**request.extra_body, **_format_fields(request)}
+        options: dict[str, Any] = {**_sampling_fields(request), **_tool_options(request)}
+        if request.top_logprobs:
+            options |= {"logprobs": True, "top_logprobs": request.top_logprobs}
+        if body:
+            # Inside extra_body, or LangChain parses the reply itself and one truncated sample loses them all.
+            options["extra_body"] = body
+        return options
+
+
+class CompletionsTransport:
+    """An OpenAI-compatible ``/v1/completions`` for base models.
+
+    Not through LangChain, which drops how much of the prompt the server had in its cache.
+
+    Args:
+        complete: Returns the running event loop's client.
+        streams: Returns its client for answers in parts.
+    """
+
+    def __init__(self, complete: Callable[[], Complete], streams: Callable[[], CompleteStream] | None = None) -> None:
+        self._complete = complete
+        self._streams = streams
+
+    async def send(self, request: Request) -> Reply:
+        """Return all samples of one request, as the model wrote them."""
+        return _read_completion(await self._complete()(self._body(request)))
+
+    async def stream(self, request: Request) -> AsyncIterator[Piece]:
+        """Yield the pieces of the reply's one sample; all of it at once where the client has no streams."""
+        if self._streams is None:
+            reply = await self.send(request)
+            yield Piece(reply.choices[0].text, finish_reason=reply.choices[0].finish_reason, usage=reply.usage)
+            return
+        body: dict[str, JsonValue] = {"stream": True, "stream_options": {"include_usage": True}}
+        async for part in self._streams()({**self._body(request), **body}):
+            yield _read_part(part)
+
+    @staticmethod
+    def _body(request: Request) -> dict[str, JsonValue]:
+        messages = [(one["role"], one["content"]) for one in request.messages]
+        prompt = join_messages(messages, is_structured=request.schema is not None)
+        body: dict[str, JsonValue] = {"prompt": prompt, **_sampling_fields(request)}
+        if request.stop:
+            body["stop"] = list(request.stop)
+        if request.top_logprobs:
+            body["logprobs"] = request.top_logprobs
+        return {**body, **request.extra_body, **_format_fields(request)}
+
+
+class LangChainTransport:
+    """Any ``BaseChatModel``, one sample per request: other providers ignore ``n`` or give it other names.
+
+    A reply is no longer than the request allows where the model has a field for it, and than that field says.
+    """
+
+    def __init__(self, model: BaseChatModel) -> None:
+        self._model = model
+        self._limit_field = next((name for name in _LIMIT_FIELDS if name in type(model).model_fields), None)
+
+    async def send(self, request: Request) -> Reply:
+        """Return one sample, whatever the number asked for."""
+        model = self._limit(request.max_tokens)
+        return _read_result(await model.agenerate([_to_messages(request.messages)], stop=list(request.stop) or None))
+
+    def stream(self, request: Request) -> AsyncIterator[Piece]:
+        """Yield the pieces of one sample, as the provider's client cuts them."""
+        return _stream_chat(self._limit(request.max_tokens), request, {})
+
+    def _limit(self, max_tokens: int) -> BaseChatModel:
+        """Return the model with replies of at most so many tokens."""
+        if self._limit_field is None:
+            return self._model
+        own = getattr(self._model, self._limit_field)
+        if isinstance(own, int) and 0 < own <= max_tokens:
+            return self._model
+        return self._model.model_copy(update={self._limit_field: max_tokens})
+
+
+def _to_messages(messages: Sequence[Message]) -> list[BaseMessage]:
+    return [_MESSAGE_TYPES[one["role"]](content=one["content"]) for one in messages]
+
+
+async def _stream_chat(model: BaseChatModel, request: Request, options: Mapping[str, Any]) -> AsyncIterator[Piece]:
+    # Without callbacks: inside a graph the caller's would be told of these pieces beside those that we hand on.
+    chunks = model.astream(
+        _to_messages(request.messages), {"callbacks": []}, stop=list(request.stop) or None, **options
+    )
+    async for chunk in chunks:
+        reason = chunk.response_metadata.get("finish_reason") or chunk.response_metadata.get("stop_reason")
+        refusal = chunk.additional_kwargs.get("refusal")
+        yield Piece(
+            # A plain text: LangChain's own kind is refused by records.
+            str(chunk.text),
+            refusal=refusal if isinstance(refusal, str) else "",
+            finish_reason=str(reason) if reason else None,
+            usage=None if chunk.usage_metadata is None else _usage_in(chunk),
+        )
+
+
+def _sampling_fields(request: Request) -> dict[str, JsonValue]:
+    fields: dict[str, JsonValue] = {
+        "n": request.num_samples,
+        "temperature": request.temperature,
+        "top_p": request.top_p,
+        "max_tokens": request.max_tokens,
+    }
+    return fields if request.seed is None else {**fields, "seed": request.seed}
+
+
+def _format_fields(request: Request) -> dict[str, JsonValue]:
+    if request.schema is None or request.mode not in ("json_schema", "json"):
+        return {}
+    if request.mode == "json":
+        return {"response_format": {"type": "json_object"}}
+    schema: JsonValue = {"name": request.schema.name, "schema": dict(request.schema.schema), "strict": True}
+    return {"response_format": {"type": "json_schema", "json_schema": schema}}
+
+
+def _tool_options(request: Request) -> dict[str, Any]:
+    if request.schema is None or request.mode != "tool":
+        return {}
+    function = {"name": request.schema.name, "parameters": dict(request.schema.schema)}
+    return {
+        "tools": [{"type": "function", "function": function}],
+        "tool_choice": {"type": "function", "function": {"name": request.schema.name}},
+    }
+
+
+def _read_result(result: LLMResult) -> Reply:
+    choices = []
+    for generation in result.generations[0]:
+        assert isinstance(generation, ChatGeneration)
+        choices.append(_read_message(generation))
+    told = (result.llm_output or {}).get("token_usage")
+    return Reply(tuple(choices), _read_usage(told) if told else _usage_of_message(result))
+
+
+def _read_message(generation: ChatGeneration) -> Choice:
+    message = generation.message
+    metadata = {**message.response_metadata, **(generation.generation_info or {})}
+    reason = metadata.get("finish_reason") or metadata.get("stop_reason") or "stop"
+    refusal = message.additional_kwargs.get("refusal")
+    # A plain text: LangChain's own kind is refused by records where half a character stands in it.
+    text = str(message.text)
+    if isinstance(message, AIMessage) and message.tool_calls:
+        text = json.dumps(message.tool_calls[0]["args"])
+    elif isinstance(message, AIMessage) and message.invalid_tool_calls:
+        text = message.invalid_tool_calls[0]["args"] or ""
+    return Choice(
+        text=text,
+        finish_reason=str(reason),
+        refusal=refusal if isinstance(refusal, str) else None,
+        score_tokens=find_score_tokens(read_tokens(metadata.get("logprobs")), text),
+    )
+
+
+def _read_completion(answer: Mapping[str, object]) -> Reply:
+    """Return the reply in an answer of ``/v1/completions``.
+
+    Raises:
+        MalformedReplyError: it is none; some gateways answer 200 with an error in the body.
+    """
+    given = answer.get("choices")
+    choices = [_read_completed(one) for one in given] if isinstance(given, list) else [None]
+    told = tuple(one for one in choices if one is not None)
+    if len(told) < len(choices):
+        raise MalformedReplyError(f"the server's answer is no completion: {str(answer)[:MAX_QUOTED]}")
+    return Reply(told, _read_usage(answer.get("usage")))
+
+
+def _read_completed(given: object) -> Choice | None:
+    text = given.get("text") if isinstance(given, Mapping) else None
+    if not isinstance(given, Mapping) or not isinstance(text, str):
+        return None
+    score_tokens = find_score_tokens(read_tokens(given.get("logprobs")), text)
+    return Choice(text=text, finish_reason=str(given.get("finish_reason") or "stop"), score_tokens=score_tokens)
+
+
+def _read_part(part: Mapping[str, object]) -> Piece:
+    """Return what a part of a streamed completion adds; the last one has the usage and no choice."""
+    given = part.get("choices")
+    usage = _read_usage(part["usage"]) if part.get("usage") else None
+    choice = given[0] if isinstance(given, list) and given else None
+    if not isinstance(choice, Mapping):
+        return Piece(usage=usage)
+    text, reason = choice.get("text"), choice.get("finish_reason")
+    return Piece(text if isinstance(text, str) else "", finish_reason=str(reason) if reason else None, usage=usage)
+
+
+def _read_usage(usage: object) -> Usage:
+    """Return the usage of a whole request as OpenAI-compatible servers report it."""
+    if not isinstance(usage, Mapping):
+        return Usage(calls=1)
+    details = usage.get("prompt_tokens_details")
+    cached = details.get("cached_tokens") if isinstance(details, Mapping) else None
+    return Usage(
+        calls=1,
+        prompt_tokens=_read_count(usage.get("prompt_tokens")),
+        completion_tokens=_read_count(usage.get("completion_tokens")),
+        cached_tokens=_read_count(cached),
+    )
+
+
+def _read_count(value: object) -> int:
+    return int(value) if isinstance(value, int | float) else 0
+
+
+def _usage_of_message(result: LLMResult) -> Usage:
+    """Return the usage as LangChain normalises it: on the message, where other providers put it."""
+    generation = result.generations[0][0] if result.generations[0] else None
+    message = generation.message if isinstance(generation, ChatGeneration) else None
+    return _usage_in(message) if isinstance(message, AIMessage) else Usage(calls=1)
+
+
+def _usage_in(message: AIMessage) -> Usage:
+    usage = message.usage_metadata
+    if usage is None:
+        return Usage(calls=1)
+    return Usage(
+        calls=1,
+        # A reply out of LangChain's cache tells its cost alone.
+        prompt_tokens=usage.get("input_tokens", 0),
+        completion_tokens=usage.get("output_tokens", 0),
+        cached_tokens=usage.get("input_token_details", {}).get("cache_read", 0),
+    )

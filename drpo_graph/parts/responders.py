@@ -1,0 +1,88 @@
+"""An app in the base model's place: it answers under several prompts, of which one is optimised at a time."""
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+from drpo_graph.errors import ReplyError
+from drpo_graph.parts.identity import name_of, stored_name
+from drpo_graph.records import Query
+
+STORED_RESPONSE = "responses/"
+"""Begins the key of a response that is no model call: it stands among the archive's responses, not in the ledger."""
+
+
+class PromptResponder(Protocol):
+    """Answers a query under the prompt that is optimised."""
+
+    async def respond(self, prompt: str, query: Query) -> str:
+        """Return the response; raise ``ReplyError`` to leave the query without one, with that reason."""
+        ...
+
+
+class Responder(Protocol):
+    """An app with several named prompts."""
+
+    async def __call__(self, prompts: Mapping[str, str], query: Query) -> str:
+        """Return the app's response under these prompts; raise ``ReplyError`` when there is none."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class OnePromptOfApp:
+    """An app as one of its prompts sees it: the others stay as they are."""
+
+    STORED_NAME: ClassVar[str] = "drpo_graph.responders.OnePromptOfApp"
+
+    app: Responder
+    name: str
+    prompts: Mapping[str, str]
+    """All prompts by name; that of ``name`` is replaced by the one that is tried."""
+
+    @property
+    def identity(self) -> str:
+        """The prompts that stay, and which one does not: a part of the run's fingerprint."""
+        fixed = {name: prompt for name, prompt in self.prompts.items() if name != self.name}
+        return json.dumps([self.name, fixed], sort_keys=True)
+
+    async def respond(self, prompt: str, query: Query) -> str:
+        """Return the app's response with this prompt in its place."""
+        return await self.app({**self.prompts, self.name: prompt}, query)
+
+
+def identify_responder(responder: PromptResponder) -> str:
+    """Return what tells one app from another: its class, and its ``identity`` where it has one, a text."""
+    identity = getattr(responder, "identity", None)
+    name = stored_name(type(responder))
+    if isinstance(responder, OnePromptOfApp):
+        name += f"/{name_of(responder.app)}"
+    return name if identity is None else f"{name}\0{hashlib.sha256(str(identity).encode()).hexdigest()}"
+
+
+async def ask_responder(responder: PromptResponder, prompt: str, query: Query, *, timeout_s: float) -> str:
+    """Return a responder's answer.
+
+    Raises:
+        ReplyError: it gave none, a blank one, or none in time.
+    """
+    limit = asyncio.timeout(timeout_s)
+    try:
+        async with limit:
+            response = await responder.respond(prompt, query)
+    except TimeoutError as error:
+        if not limit.expired():
+            raise
+        raise ReplyError(
+            f"query {query.id!r}: the app gave no response within {timeout_s:g} s", kind="unavailable"
+        ) from error
+    if not response.strip():
+        raise ReplyError(f"query {query.id!r}: the app's response is blank", kind="empty")
+    return response
+
+
+def response_key(prompt: str, query: Query) -> str:
+    """Return the key that a response is stored under: a prompt that is kept is not tried again on the same query."""
+    return f"{hashlib.sha256(prompt.encode()).hexdigest()}/{query.id}"

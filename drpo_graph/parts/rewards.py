@@ -1,0 +1,234 @@
+"""Reward functions of the user's own: several with weights, in the critic's place or mixed with it."""
+
+import asyncio
+import importlib
+import inspect
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, cast
+
+from drpo_graph.calls.roles import Models
+from drpo_graph.errors import DRPOError, ReplyError, RewardError, SettingsError
+from drpo_graph.parts.identity import name_of
+from drpo_graph.parts.protocols import Critic, Reward, RewardFunction
+from drpo_graph.records import MAX_SCORE, MIN_SCORE, Critique, MetricScore, MetricSelection, Query
+from drpo_graph.settings.settings import Settings
+
+_MAX_TOLD = 80
+
+
+@dataclass(frozen=True, slots=True)
+class NamedReward:
+    """A reward function with the name that the optimizer sees its score under."""
+
+    function: RewardFunction
+    name: str = ""
+    """The function's own when empty."""
+    weight: float = 1.0
+    """Its share among the reward functions."""
+    timeout_s: float | None = None
+    """Longest wait for it; the settings' ``timeout_s`` when absent."""
+    expects: tuple[type[Exception], ...] = ()
+    """What it may raise besides ``ReplyError``: the response stays unscored then. Anything else stops the run."""
+
+    @property
+    def label(self) -> str:
+        """Its name, or that of its function."""
+        return self.name or name_of(self.function).rpartition(".")[2]
+
+
+class MixedReward:
+    """Reward functions beside the critic: a response's reward is the weighted mean of all their scores."""
+
+    __slots__ = ("rewards", "weight")
+
+    def __init__(self, *rewards: RewardFunction | NamedReward, weight: float = 0.5) -> None:
+        """Mix reward functions with the critic.
+
+        Args:
+            rewards: At least one, with distinct names.
+            weight: The share of them all; the critic has the rest, and is not asked at 1.
+
+        Raises:
+            SettingsError: there is none, two share a name, or a weight cannot be used.
+        """
+        named = tuple(one if isinstance(one, NamedReward) else NamedReward(one) for one in rewards)
+        labels = [one.label for one in named]
+        if not named or len(set(labels)) < len(labels):
+            raise SettingsError(f"MixedReward: expected reward functions with distinct names, got {labels}.")
+        if not 0 < weight <= 1 or not all(0 < one.weight < float("inf") for one in named):
+            raise SettingsError("MixedReward: expected a weight above 0 and up to 1, and functions' weights above 0.")
+        self.rewards = named
+        self.weight = weight
+
+    @property
+    def has_critic(self) -> bool:
+        """Whether the critic has a share."""
+        return self.weight < 1
+
+
+CriticPart = Critic | RewardFunction | MixedReward
+"""What a user may put in the critic's place."""
+
+
+@dataclass(frozen=True, slots=True)
+class MixedCritic:
+    """Asks reward functions, then the critic, unless one of the functions leaves the response unscored."""
+
+    STORED_NAME: ClassVar[str] = "drpo_graph.rewards.MixedCritic"
+
+    mixed: MixedReward
+    critic: Critic | None
+    timeout_s: float
+
+    @property
+    def identity(self) -> str:
+        """What makes up the mix, as a part of the run's fingerprint."""
+        return json.dumps(
+            [self.mixed.weight, [[one.label, name_of(one.function), one.weight] for one in self.mixed.rewards]]
+        )
+
+    async def critique(self, query: Query, response: str, *, selection: MetricSelection, models: Models) -> Critique:
+        """Return the scores of all, each with its share in the reward."""
+        given = [await self._ask(one, query, response) for one in self.mixed.rewards]
+        share = self.mixed.weight / sum(one.weight for one in self.mixed.rewards)
+        scores = [
+            MetricScore(metric=one.label, score=reward.score, rationale=reward.feedback, weight=one.weight * share)
+            for one, reward in zip(self.mixed.rewards, given, strict=True)
+        ]
+        if self.critic is None:
+            return Critique(scores=tuple(scores))
+        judged = await self.critic.critique(query, response, selection=selection, models=models)
+        rest = (1 - self.mixed.weight) / sum(one.weight for one in judged.scores)
+        return Critique(
+            scores=(*(one.model_copy(update={"weight": one.weight * rest}) for one in judged.scores), *scores)
+        )
+
+    async def _ask(self, one: NamedReward, query: Query, response: str) -> Reward:
+        reward = await ask_reward(one, query, response, timeout_s=self.timeout_s)
+        return check_reward(reward, name=one.label)
+
+
+async def ask_reward(one: NamedReward, query: Query, response: str, *, timeout_s: float) -> Reward:
+    """Return what a reward function says of a response.
+
+    Args:
+        one: The function.
+        query: What was asked.
+        response: The response.
+        timeout_s: Longest wait for it, where it has none of its own.
+
+    Raises:
+        ReplyError: it gave nothing in time, or raised this or what it may raise.
+        RewardError: it raised anything else.
+    """
+    timeout_s = one.timeout_s if one.timeout_s is not None else timeout_s
+    limit = asyncio.timeout(timeout_s)
+    try:
+        async with limit:
+            return await one.function(query, response)
+    except DRPOError:
+        raise
+    except Exception as error:
+        is_late = isinstance(error, TimeoutError) and limit.expired()
+        told = f"no answer within {timeout_s:g} s" if is_late else f"{type(error).__name__}: {error}"
+        if is_late or isinstance(error, one.expects):
+            raise ReplyError(f"the reward function {one.label!r}: {told}", kind="reward_error") from error
+        raise RewardError(
+            f"The reward function {one.label!r} failed on query {query.id!r}: {told}. Mend it, or say what it may "
+            "raise (NamedReward(..., expects=...)), then resume."
+        ) from error
+
+
+def check_reward(reward: Reward, *, name: str = "") -> Reward:
+    """Return a reward whose score is one.
+
+    Raises:
+        ReplyError: it lies outside 1 to 5.
+    """
+    called = f" {name!r}" if name else ""
+    if not isinstance(reward, Reward):
+        raise ReplyError(
+            f"the reward function{called} gave {str(reward)[:_MAX_TOLD]!r}, expected a Reward", kind="reward_error"
+        )
+    if not MIN_SCORE <= reward.score <= MAX_SCORE:
+        raise ReplyError(
+            f"the reward function{called} gave {reward.score!r}, expected {MIN_SCORE} to {MAX_SCORE}",
+            kind="reward_error",
+        )
+    return reward
+
+
+def replaces_critic(critic: CriticPart | None) -> bool:
+    """Return whether reward functions alone score responses, so that there are no metrics to select."""
+    if isinstance(critic, MixedReward):
+        return not critic.has_critic
+    return critic is not None and not hasattr(critic, "critique")
+
+
+def choose_critic(settings: Settings, critic: CriticPart | None) -> CriticPart | None:
+    """Return the critic that is given, or the reward functions that the settings name.
+
+    Raises:
+        SettingsError: there are both, or a function cannot be loaded.
+    """
+    if not settings.reward:
+        return critic
+    if critic is not None:
+        raise SettingsError(
+            "The settings name reward functions, and a critic is given as a part too: give one of them."
+        )
+    return MixedReward(*map(load_reward, settings.reward), weight=settings.reward_weight)
+
+
+def check_named_again(stored: Settings, changes: Mapping[str, object]) -> None:
+    """Do nothing when a resumed run names no reward function, or its caller does so again.
+
+    A checkpoint may come from somebody else, and these names say which code is imported: they are not taken from it.
+
+    Raises:
+        SettingsError: the caller names none.
+    """
+    if stored.reward and "reward" not in changes:
+        flags = " ".join(f"--reward {one}" for one in stored.reward)
+        raise SettingsError(
+            f"This run's reward functions are {', '.join(stored.reward)}. A checkpoint's word is not enough to load "
+            f"code: name them again with {flags}."
+        )
+
+
+def load_reward(spec: str) -> RewardFunction:
+    """Return the reward function that ``module:function`` names; the working folder is searched first.
+
+    Raises:
+        SettingsError: there is none, or it is not asynchronous.
+    """
+    module_name, _, name = spec.partition(":")
+    if not module_name or not name.isidentifier():
+        raise SettingsError(f"Reward {spec!r}: expected module:function, e.g. my_rewards:is_json.")
+    try:
+        with _working_folder_first():
+            function = getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError, SyntaxError, ValueError) as error:
+        raise SettingsError(
+            f"Reward {spec!r} cannot be loaded: {error}. Give a module of the working folder or one that is installed."
+        ) from error
+    if not inspect.iscoroutinefunction(function) and not inspect.iscoroutinefunction(
+        getattr(function, "__call__", None)  # noqa: B004
+    ):
+        raise SettingsError(f"Reward {spec!r}: expected `async def {name}(query, response)`, which returns a Reward.")
+    return cast(RewardFunction, function)
+
+
+@contextmanager
+def _working_folder_first() -> Iterator[None]:
+    folder = str(Path.cwd())
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        sys.path.remove(folder)

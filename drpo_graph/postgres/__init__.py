@@ -1,5 +1,0 @@
-"""Runs kept in a PostgreSQL database: saver, store, events, and a lease per run. Needs the extra ``postgres``."""
-
-from drpo_graph.postgres.storage import PostgresStorage
-
-__all__ = ["PostgresStorage"]

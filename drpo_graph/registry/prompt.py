@@ -1,0 +1,130 @@
+"""A registered prompt: the text, and what is known of where it comes from and what it gained."""
+
+import datetime
+from typing import TYPE_CHECKING, Self
+
+from pydantic import Field, field_validator
+
+from drpo_graph.errors import UsageError
+from drpo_graph.parts.parsing import clean_surrogates
+from drpo_graph.prompts.placeholders import FieldStyle, TemplateSyntaxError, as_format, count_placeholders
+from drpo_graph.records import Record, RunResult
+
+if TYPE_CHECKING:
+    from langchain_core.prompts import ChatPromptTemplate
+
+_MESSAGES = "messages"
+
+
+class RegisteredPrompt(Record):
+    """A model's system prompt with its provenance."""
+
+    model: str = Field(min_length=1)
+    """The model's name, as inference asks for it: ``provider:model``, or without the provider."""
+    system_prompt: str
+    placeholders: FieldStyle | None = None
+    """How the prompt marks what an app fills in; ``None`` when braces and dollar signs are what they are."""
+    source: str | None = None
+    """Where it was read, or who made it."""
+    run: str | None = None
+    """The run that found it."""
+    reward: float | None = None
+    initial_reward: float | None = None
+    """The initial prompt's reward, on the same queries where it was measured there."""
+    difference: float | None = None
+    """Mean of (this prompt - initial prompt) over held-out queries."""
+    interval_low: float | None = None
+    interval_high: float | None = None
+    """Bounds of the 95% interval of ``difference``."""
+    is_significant: bool | None = None
+    """Whether the interval lies above zero; ``None`` when nothing was validated."""
+    date: datetime.date | None = None
+    """When the run ended, or the prompt was imported (UTC)."""
+    licence: str | None = None
+    """Under which the prompt may be used."""
+
+    @field_validator("system_prompt")
+    @classmethod
+    def _make_writable(cls, value: str) -> str:
+        if not value.strip():
+            raise ValueError("it is blank")
+        return clean_surrogates(value)
+
+    @field_validator("source", "run", "licence")
+    @classmethod
+    def _make_texts_writable(cls, value: str | None) -> str | None:
+        return None if value is None else clean_surrogates(value)
+
+    @classmethod
+    def from_result(
+        cls,
+        result: RunResult,
+        *,
+        model: str,
+        source: str | None = None,
+        date: datetime.date | None = None,
+        licence: str | None = None,
+        placeholders: FieldStyle | None = None,
+    ) -> Self:
+        """Return the prompt that a run delivers; its rewards are those on held-out queries where there were any.
+
+        Args:
+            result: What the run found.
+            model: The model that the prompt is for.
+            source: Where the run is kept.
+            date: When it ended.
+            licence: Under which the prompt may be used.
+            placeholders: The style of the prompt's placeholders, if it has any.
+        """
+        known = cls(
+            model=model,
+            system_prompt=result.system_prompt,
+            source=source,
+            run=result.thread_id,
+            reward=result.reward,
+            initial_reward=result.initial_reward
+            if result.initial_reward_same_queries is None
+            else result.initial_reward_same_queries,
+            date=date,
+            licence=licence,
+            placeholders=placeholders,
+        )
+        validation = result.validation
+        if validation is None:
+            return known
+        fields: dict[str, object] = {
+            "reward": validation.initial_reward,
+            "initial_reward": validation.initial_reward,
+            "is_significant": False,
+        }
+        for one in validation.comparisons:
+            if one.candidate_id == result.candidate_id:
+                names = ("reward", "difference", "interval_low", "interval_high", "is_significant")
+                fields |= {name: getattr(one, name) for name in names}
+        return known.model_copy(update=fields)
+
+    def to_chat_prompt_template(self) -> "ChatPromptTemplate":
+        """Return a LangChain template: this system prompt, word by word, then the conversation as ``messages``.
+
+        What an app fills in is a variable of the template, by its name.
+
+        Raises:
+            UsageError: the prompt is no template of its style, or has a placeholder with the conversation's name.
+        """
+        from langchain_core.prompts import ChatPromptTemplate, MessagesPlaceholder  # Slow to load.
+
+        try:
+            text = as_format(self.system_prompt, self.placeholders)
+            is_taken = self.placeholders is not None and _MESSAGES in count_placeholders(
+                self.system_prompt, self.placeholders
+            )
+        except TemplateSyntaxError as error:
+            raise UsageError(
+                f"Prompt of {self.model!r}: placeholders={self.placeholders!r}, and it cannot be read so: {error}."
+            ) from error
+        if is_taken:
+            raise UsageError(
+                f"Prompt of {self.model!r}: the template takes the conversation as {_MESSAGES!r}, which the prompt has "
+                "as a placeholder. Rename that."
+            )
+        return ChatPromptTemplate.from_messages([("system", text), MessagesPlaceholder(_MESSAGES)])

@@ -1,0 +1,1 @@
+"""Runs from outside: started, resumed, forked, decided about, and written down."""

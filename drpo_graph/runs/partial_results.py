@@ -1,0 +1,60 @@
+"""What a run that its budget stopped has found so far: told with the error, and written to the run's folder."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from drpo_graph.calls.budget import Budget
+from drpo_graph.calls.ledger import Ledger, StopSignal
+from drpo_graph.errors import BudgetSpentError, CheckpointError
+from drpo_graph.records import RunResult
+from drpo_graph.runs.files import PROMPT_FILE, load_tree, write_result_files
+from drpo_graph.search.results import make_result
+from drpo_graph.search.review_records import keep_unvetoed
+from drpo_graph.search.state import SearchState
+from drpo_graph.search.validation import ROOT_ID
+from drpo_graph.settings.limits import Limits
+from drpo_graph.storage.archive import Archive
+
+
+async def tell_standing(
+    error: BudgetSpentError, values: Mapping[str, Any], archive: Archive, *, limits: Limits, folder: Path | None
+) -> None:
+    """Add to the error what was found, and write the run's files as if it had ended here.
+
+    Resuming reads none of them, and replaces them.
+
+    Args:
+        error: Why the run stops.
+        values: The graph's state at its last checkpoint.
+        archive: The run's records.
+        limits: Its budget, with the prices.
+        folder: Where its files go; ``None`` where it has none, or where they would lay open what is sealed.
+    """
+    result = await find_standing(values, archive, limits)
+    if result is None:
+        error.add("The initial prompt is not scored yet.")
+        return
+    reward = "unscored" if result.path_reward is None else f"{result.path_reward:.2f}"
+    told = f"Best so far: {result.candidate_id} at {reward}, after {result.depth} levels"
+    if folder is None:
+        error.add(f"{told}.")
+        return
+    try:
+        write_result_files(folder, result, await load_tree(archive))
+        error.add(f"{told}, in {folder / PROMPT_FILE}.")
+    except CheckpointError as problem:
+        # The budget is why the run stops; that its files could not be written is told beside it.
+        error.add(f"{told}. {problem}")
+
+
+async def find_standing(values: Mapping[str, Any], archive: Archive, limits: Limits) -> RunResult | None:
+    """Return what a run has found by its last scored level, or ``None`` before its first."""
+    if not values.get("beam"):
+        return None
+    ledger = Ledger(archive, StopSignal(), Budget(limits))
+    await ledger.load()
+    state = cast(SearchState, values)
+    beam = await keep_unvetoed(archive, state["beam"])
+    best_id = beam[0]["id"] if beam else ROOT_ID
+    return await make_result(archive, ledger, state, delivered_id=best_id, validation=None, status="interrupted")

@@ -1,0 +1,229 @@
+"""Start, resume and read runs: everything around the graph that a command line or a service needs."""
+
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, cast
+
+from langchain_core.language_models import BaseChatModel
+from pydantic import JsonValue
+
+from drpo_graph.data.datasets import load_bundled_queries
+from drpo_graph.errors import (
+    BudgetSpentError,
+    DatasetError,
+    FingerprintMismatchError,
+    RunExistsError,
+    UsageError,
+)
+from drpo_graph.events.schema import Event, RunFinished
+from drpo_graph.graph import SearchGraph, build_context, build_graph
+from drpo_graph.parts.protocols import BeamPolicy, ExampleRetriever, MetricSelector, Rewriter
+from drpo_graph.parts.responders import PromptResponder
+from drpo_graph.parts.rewards import CriticPart, check_named_again
+from drpo_graph.parts.rewrite_guards import check_fillable
+from drpo_graph.records import Query, Role, RunResult, WarmStart
+from drpo_graph.runs.files import export_result
+from drpo_graph.runs.partial_results import tell_standing
+from drpo_graph.runs.warm_start import start_from
+from drpo_graph.runs.work import RunOptions as RunOptions
+from drpo_graph.runs.work import RunWork, make_record, take_up
+from drpo_graph.search.announce import announce_resume
+from drpo_graph.search.session import RunContext, RunSession
+from drpo_graph.search.state import SearchState
+from drpo_graph.settings.settings import Settings
+from drpo_graph.storage.archive import Archive
+from drpo_graph.storage.run_list import RunInput, RunRegistry
+from drpo_graph.storage.sqlite_file import check_thread_id, find_storage
+
+_MAX_NAME_CHARS = 40
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """Replacements for models and components, by role and by protocol."""
+
+    models: Mapping[Role, BaseChatModel] = field(default_factory=dict)
+    selector: MetricSelector | None = None
+    critic: CriticPart | None = None
+    rewriter: Rewriter | None = None
+    beam_policy: BeamPolicy | None = None
+    example_retriever: ExampleRetriever | None = None
+    responder: PromptResponder | None = None
+    """An app in the base model's place."""
+
+
+async def optimize(
+    queries: Sequence[str | Query] | None = None,
+    *,
+    settings: Settings,
+    validation: Sequence[str | Query] = (),
+    warm_start: WarmStart | None = None,
+    thread_id: str | None = None,
+    options: RunOptions | None = None,
+    parts: Parts | None = None,
+) -> RunResult:
+    """Optimise a system prompt and return what was found.
+
+    Args:
+        queries: Training queries; the bundled ones when absent.
+        settings: What to do.
+        validation: Held-out queries; given any, the final choice is made on them.
+        warm_start: What another run found, to begin with.
+        thread_id: Names the run; a new name when absent.
+        options: Where it is kept and who is told.
+        parts: Replacements for models and components.
+
+    Raises:
+        UsageError: a setting, path or dataset is wrong, or the run exists already.
+        ModelCallError: a model endpoint cannot be used; the run can be resumed.
+        RunInterruptedError: it was asked to stop, its budget is spent (``BudgetSpentError``), or it waits for a
+            decision (``ReviewNeededError``); it can be resumed.
+        CheckpointError: the checkpoint cannot be opened or written.
+    """
+    options, parts = options or RunOptions(), parts or Parts()
+    thread_id = check_thread_id(thread_id or new_thread_id())
+    training = load_bundled_queries() if queries is None else queries
+    if not training:
+        raise DatasetError("The dataset is empty: expected at least one training query.")
+    settings = start_from(settings, warm_start) if warm_start else settings
+    given = RunInput(queries=_as_input(training), validation_queries=_as_input(validation), warm_start=warm_start)
+    if settings.num_queries is not None and settings.num_queries > len(training):
+        raise DatasetError(f"{settings.num_queries} queries were asked for, but the dataset has {len(training)}.")
+    filled = [_as_query(one) for one in (*training, *validation)] if parts.responder is None else []
+    check_fillable(settings, settings.initial_prompt, filled)
+    # Models and templates are checked before anything is created: a typo leaves nothing behind.
+    context = _build_context(settings, options, parts, accepts_changes=False)
+    async with find_storage(options.checkpoint).open_run(thread_id) as checkpoint:
+        registry = RunRegistry(checkpoint.store)
+        if await registry.has(thread_id):
+            raise RunExistsError(f"Run {thread_id!r} exists already. `drpo resume {thread_id}` continues it.")
+        source = warm_start.source if warm_start else None
+        record = make_record(thread_id, settings, options, warm_start=source)
+        context = replace(context, store=checkpoint.store)
+        return await _Search(record, context, checkpoint, options, given).carry_out()
+
+
+async def resume(
+    thread_id: str,
+    *,
+    options: RunOptions | None = None,
+    parts: Parts | None = None,
+    changes: Mapping[str, object] | None = None,
+    queries: Sequence[str | Query] | None = None,
+    accepts_changes: bool = False,
+    retries_failed: bool = False,
+) -> RunResult:
+    """Continue a run, and return what was found; a finished run returns its result again.
+
+    Args:
+        thread_id: The run.
+        options: Where it is kept and who is told.
+        parts: The same replacements that it was started with.
+        changes: Settings to change by name. What only says where and how fast may change; the rest is refused.
+        queries: The training queries again, to have them checked; those it was started with when absent.
+        accepts_changes: Whether to go on although settings, prompts or data differ from the start.
+        retries_failed: Whether to ask again for what had no usable reply: the unscored answers of the level, or the
+            validation, in work. What they cost stays counted.
+
+    Raises:
+        RunNotFoundError: there is no such run.
+        FingerprintMismatchError: settings, prompts or data differ from the start.
+        RunLockedError: another process works on it.
+    """
+    options, parts = options or RunOptions(), parts or Parts()
+    thread_id = check_thread_id(thread_id)
+    async with find_storage(options.checkpoint).open_run(thread_id, must_exist=True) as checkpoint:
+        record = await RunRegistry(checkpoint.store).find(thread_id)
+        if record.kind != "search":
+            raise UsageError(f"Run {thread_id!r} optimises ICL examples: `drpo resume {thread_id}` continues it.")
+        check_named_again(record.settings, changes or {})
+        chosen, options, record = take_up(record, options, changes)
+        stored = await Archive(checkpoint.store, thread_id).get("run", "input")
+        given = RunInput.model_validate(stored)
+        if queries is not None and not accepts_changes:
+            _check_data(given, queries, chosen)
+        context = _build_context(chosen, options, parts, accepts_changes=accepts_changes)
+        context = replace(context, store=checkpoint.store)
+        return await _Search(record, context, checkpoint, options, given, retries_failed=retries_failed).carry_out()
+
+
+def new_thread_id() -> str:
+    """Return a new run name that sorts by time."""
+    return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+
+
+class _Search(RunWork[RunResult]):
+    """The search."""
+
+    _given: RunInput
+
+    def _make_graph(self) -> SearchGraph:
+        return build_graph(self._record.settings, checkpointer=self._checkpoint.saver)
+
+    def _make_input(self) -> Any:
+        warm_start = self._given.warm_start
+        rejected = [one.model_dump(mode="json") for one in warm_start.rejected] if warm_start else []
+        return {
+            "initial_prompt": self._record.settings.initial_prompt,
+            "queries": self._given.queries,
+            "validation_queries": self._given.validation_queries,
+            **({"rejected_rewrites": rejected} if rejected else {}),
+        }
+
+    def _read_result(self, stored: object) -> RunResult:
+        return RunResult.model_validate(stored)
+
+    def _make_finished(self, result: RunResult) -> Event:
+        return RunFinished(run_id=result.thread_id, result=result)
+
+    async def _announce_resume(self, session: RunSession, context: RunContext, values: Mapping[str, Any]) -> None:
+        await announce_resume(session, context, cast(SearchState, values))
+
+    async def _export(self, archive: Archive, folder: Path, result: RunResult) -> None:
+        await export_result(archive, folder, result)
+
+    async def _tell(
+        self, error: BudgetSpentError, values: Mapping[str, Any], archive: Archive, *, folder: Path | None
+    ) -> None:
+        await tell_standing(error, values, archive, limits=self._context.settings, folder=folder)
+
+
+def _build_context(settings: Settings, options: RunOptions, parts: Parts, *, accepts_changes: bool) -> RunContext:
+    context = build_context(
+        settings,
+        models=parts.models,
+        sinks=options.sinks,
+        accepts_changes=accepts_changes,
+        selector=parts.selector,
+        critic=parts.critic,
+        rewriter=parts.rewriter,
+        beam_policy=parts.beam_policy,
+        example_retriever=parts.example_retriever,
+        responder=parts.responder,
+    )
+    return replace(context, has_ended=options.has_ended)
+
+
+def _as_input(queries: Sequence[str | Query]) -> list[JsonValue]:
+    return [query if isinstance(query, str) else query.model_dump(mode="json") for query in queries]
+
+
+def _as_query(given: str | Query) -> Query:
+    return Query(id=given[:_MAX_NAME_CHARS], text=given) if isinstance(given, str) else given
+
+
+def _check_data(given: RunInput, queries: Sequence[str | Query], settings: Settings) -> None:
+    """Do nothing when a resumed run is given the queries it was started with.
+
+    Raises:
+        FingerprintMismatchError: they differ.
+    """
+    if given.queries != _as_input(queries):
+        raise FingerprintMismatchError(
+            "This run was started with other data. Resume it without queries, start a new run, or accept the change "
+            "with --force.",
+            ("data",),
+        )

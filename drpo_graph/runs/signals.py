@@ -1,0 +1,43 @@
+"""Signals: the first Ctrl-C drains a process's runs, the second stops at once."""
+
+import asyncio
+import logging
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from drpo_graph.events.schema import Warned
+from drpo_graph.search.session import RunContext
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def handle_signals(context: RunContext, *, enabled: bool) -> Iterator[None]:
+    """Turn the first Ctrl-C into a drain and the second into a stop at once."""
+    if not enabled:
+        yield
+        return
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+
+    def stop() -> None:
+        if context.stop.reason is not None:
+            task.cancel()
+            return
+        # First of all: a sink that fails must not keep the run from stopping.
+        context.stop.request("Stopped on request; finished calls are stored.")
+        for session in context.open_sessions():
+            message = f"stopping: {session.ledger.num_in_flight} calls finish first; Ctrl-C again stops at once"
+            try:
+                session.emitter.emit(Warned(run_id=session.run_id, message=message))
+            except Exception:  # A caller's sink may raise anything.
+                logger.exception("A sink failed.")
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)

@@ -1,0 +1,307 @@
+"""One process's part of a run, whatever its graph: records, files, errors and the end of it."""
+
+import logging
+import sqlite3
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
+
+from langgraph.graph.state import CompiledStateGraph
+
+from drpo_graph.calls.channel import never_ends
+from drpo_graph.calls.failed_samples import ask_again
+from drpo_graph.errors import (
+    BudgetSpentError,
+    CheckpointError,
+    DRPOError,
+    ReviewNeededError,
+    RunInterruptedError,
+    StateFormatError,
+    UsageError,
+)
+from drpo_graph.events.emitter import EventSink
+from drpo_graph.events.schema import Event, RunStopped
+from drpo_graph.graph import RECURSION_LIMIT
+from drpo_graph.records import Record
+from drpo_graph.runs.files import open_run_files
+from drpo_graph.runs.nesting import outside_of_graphs
+from drpo_graph.runs.signals import handle_signals
+from drpo_graph.search.reviews import ReviewRequest
+from drpo_graph.search.session import RunContext, RunSession
+from drpo_graph.search.state import STATE_FORMAT
+from drpo_graph.settings.settings import Settings, build_settings, merge_settings
+from drpo_graph.storage.archive import Archive
+from drpo_graph.storage.protocols import Checkpoint, Storage
+from drpo_graph.storage.run_list import RunKind, RunRecord, RunRegistry
+from drpo_graph.storage.sqlite_file import DEFAULT_CHECKPOINT, find_storage
+
+logger = logging.getLogger(__name__)
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """How a run is carried out, as opposed to what it does: nothing here changes its result."""
+
+    checkpoint: Path | str | Storage = field(default=DEFAULT_CHECKPOINT, repr=False)
+    """A SQLite file, or the URI of a PostgreSQL database; not shown, as a URI may hold a password."""
+    log_dir: Path | None = None
+    """The run folder; named by the thread id, beside the file or under ``drpo_runs``, when absent."""
+    writes_files: bool = True
+    sinks: tuple[EventSink, ...] = ()
+    """Called with every event."""
+    handles_signals: bool = False
+    """Whether the first Ctrl-C (or SIGTERM) drains running calls and stops, and the second stops at once."""
+    has_plain_files: bool = False
+    """Whether a run whose checkpoint is encrypted writes its files all the same."""
+    has_ended: Callable[[str], bool] = never_ends
+    """Whether the server at an endpoint (its base URL) is known to be gone for good: nobody waits for that one."""
+    log_level: str = "INFO"
+    """Of ``log.txt``."""
+
+
+def run_folder(options: RunOptions, thread_id: str) -> Path | None:
+    """Return the folder of a run's files, or ``None`` when it writes none."""
+    if not options.writes_files:
+        return None
+    return options.log_dir or find_storage(options.checkpoint).folder / thread_id
+
+
+def reason_of(error: DRPOError) -> Literal["interrupted", "waiting", "failed"]:
+    """Return in what state an error leaves a run."""
+    if isinstance(error, ReviewNeededError):
+        return "waiting"
+    return "interrupted" if isinstance(error, RunInterruptedError) else "failed"
+
+
+def _need_review(request: ReviewRequest) -> ReviewNeededError:
+    ids = tuple(one.id for one in request.candidates)
+    return ReviewNeededError(
+        f"Level {request.level} waits for a decision about {', '.join(ids)}.", level=request.level, candidate_ids=ids
+    )
+
+
+def make_record(
+    thread_id: str, settings: Settings, options: RunOptions, *, kind: RunKind = "search", warm_start: str | None = None
+) -> RunRecord:
+    """Return the record of a run that begins now."""
+    folder, now = run_folder(options, thread_id), time.time()
+    return RunRecord(
+        thread_id=thread_id,
+        status="running",
+        created_at=now,
+        updated_at=now,
+        settings=settings,
+        log_dir=str(folder) if folder else None,
+        kind=kind,
+        warm_start=warm_start,
+    )
+
+
+class TakenUp(NamedTuple):
+    """A run that goes on: with what, and how."""
+
+    settings: Settings
+    options: RunOptions
+    record: RunRecord
+
+
+def take_up(record: RunRecord, options: RunOptions, changes: Mapping[str, object] | None) -> TakenUp:
+    """Return what a stored run goes on with.
+
+    Args:
+        record: As it is stored.
+        options: How it goes on; its files go where they went before, unless a folder is named.
+        changes: Settings to change. A budget that was raised stays raised; other changes are for this process.
+
+    Raises:
+        SettingsError: a change cannot be used.
+    """
+    settings = record.settings
+    if changes:
+        settings = build_settings(merge_settings(settings.model_dump(), changes))
+    if options.log_dir is None:
+        # A run that keeps no files goes on without.
+        is_kept = options.writes_files and record.log_dir is not None
+        options = replace(options, log_dir=Path(record.log_dir or ""), writes_files=is_kept)
+    folder = run_folder(options, record.thread_id)
+    kept = {"log_dir": str(folder) if folder else record.log_dir}
+    return TakenUp(
+        settings,
+        options,
+        record.model_copy(update={**kept, "settings": record.settings.with_limits_of(settings)}),
+    )
+
+
+class RunWork(ABC, Generic[R]):
+    """One process's part of a run, whatever its graph: what it does to records, files and errors around it."""
+
+    def __init__(
+        self,
+        record: RunRecord,
+        context: RunContext,
+        checkpoint: Checkpoint,
+        options: RunOptions,
+        given: Record,
+        *,
+        retries_failed: bool = False,
+    ) -> None:
+        self._record = record
+        self._context = context
+        self._checkpoint = checkpoint
+        self._options = options
+        self._given = given
+        self._retries_failed = retries_failed
+        self._graph = self._make_graph()
+        self._config: Any = {
+            "configurable": {"thread_id": record.thread_id},
+            "recursion_limit": RECURSION_LIMIT,
+        }
+
+    async def carry_out(self) -> R:
+        """Run to the end, export, and keep the run list true whatever happens."""
+        folder = run_folder(self._options, self._record.thread_id)
+        vault, level = None if self._options.has_plain_files else self._checkpoint.vault, self._options.log_level
+        files = open_run_files(folder, self._record.settings, log_level=level, vault=vault)
+        with outside_of_graphs(), files as file_sinks:
+            # The context was made before the folder was opened: a run that cannot start leaves no folder behind.
+            sinks = self._checkpoint.guard(self._context.stop, (*file_sinks, *self._options.sinks))
+            context = replace(self._context, sinks=sinks, is_streamed=False)
+            archive = Archive(self._checkpoint.store, self._record.thread_id)
+            registry = RunRegistry(self._checkpoint.store)
+            try:
+                # Only now is it a run: what is wrong with settings, models or folders came up before.
+                await archive.put("run", "input", self._given.model_dump(mode="json"))
+                former = self._record
+                self._record = await registry.save(former.model_copy(update={"status": "running", "message": ""}))
+                with handle_signals(context, enabled=self._options.handles_signals):
+                    result = await self._work(context)
+            except (sqlite3.Error, OSError) as error:
+                explained = self._checkpoint.explain(error)
+                await self._note_stop(context, explained)
+                raise explained from error
+            except UsageError:
+                # Refused before anything was done: the run is what it was.
+                await registry.save(former)
+                raise
+            except DRPOError as error:
+                if isinstance(error, BudgetSpentError):
+                    shown = folder if vault is None else None
+                    await self._tell_standing(error, context, archive, folder=shown)
+                await self._note_stop(context, error)
+                raise
+            await registry.save(self._record.model_copy(update={"status": "done"}))
+            if folder is not None and vault is None:
+                await self._export(archive, folder, result)
+            return result
+
+    async def _work(self, context: RunContext) -> R:
+        snapshot = await self._graph.aget_state(self._config)
+        if "fingerprints" in snapshot.values:
+            self._check_state(context, snapshot.values)
+            # Not `next`: it is empty, too, between the last task of a level and the checkpoint after it.
+            if "result" in snapshot.values and not snapshot.tasks:
+                return await self._announce_result(context, snapshot.values)
+            if self._retries_failed and any(task.interrupts for task in snapshot.tasks):
+                raise UsageError(
+                    f"Run {self._record.thread_id!r} waits for a decision: its level is scored, and nothing of it is "
+                    "asked for again. Decide with `drpo review`, and leave out --retry-failed."
+                )
+            if self._retries_failed:
+                # Only now: a resume that is refused has changed nothing. Not later: the session reads it as it opens.
+                await ask_again(Archive(self._checkpoint.store, self._record.thread_id))
+            session = await context.session(self._record.thread_id)
+            await self._announce_resume(session, context, snapshot.values)
+        # Input where nothing is saved yet, else none: the graph goes on from its checkpoint.
+        graph_input = self._make_input() if snapshot.created_at is None else None
+        try:
+            output = await self._graph.ainvoke(
+                graph_input,
+                self._config,
+                context=context,
+                durability="async",
+            )
+        except Exception as error:
+            # Calls that wait to be tried again must not hold up the end. A node that failed has cancelled its
+            # siblings; the calls they had begun are paid for, and are kept. Not so when the run itself is cancelled:
+            # the second Ctrl-C stops at once.
+            context.stop.request("The run has failed.", error)
+            for session in context.open_sessions():
+                await session.ledger.drain()
+            raise
+        if pending := output.get("__interrupt__"):
+            raise _need_review(ReviewRequest.model_validate(pending[0].value))
+        return self._read_result(output["result"])
+
+    def _check_state(self, context: RunContext, values: Mapping[str, Any]) -> None:
+        if values.get("format") != STATE_FORMAT:
+            raise StateFormatError(
+                f"Run {self._record.thread_id!r} has state format {values.get('format')!r}, this version reads "
+                f"{STATE_FORMAT}. Resume it with the version that started it."
+            )
+        context.check_fingerprints(values["fingerprints"])
+
+    async def _announce_result(self, context: RunContext, values: Mapping[str, Any]) -> R:
+        session = await context.session(self._record.thread_id)
+        result = self._read_result(values["result"])
+        session.emitter.emit(self._make_finished(result))
+        return result
+
+    async def _tell_standing(
+        self, error: BudgetSpentError, context: RunContext, archive: Archive, *, folder: Path | None
+    ) -> None:
+        try:
+            values = (await self._graph.aget_state(self._config)).values
+            await self._tell(error, values, archive, folder=folder)
+        except (sqlite3.Error, OSError, DRPOError) as problem:
+            # The budget is why the run stops, and what is told with it only an addition.
+            logger.warning("What the run has found so far could not be read or written: %s", problem)
+
+    async def _note_stop(self, context: RunContext, error: DRPOError) -> None:
+        if self._checkpoint.is_lost:
+            return
+        is_resumable = error.is_resumable or isinstance(error, CheckpointError)
+        reason = reason_of(error)
+        record = self._record.model_copy(update={"status": reason, "message": str(error)})
+        try:
+            event = RunStopped(
+                run_id=record.thread_id,
+                reason=reason,
+                message=str(error),
+                is_resumable=is_resumable,
+                resume_flags=error.resume_flags,
+                time=time.time(),
+            )
+            for sink in context.sinks:
+                sink(event)
+            await RunRegistry(self._checkpoint.store).save(record)
+        except (sqlite3.Error, OSError, CheckpointError) as storage_error:
+            # The disk may be what stopped the run: the first error is the one to report.
+            logger.warning("The run list could not be brought up to date: %s", storage_error)
+
+    @abstractmethod
+    def _make_graph(self) -> CompiledStateGraph[Any, Any, Any, Any]: ...
+
+    @abstractmethod
+    def _make_input(self) -> Any: ...
+
+    @abstractmethod
+    def _read_result(self, stored: object) -> R: ...
+
+    @abstractmethod
+    def _make_finished(self, result: R) -> Event: ...
+
+    @abstractmethod
+    async def _announce_resume(self, session: RunSession, context: RunContext, values: Mapping[str, Any]) -> None: ...
+
+    @abstractmethod
+    async def _export(self, archive: Archive, folder: Path, result: R) -> None: ...
+
+    async def _tell(
+        self, error: BudgetSpentError, values: Mapping[str, Any], archive: Archive, *, folder: Path | None
+    ) -> None:
+        """Add to a spent budget's error what the run has found so far, where the graph can say."""

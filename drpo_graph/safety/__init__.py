@@ -1,0 +1,1 @@
+"""Nothing secret leaves, nothing foreign is obeyed: files, keys, terminals, texts."""

@@ -1,0 +1,384 @@
+"""What a run will need, before it starts and while it runs: calls by counting, tokens from lengths, money, time.
+
+Calls in the worst case are an upper bound: easy levels add all that they may, every level that can be is run a second
+time, every reply is asked for as often as one can be, and no two candidates share a call. What is expected takes every
+reply as usable; equal prompts make it less.
+"""
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
+
+from drpo_graph.prompts.library import Message, PromptLibrary
+from drpo_graph.records import ROLES, ICLExample, MetricSelection, Query, Record, Role, Usage
+from drpo_graph.search.levels import has_fixed_queries, new_query_indices, query_indices, repeat_indices
+from drpo_graph.settings.limits import CAPS, Cap, Limits, flag_of, tell_amount
+from drpo_graph.settings.prices import PriceBook, to_dollars
+from drpo_graph.settings.settings import Settings
+
+BYTES_PER_TOKEN = 4
+"""Of English text; in the worst case half as many."""
+REPLY_TOKENS: Mapping[Role, int] = {"base": 350, "metrics": 150, "critic": 250, "optimizer": 500}
+"""Typical replies, per sample."""
+REWRITE_TOKENS = 350
+"""A typical rewritten prompt."""
+TOKENS_PER_S = 50
+CALL_OVERHEAD_S = 1.0
+"""What a call takes, beside its reply at :data:`TOKENS_PER_S`."""
+
+_NUM_METRICS = 4
+_FENCE_TOKENS = 25
+
+
+class Workload(NamedTuple):
+    """What one level, or the validation, asks of the roles."""
+
+    selections: int = 0
+    """Queries whose metrics are selected."""
+    rewrites: int = 0
+    """Candidates to rewrite, each by one request with ``n_actions`` samples."""
+    rollouts: int = 0
+
+    def plus(self, other: "Workload") -> "Workload":
+        """Return the sum."""
+        return Workload(*(one + two for one, two in zip(self, other, strict=True)))
+
+
+class Measure(NamedTuple):
+    """What one planned call of a role comes to."""
+
+    calls: float = 1.0
+    """More than one where replies are asked for again, less where candidates share a call."""
+    prompt_tokens: float = 0.0
+    completion_tokens: float = 0.0
+    cached_tokens: float = 0.0
+
+
+class RoleEstimate(Record):
+    """What one role will use."""
+
+    calls: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost_usd: float | None = None
+    """``None`` where the model has no price. No prompt token is taken to be cached."""
+
+
+class Estimate(Record):
+    """What a run will use."""
+
+    by_role: dict[Role, RoleEstimate]
+    seconds: float
+
+    @property
+    def calls(self) -> int:
+        """Of all roles."""
+        return sum(one.calls for one in self.by_role.values())
+
+    @property
+    def tokens(self) -> int:
+        """Of all roles, in and out."""
+        return sum(one.prompt_tokens + one.completion_tokens for one in self.by_role.values())
+
+    @property
+    def cost_usd(self) -> float | None:
+        """Of all roles; ``None`` where a model has no price."""
+        costs = [one.cost_usd for one in self.by_role.values() if one.calls]
+        return None if None in costs else sum(cost for cost in costs if cost is not None)
+
+    def amount_of(self, cap: Cap) -> float | None:
+        """Return what a cap bounds, in its own unit."""
+        return {
+            "max_calls": self.calls,
+            "max_tokens": self.tokens,
+            "max_cost": self.cost_usd,
+            "max_time": self.seconds,
+        }[cap]
+
+
+class Dataset(NamedTuple):
+    """The queries of a run."""
+
+    training: Sequence[Query]
+    """In the run's order."""
+    validation: Sequence[Query] = ()
+    known_texts: Collection[str] = ()
+    """Texts of queries whose metrics stand in a cache."""
+    examples: Sequence[ICLExample] = ()
+    """ICL examples that responses may be sampled with."""
+
+
+def plan_levels(
+    settings: Settings, *, num_queries: int, first: int = 0, last: int, num_parents: int = 1, num_repeats: int = 0
+) -> list[Workload]:
+    """Return what each level from the first to the last asks for, if no parent is easy and none is run again.
+
+    Args:
+        settings: What the run does.
+        num_queries: Training queries.
+        first: The first level; 0 is the root's evaluation.
+        last: The last level, should the queries last so far.
+        num_parents: Candidates in the beam before the first level.
+        num_repeats: Levels that were run again before it, each on a round of queries.
+    """
+    # A kept parent on the queries that it was run on costs nothing.
+    is_kept_free = has_fixed_queries(settings, num_queries=num_queries)
+    num_children = settings.n_actions + settings.keep_parents
+    rounds = _plan_rounds(settings, num_queries=num_queries, last=last + num_repeats)
+    levels = []
+    for level in range(first, last + 1):
+        selections, size = rounds[level + num_repeats]
+        if level == 0:
+            levels.append(Workload(selections, 0, size))
+        elif size:
+            per_parent = settings.n_actions if is_kept_free else num_children
+            levels.append(Workload(selections, num_parents, num_parents * per_parent * size))
+            num_parents = min(settings.beam_size, num_parents * num_children)
+    return levels
+
+
+def _plan_rounds(settings: Settings, *, num_queries: int, last: int) -> list[tuple[int, int]]:
+    """Return of each round of queries how many are new, and how many it has."""
+    seen: set[int] = set()
+    rounds = []
+    for number in range(last + 1):
+        indices = set(query_indices(number, settings=settings, num_queries=num_queries))
+        rounds.append((len(indices - seen), len(indices)))
+        seen |= indices
+    return rounds
+
+
+def _repeat_all(levels: Sequence[Workload], settings: Settings, *, num_queries: int) -> list[Workload]:
+    """Return the levels from the root on if each that can be is run a second time, on the queries of the next round."""
+    # A round has at most as many queries as those before it, so a level that comes later is not larger for that.
+    num_rounds = [
+        2
+        if any(repeat_indices(n, settings=settings, num_queries=num_queries) for n in range(level, 2 * level + 1))
+        else 1
+        for level in range(len(levels))
+    ]
+    rounds = _plan_rounds(settings, num_queries=num_queries, last=2 * len(levels) - 1)
+    return [
+        work._replace(
+            selections=sum(new for new, _ in rounds[2 * level : 2 * level + 2]),
+            rollouts=work.rollouts * num_rounds[level],
+        )
+        for level, work in enumerate(levels)
+    ]
+
+
+def plan_validation(settings: Settings, *, num_validation: int) -> Workload:
+    """Return what selection on held-out queries asks for: the root, the beam and the best, each on every query."""
+    return Workload(num_validation, 0, (1 + 2 * settings.beam_size) * num_validation)
+
+
+def count_calls(work: Workload, settings: Settings, *, is_worst: bool) -> dict[Role, int]:
+    """Return the calls of each role that a workload takes."""
+    asked, repaired = (settings.max_reply_attempts, 1) if is_worst and not settings.is_compat else (1, 0)
+    return {
+        "base": work.rollouts * asked,
+        "metrics": work.selections * (asked + repaired) * settings.has_judge,
+        "critic": work.rollouts * (asked + repaired) * settings.has_judge,
+        # A server that ignores n is asked once per sample.
+        "optimizer": work.rewrites * (settings.n_actions if is_worst else 1) * (asked + repaired),
+    }
+
+
+def estimate_run(settings: Settings, prompts: PromptLibrary, data: Dataset, *, is_worst: bool) -> Estimate:
+    """Return what a run will use."""
+    levels = plan_levels(
+        settings,
+        num_queries=len(data.training),
+        last=settings.num_levels + (settings.max_depth_increase if is_worst else 0),
+    )
+    if is_worst:
+        levels = _repeat_all(levels, settings, num_queries=len(data.training))
+    elif data.known_texts:
+        levels = [_without_known(level, number, settings, data) for number, level in enumerate(levels)]
+    if data.validation:
+        levels.append(plan_validation(settings, num_validation=len(data.validation)))
+    per_call = {role: measure_call(role, settings, prompts, data, is_worst=is_worst) for role in ROLES}
+    return add_up(levels, per_call, settings, is_worst=is_worst)
+
+
+def estimate_remaining(
+    levels: Sequence[Workload],
+    settings: Settings,
+    *,
+    done: Sequence[Workload],
+    used: Mapping[str, Usage],
+    prompts: PromptLibrary,
+) -> Estimate:
+    """Return what the rest of a run will use, corrected by what its calls have been so far.
+
+    Args:
+        levels: What is still to be done.
+        settings: What the run does.
+        done: What was done.
+        used: Usage by role so far.
+        prompts: For the roles that have not been asked yet.
+    """
+    total = Workload()
+    for one in done:
+        total = total.plus(one)
+    planned = count_calls(total, settings, is_worst=False)
+    per_call: dict[Role, Measure] = {}
+    for role in ROLES:
+        usage, num_planned = used.get(role, Usage()), planned[role]
+        if num_planned:
+            per_call[role] = Measure(
+                usage.calls / num_planned,
+                usage.prompt_tokens / num_planned,
+                usage.completion_tokens / num_planned,
+                usage.cached_tokens / num_planned,
+            )
+        else:
+            per_call[role] = measure_call(role, settings, prompts, Dataset(()), is_worst=False)
+    return add_up(levels, per_call, settings, is_worst=False)
+
+
+def find_shortage(limits: Limits, needed: Mapping[Cap, float | None]) -> str | None:
+    """Return a line on the caps that a run is going to pass, or ``None`` when they are large enough.
+
+    Args:
+        limits: The caps.
+        needed: What the whole run will use, by cap.
+    """
+    short = []
+    for cap in CAPS:
+        limit, need = getattr(limits, cap), needed.get(cap)
+        if limit is not None and need is not None and need > limit:
+            short.append(f"about {tell_amount(cap, need)}, and {flag_of(cap)} is {tell_amount(cap, limit)}")
+    return f"this run will need {'; '.join(short)}" if short else None
+
+
+def measure_call(role: Role, settings: Settings, prompts: PromptLibrary, data: Dataset, *, is_worst: bool) -> Measure:
+    """Return what a usual call of a role uses, or the largest first one."""
+    max_tokens = settings.role(role).max_tokens
+    reply = max_tokens if is_worst else min(REPLY_TOKENS[role], max_tokens)
+    # In the worst case each sample is a call.
+    samples = settings.n_actions if role == "optimizer" and not is_worst else 1
+    prompt = _measure_prompt(role, settings, prompts, data, is_worst=is_worst)
+    return Measure(1.0, prompt, reply * samples)
+
+
+def _measure_prompt(role: Role, settings: Settings, prompts: PromptLibrary, data: Dataset, *, is_worst: bool) -> int:
+    queries = [*data.training, *data.validation] or [Query(id="", text="")]
+    query = _choose_query(queries, is_worst=is_worst)
+    texts = _Texts(settings, is_worst=is_worst)
+    answer, prompt = texts.reply("base", REPLY_TOKENS["base"]), texts.reply("optimizer", REWRITE_TOKENS)
+    prompt = max(prompt, texts.count(settings.initial_prompt))
+    if role == "base":
+        shown = texts.count_examples(data.examples, k=settings.k)
+        filled = sum(map(texts.count, {**settings.placeholder_values, **query.values}.values()))
+        return prompt + filled + texts.count(query.text) + _FENCE_TOKENS + shown
+    if role == "metrics":
+        return texts.count_all(prompts.render_select_metrics(query))
+    by_length = sorted(prompts.metrics, key=lambda metric: -len(metric.definition))
+    num_metrics = settings.max_metrics if is_worst else min(_NUM_METRICS, settings.max_metrics)
+    if role == "critic":
+        selection = MetricSelection(metrics=tuple(by_length[:num_metrics]))
+        rendered = texts.count_all(prompts.render_critique(query=query, response="", selection=selection))
+        return rendered + answer + texts.reply("metrics", REPLY_TOKENS["metrics"])
+    fixed = texts.count_all(prompts.render_rewrite(current_prompt="", former_prompts=[], examples=[]))
+    num_former = settings.history_window if is_worst else min(settings.num_levels // 2 + 1, settings.history_window)
+    example = texts.count(query.text) + answer + texts.reply("critic", REPLY_TOKENS["critic"]) + 3 * _FENCE_TOKENS
+    # At least one critique is shown, however long.
+    shown = max(
+        example, min(settings.queries_per_level * example, settings.max_critique_chars // texts.bytes_per_token)
+    )
+    return fixed + (num_former + 1) * (prompt + _FENCE_TOKENS) + shown
+
+
+class _Texts:
+    """Counts tokens: of texts that are known, and of those that are still to be written."""
+
+    def __init__(self, settings: Settings, *, is_worst: bool) -> None:
+        self.bytes_per_token = BYTES_PER_TOKEN // 2 if is_worst else BYTES_PER_TOKEN
+        self._settings = settings
+        self._is_worst = is_worst
+
+    def count(self, text: str) -> int:
+        return math.ceil(len(text.encode("utf-8", "replace")) / self.bytes_per_token)
+
+    def count_all(self, messages: Sequence[Message]) -> int:
+        return sum(self.count(one["content"]) for one in messages)
+
+    def count_examples(self, examples: Sequence[ICLExample], *, k: int) -> int:
+        """Return the tokens of as many as are shown: of the longest, or of the mean length."""
+        sizes = sorted((self.count(one.query) + self.count(one.response) for one in examples), reverse=True)
+        num_shown = min(k, len(sizes))
+        return sum(sizes[:num_shown]) if self._is_worst else num_shown * sum(sizes) // max(1, len(sizes))
+
+    def reply(self, role: Role, usual: int) -> int:
+        limit = self._settings.role(role).max_tokens
+        return limit if self._is_worst else min(usual, limit)
+
+
+def _choose_query(queries: Sequence[Query], *, is_worst: bool) -> Query:
+    """Return the longest query, or one of about the mean length."""
+    if is_worst:
+        return max(queries, key=lambda query: len(query.text))
+    mean_length = sum(len(query.text) for query in queries) / len(queries)
+    return min(queries, key=lambda query: abs(len(query.text) - mean_length))
+
+
+def _without_known(work: Workload, level: int, settings: Settings, data: Dataset) -> Workload:
+    new = new_query_indices(level, settings=settings, num_queries=len(data.training))
+    return work._replace(selections=sum(data.training[index].text not in data.known_texts for index in new))
+
+
+def add_up(
+    levels: Sequence[Workload], per_call: Mapping[Role, Measure], settings: Settings, *, is_worst: bool
+) -> Estimate:
+    """Return what workloads use that come one after the other.
+
+    Args:
+        levels: The workloads.
+        per_call: What one planned call of each role comes to; no calls of a role that is not asked.
+        settings: With the limits and prices.
+        is_worst: Whether every reply is asked for as often as one can be.
+    """
+    book = PriceBook(settings.prices)
+    seconds, total = 0.0, Workload()
+    for level in levels:
+        total = total.plus(level)
+        seconds += _time_of(level, per_call, settings, is_worst=is_worst)
+    by_role: dict[Role, RoleEstimate] = {}
+    for role, planned in count_calls(total, settings, is_worst=is_worst).items():
+        each = per_call[role]
+        # A reply that was cut off is asked for again with twice the tokens, and a repair is shown the reply.
+        factor = 2 if is_worst and not settings.is_compat else 1
+        shown = settings.role(role).max_tokens if factor > 1 and role != "base" else 0
+        usage = Usage(
+            calls=math.ceil(planned * each.calls),
+            prompt_tokens=math.ceil(planned * (each.prompt_tokens + shown)),
+            completion_tokens=math.ceil(planned * each.completion_tokens * factor),
+            cached_tokens=math.floor(planned * each.cached_tokens),
+        )
+        cost = book.cost_of(settings.role(role).model, usage)
+        by_role[role] = RoleEstimate(
+            calls=usage.calls,
+            prompt_tokens=usage.prompt_tokens,
+            completion_tokens=usage.completion_tokens,
+            cost_usd=None if cost is None else to_dollars(cost),
+        )
+    return Estimate(by_role=by_role, seconds=round(seconds, 1))
+
+
+def _time_of(work: Workload, per_call: Mapping[Role, Measure], settings: Settings, *, is_worst: bool) -> float:
+    """Return a level's seconds: its longest chain of calls, or as long as its calls take at the limits."""
+    samples = {role: settings.n_actions if role == "optimizer" and not is_worst else 1 for role in ROLES}
+    # The samples of one request are written at the same time.
+    asked = [role for role in ROLES if per_call[role].calls]
+    each = dict.fromkeys(ROLES, 0.0) | {
+        role: CALL_OVERHEAD_S + per_call[role].completion_tokens / samples[role] / TOKENS_PER_S for role in asked
+    }
+    planned = count_calls(work, settings, is_worst=is_worst)
+    calls = {role: planned[role] if role in asked else 0 for role in ROLES}
+    judge = each["critic"] if settings.has_judge else 0.0
+    tries = max(calls["critic"], calls["base"]) / work.rollouts if work.rollouts else 1
+    chain = tries * ((each["optimizer"] if work.rewrites else 0.0) + each["base"] + judge)
+    busy = sum(calls[role] * each[role] for role in ROLES) / settings.max_concurrency
+    paced = sum(calls.values()) / settings.requests_per_second if settings.requests_per_second else 0.0
+    return max(chain, busy, paced)

@@ -1,0 +1,112 @@
+"""What a run found, from its records: at its end, or as far as it came when it was stopped."""
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import TypedDict
+
+from pydantic import JsonValue
+
+from drpo_graph.calls.failed_samples import count_noted, count_samples
+from drpo_graph.calls.ledger import Ledger
+from drpo_graph.records import Rollout, RunResult, RunStatus, Usage, Validation, mean
+from drpo_graph.search.state import STATE_FORMAT, SearchState
+from drpo_graph.search.validation import ROOT_ID
+from drpo_graph.storage.archive import Archive, StoredCandidate, rollout_key
+
+
+async def make_result(
+    archive: Archive,
+    ledger: Ledger,
+    state: SearchState,
+    *,
+    delivered_id: str,
+    validation: Validation | None,
+    status: RunStatus = "done",
+) -> RunResult:
+    """Return a run's result: that of its end, or what it would be if the search ended here.
+
+    Args:
+        archive: The run's records.
+        ledger: Its finished calls.
+        state: Its state, with a scored beam.
+        delivered_id: The candidate whose prompt is delivered.
+        validation: What the held-out queries say, if they were asked.
+        status: ``done``, or how the run was stopped.
+    """
+    scores = await archive.scores_by_candidate()
+    trace = await _trace_of(archive, delivered_id)
+    return RunResult(
+        thread_id=state["run_id"],
+        status=status,
+        system_prompt=trace[-1]["prompt"],
+        candidate_id=delivered_id,
+        reward=scores[delivered_id][0],
+        path_reward=scores[delivered_id][1],
+        initial_prompt=trace[0]["prompt"],
+        initial_reward=state["initial_reward"],
+        initial_reward_same_queries=await _initial_reward_on(archive, state, delivered_id),
+        depth=state["level"] if state["phase"] != "search" else max(state["level"] - 1, 0),
+        trace=tuple(one["id"] for one in trace),
+        beam=tuple(one["id"] for one in state["beam"]),
+        validation=validation,
+        fingerprints=state["fingerprints"],
+        format=STATE_FORMAT,
+        **await _count(archive, ledger),
+    )
+
+
+class _Counts(TypedDict):
+    """What a run used, and what failed."""
+
+    usage_by_role: dict[str, Usage]
+    cost_by_role: dict[str, float]
+    failures_by_kind: dict[str, int]
+    unusable_by_kind: dict[str, int]
+
+
+async def _count(archive: Archive, ledger: Ledger) -> _Counts:
+    notes = await archive.get_all("failures")
+    return {
+        "usage_by_role": dict(sorted(ledger.usage_by_role.items())),
+        "cost_by_role": dict(sorted(ledger.cost_by_role.items())),
+        "failures_by_kind": await _count_failures(archive, ledger, notes),
+        "unusable_by_kind": dict(sorted(count_noted(notes, "reply").items())),
+    }
+
+
+async def _trace_of(archive: Archive, candidate_id: str) -> list[StoredCandidate]:
+    """Return a candidate's ancestors, from the root on, and itself."""
+    trace = [await archive.candidate(candidate_id)]
+    while (parent_id := trace[0]["parent_id"]) is not None:
+        trace.insert(0, await archive.candidate(parent_id))
+    return trace
+
+
+async def _initial_reward_on(archive: Archive, state: SearchState, delivered_id: str) -> float | None:
+    """Return the initial prompt's reward on the delivered candidate's queries, if the search ran it on all of them."""
+    delivered = next((one for one in state["beam"] if one["id"] == delivered_id), None)
+    rewards: list[float | None] = []
+    for query_id in delivered["query_ids"] if delivered else ():
+        stored = await archive.get("rollouts", rollout_key(ROOT_ID, query_id))
+        if stored is None:
+            return None
+        rewards.append(Rollout.model_validate(stored).reward)
+    return mean(rewards)
+
+
+async def _count_failures(
+    archive: Archive, ledger: Ledger, notes: Mapping[str, Mapping[str, JsonValue]]
+) -> dict[str, int]:
+    """Return failures by kind; a kept prompt that meets its parent's failure again counts it once."""
+    failures = Counter(ledger.retries_by_kind)
+    # Those of the other roles, and of a part in their place, are the rollouts'.
+    failures.update(count_samples(notes, ("metrics", "optimizer")))
+    failures.update(count_noted(notes, "call"))
+    seen = set()
+    for stored in (await archive.get_all("rollouts")).values():
+        rollout = Rollout.model_validate(stored)
+        if rollout.failure is not None:
+            sample = (await archive.prompt_of(rollout.candidate_id), rollout.query_id)
+            failures[rollout.failure.kind] += sample not in seen
+            seen.add(sample)
+    return dict(sorted(failures.items()))

@@ -1,0 +1,197 @@
+"""What a run needs and never saves: settings, clients, replaceable parts, sinks, and its open ledger and archive."""
+
+import asyncio
+import hashlib
+import json
+import time
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+from langgraph.runtime import Runtime
+from langgraph.store.base import BaseStore
+from pydantic import JsonValue
+
+from drpo_graph.calls.budget import Budget, Clock
+from drpo_graph.calls.channel import CallChannel, ModelClient, never_ends
+from drpo_graph.calls.client_setup import find_capabilities, fit_client, make_learned
+from drpo_graph.calls.ledger import Ledger, StopSignal
+from drpo_graph.calls.roles import Models, RoleModel
+from drpo_graph.errors import FingerprintMismatchError
+from drpo_graph.events.emitter import Emitter, EventSink
+from drpo_graph.models.capabilities import Capabilities, CapabilityCache
+from drpo_graph.parts.defaults import Components
+from drpo_graph.parts.identity import stored_name
+from drpo_graph.prompts.library import PromptLibrary
+from drpo_graph.records import Role
+from drpo_graph.settings.settings import Settings
+from drpo_graph.storage.archive import Archive
+
+
+@dataclass(frozen=True, slots=True)
+class RunSession:
+    """One run's open records and bound models, in one process."""
+
+    run_id: str
+    archive: Archive
+    ledger: Ledger
+    models: Models
+    emitter: Emitter
+    started_at: float
+    """When this process took up the run, in seconds since the epoch."""
+    _shared: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+
+    async def share(self, name: str, work: Callable[[], Coroutine[None, None, None]]) -> None:
+        """Do a piece of work once for all who ask for it at the same time."""
+        task = self._shared.get(name)
+        if task is None:
+            task = asyncio.create_task(work())
+            self._shared[name] = task
+            task.add_done_callback(lambda done: self._forget(name, done))
+        await asyncio.shield(task)
+
+    def _forget(self, name: str, done: asyncio.Task[None]) -> None:
+        self._shared.pop(name, None)
+        if not done.cancelled():
+            done.exception()  # Marks it as seen: those who waited, if any are left, got it too.
+
+
+@dataclass(frozen=True, slots=True)
+class RunContext:
+    """The live objects of a process's runs; handed to the nodes through LangGraph's ``Runtime``."""
+
+    settings: Settings
+    prompts: PromptLibrary
+    clients: Mapping[Role, ModelClient]
+    components: Components
+    store: BaseStore | None = None
+    """Where texts and the ledger stand; the graph's own store when absent."""
+    sinks: Sequence[EventSink] = ()
+    is_streamed: bool = True
+    """Whether events go into LangGraph's custom stream as well; rendering them for nobody costs."""
+    accepts_changes: bool = False
+    """Whether a run may go on with other settings, prompts or data than it was started with."""
+    stop: StopSignal = field(default_factory=StopSignal)
+    """Stops all runs of this context; each session has a signal of its own besides."""
+    has_ended: Callable[[str], bool] = never_ends
+    """Whether the server at an endpoint is known to be gone for good."""
+    clock: Clock = time.monotonic
+    """Seconds that only grow: the budget's time is measured on it."""
+    _sessions: dict[str, asyncio.Task[RunSession]] = field(default_factory=dict)
+
+    async def session(self, run_id: str, store: BaseStore | None = None) -> RunSession:
+        """Return a run's session; the first call of a process opens it and reads the run's ledger."""
+        task = self._sessions.get(run_id)
+        if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
+            chosen = self.store if self.store is not None else store
+            assert chosen is not None, "build_graph gives every graph a store"
+            task = asyncio.create_task(self._open(run_id, chosen))
+            self._sessions[run_id] = task
+        return await asyncio.shield(task)
+
+    def close_session(self, run_id: str) -> None:
+        """Forget a finished run's session."""
+        self._sessions.pop(run_id, None)
+
+    async def abandon(self, run_id: str, error: Exception) -> None:
+        """End a failed run's session: no further call begins, and those in flight are committed before this returns."""
+        for session in self.open_sessions():
+            if session.run_id == run_id:
+                session.ledger.stop.request("The run has failed.", error)
+                await session.ledger.drain()
+        self.close_session(run_id)
+
+    def open_sessions(self) -> list[RunSession]:
+        """Return the sessions that are open in this process."""
+        done = (task for task in self._sessions.values() if task.done() and not task.cancelled())
+        return [task.result() for task in done if task.exception() is None]
+
+    def fingerprints(self) -> dict[str, str]:
+        """Return what identifies this context: settings, prompts and parts, each hashed."""
+        replaceable: list[object] = [
+            self.components.selector,
+            self.components.critic,
+            self.components.rewriter,
+            self.components.beam_policy,
+        ]
+        # Only where there is one: a run that was started before there were any is the same.
+        replaceable += [] if self.components.example_retriever is None else [self.components.example_retriever]
+        parts = [_identify(part) for part in replaceable]
+        if self.components.example_retriever is not None:
+            parts.append(f"k={self.settings.k}")
+        settings = self.settings.fingerprint_fields()
+        for role, client in self.clients.items():
+            role_fields = settings[role]
+            assert isinstance(role_fields, dict)
+            role_fields["model"] = client.settings.model
+        return {
+            "settings": digest_json(settings),
+            "prompts": self.prompts.fingerprint,
+            "components": digest_json([*parts, self.components.data_digest]),
+        }
+
+    def check_fingerprints(self, started_with: Mapping[str, str]) -> None:
+        """Do nothing when a run was started with this context's settings, prompts and parts.
+
+        Raises:
+            FingerprintMismatchError: it was not, and changes are not accepted.
+        """
+        own = self.fingerprints()
+        changed = tuple(name for name, value in own.items() if started_with.get(name) != value)
+        if changed and not self.accepts_changes:
+            raise FingerprintMismatchError(
+                f"This run was started with other {' and '.join(changed)}. Resume it with the same ones, start a new "
+                "run, or accept the change with --force.",
+                changed,
+            )
+
+    async def _open(self, run_id: str, store: BaseStore) -> RunSession:
+        archive = Archive(store, run_id)
+        ledger = Ledger(archive, self.stop.child(), Budget(self.settings, clock=self.clock))
+        emitter = Emitter(run_id, self.sinks, is_streamed=self.is_streamed)
+        await ledger.load()
+        learned = await archive.get_all("learned")
+        known: dict[Role, Capabilities | None] = {}
+        await ledger.stop.guard(self._ask_endpoints(archive, known))
+        models = Models(
+            **{
+                role: RoleModel(
+                    CallChannel(
+                        client=fit_client(client, known.get(role)),
+                        settings=self.settings,
+                        ledger=ledger,
+                        archive=archive,
+                        emitter=emitter,
+                        learned=make_learned(learned.get(f"{role}/{client.settings.model}"), known.get(role)),
+                        has_ended=self.has_ended,
+                    ),
+                    self.prompts,
+                )
+                for role, client in self.clients.items()
+            }
+        )
+        return RunSession(
+            run_id=run_id, archive=archive, ledger=ledger, models=models, emitter=emitter, started_at=time.time()
+        )
+
+    async def _ask_endpoints(self, archive: Archive, known: dict[Role, Capabilities | None]) -> None:
+        """Fill in what each role's servers can do."""
+        find = partial(find_capabilities, archive=archive, cache=CapabilityCache(), may_ask=self.settings.probe)
+        found = await asyncio.gather(*map(find, self.clients.values()))
+        known.update(zip(self.clients, found, strict=True))
+
+
+async def session_of(runtime: Runtime[RunContext], run_id: str) -> RunSession:
+    """Return the session of the run that a node works for."""
+    return await runtime.context.session(run_id, runtime.store)
+
+
+def _identify(part: object) -> str:
+    """Return a part's name as it always was: of a function, the module is that of its type."""
+    name = getattr(part, "__qualname__", None)
+    return stored_name(type(part)) if name is None else f"{type(part).__module__}.{name}"
+
+
+def digest_json(value: JsonValue) -> str:
+    """Return the SHA-256 of a JSON value in canonical form."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

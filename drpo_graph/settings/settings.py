@@ -1,0 +1,400 @@
+"""Settings of a run: read once, validated, frozen. Flags come before files, files before defaults."""
+
+import difflib
+import json
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, JsonValue, ValidationError, field_validator, model_validator
+
+from drpo_graph.errors import SettingsError
+from drpo_graph.records import ROLES, Record, Role
+from drpo_graph.safety.redaction import find_secret_field, redact
+from drpo_graph.settings.limits import Limits
+from drpo_graph.settings.prompt_rules import COMPAT_RULES, PromptRules
+from drpo_graph.settings.retrieval import RetrievalSettings
+
+Compat = Literal["none", "drpo"]
+QueryPolicy = Literal["stream", "pool"]
+RewardAggregate = Literal["auto", "mean", "sum", "last"]
+BeamSampling = Literal["top", "stochastic"]
+Routing = Literal["prefix", "least_loaded", "round_robin"]
+ReplyMode = Literal["auto", "json_schema", "tool", "json", "text"]
+
+DEFAULT_INITIAL_PROMPT = "You are a helpful assistant."
+
+ALIASES = {
+    "base_model_name": "base_model",
+    "metrics_model_name": "metrics_model",
+    "eval_model_name": "critic_model",
+    "optimize_model_name": "optimizer_model",
+    "initial_system_prompt": "initial_prompt",
+    "num_training_examples": "num_queries",
+}
+"""Parameter names of the published code, accepted in config files and on the command line."""
+
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_MAX_TOLD = 60
+"""Longer values are named, not shown."""
+
+COMPAT_DRPO: Mapping[str, JsonValue] = {
+    "queries_per_level": 1,
+    "query_policy": "stream",
+    "keep_parents": False,
+    "deduplicate": False,
+    "reward_aggregate": "auto",
+    "soft_scores": False,
+    **COMPAT_RULES,
+}
+"""What ``compat="drpo"`` fixes; a different explicit value is an error."""
+
+COMPAT_DEFAULTS: Mapping[str, JsonValue] = {
+    "depth": 20,
+    "max_depth_increase": 10,
+    "beam_size": 2,
+    "n_actions": 3,
+    "history_window": 5,
+    "max_failure_share": 1.0,
+}
+"""The published command line's defaults, in force under ``compat="drpo"`` unless given."""
+
+COMPAT_TEMPERATURE = 0.2
+"""The published optimizer's temperature."""
+
+_LEVELS_IN_POOL = 16
+
+
+class RoleSettings(Record):
+    """One role's model, where it is served and how it is sampled."""
+
+    model: str = ""
+    """``provider:model``, e.g. ``openai:gpt-4o-mini``, ``vllm:meta-llama/Llama-3.1-8B-Instruct``, ``local:smollm2``."""
+    base_url: str | tuple[str, ...] | None = None
+    """Base URL of an OpenAI-compatible API, ending in ``/v1``, or those of several servers of one model; the provider's
+    own when absent."""
+    api_key_env: str | None = None
+    """Name of the environment variable that holds the key; the provider's own when absent."""
+    temperature: float = Field(0.0, ge=0, le=2)
+    top_p: float = Field(1.0, gt=0, le=1)
+    max_tokens: int = Field(2048, ge=1)
+    """Longest reply, in tokens."""
+    endpoint: Literal["auto", "chat", "completions"] = "auto"
+    """``completions`` sends one text to ``/v1/completions``; ``auto`` does for a model without a chat template."""
+    prompt_format: Literal["auto", "chat", "flat"] = "auto"
+    """``flat`` puts system prompt and query into one text with headings; ``auto`` does for ``completions``."""
+    system_role: Literal["auto", "keep", "merge"] = "auto"
+    """``merge`` puts the system prompt into the user message; ``auto`` does so once a server refuses the role."""
+    stop: tuple[str, ...] = ()
+    reply_mode: ReplyMode = "auto"
+    """First rung of the reply ladder; ``auto`` starts at JSON schema and remembers what the server refuses."""
+    extra_body: dict[str, JsonValue] = Field(default_factory=dict)
+    """Further fields of the request, e.g. vLLM's sampling extensions."""
+
+    @field_validator("api_key_env")
+    @classmethod
+    def _reject_key(cls, value: str | None) -> str | None:
+        if value is not None and not _VARIABLE.fullmatch(value):
+            raise ValueError("expected the name of an environment variable, not a key: settings are stored")
+        return value
+
+    @field_validator("extra_body")
+    @classmethod
+    def _reject_secrets(cls, value: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        if (place := find_secret_field(value)) is not None:
+            raise ValueError(
+                f"{redact(place)!r} looks like a key, and settings are stored; name a variable with api_key_env"
+            )
+        return value
+
+    @property
+    def base_urls(self) -> tuple[str, ...]:
+        """The base URLs that are set, one per server."""
+        return (self.base_url,) if isinstance(self.base_url, str) else self.base_url or ()
+
+
+_OPTIMIZER_SAMPLING = {"temperature": 0.7, "top_p": 0.95}
+
+
+class Settings(RetrievalSettings, PromptRules):
+    """Everything that decides what a run does, but for its queries.
+
+    ``depth`` counts the root, as in the published code: ``depth=10`` searches nine levels. The defaults are those that
+    found the best prompts at equal numbers of calls (``scripts/compare_searches.py``).
+    """
+
+    compat: Compat = "none"
+    """``drpo`` reproduces the published search rule by rule."""
+    seed: int = 0
+    initial_prompt: str = DEFAULT_INITIAL_PROMPT
+
+    base: RoleSettings = Field(default_factory=RoleSettings)
+    metrics: RoleSettings = Field(default_factory=RoleSettings)
+    critic: RoleSettings = Field(default_factory=RoleSettings)
+    optimizer: RoleSettings = Field(default_factory=lambda: RoleSettings.model_validate(_OPTIMIZER_SAMPLING))
+
+    depth: int = Field(30, ge=2)
+    max_depth_increase: int = Field(5, ge=0)
+    """How many levels easy levels may add in all."""
+    beam_size: int = Field(2, ge=1)
+    n_actions: int = Field(2, ge=1)
+    """Rewrites per candidate and level."""
+    queries_per_level: int = Field(2, ge=1)
+    query_policy: QueryPolicy = "pool"
+    """``stream`` takes new queries each level; ``pool`` uses ``pool_size`` queries again and again."""
+    pool_size: int | None = Field(None, ge=1)
+    """Queries in the pool; sixteen levels' worth when absent. No more than a level needs makes all levels alike."""
+    keep_parents: bool = False
+    """Whether a candidate competes with its own rewrites."""
+    deduplicate: bool = True
+    """Whether equal prompts may take only one place in the beam."""
+    reward_aggregate: RewardAggregate = "auto"
+    """How rewards along a path become its path reward; ``auto`` is the published rule: mean, or last if beam is 1."""
+    skip_threshold: float = Field(4.5, ge=1, le=5)
+    """A candidate whose reward is above this is kept as it is and makes its level easy."""
+    history_window: int = Field(10, ge=1)
+    """How many prompts of its path the optimizer sees, the current one included."""
+    soft_scores: bool = False
+    """Whether a metric's score is the expectation over the probabilities of 1 to 5, where the critic's server tells."""
+    max_metrics: int = Field(5, ge=1)
+    """Metrics selected per query at most; the paper has 2 to 5."""
+    max_rationale_chars: int | None = Field(None, ge=40)
+    """Bound on each rationale, reason and analysis, for servers that enforce JSON schemas: small models ramble."""
+    max_prompt_chars: int | None = Field(None, ge=100)
+    """Bound on each rewritten prompt, about four characters to a token; a longer one is not used, but under compat."""
+    max_critiques_shown: int | None = Field(None, ge=1)
+    """How many critiques the optimizer sees, worst first; all when absent."""
+    max_critique_chars: int = Field(24_000, ge=500)
+    """Bound on the critiques shown to the optimizer, in characters (about four to a token)."""
+
+    beam_sampling: BeamSampling = "top"
+    """``stochastic`` draws the beam with probability proportional to exp(path reward / temperature)."""
+    beam_temperature: float = Field(1.0, gt=0)
+    beam_temperature_decay: float = Field(1.0, gt=0, le=1)
+    """Factor on the beam temperature per level."""
+    min_reward: float | None = None
+    """Children with a lower path reward are rejected, unless that would empty the beam."""
+    stop_reward: float | None = None
+    """End the search as soon as a candidate's path reward reaches this."""
+
+    num_queries: int | None = Field(None, ge=1)
+    """Training queries to use; all when absent."""
+    templates: Path | None = None
+    """A folder whose prompt templates replace ours, file by file."""
+    metrics_cache: Path | None = None
+    """A JSON file of metrics selected before, in the published form; its queries are not asked about again."""
+
+    max_concurrency: int = Field(32, ge=1)
+    """Calls in flight per endpoint."""
+    requests_per_second: float | None = Field(None, gt=0)
+    probe: bool = True
+    """Whether endpoints are asked, once a day, what they can do; without, a run learns it from refusals."""
+    routing: Routing = "prefix"
+    """Which of several servers takes a request: the one that was sent the beginning of its prompt before, while it is
+    not overloaded; ``least_loaded``; or ``round_robin``."""
+    timeout_s: float = Field(180.0, gt=0)
+    """Longest wait for one reply."""
+    max_retries: int = Field(6, ge=0)
+    """Further tries after a transport failure."""
+    retry_wait_s: float = Field(0.5, gt=0)
+    """Wait before the first further try, about twice as long before each one after it, unless the server says when;
+    also before a lost endpoint is tried again."""
+    max_outage_s: float = Field(600.0, ge=0)
+    """How long a run waits for an endpoint that was lost; 0 does not wait."""
+    max_failure_share: float = Field(0.5, gt=0, le=1)
+    """Stop when more of a role's last 50 samples (20 at least) have no usable reply; 1 never stops."""
+    approve: bool = False
+    """Whether a person decides about each level's beam before the run goes on."""
+    max_reply_attempts: int = Field(2, ge=1)
+    """Replies asked for before the one repair request, when a reply cannot be used."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _apply_compat(cls, values: object) -> object:
+        if not isinstance(values, dict) or values.get("compat") != "drpo":
+            return values
+        for name, fixed in COMPAT_DRPO.items():
+            if values.get(name, fixed) != fixed:
+                raise ValueError(f"{name}={values[name]!r} contradicts compat='drpo', which fixes it at {fixed!r}")
+        filled = {**COMPAT_DEFAULTS, **COMPAT_DRPO, **values}
+        optimizer = filled.get("optimizer", {})
+        if isinstance(optimizer, Mapping):
+            filled["optimizer"] = {"temperature": COMPAT_TEMPERATURE, **optimizer}
+        return filled
+
+    @field_validator("optimizer", mode="before")
+    @classmethod
+    def _keep_optimizer_sampling(cls, value: object) -> object:
+        # A partly given optimizer keeps its own sampling defaults, not the other roles'.
+        return {**_OPTIMIZER_SAMPLING, **value} if isinstance(value, Mapping) else value
+
+    @field_validator("initial_prompt")
+    @classmethod
+    def _reject_blank_prompt(cls, value: str) -> str:
+        if not value.strip():
+            raise ValueError("the initial prompt is blank")
+        return value
+
+    @model_validator(mode="after")
+    def _check_pool(self) -> "Settings":
+        if self.pool_size is not None and self.pool_size < self.queries_per_level:
+            raise ValueError(f"pool_size={self.pool_size} is less than queries_per_level={self.queries_per_level}")
+        return self
+
+    @property
+    def is_compat(self) -> bool:
+        """Whether the published search is reproduced."""
+        return self.compat == "drpo"
+
+    @property
+    def num_pooled(self) -> int:
+        """How many queries the pool has, where the dataset has as many."""
+        return self.pool_size or _LEVELS_IN_POOL * self.queries_per_level
+
+    @property
+    def num_levels(self) -> int:
+        """Levels searched before easy levels add any."""
+        return self.depth - 1
+
+    def with_limits_of(self, other: Limits) -> "Settings":
+        """Return these settings with another's budget."""
+        return self.model_copy(update={name: getattr(other, name) for name in Limits.model_fields})
+
+    def role(self, role: Role) -> RoleSettings:
+        """Return one role's settings."""
+        return {"base": self.base, "metrics": self.metrics, "critic": self.critic, "optimizer": self.optimizer}[role]
+
+    def fingerprint_fields(self) -> dict[str, JsonValue]:
+        """Return what a resumed run must have in common with its start: not where models are served, nor how fast."""
+        operational = {
+            "max_concurrency",
+            "requests_per_second",
+            "probe",
+            "routing",
+            "timeout_s",
+            "max_retries",
+            "retry_wait_s",
+            "max_outage_s",
+            "max_failure_share",
+            "templates",
+            "metrics_cache",
+            "approve",
+            *Limits.model_fields,
+            *self.rules_by_default(),
+        }
+        fields: dict[str, JsonValue] = self.model_dump(mode="json", exclude=operational)
+        for role in ROLES:
+            role_fields = fields[role]
+            assert isinstance(role_fields, dict)
+            for name in ("base_url", "api_key_env"):
+                role_fields.pop(name)
+        return self.without_unused(fields)
+
+
+def describe_changes(before: Settings, after: Settings) -> list[str]:
+    """Return what a resumed run would change of what decides its result, e.g. ``depth (was 10, now 12)``."""
+    old, new = _flatten(before.fingerprint_fields()), _flatten(after.fingerprint_fields())
+    changes = []
+    for name, value in new.items():
+        if old.get(name) != value:
+            told = json.dumps(old.get(name)), json.dumps(value)
+            is_short = max(map(len, told)) <= _MAX_TOLD
+            changes.append(f"{name} (was {told[0]}, now {told[1]})" if is_short else name)
+    return changes
+
+
+def _flatten(fields: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+    flat: dict[str, JsonValue] = {}
+    for name, value in fields.items():
+        if name in ROLES and isinstance(value, dict):
+            flat.update((f"{name}.{field}", setting) for field, setting in value.items())
+        else:
+            flat[name] = value
+    return flat
+
+
+def build_settings(values: Mapping[str, object]) -> Settings:
+    """Return validated settings from flat or nested values; aliases and ``<role>_model`` shortcuts are resolved.
+
+    Raises:
+        SettingsError: a name is unknown or a value cannot be used; one line per problem.
+    """
+    merged = _nest(values)
+    try:
+        return Settings.model_validate(merged)
+    except ValidationError as error:
+        raise SettingsError(_explain(error)) from error
+
+
+def load_settings_file(path: Path) -> dict[str, object]:
+    """Return the values in a TOML or JSON settings file, by its suffix.
+
+    Raises:
+        SettingsError: the file cannot be read or parsed.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        values = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except OSError as error:
+        raise SettingsError(f"Settings file {path}: {error.strerror or error}.") from error
+    except ValueError as error:
+        raise SettingsError(f"Settings file {path}: {error}.") from error
+    if not isinstance(values, dict):
+        raise SettingsError(f"Settings file {path}: expected a table of settings, got {type(values).__name__}.")
+    return values
+
+
+def merge_settings(*layers: Mapping[str, object]) -> dict[str, object]:
+    """Return the layers merged, later ones winning; role tables merge field by field."""
+    merged: dict[str, object] = {}
+    for layer in layers:
+        for name, value in _nest(layer).items():
+            present = merged.get(name)
+            merged[name] = {**present, **value} if isinstance(present, dict) and isinstance(value, dict) else value
+    return merged
+
+
+_FOR_ALL_ROLES = ("model", "base_url", "api_key_env")
+
+
+def _nest(values: Mapping[str, object]) -> dict[str, object]:
+    """Resolve aliases and turn ``critic_model="m"`` into ``critic={"model": "m"}``; ``model="m"`` is for all roles."""
+    for_all = {name: values[name] for name in _FOR_ALL_ROLES if name in values}
+    nested: dict[str, object] = {role: dict(for_all) for role in ROLES if for_all}
+    for name, value in values.items():
+        if name in for_all:
+            continue
+        field = ALIASES.get(name.replace("-", "_"), name.replace("-", "_"))
+        role, _, role_field = field.partition("_")
+        if role in ROLES and role_field and field not in Settings.model_fields:
+            table = nested.setdefault(role, {})
+            if isinstance(table, dict):
+                table[role_field] = value
+        elif field in ROLES and isinstance(value, Mapping):
+            table = nested.setdefault(field, {})
+            if isinstance(table, dict):
+                table.update(value)
+        else:
+            nested[field] = value
+    return nested
+
+
+def _explain(error: ValidationError) -> str:
+    lines = []
+    for problem in error.errors():
+        name = ".".join(str(part) for part in problem["loc"]) or "settings"
+        message = problem["msg"].removeprefix("Value error, ").replace("Input should be", "expected", 1)
+        given = "" if problem["type"] in ("missing", "value_error") else f" (got {redact(repr(problem['input']))})"
+        if problem["type"] == "extra_forbidden":
+            message, given = f"there is no such setting{_suggest(name)}", ""
+        lines.append(f"{name}: {message}{given}.")
+    return "\n".join(lines)
+
+
+def _suggest(name: str) -> str:
+    known = [*Settings.model_fields, *ALIASES]
+    known += [f"{role}.{field}" for role in ROLES for field in RoleSettings.model_fields]
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
+    return f" (did you mean {close[0]!r}?)" if close else ""

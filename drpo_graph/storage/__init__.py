@@ -1,0 +1,1 @@
+"""Where runs are kept: a SQLite file or a PostgreSQL database."""

@@ -1,0 +1,174 @@
+"""Where runs are kept: what a place must be able to do, and which place a text names."""
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from drpo_graph.errors import CheckpointError, UsageError
+from drpo_graph.safety.encryption import Vault
+
+if TYPE_CHECKING:  # Slow to import: a command that is told wrong should hear of it at once.
+    from langgraph.checkpoint.base import BaseCheckpointSaver
+    from langgraph.store.base import BaseStore
+
+    from drpo_graph.calls.ledger import StopSignal
+    from drpo_graph.events.emitter import EventSink
+    from drpo_graph.events.schema import Event
+
+RUNS_FOLDER = Path("drpo_runs")
+_SCHEMES = ("postgresql:", "postgres:")
+
+
+class Hold(Protocol):
+    """A process's hold on a run."""
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the run may be another's by now."""
+
+    def guard(self, stop: "StopSignal") -> None:
+        """Let no call begin once the hold is lost."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A place that is open for work on one run, which is held by this process."""
+
+    saver: "BaseCheckpointSaver[str]"
+    store: "BaseStore"
+    explain: Callable[[Exception], CheckpointError]
+    """Returns what an error of the operating system means for the place, with what to do about it."""
+    hold: Hold | None = None
+    """``None`` where it goes with the process and cannot be lost before."""
+    sinks: "tuple[EventSink, ...]" = ()
+    """Where the place itself keeps events."""
+    vault: Vault | None = None
+    """Seals what else is written about its runs."""
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the run may be another's by now: nothing may be written any more."""
+        return self.hold is not None and self.hold.is_lost
+
+    def guard(self, stop: "StopSignal", sinks: "tuple[EventSink, ...]") -> "tuple[EventSink, ...]":
+        """Tie a run to its hold: return its sinks and the place's own, which hear nothing once the hold is lost."""
+        if self.hold is None:
+            return (*sinks, *self.sinks)
+        self.hold.guard(stop)
+
+        def tell(event: "Event") -> None:
+            for sink in (*sinks, *self.sinks):
+                if not self.is_lost:
+                    sink(event)
+
+        return (tell,)
+
+
+class Reader(Protocol):
+    """A place that is open for reading."""
+
+    @property
+    def store(self) -> "BaseStore":
+        """Its records."""
+
+    async def is_worked_on(self, thread_id: str) -> bool:
+        """Return whether a process works on a run at this moment."""
+
+
+class EventReader(Protocol):
+    """A run's stored events."""
+
+    def read(self) -> list[str]:
+        """Return the complete lines that are not read yet."""
+
+    def open_line(self, line: str) -> str:
+        """Return a line as JSON; of sealed events, opened.
+
+        Raises:
+            CheckpointError: it does not open.
+        """
+
+    def is_written(self) -> bool:
+        """Return whether a process works on the run, so that more events may come."""
+
+
+class Storage(Protocol):
+    """A place that keeps runs: checkpoints, texts, calls, the run list, and who works on what."""
+
+    @property
+    def name(self) -> str:
+        """As messages tell it and a command takes it; never with a password."""
+
+    @property
+    def folder(self) -> Path:
+        """Where run folders stand unless a run is given one."""
+
+    def exists(self) -> bool:
+        """Return whether there may be runs."""
+
+    def require(self) -> None:
+        """Do nothing unless it is known at once that there are no runs.
+
+        Raises:
+            CheckpointError: there is nothing.
+        """
+
+    def open_run(self, thread_id: str, *, must_exist: bool = False) -> AbstractAsyncContextManager[Checkpoint]:
+        """Hold a run for this process and open its place for work, creating what is missing unless it must exist.
+
+        Raises:
+            RunLockedError: another process works on the run.
+            LeaseLostError: this one has lost the run.
+            CheckpointError: the place cannot be opened or written, or holds no runs.
+        """
+
+    def open_for_reading(self) -> AbstractAsyncContextManager[Reader]:
+        """Open the place to look at runs: nothing is written.
+
+        Raises:
+            CheckpointError: it cannot be read, or holds no runs.
+        """
+
+    async def measure(self) -> int:
+        """Return the bytes that all runs take.
+
+        Raises:
+            CheckpointError: the place cannot be read.
+        """
+
+    async def reclaim(self) -> None:
+        """Give back to the disk what the place no longer needs.
+
+        Raises:
+            CheckpointError: it cannot be written, or is kept busy.
+        """
+
+    def open_events(self, thread_id: str, log_dir: str | None) -> AbstractContextManager[EventReader]:
+        """Open a run's events to read them.
+
+        Raises:
+            CheckpointError: there are none, or they cannot be read.
+        """
+
+
+def is_database(place: str) -> bool:
+    """Return whether a text is meant to name a database, well-formed or not."""
+    return place.startswith(_SCHEMES)
+
+
+def open_database(uri: str) -> Storage:
+    """Return a database as a place of runs.
+
+    Raises:
+        UsageError: the URI cannot be read, or the extra ``postgres`` is not installed.
+    """
+    try:
+        from drpo_graph.storage.postgres import PostgresStorage  # Optional, and slow to import.
+    except ImportError as error:
+        raise UsageError(
+            f"--checkpoint: a PostgreSQL database needs the extra postgres ({error.name} is missing): "
+            "pip install 'drpo-graph[postgres]'."
+        ) from error
+    return PostgresStorage(uri)

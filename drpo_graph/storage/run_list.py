@@ -1,0 +1,111 @@
+"""The list of runs in a checkpoint: what each was asked to do, how far it is, and where its files are."""
+
+import time
+from collections.abc import Mapping
+from typing import Literal
+
+from langgraph.store.base import BaseStore, GetOp, Item, PutOp
+from pydantic import JsonValue, ValidationError
+
+from drpo_graph.errors import RunNotFoundError, StateFormatError
+from drpo_graph.records import Record, RunStatus, WarmStart
+from drpo_graph.settings.settings import Settings
+
+RunKind = Literal["search", "icl"]
+_NAMESPACE = ("drpo", "runs")
+_PAGE = 200
+
+
+class RunInput(Record):
+    """What a run was given, kept so that `drpo resume` needs nothing but the thread id."""
+
+    queries: list[JsonValue]
+    validation_queries: list[JsonValue]
+    warm_start: WarmStart | None = None
+
+
+class RunRecord(Record):
+    """One run of the list."""
+
+    thread_id: str
+    status: RunStatus
+    created_at: float
+    """Seconds since the epoch."""
+    updated_at: float
+    settings: Settings
+    log_dir: str | None
+    """The run folder; ``None`` when the run writes no files."""
+    message: str = ""
+    """Why it stopped, if it did."""
+    kind: RunKind = "search"
+    """What runs: the search, or the optimisation of ICL examples."""
+    forked_from: str | None = None
+    """The run that it is a fork of."""
+    forked_level: int | None = None
+    """After which level of that run it begins."""
+    warm_start: str | None = None
+    """Where its initial prompt comes from, if it began with one that was found before."""
+
+
+class RunRegistry:
+    """Reads and writes the run list of a store."""
+
+    def __init__(self, store: BaseStore) -> None:
+        self._store = store
+
+    async def find(self, thread_id: str) -> RunRecord:
+        """Return one run.
+
+        Raises:
+            RunNotFoundError: the checkpoint holds no such run.
+        """
+        stored = await self._get(thread_id)
+        if stored is None:
+            raise RunNotFoundError(f"There is no run {thread_id!r} in this checkpoint. `drpo runs` lists them.")
+        return _read(stored)
+
+    async def has(self, thread_id: str) -> bool:
+        """Return whether the checkpoint holds a run."""
+        return await self._get(thread_id) is not None
+
+    async def list_names(self) -> list[str]:
+        """Return the names of all runs, those that this version cannot read among them."""
+        found: list[str] = []
+        while True:
+            page = await self._store.asearch(_NAMESPACE, limit=_PAGE, offset=len(found))
+            found.extend(item.key for item in page)
+            if len(page) < _PAGE:
+                return sorted(found)
+
+    async def list_runs(self) -> list[RunRecord]:
+        """Return all runs, the newest first."""
+        found: list[RunRecord] = []
+        while True:
+            page = await self._store.asearch(_NAMESPACE, limit=_PAGE, offset=len(found))
+            found.extend(_read(item.value) for item in page)
+            if len(page) < _PAGE:
+                return sorted(found, key=lambda run: -run.created_at)
+
+    async def save(self, record: RunRecord) -> RunRecord:
+        """Store a run's record with the time of now, and return it."""
+        stamped = record.model_copy(update={"updated_at": time.time()})
+        value = stamped.model_dump(mode="json")
+        await self._store.abatch([PutOp(_NAMESPACE, record.thread_id, value, index=False)])
+        return stamped
+
+    async def forget(self, thread_id: str) -> None:
+        """Take a run off the list."""
+        await self._store.abatch([PutOp(_NAMESPACE, thread_id, None)])
+
+    async def _get(self, thread_id: str) -> Mapping[str, object] | None:
+        (item,) = await self._store.abatch([GetOp(_NAMESPACE, thread_id, refresh_ttl=False)])
+        return item.value if isinstance(item, Item) else None
+
+
+def _read(stored: Mapping[str, object]) -> RunRecord:
+    try:
+        return RunRecord.model_validate(stored)
+    except ValidationError as error:
+        raise StateFormatError(
+            f"Run {stored.get('thread_id')!r} was stored by a version of drpo_graph that this one cannot read: {error}"
+        ) from error

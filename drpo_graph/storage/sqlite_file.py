@@ -1,0 +1,345 @@
+"""A SQLite file as the place of runs: the graph's checkpoints, and the store with texts, ledger and run list."""
+
+import os
+import re
+import sqlite3
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from filelock import FileLock, Timeout
+
+from drpo_graph.errors import CheckpointError, NoRunsError, RunLockedError, UsageError
+from drpo_graph.safety.encryption import Vault, read_vault
+from drpo_graph.safety.private_files import create_private_file, make_private_folder
+from drpo_graph.storage.protocols import RUNS_FOLDER, Checkpoint, Storage, is_database, open_database
+from drpo_graph.storage.serializer import make_serializer
+
+if TYPE_CHECKING:
+    from langgraph.store.base import BaseStore
+
+    from drpo_graph.events.log import FileEvents
+
+DEFAULT_CHECKPOINT = RUNS_FOLDER / "checkpoints.sqlite"
+_BUSY_TIMEOUT_MS = 30_000
+_LOCK_TIMEOUT_S = 0.5
+"""Longer than a look at a lock takes: :func:`is_worked_on` holds it for a moment."""
+_ELSEWHERE = "Give another place with --checkpoint."
+_CONNECTION_STRING = re.compile(
+    r"(.*\s)?(host|hostaddr|port|dbname|user|password|passfile|service|sslmode|options)\s*=", re.DOTALL
+)
+"""What names a database with keywords; a file would be made of it."""
+_THREAD_ID = re.compile(r"(?!.*\.$)[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{name}{number}" for name in ("COM", "LPT") for number in range(10))}
+"""What Windows takes for a device, with any suffix; a run folder may be copied there."""
+
+
+def find_storage(place: str | Path | Storage) -> Storage:
+    """Return the place of runs that ``--checkpoint`` names: a file, or a database by its URI.
+
+    Raises:
+        UsageError: it is a URI that cannot be used.
+    """
+    if not isinstance(place, str | Path):
+        return place
+    if isinstance(place, str) and is_database(place):
+        return open_database(place)
+    # None of these is repeated: it may hold a password.
+    if is_database(str(place)) and ":/" in str(place):
+        raise UsageError("--checkpoint: a database is named by its URI as a text, not as a path.")
+    if _CONNECTION_STRING.match(str(place)) or (isinstance(place, str) and "://" in place):
+        raise UsageError("--checkpoint: expected the path of a SQLite file, or a URI that begins with postgresql://.")
+    return SqliteStorage(Path(place))
+
+
+@dataclass(frozen=True, slots=True)
+class SqliteStorage(Storage):
+    """Keeps runs in a file; a run is held by a lock file, which goes with the process."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The file's path."""
+        return str(self.path)
+
+    @property
+    def folder(self) -> Path:
+        """Where run folders are: beside the file."""
+        return self.path.parent
+
+    def exists(self) -> bool:
+        """Return whether there is a file."""
+        return self.path.exists()
+
+    def require(self) -> None:
+        """Do nothing when there is a file."""
+        require_checkpoint(self.path)
+
+    @asynccontextmanager
+    async def open_run(self, thread_id: str, *, must_exist: bool = False) -> AsyncIterator[Checkpoint]:
+        """Lock a run and open its file for work."""
+        if must_exist:
+            require_checkpoint(self.path)
+        with lock_thread(self.path, thread_id):
+            async with open_checkpoint(self.path, must_exist=must_exist) as checkpoint:
+                yield checkpoint
+
+    @asynccontextmanager
+    async def open_for_reading(self) -> AsyncIterator["FileReader"]:
+        """Open the file to look at runs."""
+        async with open_store(self.path) as store:
+            yield FileReader(store, self.path)
+
+    async def measure(self) -> int:
+        """Return the bytes of the file, with its log."""
+        parts = (self.path, self.path.with_name(f"{self.path.name}-wal"))
+        return sum(part.stat().st_size for part in parts if part.exists())
+
+    async def reclaim(self) -> None:
+        """Rewrite the file without what was deleted."""
+        try:
+            with closing(_connect(self.path, None)) as connection:
+                connection.execute("VACUUM")
+                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        except sqlite3.Error as error:
+            raise explain_storage_error(error, self.path) from error
+
+    @contextmanager
+    def open_events(self, thread_id: str, log_dir: str | None) -> "Iterator[FileEvents]":
+        """Open a run's event logs, which are in its folder."""
+        from drpo_graph.events.log import open_event_files  # Loads LangGraph.
+
+        if log_dir is None:
+            raise CheckpointError(f"Run {thread_id!r} keeps no event log: it was started with --disable-log.")
+        with open_event_files(Path(log_dir), thread_id, partial(is_worked_on, self.path, thread_id)) as events:
+            yield events
+
+
+@dataclass(frozen=True, slots=True)
+class FileReader:
+    """A file that is open for reading."""
+
+    store: "BaseStore"
+    path: Path
+
+    async def is_worked_on(self, thread_id: str) -> bool:
+        """Return whether a process works on a run at this moment."""
+        return is_worked_on(self.path, thread_id)
+
+
+@asynccontextmanager
+async def open_checkpoint(path: Path, *, must_exist: bool = False) -> AsyncIterator[Checkpoint]:
+    """Open a SQLite checkpoint, creating it unless it must exist.
+
+    WAL with ``synchronous=NORMAL``: a killed process loses nothing that was committed; only a machine that loses power
+    may lose the last moments.
+
+    Raises:
+        CheckpointError: it cannot be opened, is no checkpoint, or cannot be written.
+    """
+    if must_exist:
+        require_checkpoint(path)
+    vault = read_vault(os.environ)
+    with ExitStack() as stack:
+        try:
+            make_private_folder(path.parent)
+            create_private_file(path)
+            checkpoint = await _open(path, stack, vault)
+        except (sqlite3.Error, OSError) as error:
+            raise explain_storage_error(error, path) from error
+        try:
+            yield checkpoint
+        except sqlite3.Error as error:
+            raise explain_storage_error(error, path) from error
+
+
+@asynccontextmanager
+async def open_store(path: Path) -> "AsyncIterator[BaseStore]":
+    """Open a checkpoint's store to look at runs: nothing is written, so a read-only file will do.
+
+    Raises:
+        CheckpointError: it does not exist, is no checkpoint, or cannot be read.
+    """
+    from drpo_graph.storage.sealed_store import seal_store
+    from drpo_graph.storage.sqlite_saver import InlineSqliteStore  # Slow to import: only who looks at runs pays for it.
+
+    require_checkpoint(path)
+    vault = read_vault(os.environ)
+    try:
+        with ExitStack() as stack:
+            store = InlineSqliteStore(_connect_for_reading(path, stack))
+            store.setup()
+            yield await seal_store(store, vault, name=str(path), is_new=False)
+    except sqlite3.Error as error:
+        raise explain_storage_error(error, path) from error
+
+
+def require_checkpoint(path: Path) -> None:
+    """Do nothing when there is a file at the path.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise CheckpointError(f"Checkpoint {path} {what}. Give the file of your runs with --checkpoint.")
+
+
+def explain_storage_error(error: Exception, path: Path) -> CheckpointError:
+    """Return what a storage error means, with what to do about it."""
+    causes = _causes(error)
+    text = str(causes[0])
+    everything = " ".join(map(str, causes))
+    if path.is_dir():
+        text, advice = "it is a folder", "Give a file with --checkpoint."
+    elif "full" in everything or "No space left" in everything:
+        text, advice = "the disk is full", "Free space and run `drpo resume`: what was committed is kept."
+    elif "readonly" in everything or "Read-only" in everything or isinstance(error, PermissionError):
+        text, advice = "it cannot be written", _ELSEWHERE
+    elif "not a database" in everything:
+        text, advice = "it is no SQLite file", _ELSEWHERE
+    elif "unable to open" in everything or isinstance(error, NotADirectoryError | FileExistsError | FileNotFoundError):
+        text, advice = "a part of its path is no folder, or cannot be written", _ELSEWHERE
+    elif "locked" in everything:
+        advice = "Another process kept it locked for too long: try again."
+    else:
+        advice = "Check the path and the disk, then run `drpo resume`."
+    return CheckpointError(f"Checkpoint {path}: {text}. {advice}")
+
+
+def check_thread_id(thread_id: str) -> str:
+    """Return a thread id that is fit to name a folder.
+
+    Raises:
+        UsageError: it is not.
+    """
+    if not _THREAD_ID.fullmatch(thread_id):
+        raise UsageError(
+            f"Thread id {thread_id!r}: expected letters, digits, '.', '_' and '-', beginning with a letter or digit, "
+            "not ending in '.', 100 at most."
+        )
+    if thread_id.partition(".")[0].upper() in _DEVICES:
+        raise UsageError(f"Thread id {thread_id!r}: on Windows it names a device. Give another one.")
+    return thread_id
+
+
+@contextmanager
+def lock_thread(path: Path, thread_id: str) -> Iterator[None]:
+    """Hold a run for this process; the lock goes with the process, however it ends.
+
+    Raises:
+        RunLockedError: another process works on the run.
+        CheckpointError: the lock file cannot be written.
+    """
+    lock_file = _lock_file(path, thread_id)
+    lock = FileLock(lock_file, timeout=_LOCK_TIMEOUT_S)
+    try:
+        make_private_folder(lock_file.parent)
+        lock.acquire()
+    except Timeout as error:
+        raise RunLockedError(
+            f"Run {thread_id!r} is being worked on by another process. Wait for it, or watch it with "
+            f"`drpo events {thread_id} --follow`."
+        ) from error
+    except OSError as error:
+        raise explain_storage_error(error, path) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def is_worked_on(path: Path, thread_id: str) -> bool:
+    """Return whether a process works on the run at this moment."""
+    try:
+        lock_file = _lock_file(path, thread_id)
+    except UsageError:
+        # No process of ours takes up a run of such a name, which a foreign checkpoint may hold.
+        return False
+    if not lock_file.exists():
+        return False
+    lock = FileLock(lock_file, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        return True
+    except OSError:
+        # Nobody works on a run that cannot be written.
+        return False
+    lock.release()
+    return False
+
+
+def _lock_file(path: Path, thread_id: str) -> Path:
+    # Locking a file empties it: a name must not lead out of the folder.
+    return path.with_name(f"{path.name}.locks") / f"{check_thread_id(thread_id)}.lock"
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    """Return the first error of a chain, then the later ones: a failed rollback hides why it was needed."""
+    chain = [error]
+    while (earlier := chain[0].__cause__ or chain[0].__context__) is not None and len(chain) < 10:
+        chain.insert(0, earlier)
+    return [one for one in chain if isinstance(one, sqlite3.Error | OSError)] or [error]
+
+
+def _reading_addresses(path: Path) -> tuple[str, str]:
+    # SQLite reads a WAL database only where it may put its log beside it, or where it is told that nobody writes.
+    # Opened for writing, it takes its log away again; opened so that it cannot write, it leaves it.
+    return f"{path.absolute().as_uri()}?mode=rw", f"{path.absolute().as_uri()}?immutable=1"
+
+
+def _connect_for_reading(path: Path, stack: ExitStack) -> sqlite3.Connection:
+    """Return a connection that cannot write.
+
+    Raises:
+        CheckpointError: the file holds no runs.
+    """
+    for address in _reading_addresses(path):
+        connection = sqlite3.connect(address, uri=True, isolation_level=None, check_same_thread=False)
+        stack.callback(connection.close)
+        try:
+            connection.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MS}")
+            connection.execute("PRAGMA query_only=ON")
+            cursor = connection.execute("SELECT name FROM sqlite_master WHERE name IN ('store', 'checkpoints')")
+            if len(cursor.fetchall()) == 2:
+                return connection
+            raise NoRunsError(f"Checkpoint {path} holds no runs of drpo. {_ELSEWHERE}")
+        except sqlite3.OperationalError as error:
+            if "unable to open" not in str(error):
+                raise
+    raise CheckpointError(f"Checkpoint {path} cannot be read. {_ELSEWHERE}")
+
+
+async def _open(path: Path, stack: ExitStack, vault: Vault | None) -> Checkpoint:
+    from drpo_graph.storage.sealed_store import seal_store
+    from drpo_graph.storage.sqlite_saver import (  # Slow to import: only a run pays for it.
+        InlineSqliteSaver,
+        InlineSqliteStore,
+    )
+
+    # The store runs its own transactions, the saver relies on implicit ones: each has a connection of its kind.
+    for_store = _connect(path, None)
+    stack.callback(for_store.close)
+    for_saver = _connect(path, "DEFERRED")
+    stack.callback(for_saver.close)
+    saver, store = InlineSqliteSaver(for_saver, serde=make_serializer(vault)), InlineSqliteStore(for_store)
+    saver.setup()
+    store.setup()
+    # Changes nothing, and where the file is read-only it fails now rather than after the first paid call.
+    for_store.execute("DELETE FROM store_migrations WHERE v < 0")
+    sealed = await seal_store(store, vault, name=str(path), is_new=True)
+    return Checkpoint(saver, sealed, partial(explain_storage_error, path=path), vault=vault)
+
+
+def _connect(path: Path, isolation_level: Literal["DEFERRED"] | None) -> sqlite3.Connection:
+    # LangGraph may look at its saver from a worker thread; the saver and the store have locks of their own.
+    connection = sqlite3.connect(path, isolation_level=isolation_level, check_same_thread=False)
+    connection.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MS}")
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=NORMAL")
+    return connection

@@ -21,7 +21,6 @@ FailureKind = Literal[
 ]
 """Why a sample has no usable reply: a closed set, counted by kind in the result."""
 
-
 RETRY_FLAG = "--retry-failed"
 """Lets a resumed run ask again for what had no usable reply."""
 

@@ -11,32 +11,23 @@
     rollout = sample_errors (+ select_metrics) -> critique
 """
 
-import asyncio
-import weakref
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from typing import Any
 
 from langchain_core.language_models import BaseChatModel
-from langgraph.errors import GraphBubbleUp
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
-from langgraph.runtime import Runtime
 from langgraph.store.base import BaseStore
 from langgraph.store.memory import InMemoryStore
 from langgraph.types import Checkpointer, Send
 
 from drpo_graph import nodes
-from drpo_graph.errors import RunInterruptedError, SettingsError
 from drpo_graph.events.emitter import EventSink
-from drpo_graph.models.clients import build_clients
-from drpo_graph.parts.defaults import build_components
 from drpo_graph.parts.protocols import BeamPolicy, ExampleRetriever, MetricSelector, Rewriter
 from drpo_graph.parts.responders import PromptResponder
-from drpo_graph.parts.rewards import CriticPart, MixedReward, choose_critic, replaces_critic
-from drpo_graph.prompts.library import load_prompts
+from drpo_graph.parts.rewards import CriticPart
 from drpo_graph.records import Role
-from drpo_graph.search.session import RunContext, digest_json
+from drpo_graph.search.hosting import ContextOverrides, GraphDefaults, add_step
 from drpo_graph.search.state import (
     ExpandOutput,
     ExpandState,
@@ -49,120 +40,9 @@ from drpo_graph.search.state import (
     SearchOutput,
     SearchState,
 )
-from drpo_graph.settings.limits import check_prices
-from drpo_graph.settings.settings import Settings, build_settings, merge_settings
+from drpo_graph.settings.settings import Settings
 
 SearchGraph = CompiledStateGraph[SearchState, Any, SearchInput, SearchOutput]
-
-RECURSION_LIMIT = 10_000
-"""Supersteps a search may take; LangChain passes 25 down from tools and runnables, which ends a run at level 20."""
-
-
-@dataclass(frozen=True)
-class ContextOverrides:
-    """What a caller without live objects, such as LangGraph's server, may hand over as context: JSON only."""
-
-    settings: dict[str, Any] = field(default_factory=dict)
-    """Settings by name, on top of those that the graph was built with."""
-
-
-@dataclass(frozen=True, slots=True)
-class GraphDefaults:
-    """What a graph falls back to when its caller hands over no context of ours."""
-
-    settings: Settings
-    models: Mapping[Role, BaseChatModel]
-    parts: Mapping[str, Any]
-    store: BaseStore | None
-    sinks: tuple[EventSink, ...]
-    _contexts: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, RunContext]]" = field(
-        default_factory=weakref.WeakKeyDictionary
-    )
-
-    def context(self, given: object) -> RunContext:
-        """Return the context to use: the given one if it is ours, else one of our own for this event loop."""
-        if isinstance(given, RunContext):
-            return given
-        overrides = given.settings if isinstance(given, ContextOverrides) else {}
-        contexts = self._contexts.setdefault(asyncio.get_running_loop(), {})
-        name = digest_json(overrides)
-        if name not in contexts:
-            contexts[name] = self._build(overrides)
-        return contexts[name]
-
-    def _build(self, overrides: Mapping[str, object]) -> RunContext:
-        settings = self.settings
-        if overrides:
-            settings = build_settings(merge_settings(settings.model_dump(exclude_unset=True), overrides))
-            if settings.reward != self.settings.reward:
-                # A caller may be anybody who reaches LangGraph's server, and this names code to be imported.
-                raise SettingsError("reward: it can be set where the graph is built, not by a caller of it.")
-        return build_context(settings, models=self.models, store=self.store, sinks=self.sinks, **self.parts)
-
-
-def build_context(
-    settings: Settings,
-    *,
-    models: Mapping[Role, BaseChatModel] | None = None,
-    store: BaseStore | None = None,
-    sinks: tuple[EventSink, ...] = (),
-    accepts_changes: bool = False,
-    selector: MetricSelector | None = None,
-    critic: CriticPart | None = None,
-    rewriter: Rewriter | None = None,
-    beam_policy: BeamPolicy | None = None,
-    example_retriever: ExampleRetriever | None = None,
-    responder: PromptResponder | None = None,
-    optional_roles: frozenset[Role] = frozenset(),
-) -> RunContext:
-    """Return the live objects of a run; ``optional_roles`` need no model.
-
-    Raises:
-        ModelSpecError: a role has no model, or its string cannot be resolved.
-        TemplateError: the template folder of the settings cannot be used.
-        UsageError: money is capped and a model has no price; the ICL examples or their embeddings cannot be used.
-    """
-    prompts = load_prompts(settings.templates, has_placeholders=settings.placeholders != "none")
-    critic = choose_critic(settings, critic)
-    components = build_components(
-        settings,
-        prompts,
-        selector=selector,
-        critic=critic,
-        rewriter=rewriter,
-        beam_policy=beam_policy,
-        example_retriever=example_retriever,
-        responder=responder,
-    )
-    unneeded = _optional_roles(selector, critic, rewriter, responder=responder)
-    clients = build_clients(settings, models, optional=optional_roles | unneeded)
-    check_prices(settings, {role: client.settings.model for role, client in clients.items()})
-    return RunContext(
-        settings=settings,
-        prompts=prompts,
-        clients=clients,
-        components=components,
-        store=store,
-        sinks=sinks,
-        accepts_changes=accepts_changes,
-    )
-
-
-def _optional_roles(
-    selector: MetricSelector | None,
-    critic: CriticPart | None,
-    rewriter: Rewriter | None,
-    *,
-    responder: PromptResponder | None,
-) -> frozenset[Role]:
-    """Return the roles that need no model, because a replacement does their work, with or without one."""
-    by_role: dict[Role, bool] = {
-        "base": responder is not None,
-        "metrics": selector is not None or replaces_critic(critic),
-        "critic": critic is not None and not (isinstance(critic, MixedReward) and critic.has_critic),
-        "optimizer": rewriter is not None,
-    }
-    return frozenset(role for role, is_optional in by_role.items() if is_optional)
 
 
 def build_graph(
@@ -340,30 +220,3 @@ def _build_expand(
     graph.add_conditional_edges("rewrite_prompts", _route_children, ["rollout"])
     graph.add_edge("rollout", END)
     return graph.compile(name="expand")
-
-
-def add_step(
-    graph: StateGraph[Any, Any, Any, Any],
-    name: str,
-    node: Callable[..., Awaitable[Any]],
-    schema: type[Any],
-    defaults: GraphDefaults,
-    store: BaseStore,
-) -> None:
-    """Add a node that finds our context and a store, whoever runs the graph."""
-
-    async def run(state: Any, runtime: Runtime[Any]) -> Any:
-        own = runtime.override(context=defaults.context(runtime.context), store=runtime.store or store)
-        try:
-            return await node(state, own)
-        except GraphBubbleUp:
-            raise
-        except Exception as error:
-            # The siblings are about to be cancelled: what they have sent is paid for, and is kept before that.
-            await own.context.abandon(state.get("run_id", ""), error)
-            if isinstance(error, RunInterruptedError) and isinstance(error.__cause__, Exception):
-                # Merely stopped by a sibling's failure, and LangGraph may see this end first: that one tells why.
-                raise error.__cause__ from None
-            raise
-
-    graph.add_node(name, run, input_schema=schema)

@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 from drpo_graph.graph import build_graph
-from drpo_graph.settings.settings import build_settings, load_settings_file
+from drpo_graph.settings.layers import build_settings, load_settings_file
 
 _config = os.environ.get("DRPO_CONFIG")
 

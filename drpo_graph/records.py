@@ -1,10 +1,12 @@
 """Records: what users hold, what files store. Frozen, validated, JSON-native."""
 
+import hashlib
+import json
 import re
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, TypedDict
 
-from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, SerializerFunctionWrapHandler, model_serializer
 
 from drpo_graph.errors import FailureKind
 
@@ -21,6 +23,10 @@ RunStatus = Literal["running", "done", "interrupted", "waiting", "failed"]
 """``waiting``: for the decision of a person."""
 
 MIN_SCORE, MAX_SCORE = 1, 5
+
+ROOT_ID = "0"
+
+PlaceholderStyle = Literal["none", "auto", "format", "mustache", "dollar"]
 
 
 class Record(BaseModel):
@@ -296,3 +302,38 @@ def mean(values: Sequence[float | None]) -> float | None:
 def metric_key(name: str) -> str:
     """Return a metric name without case and separators: ``Critical Thinking`` and ``critical-thinking`` are one."""
     return re.sub(r"[\W_]+", "", name).casefold()
+
+
+def digest_json(value: JsonValue) -> str:
+    """Return the SHA-256 of a JSON value in canonical form."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+class CandidateRef(TypedDict):
+    """A candidate as the state knows it: numbers and ids, no text."""
+
+    id: str
+    parent_id: str | None
+    depth: int
+    origin: Origin
+    prompt_hash: str
+    """First 16 hex digits of the prompt's SHA-256: equal prompts are found without loading them."""
+    lineage: list[str]
+    """Ids of the last prompts of its path, oldest first, itself included; bounded by ``history_window``."""
+    query_ids: list[str]
+    """The queries it was last run on."""
+    reward: float | None
+    path_sum: float
+    """Sum of the rewards from depth 1 on, added in order of depth."""
+    path_count: int
+    """How many of them were scored."""
+    path_reward: float | None
+
+
+class RolloutRef(TypedDict):
+    """A finished rollout: where it is, and what it counts."""
+
+    candidate_id: str
+    query_id: str
+    reward: float | None
+    is_failed: bool

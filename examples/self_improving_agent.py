@@ -54,7 +54,7 @@ from drpo_graph.parts.defaults import LLMMetricSelector
 from drpo_graph.prompts import load_prompts
 from drpo_graph.records import ROLES
 from drpo_graph.safety.private_files import create_private_file, make_private_folder
-from drpo_graph.settings.settings import load_settings_file, merge_settings
+from drpo_graph.settings.layers import load_settings_file, merge_settings
 
 INITIAL_PROMPT = "You are a helpful assistant."
 BOUNDS: dict[str, object] = {"depth": 4, "beam_size": 1, "max_calls": 300}

@@ -5,9 +5,9 @@ from langgraph.runtime import Runtime
 from drpo_graph.calls.ledger import CallRecord
 from drpo_graph.calls.roles import response_text
 from drpo_graph.errors import ReplyError, StateFormatError
-from drpo_graph.events.schema import RolloutScored
 from drpo_graph.parts.responders import STORED_RESPONSE
 from drpo_graph.records import Critique, Failure, Rollout
+from drpo_graph.search.announce import report_rollout
 from drpo_graph.search.session import RunContext, RunSession, session_of
 from drpo_graph.search.state import RolloutOutput, RolloutState
 from drpo_graph.storage.archive import rollout_key
@@ -26,7 +26,7 @@ async def critique(state: RolloutState, runtime: Runtime[RunContext]) -> Rollout
     else:
         # Scored by this run before it was interrupted: a reward function is not called twice either.
         rollout = Rollout.model_validate(stored)
-    _report(session, rollout, state["level"])
+    report_rollout(session, rollout, state["level"])
     return {
         "rollouts": [
             {
@@ -79,17 +79,3 @@ async def _read_response(state: RolloutState, session: RunSession) -> str | None
         raise StateFormatError(f"Run {session.run_id!r}: its store does not hold call {key[:12]}, a response it needs.")
     choice = CallRecord.model_validate(stored).choices[0]
     return response_text(choice, session.models.base.response_format, accepts_empty=True)
-
-
-def _report(session: RunSession, rollout: Rollout, level: int) -> None:
-    session.emitter.emit(
-        RolloutScored(
-            run_id=session.run_id,
-            candidate_id=rollout.candidate_id,
-            query_id=rollout.query_id,
-            level=level,
-            reward=rollout.reward,
-            failure_kind=rollout.failure.kind if rollout.failure else None,
-            detail=rollout.failure.detail if rollout.failure else "",
-        )
-    )

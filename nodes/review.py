@@ -5,19 +5,21 @@ from langgraph.types import interrupt
 
 from drpo_graph.errors import ReviewError
 from drpo_graph.events.schema import ReviewDecided, ReviewRequested
+from drpo_graph.records import ROOT_ID
 from drpo_graph.search.planning import ends_with, has_next, plan_next
-from drpo_graph.search.review_records import (
+from drpo_graph.search.reviews import (
+    ReviewDecision,
+    as_json,
     drop_request,
     find_decision,
     find_vetoed,
     put_decision,
     put_request,
+    read_decision,
     take_from_level,
 )
-from drpo_graph.search.reviews import ReviewDecision, as_json, read_decision
 from drpo_graph.search.session import RunContext, RunSession, session_of
 from drpo_graph.search.state import SearchState
-from drpo_graph.search.validation import ROOT_ID
 from drpo_graph.settings.settings import Settings
 
 

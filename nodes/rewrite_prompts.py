@@ -10,12 +10,11 @@ from drpo_graph.errors import ReplyError
 from drpo_graph.events.schema import CandidateCreated, Warned
 from drpo_graph.parts.protocols import RewriteRequest
 from drpo_graph.parts.rewrite_guards import make_guard
-from drpo_graph.records import Origin, Query, Rollout
+from drpo_graph.records import ROOT_ID, CandidateRef, Origin, Query, Rollout
 from drpo_graph.search.beam import hash_prompt, is_easy
-from drpo_graph.search.review_records import find_decision, find_vetoed
+from drpo_graph.search.reviews import find_decision, find_vetoed
 from drpo_graph.search.session import RunContext, RunSession, session_of
-from drpo_graph.search.state import CandidateRef, ExpandState
-from drpo_graph.search.validation import ROOT_ID
+from drpo_graph.search.state import ExpandState
 from drpo_graph.settings.settings import Settings
 from drpo_graph.storage.archive import StoredCandidate
 

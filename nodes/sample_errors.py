@@ -10,10 +10,9 @@ from drpo_graph.errors import ReplyError
 from drpo_graph.models.endpoint_gate import gate_for
 from drpo_graph.parts.responders import STORED_RESPONSE, ask_responder, identify_responder, response_key
 from drpo_graph.parts.rewrite_guards import fill_prompt
-from drpo_graph.records import Failure, ICLExample, Query
+from drpo_graph.records import ROOT_ID, Failure, ICLExample, Query
 from drpo_graph.search.session import RunContext, RunSession, session_of
 from drpo_graph.search.state import RolloutState
-from drpo_graph.search.validation import ROOT_ID
 
 
 class SampleUpdate(TypedDict):

@@ -4,7 +4,9 @@ from collections.abc import Sequence
 
 from langgraph.runtime import Runtime
 
-from drpo_graph.events.schema import BeamEntry, LevelFinished, LevelStarted, Remaining, Warned
+from drpo_graph.events.schema import Warned
+from drpo_graph.records import CandidateRef, RolloutRef
+from drpo_graph.search.announce import announce_again, report_level
 from drpo_graph.search.beam import rank, score_candidate
 from drpo_graph.search.forecast import look_ahead
 from drpo_graph.search.levels import (
@@ -13,9 +15,9 @@ from drpo_graph.search.levels import (
     repeat_indices,
 )
 from drpo_graph.search.planning import plan_next
-from drpo_graph.search.review_records import keep_unvetoed
+from drpo_graph.search.reviews import keep_unvetoed
 from drpo_graph.search.session import RunContext, RunSession, session_of
-from drpo_graph.search.state import CandidateRef, RolloutRef, SearchState
+from drpo_graph.search.state import SearchState
 from drpo_graph.search.unscored import describe_failure, drop_failed, make_stalled
 from drpo_graph.settings.settings import Settings
 
@@ -49,7 +51,7 @@ async def score_beams(state: SearchState, runtime: Runtime[RunContext]) -> Searc
         beam = list(runtime.context.components.beam_policy(children, settings=settings, level=state["level"]))
     await _record_level(session, state, children, beam)
     remaining = look_ahead(session, runtime.context, state, num_parents=len(beam))
-    _report_level(session, state, children, beam, remaining=remaining)
+    report_level(session, state, children, beam, remaining=remaining)
     if num_stalled >= _MAX_STALLED:
         reason = await describe_failure(session, [rank(children)[0]["id"]], state["query_ids"])
         level = f"level {state['level']}: {reason.text}"
@@ -108,7 +110,7 @@ async def _plan_repeat(session: RunSession, state: SearchState, settings: Settin
     )
     num_done = len(state["rollouts"])
     num_rollouts = num_done + len(state["children"]) * len(query_ids)
-    _announce_again(session, state, query_ids, num_rollouts=num_rollouts, num_done=num_done)
+    announce_again(session, state, query_ids, num_rollouts=num_rollouts, num_done=num_done)
     update: SearchState = {
         "num_repeats": num_repeats,
         "is_repeat": True,
@@ -124,28 +126,13 @@ def _plan_asking_again(session: RunSession, state: SearchState, num_failed: int)
     message = f"level {state['level']}: {num_failed} answers without a score are asked for again"
     session.emitter.emit(Warned(run_id=session.run_id, message=message))
     num_rollouts = len(state["rollouts"])
-    _announce_again(session, state, state["query_ids"], num_rollouts=num_rollouts, num_done=num_rollouts - num_failed)
+    announce_again(session, state, state["query_ids"], num_rollouts=num_rollouts, num_done=num_rollouts - num_failed)
     update: SearchState = {
         "is_repeat": True,
         "prefetch_ids": [],
         "rollouts": None,  # type: ignore[typeddict-item]  # The reducer empties the list; the children stay.
     }
     return update
-
-
-def _announce_again(
-    session: RunSession, state: SearchState, query_ids: Sequence[str], *, num_rollouts: int, num_done: int
-) -> None:
-    session.emitter.emit(
-        LevelStarted(
-            run_id=session.run_id,
-            level=state["level"],
-            max_depth=state["max_depth"],
-            query_ids=tuple(query_ids),
-            num_rollouts=num_rollouts,
-            num_done=num_done,
-        )
-    )
 
 
 async def _record_level(
@@ -162,36 +149,4 @@ async def _record_level(
             "is_easy": state["is_easy"],
             "max_depth": state["max_depth"],
         }
-    )
-
-
-def _report_level(
-    session: RunSession,
-    state: SearchState,
-    children: Sequence[CandidateRef],
-    beam: Sequence[CandidateRef],
-    *,
-    remaining: Remaining,
-) -> None:
-    session.emitter.emit(
-        LevelFinished(
-            run_id=session.run_id,
-            level=state["level"],
-            max_depth=state["max_depth"],
-            beam=tuple(
-                BeamEntry(
-                    candidate_id=one["id"],
-                    reward=one["reward"],
-                    path_reward=one["path_reward"],
-                    origin=one["origin"],
-                )
-                for one in beam
-            ),
-            num_children=len(children),
-            num_unscored=sum(one["reward"] is None for one in children),
-            is_easy=state["is_easy"],
-            usage=session.ledger.total_usage(),
-            cost_usd=session.ledger.total_cost,
-            remaining=remaining,
-        )
     )

@@ -1,33 +1,29 @@
 """Lay down what a run starts from: its queries in order, its root candidate, its fingerprints. No model call."""
 
-import hashlib
-import secrets
 from collections.abc import Sequence
 
-from langgraph.config import get_config
 from langgraph.runtime import Runtime
 from pydantic import JsonValue, ValidationError
 
-from drpo_graph.data.datasets import dataset_hash, order_queries
-from drpo_graph.errors import DatasetError, SettingsError
-from drpo_graph.events.schema import CandidateCreated, LevelStarted, RunStarted
+from drpo_graph.data.order import dataset_hash, order_queries
+from drpo_graph.errors import DatasetError
 from drpo_graph.parts.rewrite_guards import check_fillable
-from drpo_graph.records import Query, RejectedRewrite
+from drpo_graph.records import CandidateRef, Query, RejectedRewrite, digest_json
+from drpo_graph.search.announce import announce_start
 from drpo_graph.search.beam import hash_prompt
 from drpo_graph.search.forecast import warn_at_start
+from drpo_graph.search.hosting import check_can_pause, derive_run_id
 from drpo_graph.search.levels import prefetch_indices, query_indices
-from drpo_graph.search.session import RunContext, RunSession, digest_json, session_of
-from drpo_graph.search.state import BEGIN_WITH, STATE_FORMAT, CandidateRef, SearchState
+from drpo_graph.search.session import RunContext, RunSession, session_of
+from drpo_graph.search.state import BEGIN_WITH, STATE_FORMAT, SearchState
 from drpo_graph.settings.settings import Settings
-
-_UNNAMED_RUN = "run"
 
 
 async def start_run(state: SearchState, runtime: Runtime[RunContext]) -> SearchState:
     """Return the state of a run that has evaluated nothing yet."""
     settings = runtime.context.settings
     if settings.approve:
-        _check_can_pause()
+        check_can_pause()
     given = read_queries(state.get("queries", []), label="query")
     queries = order_queries(given, seed=settings.seed, num_queries=settings.num_queries)
     validation = read_queries(state.get("validation_queries") or [], label="validation", is_optional=True)
@@ -43,7 +39,7 @@ async def start_run(state: SearchState, runtime: Runtime[RunContext]) -> SearchS
     session = await _open_own(runtime, data=data, prompt=prompt)
     await _store(session, queries, validation, prompt)
     level_queries = [queries[index].id for index in query_indices(0, settings=settings, num_queries=len(queries))]
-    _announce(session, runtime.context, prompt=prompt, num_queries=len(queries), query_ids=level_queries)
+    announce_start(session, runtime.context, prompt=prompt, num_queries=len(queries), query_ids=level_queries)
     warn_at_start(session, runtime.context, queries, validation)
     update: SearchState = {}
     if given_rejected := state.get("rejected_rewrites"):
@@ -110,36 +106,6 @@ def _read_rejected(given: Sequence[JsonValue]) -> list[JsonValue]:
         ) from error
 
 
-def derive_run_id() -> str:
-    """Return the thread's id; inside a parent graph, with a mark of the place that the parent runs this graph at.
-
-    A run without either gets an id that no other has.
-    """
-    configurable = get_config().get("configurable", {})
-    # Our own task is the last part of the namespace; what is before it is the parent's task, stable over resumes.
-    place = "|".join(str(configurable.get("checkpoint_ns", "")).split("|")[:-1])
-    thread_id = configurable.get("thread_id")
-    if not thread_id and not place:
-        # Nothing can resume it, and its records may be kept beside those of a former call: it must not find them.
-        return f"{_UNNAMED_RUN}-{secrets.token_hex(8)}"
-    thread_id = str(thread_id or _UNNAMED_RUN)
-    return f"{thread_id}-{hashlib.sha256(place.encode()).hexdigest()[:8]}" if place else thread_id
-
-
-def _check_can_pause() -> None:
-    """Do nothing where a pause can be kept.
-
-    Raises:
-        SettingsError: there is no checkpointer: the run would end at its first pause, and what it has paid for be lost.
-    """
-    # LangGraph says so to its nodes under this name alone; should it have another one day, nothing is checked.
-    if get_config().get("configurable", {}).get("__pregel_checkpointer", _UNNAMED_RUN) is None:
-        raise SettingsError(
-            "approve: a run can pause for a review only with a checkpointer. Give build_graph(), or the graph around "
-            "it, one."
-        )
-
-
 def _ids_ahead(queries: Sequence[Query], settings: Settings) -> list[str]:
     ahead = prefetch_indices(1, max_depth=settings.num_levels, settings=settings, num_queries=len(queries))
     return [queries[index].id for index in ahead]
@@ -183,37 +149,4 @@ async def _store(session: RunSession, queries: Sequence[Query], validation: Sequ
     await session.archive.put("run", "order", {"query_ids": [query.id for query in queries]})
     await session.archive.put_candidates(
         [{"id": "0", "parent_id": None, "depth": 0, "origin": "initial", "prompt": prompt}]
-    )
-
-
-def _announce(
-    session: RunSession, context: RunContext, *, prompt: str, num_queries: int, query_ids: Sequence[str]
-) -> None:
-    settings = context.settings
-    session.emitter.emit(
-        RunStarted(
-            run_id=session.run_id,
-            is_resumed=False,
-            num_queries=num_queries,
-            num_levels=settings.num_levels,
-            beam_size=settings.beam_size,
-            n_actions=settings.n_actions,
-            queries_per_level=settings.queries_per_level,
-            models={role: client.settings.model for role, client in context.clients.items()},
-            initial_prompt=prompt,
-        )
-    )
-    session.emitter.emit(
-        CandidateCreated(
-            run_id=session.run_id, candidate_id="0", parent_id=None, depth=0, origin="initial", prompt=prompt
-        )
-    )
-    session.emitter.emit(
-        LevelStarted(
-            run_id=session.run_id,
-            level=0,
-            max_depth=settings.num_levels,
-            query_ids=tuple(query_ids),
-            num_rollouts=len(query_ids),
-        )
     )

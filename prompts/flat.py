@@ -21,7 +21,6 @@ _OWN_HEADING = re.compile(r"# Answer:?[ \t]*\n")
 # A fence that names a language belongs to the answer.
 _FENCE = re.compile(r"```(?:text|markdown|md)?[ \t]*\n(?P<inside>.*?)(?P<end>\n```)?", re.DOTALL)
 
-
 _FENCE_OPENING = re.compile(r"`{1,2}|```(?:[a-z]*|(?:text|markdown|md)?[ \t]*(?:\n.*)?)", re.DOTALL)
 
 

@@ -12,7 +12,7 @@ from string import Formatter, Template
 from typing import Literal, NamedTuple
 
 from drpo_graph.errors import DRPOError, SettingsError
-from drpo_graph.settings.prompt_rules import PlaceholderStyle
+from drpo_graph.records import PlaceholderStyle
 
 FieldStyle = Literal["format", "mustache", "dollar"]
 STYLES: tuple[FieldStyle, ...] = ("format", "mustache", "dollar")

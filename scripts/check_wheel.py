@@ -21,7 +21,7 @@ def find_problems(wheel: Path) -> list[str]:
     expected |= {
         str(path.relative_to(ROOT))
         for path in (ROOT / "drpo_graph").rglob("*")
-        if path.is_file() and path.suffix in (".py", ".json", ".jsonl", ".toml", ".typed")
+        if path.is_file() and path.suffix in (".py", ".pyi", ".json", ".jsonl", ".toml", ".typed")
     }
     problems += [f"missing: {name}" for name in sorted(expected - names)]
     return problems

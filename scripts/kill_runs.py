@@ -35,7 +35,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from drpo_graph.calls.ledger import Ledger
 from drpo_graph.errors import CheckpointError, NoRunsError, RunNotFoundError
 from drpo_graph.runs.runner import RunOptions, optimize, resume
-from drpo_graph.settings.settings import Settings, build_settings
+from drpo_graph.settings.layers import build_settings
+from drpo_graph.settings.settings import Settings
 from drpo_graph.storage.archive import Archive
 from drpo_graph.storage.protocols import Storage
 from drpo_graph.storage.sqlite_file import SqliteStorage

@@ -32,7 +32,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from drpo_graph.cli.execution import calm_collector
 from drpo_graph.records import RunResult
 from drpo_graph.runs.runner import RunOptions, optimize
-from drpo_graph.settings.settings import Settings, build_settings
+from drpo_graph.settings.layers import build_settings
+from drpo_graph.settings.settings import Settings
 from drpo_graph.storage.postgres import PostgresStorage
 from drpo_graph.storage.postgres.database import Connection, Database
 from drpo_graph.storage.protocols import Storage

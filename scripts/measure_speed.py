@@ -21,7 +21,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from drpo_graph.cli.execution import calm_collector
 from drpo_graph.events.schema import Event, LevelFinished, RunFinished
 from drpo_graph.runs.runner import RunOptions, optimize
-from drpo_graph.settings.settings import Settings, build_settings
+from drpo_graph.settings.layers import build_settings
+from drpo_graph.settings.settings import Settings
 from tests.support.fake_server import Latency, ServerOptions, spawn_fake_server
 from tests.support.world import INITIAL_PROMPT, World
 

@@ -26,7 +26,7 @@ from drpo_graph.display.panel import render_panel
 from drpo_graph.events.schema import Event, RunFinished, parse_event
 from drpo_graph.records import ROLES
 from drpo_graph.runs.runner import RunOptions, optimize
-from drpo_graph.settings.settings import build_settings
+from drpo_graph.settings.layers import build_settings
 from tests.support.fake_server import FakeServer, Latency, ServerOptions
 from tests.support.oracle import build_responder
 from tests.support.world import INITIAL_PROMPT, World

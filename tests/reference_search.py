@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
-from drpo_graph.data.datasets import order_queries
+from drpo_graph.data.order import order_queries
 from drpo_graph.records import Query
 from drpo_graph.settings.settings import Settings
 from tests.support.world import World

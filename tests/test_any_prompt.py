@@ -10,7 +10,8 @@ from drpo_graph.events.schema import Warned
 from drpo_graph.parts.protocols import Reward, RewriteRequest
 from drpo_graph.prompts import load_prompts
 from drpo_graph.records import Query, RunResult
-from drpo_graph.runs.runner import Parts, RunOptions, optimize
+from drpo_graph.runs.runner import RunOptions, optimize
+from drpo_graph.search.assembly import Parts
 from tests.support.command import serve
 from tests.support.fake_server import FakeServer, ServerOptions
 from tests.support.scripted_app import ScriptedApp, scripted_settings

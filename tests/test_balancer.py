@@ -11,7 +11,8 @@ from drpo_graph.models.endpoint_gate import EndpointGate
 from drpo_graph.models.prefix_cache import PrefixMemory, prefix_blocks
 from drpo_graph.models.request import Reply, Request
 from drpo_graph.prompts.library import Message
-from drpo_graph.settings.settings import Routing, build_settings
+from drpo_graph.settings.layers import build_settings
+from drpo_graph.settings.settings import Routing
 from tests.support.fake_server import FakeServer, FaultPlan, Latency, ServerOptions
 from tests.support.oracle import build_responder
 from tests.support.roles import QUESTION, answer, failing, open_desk, parse_answer, script

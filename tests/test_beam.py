@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from drpo_graph.records import CandidateRef, RolloutRef
 from drpo_graph.search.beam import hash_prompt, is_easy, path_reward, prune_beam, rank, score_candidate
-from drpo_graph.search.state import CandidateRef, RolloutRef
 from drpo_graph.settings.settings import Settings
 
 PLAIN = Settings()

@@ -14,11 +14,13 @@ from langgraph.store.memory import InMemoryStore
 
 from drpo_graph.calls import ledger as ledger_module
 from drpo_graph.calls.budget import Budget
-from drpo_graph.calls.ledger import CallRecord, Ledger, StopSignal
+from drpo_graph.calls.ledger import CallRecord, Ledger
 from drpo_graph.errors import BudgetSpentError
-from drpo_graph.graph import RECURSION_LIMIT, build_graph
+from drpo_graph.graph import build_graph
 from drpo_graph.models.request import Choice, Reply, Request
+from drpo_graph.search.hosting import RECURSION_LIMIT
 from drpo_graph.settings.limits import Amount, Cap, Limits
+from drpo_graph.stop import StopSignal
 from drpo_graph.storage.archive import Archive
 from tests.support.oracle import Oracle, OracleTransport
 from tests.support.searches import fake_settings, oracle_context

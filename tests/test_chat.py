@@ -16,11 +16,12 @@ from aiohttp import web
 from langchain_openai import ChatOpenAI
 from pydantic import SecretStr
 
-from drpo_graph.calls.roles import RoleModel, Sample
+from drpo_graph.calls.ladder import Sample
+from drpo_graph.calls.roles import RoleModel
 from drpo_graph.errors import ModelCallError, RunInterruptedError
 from drpo_graph.models.clients import build_clients
 from drpo_graph.models.request import Request
-from drpo_graph.settings.settings import build_settings
+from drpo_graph.settings.layers import build_settings
 from tests.support.fake_server import FakeServer, FaultKind, FaultPlan, ServerOptions, build_echo_responder
 from tests.support.roles import Desk, answer, by_content, failing, open_desk, parse_answer, script, serve
 

@@ -7,7 +7,7 @@ import pytest
 
 from drpo_graph.records import ROLES, Role
 from drpo_graph.runs.role_checks import RoleCheck, check_roles
-from drpo_graph.settings.settings import build_settings
+from drpo_graph.settings.layers import build_settings
 from tests.support.fake_server import FakeServer, Latency, Reply, Responder, ServerOptions
 from tests.support.oracle import build_responder, role_of
 

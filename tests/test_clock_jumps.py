@@ -7,7 +7,7 @@ import pytest
 
 from drpo_graph.records import RunResult
 from drpo_graph.runs.runner import RunOptions, optimize, resume
-from drpo_graph.settings.settings import build_settings
+from drpo_graph.settings.layers import build_settings
 from tests.support.command import KEY, serve
 from tests.support.fake_server import ServerOptions
 from tests.support.oracle import build_responder

@@ -15,13 +15,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from drpo_graph.data.datasets import (
-    MAX_PRINTED_PROBLEMS,
-    dataset_hash,
-    load_bundled_queries,
-    load_queries,
-    order_queries,
-)
+from drpo_graph.data.datasets import MAX_PRINTED_PROBLEMS, load_bundled_queries, load_queries
+from drpo_graph.data.order import dataset_hash, order_queries
 from drpo_graph.errors import DatasetError
 from drpo_graph.records import Query
 

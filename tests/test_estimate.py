@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from langgraph.store.memory import InMemoryStore
 
-from drpo_graph.data.datasets import order_queries
+from drpo_graph.data.order import order_queries
 from drpo_graph.errors import BudgetSpentError
 from drpo_graph.events.schema import Event, LevelFinished, Warned
-from drpo_graph.graph import RECURSION_LIMIT, build_graph
+from drpo_graph.graph import build_graph
 from drpo_graph.models.request import Reply, Request
 from drpo_graph.prompts import load_prompts
 from drpo_graph.records import ROLES, Query, Usage
@@ -24,6 +24,7 @@ from drpo_graph.search.estimate import (
     find_shortage,
     plan_levels,
 )
+from drpo_graph.search.hosting import RECURSION_LIMIT
 from drpo_graph.settings.limits import Limits
 from drpo_graph.settings.prices import Price
 from drpo_graph.settings.settings import Settings

@@ -13,19 +13,15 @@ from langgraph.store.memory import InMemoryStore
 
 from drpo_graph.cli.app import _run
 from drpo_graph.errors import CheckpointError
+from drpo_graph.events.log import EventLog
 from drpo_graph.events.schema import Warned, parse_event
 from drpo_graph.records import Candidate, Critique, MetricScore, Rollout, RunResult
-from drpo_graph.runs.files import (
-    EventLog,
-    LogFile,
-    append_settings,
-    creation_order,
-    describe_level,
-    load_tree,
-)
+from drpo_graph.runs.files import describe_level
+from drpo_graph.runs.logs import LogFile, append_settings
 from drpo_graph.safety.private_files import write_atomically
 from drpo_graph.settings.settings import Settings
 from drpo_graph.storage.archive import Archive
+from drpo_graph.storage.tree import creation_order, load_tree
 from tests.support.command import KEY, SMALL, serve
 from tests.support.fake_server import ServerOptions
 from tests.support.oracle import build_responder

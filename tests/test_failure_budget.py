@@ -2,10 +2,10 @@
 
 import pytest
 
-from drpo_graph.calls.failure_budget import MIN_SAMPLES, WINDOW, FailureBudget
+from drpo_graph.calls.failed_samples import MIN_SAMPLES, WINDOW, FailureBudget
 from drpo_graph.errors import TooManyFailuresError
 from drpo_graph.records import Failure
-from drpo_graph.settings.settings import build_settings
+from drpo_graph.settings.layers import build_settings
 from tests.support.fake_server import Reply
 from tests.support.roles import Desk, answer, by_content, parse_answer, serve
 

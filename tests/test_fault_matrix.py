@@ -10,7 +10,8 @@ import pytest
 
 from drpo_graph.records import Candidate, RunResult
 from drpo_graph.runs.runner import RunOptions, optimize
-from drpo_graph.settings.settings import Settings, build_settings
+from drpo_graph.settings.layers import build_settings
+from drpo_graph.settings.settings import Settings
 from tests.support.fake_replies import FAULT_KINDS, FaultKind, FaultPlan, asks_for_json
 from tests.support.fake_server import FakeServer, LogEntry, ServerOptions
 from tests.support.oracle import build_responder, role_of

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from drpo_graph.calls.roles import RoleModel, Sample, derive_seed
+from drpo_graph.calls.ladder import Sample, derive_seed
+from drpo_graph.calls.roles import RoleModel
 from drpo_graph.errors import ReplyError
 from tests.support.fake_server import FakeServer, Latency, Reply, ServerOptions
 from tests.support.roles import (

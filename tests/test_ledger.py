@@ -7,10 +7,11 @@ import pytest
 from langgraph.store.base import BaseStore
 from langgraph.store.memory import InMemoryStore
 
-from drpo_graph.calls.ledger import CallRecord, Ledger, StopSignal, call_key
+from drpo_graph.calls.ledger import CallRecord, Ledger, call_key
 from drpo_graph.errors import RunInterruptedError
 from drpo_graph.models.request import Choice
 from drpo_graph.records import Role, Usage
+from drpo_graph.stop import StopSignal
 from drpo_graph.storage.archive import Archive
 from tests.support.fake_server import Latency, ServerOptions
 from tests.support.roles import QUESTION, answer, by_content, failing, open_desk, parse_answer, script, serve

@@ -12,7 +12,8 @@ from drpo_graph.parts.responders import OnePromptOfApp, ask_responder
 from drpo_graph.records import Query
 from drpo_graph.runs.app_prompts import PromptsResult, optimize_prompts
 from drpo_graph.runs.forks import fork
-from drpo_graph.runs.runner import Parts, RunOptions, optimize
+from drpo_graph.runs.runner import RunOptions, optimize
+from drpo_graph.search.assembly import Parts
 from tests.support.command import serve
 from tests.support.fake_server import FakeServer, ServerOptions
 from tests.support.scripted_app import ScriptedApp, scripted_settings

@@ -11,7 +11,8 @@ from pydantic import SecretStr
 from drpo_graph.errors import ModelSpecError
 from drpo_graph.models.clients import DEFAULT_VLLM_URL, build_client, build_clients, find_endpoints
 from drpo_graph.models.transport import LangChainTransport, OpenAITransport
-from drpo_graph.settings.settings import RoleSettings, Settings, build_settings
+from drpo_graph.settings.layers import build_settings
+from drpo_graph.settings.settings import RoleSettings, Settings
 
 KEY = "canary-8c1f0a77b2d94e"
 NAMES = ("OPENAI_BASE_URL", "OPENAI_API_KEY", "VLLM_BASE_URL", "VLLM_API_KEY", "MY_KEY")

@@ -9,7 +9,6 @@ from dataclasses import replace
 import pytest
 from pydantic import JsonValue
 
-from drpo_graph.calls.ledger import StopSignal
 from drpo_graph.errors import ModelCallError, RunInterruptedError
 from drpo_graph.events.emitter import Emitter
 from drpo_graph.events.schema import EndpointBack, EndpointLost
@@ -17,6 +16,7 @@ from drpo_graph.models.context_window import ContextWindow
 from drpo_graph.models.failures import CallFailure
 from drpo_graph.models.outages import Circuit, Waiting
 from drpo_graph.models.request import Request
+from drpo_graph.stop import StopSignal
 from tests.support.fake_server import FakeServer, FaultPlan, Latency, Reply, ServerOptions
 from tests.support.oracle import build_responder
 from tests.support.roles import Desk, answer, by_content, failing, open_desk, parse_answer, serve

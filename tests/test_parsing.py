@@ -19,9 +19,9 @@ from drpo_graph.parts.parsing import (
     parse_metric_selection,
     parse_rewrite,
     parse_score,
-    shorten,
 )
 from drpo_graph.records import Critique, Metric, MetricSelection
+from drpo_graph.safety.texts import shorten
 
 CLARITY = Metric(name="Clarity", definition="Is it clear?")
 THINKING = Metric(name="Critical-Thinking", definition="Is it thought through?")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from drpo_graph.calls.roles import LADDER
+from drpo_graph.calls.ladder import LADDER
 from drpo_graph.errors import ModelCallError
 from drpo_graph.models.capabilities import PROBE_TEXT, Address, Capabilities, CapabilityCache
 from drpo_graph.models.embedded import serve_embedded

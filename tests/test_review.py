@@ -12,14 +12,15 @@ from langgraph.types import Command
 from drpo_graph.calls.roles import Models
 from drpo_graph.errors import BudgetSpentError, ReviewError, SettingsError
 from drpo_graph.events.schema import Event, LevelStarted, ReviewDecided, ReviewRequested
-from drpo_graph.graph import RECURSION_LIMIT, build_graph
+from drpo_graph.graph import build_graph
 from drpo_graph.parts.protocols import RewriteRequest
 from drpo_graph.records import Candidate, RunResult
-from drpo_graph.runs.files import load_tree
 from drpo_graph.runs.partial_results import find_standing
+from drpo_graph.search.hosting import RECURSION_LIMIT
 from drpo_graph.search.reviews import ReviewDecision, ReviewedCandidate, ReviewRequest, read_decision
 from drpo_graph.settings.settings import Settings
 from drpo_graph.storage.archive import Archive
+from drpo_graph.storage.tree import load_tree
 from tests.support.oracle import Oracle, OracleTransport
 from tests.support.searches import fake_settings, oracle_context, run_search
 from tests.support.world import INITIAL_PROMPT, World

@@ -8,14 +8,15 @@ import pytest
 
 from drpo_graph.calls.roles import Models
 from drpo_graph.errors import FingerprintMismatchError, ReplyError, RewardError, SettingsError
-from drpo_graph.graph import ContextOverrides, build_context, build_graph
-from drpo_graph.parts.defaults import as_critic, build_components
+from drpo_graph.graph import build_graph
 from drpo_graph.parts.protocols import Reward
 from drpo_graph.parts.rewards import CriticPart, MixedCritic, MixedReward, NamedReward, load_reward
 from drpo_graph.prompts import load_prompts
 from drpo_graph.records import Critique, MetricScore, MetricSelection, Query
-from drpo_graph.runs.runner import Parts, RunOptions, optimize, resume
+from drpo_graph.runs.runner import RunOptions, optimize, resume
+from drpo_graph.search.assembly import Parts, as_critic, build_components, build_context
 from drpo_graph.search.estimate import Dataset, estimate_run
+from drpo_graph.search.hosting import ContextOverrides
 from drpo_graph.search.session import RunContext
 from drpo_graph.settings.settings import Settings
 from tests.support.command import Drpo, enter, read_result, serve, serve_world

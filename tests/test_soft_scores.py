@@ -20,22 +20,22 @@ from drpo_graph.errors import SettingsError
 from drpo_graph.events.schema import Warned
 from drpo_graph.models.request import Choice, Request
 from drpo_graph.models.request import Reply as TransportReply
-from drpo_graph.parts.defaults import LLMCritic
-from drpo_graph.parts.parsing import parse_critique
-from drpo_graph.parts.soft_scores import (
+from drpo_graph.models.token_scores import (
     FEW_TOP_LOGPROBS,
     MAX_TOP_LOGPROBS,
     ScoreToken,
     Token,
     find_score_tokens,
-    find_scores,
     read_tokens,
-    soften_critique,
 )
+from drpo_graph.parts.defaults import LLMCritic
+from drpo_graph.parts.parsing import parse_critique
+from drpo_graph.parts.soft_scores import find_scores, soften_critique
 from drpo_graph.prompts import load_prompts
 from drpo_graph.records import Critique, Metric, MetricScore, MetricSelection, Query, Rollout, Usage
-from drpo_graph.runs.files import describe_level, load_tree
-from drpo_graph.settings.settings import build_settings
+from drpo_graph.runs.files import describe_level
+from drpo_graph.settings.layers import build_settings
+from drpo_graph.storage.tree import load_tree
 from tests.support.fake_server import Reply, ServerOptions
 from tests.support.oracle import Oracle, OracleTransport
 from tests.support.roles import Desk, open_desk, script, serve

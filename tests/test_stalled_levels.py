@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 from langgraph.store.memory import InMemoryStore
 
-from drpo_graph.calls.ledger import StopSignal
 from drpo_graph.errors import RunInterruptedError, SearchStalledError
 from drpo_graph.events.schema import Event, LevelFinished, LevelStarted, Warned
-from drpo_graph.graph import RECURSION_LIMIT, build_graph
+from drpo_graph.graph import build_graph
 from drpo_graph.models.request import Choice, Reply, Request
 from drpo_graph.records import RunResult, Usage
+from drpo_graph.search.hosting import RECURSION_LIMIT
+from drpo_graph.stop import StopSignal
 from drpo_graph.storage.archive import Archive
 from drpo_graph.storage.sqlite_file import open_checkpoint
 from tests.support.oracle import Oracle, OracleTransport, role_of

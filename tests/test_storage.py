@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from drpo_graph.calls.ledger import StopSignal
 from drpo_graph.errors import UsageError
-from drpo_graph.storage.sqlite_file import SqliteStorage, find_storage
+from drpo_graph.stop import StopSignal
+from drpo_graph.storage.places import find_storage
+from drpo_graph.storage.sqlite_file import SqliteStorage
 
 HIDDEN = """
 import sys

@@ -5,8 +5,9 @@ from typing import TypedDict
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, StateGraph
 
-from drpo_graph.graph import RECURSION_LIMIT, SearchGraph, build_graph
+from drpo_graph.graph import SearchGraph, build_graph
 from drpo_graph.records import RunResult
+from drpo_graph.search.hosting import RECURSION_LIMIT
 from drpo_graph.search.session import RunContext
 from tests.support.oracle import Oracle, OracleTransport
 from tests.support.searches import fake_settings, oracle_context

@@ -8,12 +8,13 @@ import pytest
 
 from drpo_graph.calls.roles import Models
 from drpo_graph.errors import DatasetError
-from drpo_graph.graph import RECURSION_LIMIT, build_graph
+from drpo_graph.graph import build_graph
 from drpo_graph.parts.protocols import RewriteRequest
 from drpo_graph.prompts import load_prompts
 from drpo_graph.prompts.library import KEEP_PLACEHOLDERS, METRICS_FILE, PLACEHOLDERS, fence
 from drpo_graph.records import Candidate, RejectedRewrite
 from drpo_graph.runs.warm_start import choose_rejected
+from drpo_graph.search.hosting import RECURSION_LIMIT
 from tests.support.oracle import Oracle, OracleTransport
 from tests.support.searches import fake_settings, oracle_context
 from tests.support.world import World

@@ -7,7 +7,7 @@ from pydantic import SecretStr
 
 from drpo_graph.errors import ModelSpecError
 from drpo_graph.models.clients import find_endpoints
-from drpo_graph.settings.settings import build_settings
+from drpo_graph.settings.layers import build_settings
 
 
 def open_chat_model(

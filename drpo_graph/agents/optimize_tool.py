@@ -18,10 +18,12 @@ from drpo_graph.inference.blocking import wait_for
 from drpo_graph.prompts.library import fence
 from drpo_graph.records import Query, RunResult
 from drpo_graph.registry import RegisteredPrompt, describe_provenance
-from drpo_graph.runs.runner import Parts, RunOptions, new_thread_id, optimize, resume
+from drpo_graph.runs.runner import RunOptions, optimize, resume
 from drpo_graph.safety.redaction import redact
+from drpo_graph.search.assembly import Parts
 from drpo_graph.settings.limits import CAPS
 from drpo_graph.settings.settings import Settings
+from drpo_graph.storage.names import new_thread_id
 
 _DESCRIPTION = (
     "Search for a better system prompt. It makes many model calls and takes long; progress is shown meanwhile. It "

@@ -11,12 +11,11 @@ from filelock import FileLock, Timeout
 from pydantic import Field, ValidationError
 
 from drpo_graph.errors import UsageError
-from drpo_graph.parts.parsing import clean_surrogates
 from drpo_graph.prompts.placeholders import FieldStyle, describe_changes, find_style
-from drpo_graph.records import Record, RunResult
+from drpo_graph.records import PlaceholderStyle, Record, RunResult
 from drpo_graph.registry import RegisteredPrompt
 from drpo_graph.safety.private_files import create_private_file, make_private_folder, write_atomically
-from drpo_graph.settings.prompt_rules import PlaceholderStyle
+from drpo_graph.safety.texts import clean_surrogates
 
 MAX_VERSIONS = 100
 """Former versions that are kept; the oldest go first."""

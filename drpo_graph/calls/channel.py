@@ -5,29 +5,27 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
 
 from pydantic import JsonValue
 
 from drpo_graph.calls.budget import demand_of
-from drpo_graph.calls.failure_budget import FailureBudget
+from drpo_graph.calls.failed_samples import FailureBudget
 from drpo_graph.calls.ledger import CallRecord, Ledger, LedgerEntry, call_key
-from drpo_graph.calls.tries import Attempt, Servers, Tries, await_unless_stopped
+from drpo_graph.calls.tries import Attempt, Servers, Tries
 from drpo_graph.errors import ModelCallError
 from drpo_graph.events.emitter import Emitter
 from drpo_graph.events.schema import CallFinished, CallRetried
-from drpo_graph.models.balancer import Balancer, Replica
-from drpo_graph.models.context_window import ContextWindow
+from drpo_graph.models.balancer import Replica
+from drpo_graph.models.clients import ModelClient
 from drpo_graph.models.failures import CallFailure, classify_failure, hides, is_context_overflow
-from drpo_graph.models.outages import Circuit
+from drpo_graph.models.outages import Circuit, never_ends
 from drpo_graph.models.request import Reply, Request
-from drpo_graph.parts.parsing import clean_surrogates
-from drpo_graph.parts.soft_scores import MAX_TOP_LOGPROBS
-from drpo_graph.prompts.library import PromptFormat
-from drpo_graph.records import Role
+from drpo_graph.models.token_scores import MAX_TOP_LOGPROBS
 from drpo_graph.safety.redaction import mask, redact
+from drpo_graph.safety.texts import clean_surrogates
 from drpo_graph.settings.prices import to_dollars
-from drpo_graph.settings.settings import RoleSettings, Settings
+from drpo_graph.settings.settings import Settings
+from drpo_graph.stop import await_unless_stopped
 from drpo_graph.storage.archive import Archive
 
 _MAX_BACKOFF_S = 60.0
@@ -46,25 +44,6 @@ class Learned:
     """How many alternatives per token it tells the probabilities of; 0 for none."""
 
 
-@dataclass(frozen=True, slots=True)
-class ModelClient:
-    """A role's model: where its requests go and how it is sampled. Shared by the runs of a process."""
-
-    role: Role
-    settings: RoleSettings
-    balancer: Balancer
-    endpoint: Literal["chat", "completions"] = "chat"
-    prompt_format: PromptFormat = "chat"
-    """How the base model is asked for a response."""
-    window: ContextWindow | None = None
-    """The model's context, where it is known."""
-
-    @property
-    def replicas(self) -> tuple[Replica, ...]:
-        """The servers that its requests go to."""
-        return self.balancer.replicas
-
-
 class RefusedRequestError(Exception):
     """The endpoint refuses this one request; the caller decides what that means. Never reaches a node."""
 
@@ -75,11 +54,6 @@ class RefusedRequestError(Exception):
 
 class UnexpectedClientError(Exception):
     """What a client raised that is no failed request but a bug, in words that do not hold the key."""
-
-
-def never_ends(endpoint: str) -> bool:
-    """Know of no server that it has ended for good."""
-    return False
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING
 
 from pydantic import JsonValue
 
-from drpo_graph.calls.channel import Learned, ModelClient
-from drpo_graph.calls.roles import LADDER
+from drpo_graph.calls.channel import Learned
+from drpo_graph.calls.ladder import LADDER
 from drpo_graph.errors import ModelCallError
 from drpo_graph.models.capabilities import Address, Capabilities, CapabilityCache, TokenDialect
+from drpo_graph.models.clients import ModelClient
 from drpo_graph.models.context_window import ContextWindow
 from drpo_graph.models.request import Request
+from drpo_graph.models.token_scores import MAX_TOP_LOGPROBS
 from drpo_graph.models.transport import PerLoop
-from drpo_graph.parts.soft_scores import MAX_TOP_LOGPROBS
 from drpo_graph.prompts.flat import join_messages
 from drpo_graph.prompts.library import Message
 from drpo_graph.storage.archive import Archive

@@ -4,17 +4,24 @@ A run whose critic was broken for a while holds its replies to be final. The use
 (``drpo resume --retry-failed``): what had failed before that is then made anew where the run comes by it.
 """
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 from pydantic import JsonValue
 
+from drpo_graph.errors import TooManyFailuresError
 from drpo_graph.records import Failure, Role
 from drpo_graph.storage.archive import Archive
 
 _Where = Literal["call", "reply"]
 _SAMPLE = "sample/"
+
+WINDOW = 50
+"""The share is that of so many last samples."""
+
+MIN_SAMPLES = 20
+"""Fewer say nothing."""
 
 
 async def ask_again(archive: Archive) -> None:
@@ -103,3 +110,38 @@ def _as_count(stored: JsonValue) -> int:
 
 def _count(stored: Mapping[str, JsonValue]) -> Counter[str]:
     return Counter({kind: count for kind, count in stored.items() if isinstance(count, int)})
+
+
+class FailureBudget:
+    """The outcomes of a role's last samples, in one run and process."""
+
+    def __init__(self) -> None:
+        self._outcomes: deque[Failure | None] = deque(maxlen=WINDOW)
+
+    def note(self, failure: Failure | None, *, role: Role, max_share: float) -> None:
+        """Count a sample, after everything that was done to get a usable reply.
+
+        Args:
+            failure: Why it has none, if so.
+            role: Whose sample it is, for the message.
+            max_share: How many of the last samples may fail, as a share; 1 lets all of them.
+
+        Raises:
+            TooManyFailuresError: more of them did.
+        """
+        self._outcomes.append(failure)
+        failures = [one for one in self._outcomes if one is not None]
+        total = len(self._outcomes)
+        # A sample that came out is no reason to stop, even while the share is still high.
+        if failure is None or total < MIN_SAMPLES or len(failures) <= max_share * total:
+            return
+        kinds = Counter(one.kind for one in failures).most_common(3)
+        told = ", ".join(f"{kind} {count}" for kind, count in kinds)
+        raise TooManyFailuresError(
+            f"{len(failures)} of the {role} model's last {total} samples had no usable reply, more than "
+            f"max_failure_share={max_share:g} allows ({told}; the last one: {failure.detail}). Check it with "
+            f"`drpo models check`; a resumed run finds these replies again unless it is told to ask anew. "
+            f"--set max_failure_share=1 goes on whatever fails.",
+            role=role,
+            share=len(failures) / total,
+        )

@@ -1,20 +1,17 @@
 """What a call's tries say about the servers of its model, and when the next one may be sent."""
 
-import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
-from drpo_graph.calls.ledger import StopSignal
-from drpo_graph.errors import ModelCallError, RunInterruptedError
+from drpo_graph.errors import ModelCallError
 from drpo_graph.events.emitter import Emitter
 from drpo_graph.models.balancer import Balancer, Replica
 from drpo_graph.models.failures import CallFailure
 from drpo_graph.models.outages import Circuit, OutageOverdueError, Waiting, are_lost
 from drpo_graph.records import Role
 from drpo_graph.settings.settings import Settings
-
-T = TypeVar("T")
+from drpo_graph.stop import StopSignal
 
 
 @dataclass(eq=False, slots=True)
@@ -116,28 +113,3 @@ class Servers:
     @property
     def _circuits(self) -> list[Circuit]:
         return [self.circuit_of(replica) for replica in self.balancer.replicas]
-
-
-async def await_unless_stopped(stop: StopSignal, work: Coroutine[object, object, T]) -> T:
-    """Return what the work comes to; where a stop is requested, end it first.
-
-    Raises:
-        RunInterruptedError: a stop was requested.
-    """
-    task = asyncio.ensure_future(work)
-    try:
-        await stop.guard(_wait_for(task))
-    except RunInterruptedError:
-        if not task.done():
-            raise
-    finally:
-        task.cancel()
-        # What it holds is given back before anyone goes on.
-        await _wait_for(task)
-        if not task.cancelled():
-            task.exception()  # Marks it as seen, where the stop goes before it.
-    return task.result()
-
-
-async def _wait_for(task: "asyncio.Task[T]") -> None:
-    await asyncio.wait([task])

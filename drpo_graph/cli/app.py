@@ -21,9 +21,9 @@ from drpo_graph.cli import (
     serve_commands,
 )
 from drpo_graph.cli.options import FLAG_BY_PUBLISHED_NAME
-from drpo_graph.display import inert_block
 from drpo_graph.errors import DRPOError
 from drpo_graph.safety.redaction import redact
+from drpo_graph.safety.terminal import inert_block
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2

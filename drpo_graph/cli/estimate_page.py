@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from drpo_graph.data.datasets import order_queries
+from drpo_graph.data.order import order_queries
 from drpo_graph.display import DisplayKind
 from drpo_graph.display.formatting import NONE, format_count, format_estimate
 from drpo_graph.display.streams import quiet

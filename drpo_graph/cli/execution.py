@@ -16,7 +16,7 @@ from drpo_graph.cli.reading import find_run, list_runs
 from drpo_graph.cli.review_loop import decide_at_terminal, find_pending, is_terminal
 from drpo_graph.cli.serve_commands import SERVE_FOLDER
 from drpo_graph.cli.served_roles import RoleServing, serve_roles
-from drpo_graph.display import RESUME_COMMAND, DisplayKind, inert_block, make_display
+from drpo_graph.display import RESUME_COMMAND, DisplayKind, make_display
 from drpo_graph.errors import (
     DRPOError,
     FingerprintMismatchError,
@@ -25,18 +25,23 @@ from drpo_graph.errors import (
     RunExistsError,
     UsageError,
 )
+from drpo_graph.events.log import EVENTS_FILE, SEALED_EVENTS_FILE
 from drpo_graph.events.schema import Event, RunFinished, RunStopped
 from drpo_graph.icl import resume_icl
 from drpo_graph.records import ICLResult, Query, RunResult, WarmStart
-from drpo_graph.runs.files import ALGORITHM_FOLDER, EVENTS_FILE, LOG_FILE, PROMPT_FILE, RESULT_FILE, SEALED_EVENTS_FILE
+from drpo_graph.runs.files import ALGORITHM_FOLDER, PROMPT_FILE, RESULT_FILE
 from drpo_graph.runs.forks import change_settings, fork
-from drpo_graph.runs.runner import new_thread_id, optimize, resume
+from drpo_graph.runs.logs import LOG_FILE
+from drpo_graph.runs.runner import optimize, resume
 from drpo_graph.runs.work import RunOptions, reason_of, run_folder
 from drpo_graph.safety.encryption import read_vault
 from drpo_graph.safety.redaction import redact
-from drpo_graph.settings.settings import Settings, build_settings, describe_changes, merge_settings
+from drpo_graph.safety.terminal import inert_block
+from drpo_graph.settings.layers import build_settings, describe_changes, merge_settings
+from drpo_graph.settings.settings import Settings
+from drpo_graph.storage.names import new_thread_id
+from drpo_graph.storage.places import find_storage
 from drpo_graph.storage.protocols import Storage
-from drpo_graph.storage.sqlite_file import find_storage
 
 EXIT_INTERRUPTED = 130
 _Begin = Callable[[RunOptions], Coroutine[None, None, RunResult | ICLResult]]

@@ -3,7 +3,7 @@
 from drpo_graph.cli import options as flags
 from drpo_graph.cli.inputs import read_fork_changes, read_priced
 from drpo_graph.cli.places import DEFAULT_PLACE, find_place_of
-from drpo_graph.storage.sqlite_file import check_thread_id
+from drpo_graph.storage.names import check_thread_id
 
 
 def fork_command(

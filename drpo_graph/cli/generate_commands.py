@@ -12,10 +12,11 @@ from drpo_graph.cli.inputs import read_overrides, read_prompt
 from drpo_graph.cli.places import DEFAULT_PLACE, find_place_of, open_prompts
 from drpo_graph.display.streams import quiet
 from drpo_graph.errors import UsageError
-from drpo_graph.parts.parsing import clean_surrogates
 from drpo_graph.safety.terminal import InertStream, inert_json
+from drpo_graph.safety.texts import clean_surrogates
+from drpo_graph.settings.layers import build_settings, merge_settings
 from drpo_graph.settings.retrieval import RetrievalSettings
-from drpo_graph.settings.settings import Settings, build_settings, merge_settings
+from drpo_graph.settings.settings import Settings
 
 if TYPE_CHECKING:
     from drpo_graph.inference import AlignedModel, GivenPrompt

@@ -16,7 +16,8 @@ from drpo_graph.errors import DatasetError
 from drpo_graph.prompts.library import load_prompts
 from drpo_graph.records import ICLExample
 from drpo_graph.settings.settings import Settings
-from drpo_graph.storage.sqlite_file import check_thread_id, find_storage
+from drpo_graph.storage.names import check_thread_id
+from drpo_graph.storage.places import find_storage
 
 ExamplesArgument = Annotated[
     Path | None,

@@ -7,9 +7,9 @@ from drpo_graph.cli import execution
 from drpo_graph.display import DisplayKind
 from drpo_graph.icl import optimize_icl
 from drpo_graph.records import ICLExample, ICLResult
-from drpo_graph.runs.runner import new_thread_id
 from drpo_graph.runs.work import RunOptions
 from drpo_graph.settings.settings import Settings
+from drpo_graph.storage.names import new_thread_id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,9 +8,10 @@ from pathlib import Path
 from drpo_graph.data.datasets import load_bundled_queries, load_queries
 from drpo_graph.errors import DatasetError, SettingsError, UsageError
 from drpo_graph.records import ROLES, Query
+from drpo_graph.settings.layers import build_settings, load_settings_file, merge_settings
 from drpo_graph.settings.limits import CAPS, check_priced, check_prices
 from drpo_graph.settings.prices import parse_price
-from drpo_graph.settings.settings import Settings, build_settings, load_settings_file, merge_settings
+from drpo_graph.settings.settings import Settings
 
 _FLAGS_NAMED_LIKE_SETTINGS = (
     "initial_prompt",

@@ -15,7 +15,7 @@ from typing import TextIO
 import typer
 
 from drpo_graph.cli.start_progress import StartProgress
-from drpo_graph.display import inert
+from drpo_graph.safety.terminal import inert
 from drpo_graph.serving import ServeOptions, Server, ServerKey, new_key, plan_server, start_server
 
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

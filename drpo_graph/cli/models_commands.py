@@ -16,7 +16,8 @@ from drpo_graph.display.streams import quiet
 from drpo_graph.errors import UnusableModelError, UsageError
 from drpo_graph.models.capabilities import Capabilities, CapabilityCache
 from drpo_graph.records import ROLES, Role
-from drpo_graph.settings.settings import Settings, build_settings, merge_settings
+from drpo_graph.settings.layers import build_settings, merge_settings
+from drpo_graph.settings.settings import Settings
 
 if TYPE_CHECKING:
     from drpo_graph.models.clients import Endpoint

@@ -6,9 +6,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from drpo_graph.display import inert
 from drpo_graph.models.capabilities import Capabilities
 from drpo_graph.runs.role_checks import RoleCheck
+from drpo_graph.safety.terminal import inert
 
 _MAX_NAME = 200
 _MAX_SHOWN = 300

@@ -15,9 +15,10 @@ from drpo_graph.cli.inputs import (
 from drpo_graph.cli.places import DEFAULT_PLACE, find_place_of
 from drpo_graph.cli.review_options import PauseOption
 from drpo_graph.cli.warm_starts import read_warm_start
-from drpo_graph.data.datasets import order_queries
+from drpo_graph.data.order import order_queries
 from drpo_graph.parts.rewrite_guards import check_fillable
-from drpo_graph.storage.sqlite_file import check_thread_id, find_storage
+from drpo_graph.storage.names import check_thread_id
+from drpo_graph.storage.places import find_storage
 
 
 def optimize_command(

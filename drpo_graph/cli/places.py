@@ -5,8 +5,10 @@ from pathlib import Path
 
 from drpo_graph.errors import UsageError
 from drpo_graph.registry import PromptRegistry
+from drpo_graph.storage.names import check_thread_id
+from drpo_graph.storage.places import DEFAULT_CHECKPOINT, find_storage
 from drpo_graph.storage.protocols import Storage
-from drpo_graph.storage.sqlite_file import DEFAULT_CHECKPOINT, SqliteStorage, check_thread_id, find_storage
+from drpo_graph.storage.sqlite_file import SqliteStorage
 
 DEFAULT_PLACE = str(DEFAULT_CHECKPOINT)
 DEFAULT_PROMPTS = Path("drpo_prompts")

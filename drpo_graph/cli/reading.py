@@ -5,12 +5,11 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from drpo_graph.records import Candidate, ICLResult, RunResult
-from drpo_graph.runs.files import load_tree
-from drpo_graph.search.review_records import list_decisions
-from drpo_graph.search.reviews import ReviewDecision
+from drpo_graph.search.reviews import ReviewDecision, list_decisions
 from drpo_graph.storage.archive import Archive
 from drpo_graph.storage.protocols import Reader, Storage
 from drpo_graph.storage.run_list import RunRecord, RunRegistry
+from drpo_graph.storage.tree import load_tree
 
 
 class StoredRun(NamedTuple):

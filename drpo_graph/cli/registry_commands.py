@@ -8,7 +8,6 @@ from typing import Annotated, Final
 import typer
 
 from drpo_graph.cli.places import DEFAULT_PROMPTS
-from drpo_graph.display import inert, inert_block
 from drpo_graph.display.streams import quiet
 from drpo_graph.errors import CheckpointError, DRPOError, UsageError
 from drpo_graph.registry import (
@@ -22,6 +21,7 @@ from drpo_graph.registry import (
     render_prompt,
 )
 from drpo_graph.safety.private_files import write_atomically
+from drpo_graph.safety.terminal import inert, inert_block
 
 _MAPPING: Final = "model_mapping.json"
 _MAX_LINE: Final = 2000

@@ -16,8 +16,9 @@ from drpo_graph.cli.registry_commands import LicenceOption
 from drpo_graph.cli.registry_exports import ExportModelOption, ExportRegistryOption, read_entry, register_run
 from drpo_graph.display.streams import quiet
 from drpo_graph.errors import CheckpointError, DRPOError, RunLockedError, StateFormatError, UsageError
+from drpo_graph.storage.names import check_thread_id
+from drpo_graph.storage.places import find_storage
 from drpo_graph.storage.protocols import Storage
-from drpo_graph.storage.sqlite_file import check_thread_id, find_storage
 
 if TYPE_CHECKING:
     from drpo_graph.storage.retention import Choice, Keep
@@ -174,7 +175,7 @@ def _confirm(chosen: "list[RunRecord]", keep: "Keep") -> None:
         UsageError: nobody is there to be asked.
         Abort: the user does not.
     """
-    from drpo_graph.display import inert
+    from drpo_graph.safety.terminal import inert
 
     if not sys.stdin.isatty():
         raise UsageError(f"drpo prune --keep {keep} cannot be undone: give --yes, or see with --dry-run what it takes.")
@@ -235,7 +236,7 @@ def _export_events(storage: Storage, record: "RunRecord", folder: Path) -> str:
     Raises:
         CheckpointError: they cannot be written.
     """
-    from drpo_graph.runs.files import EVENTS_FILE
+    from drpo_graph.events.log import EVENTS_FILE
     from drpo_graph.safety.private_files import write_atomically
 
     if record.log_dir is not None and Path(record.log_dir).resolve() == folder.resolve():
@@ -265,7 +266,7 @@ def _export_events(storage: Storage, record: "RunRecord", folder: Path) -> str:
 
 
 def _say(text: str) -> None:
-    from drpo_graph.display import inert
+    from drpo_graph.safety.terminal import inert
 
     stream = quiet(sys.stdout)
     stream.write(f"{inert(text, max_chars=2000)}\n")

@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.rule import Rule
 from rich.text import Text
 
-from drpo_graph.display import inert, inert_block
 from drpo_graph.display.formatting import format_reward
 from drpo_graph.errors import ReviewError, UsageError
+from drpo_graph.safety.terminal import inert, inert_block
 from drpo_graph.search.reviews import ReviewedCandidate, ReviewRequest
 
 _MAX_ID = 40

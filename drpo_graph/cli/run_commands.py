@@ -11,11 +11,12 @@ from pydantic import ValidationError
 
 from drpo_graph.cli import options as flags
 from drpo_graph.cli.places import DEFAULT_PLACE, is_default, name_place
-from drpo_graph.display import Display, inert, make_display
+from drpo_graph.display import Display, make_display
 from drpo_graph.display.streams import quiet
 from drpo_graph.errors import CheckpointError
 from drpo_graph.events.schema import ICLFinished, RunFinished, parse_event
-from drpo_graph.storage.sqlite_file import find_storage
+from drpo_graph.safety.terminal import inert
+from drpo_graph.storage.places import find_storage
 
 if TYPE_CHECKING:
     from drpo_graph.storage.protocols import EventReader

@@ -14,7 +14,7 @@ from drpo_graph.cli.model_server import RunningServer, ServeRequest, run_server
 from drpo_graph.display.streams import quiet
 from drpo_graph.errors import UsageError
 from drpo_graph.serving import DEFAULT_HOST, DEFAULT_PORT, KEY_VARIABLE, ServeOptions, borrow_key
-from drpo_graph.storage.sqlite_file import DEFAULT_CHECKPOINT
+from drpo_graph.storage.places import DEFAULT_CHECKPOINT
 
 SERVE_FOLDER = "serve"
 """Beside the checkpoint: keys and logs of servers."""

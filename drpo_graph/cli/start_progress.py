@@ -7,9 +7,9 @@ from rich.console import Console
 from rich.status import Status
 from rich.text import Text
 
-from drpo_graph.display import inert
 from drpo_graph.display.rich_panel import can_show_live
 from drpo_graph.display.streams import quiet
+from drpo_graph.safety.terminal import inert
 
 _EVERY_S = 10.0
 _MAX_PLAIN = 160

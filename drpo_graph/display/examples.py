@@ -10,9 +10,9 @@ from rich.table import Table
 from rich.text import Text
 
 from drpo_graph.display.formatting import NONE, format_reward
-from drpo_graph.display.inert import inert
 from drpo_graph.events.schema import ICLExampleFinished, ICLStarted
 from drpo_graph.records import ICLResult, mean
+from drpo_graph.safety.terminal import inert
 
 RESULT_FILE = "result.json"
 _MAX_ROWS = 6

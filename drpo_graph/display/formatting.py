@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
-from drpo_graph.display.inert import inert
 from drpo_graph.events.schema import Remaining
+from drpo_graph.safety.terminal import inert
 from drpo_graph.settings.limits import tell_money
 
 NONE = "-"

@@ -23,10 +23,10 @@ from drpo_graph.display.formatting import (
     format_reward,
     format_share,
 )
-from drpo_graph.display.inert import inert
 from drpo_graph.display.view import Message, Phase, RunView
 from drpo_graph.events.schema import BeamEntry
 from drpo_graph.records import MAX_SCORE, MIN_SCORE, ROLES, Usage
+from drpo_graph.safety.terminal import inert
 from drpo_graph.settings.limits import tell_money
 
 MIN_TWO_COLUMNS = 100

@@ -18,7 +18,6 @@ from drpo_graph.display.formatting import (
     format_remaining,
     format_reward,
 )
-from drpo_graph.display.inert import inert
 from drpo_graph.display.streams import quiet
 from drpo_graph.display.summary import print_stop, print_summary
 from drpo_graph.display.view import RunView, describe_endpoint, describe_review
@@ -38,6 +37,7 @@ from drpo_graph.events.schema import (
     Warned,
 )
 from drpo_graph.records import ICLResult, mean
+from drpo_graph.safety.terminal import inert
 from drpo_graph.settings.limits import tell_money
 
 WIDTH = 100

@@ -11,9 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from drpo_graph.display.formatting import NONE, format_count, format_duration, format_kinds, format_reward, format_share
-from drpo_graph.display.inert import inert, inert_block
 from drpo_graph.events.schema import RunStopped
 from drpo_graph.records import ROLES, PairedComparison, RunResult, Usage
+from drpo_graph.safety.terminal import inert, inert_block
 from drpo_graph.settings.limits import tell_money
 
 MAX_PROMPT_CHARS = 6000

@@ -1,4 +1,4 @@
-"""The event logs in a run's folder, open to be read: a plain one, a sealed one, or both in the order of time.
+"""The event logs in a run's folder, written and read: a plain one, a sealed one, or both in the order of time.
 
 A run may leave both: it was begun with an encrypted checkpoint, and resumed with ``--plain-files``.
 """
@@ -13,12 +13,20 @@ from operator import itemgetter
 from pathlib import Path
 from typing import TextIO
 
+from pydantic_core import PydanticSerializationError
+
 from drpo_graph.errors import CheckpointError
-from drpo_graph.runs.files import EVENTS_FILE, SEALED_EVENTS_FILE, open_event_line
+from drpo_graph.events.schema import Event
 from drpo_graph.safety.encryption import Vault, read_vault
+from drpo_graph.safety.private_files import open_to_append
+from drpo_graph.safety.terminal import inert_json
 
 _FORGED = "?"
 """Before a plain line in a sealed log: it was put there by somebody without the key, and shall not open."""
+
+EVENTS_FILE = "events.jsonl"
+
+SEALED_EVENTS_FILE = "events.jsonl.sealed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,3 +104,71 @@ def _read_lines(file: TextIO) -> list[str]:
             file.seek(place)
             return lines
         lines.append(line)
+
+
+class EventLog:
+    """Appends each event to a file as it happens, one line each: what was written survives a killed process.
+
+    Args:
+        path: The file.
+        vault: Seals each line, if given.
+    """
+
+    def __init__(self, path: Path, vault: Vault | None = None) -> None:
+        self._vault = vault
+        # Without a buffer: what cannot be written is not kept for later, to fail once more when the file is closed.
+        self._file = open(open_to_append(path), "ab", buffering=0)  # noqa: SIM115  # Closed by close().
+        self._path = path
+        _end_last_line(self._file.fileno())
+
+    def __call__(self, event: Event) -> None:
+        """Append one event.
+
+        Raises:
+            CheckpointError: it cannot be written.
+        """
+        line = memoryview(event_line(event, self._vault))
+        try:
+            while line:
+                line = line[self._file.write(line) :]
+        except OSError as error:
+            raise CheckpointError(
+                f"Event log {self._path}: {error.strerror or error}. Free space and run `drpo resume`: what was "
+                "committed is kept."
+            ) from error
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def open_event_line(line: str, vault: Vault | None, *, thread_id: str) -> str:
+    """Return a line of a run's event log as JSON; those of a sealed one need its vault.
+
+    Raises:
+        CheckpointError: it does not open.
+    """
+    return (
+        line if vault is None else vault.open(line.strip(), place=_events_place(thread_id)).decode("utf-8", "replace")
+    )
+
+
+def _end_last_line(descriptor: int) -> None:
+    """Close a line that a killed process left open, so that the next event begins one of its own."""
+    size = os.fstat(descriptor).st_size
+    if size and os.pread(descriptor, 1, size - 1) != b"\n":
+        os.write(descriptor, b"\n")
+
+
+def event_line(event: Event, vault: Vault | None = None) -> bytes:
+    """Return an event as a line of the event log, sealed if there is a vault."""
+    try:
+        line = f"{inert_json(event.model_dump_json())}\n".encode()
+    except PydanticSerializationError:
+        # A lone surrogate in a model's reply, which UTF-8 cannot hold: an escape says the same.
+        line = f"{json.dumps(event.model_dump(), separators=(',', ':'))}\n".encode()
+    return line if vault is None else f"{vault.seal(line, place=_events_place(event.run_id))}\n".encode()
+
+
+def _events_place(thread_id: str) -> str:
+    return f"events/{thread_id}"

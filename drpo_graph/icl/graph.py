@@ -18,7 +18,6 @@ from langgraph.types import Checkpointer, Send
 
 from drpo_graph import nodes as search_nodes
 from drpo_graph.events.emitter import EventSink
-from drpo_graph.graph import ContextOverrides, GraphDefaults, add_step
 from drpo_graph.icl import nodes
 from drpo_graph.icl.state import (
     ExampleOutput,
@@ -30,6 +29,7 @@ from drpo_graph.icl.state import (
     JudgeTask,
 )
 from drpo_graph.records import Role
+from drpo_graph.search.hosting import ContextOverrides, GraphDefaults, add_step
 from drpo_graph.settings.settings import Settings
 
 ICLGraph = CompiledStateGraph[ICLState, Any, ICLInput, ICLOutput]

@@ -11,9 +11,10 @@ from drpo_graph.errors import DatasetError, ReplyError, StateFormatError
 from drpo_graph.events.schema import ICLExampleFinished, ICLFinished, ICLStarted, RolloutScored, Warned
 from drpo_graph.icl.state import ExampleState, ICLState, JudgedRef, JudgeTask, OutcomeRef
 from drpo_graph.models.request import ReplySchema
-from drpo_graph.nodes.start_run import derive_run_id
-from drpo_graph.parts.parsing import extract_json, shorten
+from drpo_graph.parts.parsing import extract_json
 from drpo_graph.records import MAX_SCORE, Failure, ICLExample, ICLOutcome, ICLResult, Query, Rollout
+from drpo_graph.safety.texts import shorten
+from drpo_graph.search.hosting import derive_run_id
 from drpo_graph.search.session import RunContext, RunSession, session_of
 from drpo_graph.search.state import STATE_FORMAT
 from drpo_graph.storage.archive import rollout_key

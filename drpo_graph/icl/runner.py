@@ -10,7 +10,6 @@ from pydantic import Field
 
 from drpo_graph.errors import FingerprintMismatchError, RunExistsError, UsageError
 from drpo_graph.events.schema import Event, ICLFinished, ICLStarted
-from drpo_graph.graph import build_context
 from drpo_graph.icl.files import write_examples
 from drpo_graph.icl.graph import OPTIONAL_ROLES, ICLGraph, build_icl_graph
 from drpo_graph.icl.nodes import models_by_role, read_examples
@@ -18,13 +17,14 @@ from drpo_graph.icl.state import ICLState
 from drpo_graph.parts.rewards import check_named_again
 from drpo_graph.records import ICLExample, ICLResult, Record, Role
 from drpo_graph.retrieval import bundled_icl_examples
-from drpo_graph.runs.runner import new_thread_id
 from drpo_graph.runs.work import RunOptions, RunWork, make_record, take_up
+from drpo_graph.search.assembly import build_context
 from drpo_graph.search.session import RunContext, RunSession
 from drpo_graph.settings.settings import Settings
 from drpo_graph.storage.archive import Archive
+from drpo_graph.storage.names import check_thread_id, new_thread_id
+from drpo_graph.storage.places import find_storage
 from drpo_graph.storage.run_list import RunRegistry
-from drpo_graph.storage.sqlite_file import check_thread_id, find_storage
 
 DEFAULT_NUM_ITERS = 5
 DEFAULT_NUM_SAMPLES = 1

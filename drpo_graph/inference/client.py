@@ -8,19 +8,21 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from langgraph.store.memory import InMemoryStore
 
-from drpo_graph.calls.channel import CallChannel, Learned, ModelClient
+from drpo_graph.calls.channel import CallChannel, Learned
 from drpo_graph.calls.client_setup import find_capabilities, fit_client, make_learned
-from drpo_graph.calls.ledger import CallRecord, Ledger, StopSignal
-from drpo_graph.calls.roles import RoleModel, Sample
+from drpo_graph.calls.ladder import Sample
+from drpo_graph.calls.ledger import CallRecord, Ledger
+from drpo_graph.calls.roles import RoleModel
 from drpo_graph.errors import ReplyError, SettingsError
 from drpo_graph.events.emitter import Emitter
 from drpo_graph.inference.feed import ResponseFeed, feed_from
 from drpo_graph.models.capabilities import CapabilityCache
-from drpo_graph.models.clients import build_client
+from drpo_graph.models.clients import ModelClient, build_client
 from drpo_graph.models.transport import LangChainTransport, PerLoop
 from drpo_graph.prompts.library import Message, ResponseFormat, load_prompts
 from drpo_graph.records import Usage
 from drpo_graph.settings.settings import RoleSettings, Settings
+from drpo_graph.stop import StopSignal
 from drpo_graph.storage.archive import Archive
 
 if TYPE_CHECKING:

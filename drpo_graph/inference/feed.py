@@ -10,15 +10,15 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
-from drpo_graph.calls.channel import ModelClient
 from drpo_graph.errors import ModelCallError
+from drpo_graph.models.clients import ModelClient
 from drpo_graph.models.failures import MalformedReplyError, classify_failure
 from drpo_graph.models.request import Choice, Reply, Request
 from drpo_graph.models.transport import StreamingTransport, Transport
-from drpo_graph.parts.parsing import clean_surrogates
 from drpo_graph.prompts.library import ResponseFormat
 from drpo_graph.records import Usage
 from drpo_graph.safety.redaction import MIN_SECRET_CHARS, mask
+from drpo_graph.safety.texts import clean_surrogates
 
 
 @dataclass(eq=False, slots=True)

@@ -16,12 +16,12 @@ from pydantic import ConfigDict, Field, PrivateAttr, SkipValidation
 from drpo_graph.errors import SettingsError
 from drpo_graph.inference.blocking import iterate, wait_for
 from drpo_graph.inference.client import AlignedClient, Answer
-from drpo_graph.inference.conversation import read_conversation, read_fields
 from drpo_graph.inference.prompt_choice import ChosenPrompt, GivenPrompt, PromptSource, choose_prompt
-from drpo_graph.inference.question import Question, as_usage
+from drpo_graph.inference.question import Question, as_usage, read_conversation, read_fields
 from drpo_graph.parts.protocols import ExampleRetriever
 from drpo_graph.records import ICLExample
-from drpo_graph.settings.settings import RoleSettings, Settings, build_settings
+from drpo_graph.settings.layers import build_settings
+from drpo_graph.settings.settings import RoleSettings, Settings
 
 MAX_NUM_ICL = 5
 

@@ -1,16 +1,28 @@
 """One question to an aligned model: all that decides the request, but for the form that the model needs."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
+from langchain_core.messages import (
+    AIMessage,
+    BaseMessage,
+    HumanMessage,
+    MessageLikeRepresentation,
+    SystemMessage,
+    convert_to_messages,
+)
 from langchain_core.messages.ai import InputTokenDetails, UsageMetadata
 from pydantic import JsonValue
 
+from drpo_graph.errors import UsageError
 from drpo_graph.inference.client import Answer
 from drpo_graph.inference.prompt_choice import ChosenPrompt
 from drpo_graph.prompts.library import Message, ResponseFormat
 from drpo_graph.records import ICLExample, Usage
 from drpo_graph.settings.settings import RoleSettings
+
+_KEYS = ("query", "history", "messages")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,3 +61,74 @@ def as_usage(usage: Usage) -> UsageMetadata:
         total_tokens=usage.prompt_tokens + usage.completion_tokens,
         input_token_details=InputTokenDetails(cache_read=usage.cached_tokens),
     )
+
+
+class Conversation(NamedTuple):
+    """A conversation that the model is to go on with."""
+
+    system: str
+    """What the application's own system messages say."""
+    history: tuple[Message, ...]
+    """The exchanges so far, oldest first."""
+    query: str
+
+
+def read_fields(given: Mapping[str, object]) -> list[BaseMessage]:
+    """Return the messages in a dict: its ``history`` and its ``query``, or its ``messages``.
+
+    Raises:
+        UsageError: it has neither, both, or something else.
+    """
+    unknown = sorted(set(map(str, given)) - set(_KEYS))
+    if "messages" in given:
+        # A graph's state: its other keys are not ours.
+        return _to_messages(given["messages"], "messages")
+    if "query" not in given or unknown:
+        found = ", ".join(map(repr, given)) or "nothing"
+        raise UsageError(f"The input has the keys {found}: expected 'query' (and 'history'), or 'messages'.")
+    return [*_to_messages(given.get("history") or [], "history"), *_to_messages(given["query"], "query")]
+
+
+def read_conversation(messages: Sequence[BaseMessage]) -> Conversation:
+    """Return the conversation in messages, of which the last is the query.
+
+    Raises:
+        UsageError: the last one is not the user's, or one is neither text of user, assistant nor system.
+    """
+    if not messages or not isinstance(messages[-1], HumanMessage):
+        last = f"is of type {messages[-1].type!r}" if messages else "is missing"
+        raise UsageError(f"The last message {last}: expected the user's query.")
+    system = [_text_of(one) for one in messages if isinstance(one, SystemMessage)]
+    turns = [_as_turn(one) for one in messages[:-1] if not isinstance(one, SystemMessage)]
+    return Conversation("\n\n".join(system), tuple(turns), _text_of(messages[-1]))
+
+
+def _as_turn(message: BaseMessage) -> Message:
+    if isinstance(message, HumanMessage):
+        return Message(role="user", content=_text_of(message))
+    if isinstance(message, AIMessage):
+        return Message(role="assistant", content=_text_of(message))
+    raise UsageError(f"A message of type {message.type!r}: expected texts of user and assistant.")
+
+
+def _text_of(message: BaseMessage) -> str:
+    if isinstance(message.content, list):
+        blocks = [block for block in message.content if not isinstance(block, str) and block.get("type") != "text"]
+        if blocks:
+            kinds = ", ".join(sorted({str(block.get("type")) for block in blocks}))
+            raise UsageError(f"A message has content of type {kinds}: expected text.")
+    return str(message.text)
+
+
+def _to_messages(given: object, key: str) -> list[BaseMessage]:
+    if isinstance(given, BaseMessage):
+        return [given]
+    if isinstance(given, str):
+        return [HumanMessage(given)]
+    if not isinstance(given, Sequence):
+        raise UsageError(f"The input's {key!r} is of type {type(given).__name__}: expected a text or messages.")
+    likes: Sequence[MessageLikeRepresentation] = given
+    try:
+        return convert_to_messages(likes)
+    except (NotImplementedError, ValueError) as error:
+        raise UsageError(f"The input's {key!r} holds what is no message: {error}") from error

@@ -7,20 +7,22 @@ Client-side retries are off: the one retry loop is in :mod:`drpo_graph.calls.cha
 
 import os
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
-from drpo_graph.calls.channel import ModelClient
 from drpo_graph.errors import ModelSpecError
 from drpo_graph.models.balancer import Balancer, Replica
 from drpo_graph.models.capabilities import NO_KEY, Address
+from drpo_graph.models.context_window import ContextWindow
 from drpo_graph.models.embedded import serve_embedded
 from drpo_graph.models.endpoint_gate import gate_for
 from drpo_graph.models.request import Reply, Request
 from drpo_graph.models.transport import LangChainTransport, OpenAIChatTransport, OpenAITransport, PerLoop, Transport
+from drpo_graph.prompts.library import PromptFormat
 from drpo_graph.records import ROLES, Role
 from drpo_graph.safety.redaction import remember_secret
 from drpo_graph.settings.settings import RoleSettings, Settings
@@ -47,6 +49,25 @@ class _Opened(NamedTuple):
     place: str
     secret: str = ""
     endpoint: Endpoint | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelClient:
+    """A role's model: where its requests go and how it is sampled. Shared by the runs of a process."""
+
+    role: Role
+    settings: RoleSettings
+    balancer: Balancer
+    endpoint: Literal["chat", "completions"] = "chat"
+    prompt_format: PromptFormat = "chat"
+    """How the base model is asked for a response."""
+    window: ContextWindow | None = None
+    """The model's context, where it is known."""
+
+    @property
+    def replicas(self) -> tuple[Replica, ...]:
+        """The servers that its requests go to."""
+        return self.balancer.replicas
 
 
 def build_clients(

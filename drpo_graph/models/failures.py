@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC
 from typing import Literal, NamedTuple
 
-from drpo_graph.parts.parsing import shorten
 from drpo_graph.safety.redaction import MIN_SECRET_CHARS, redact
+from drpo_graph.safety.texts import shorten
 
 Remedy = Literal["retry", "climb", "merge_system", "lower_logprobs", "reject", "refuse", "stop"]
 """Ask again; take the next rung of the reply ladder; put the system prompt into the user message; ask for fewer token

@@ -13,8 +13,8 @@ from pydantic import JsonValue
 
 from drpo_graph.models.capabilities import Address
 from drpo_graph.models.failures import MAX_QUOTED, CallFailure, MalformedReplyError, classify_failure
-from drpo_graph.parts.parsing import shorten
 from drpo_graph.safety.redaction import mask_all, redact
+from drpo_graph.safety.texts import shorten
 
 _CONNECT_TIMEOUT_S = 15.0
 

@@ -252,3 +252,8 @@ def _listening(circuits: Sequence[Circuit]) -> Iterator[asyncio.Future[None]]:
 async def _wait_until(woken: asyncio.Future[None], seconds: float | None) -> None:
     with suppress(TimeoutError):
         await asyncio.wait_for(woken, seconds)
+
+
+def never_ends(endpoint: str) -> bool:
+    """Know of no server that it has ended for good."""
+    return False

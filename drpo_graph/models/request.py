@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 
 from pydantic import JsonValue
 
-from drpo_graph.parts.soft_scores import ScoreToken
+from drpo_graph.models.token_scores import ScoreToken
 from drpo_graph.prompts.library import Message
 from drpo_graph.records import Record, Usage
 

@@ -12,7 +12,7 @@ from pydantic import JsonValue
 
 from drpo_graph.models.failures import MAX_QUOTED, MalformedReplyError
 from drpo_graph.models.request import Choice, Piece, Reply, Request
-from drpo_graph.parts.soft_scores import find_score_tokens, read_tokens
+from drpo_graph.models.token_scores import find_score_tokens, read_tokens
 from drpo_graph.prompts.flat import join_messages
 from drpo_graph.prompts.library import Message
 from drpo_graph.records import Usage

@@ -1,19 +1,18 @@
 """Our defaults behind the protocols: selector, critic and rewriter that ask the roles' models."""
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import ClassVar, TypeVar, cast
+from typing import ClassVar, TypeVar
 
 from pydantic import JsonValue
 
-from drpo_graph.calls.roles import Models, Sample
+from drpo_graph.calls.ladder import Sample
+from drpo_graph.calls.roles import Models
 from drpo_graph.errors import ReplyError, SettingsError
 from drpo_graph.models.request import Choice, ReplySchema
-from drpo_graph.parts.identity import name_of
 from drpo_graph.parts.parsing import (
     parse_critique,
     parse_critique_published,
@@ -21,29 +20,18 @@ from drpo_graph.parts.parsing import (
     parse_rewrite,
 )
 from drpo_graph.parts.protocols import (
-    BeamPolicy,
-    Critic,
-    ExampleRetriever,
     MetricSelector,
     RewardFunction,
-    Rewriter,
     RewriteRequest,
 )
-from drpo_graph.parts.responders import PromptResponder
 from drpo_graph.parts.rewards import (
-    CriticPart,
-    MixedCritic,
-    MixedReward,
     NamedReward,
     ask_reward,
     check_reward,
-    replaces_critic,
 )
 from drpo_graph.parts.soft_scores import soften_critique
 from drpo_graph.prompts.library import PromptLibrary
 from drpo_graph.records import MAX_SCORE, MIN_SCORE, Critique, Metric, MetricScore, MetricSelection, Query, Rollout
-from drpo_graph.retrieval import digest_examples, open_retriever
-from drpo_graph.search.beam import prune_beam
 from drpo_graph.settings.settings import Settings
 
 T = TypeVar("T")
@@ -181,74 +169,6 @@ class LLMRewriter:
         if not rewrites:
             _value_of(samples[0], f"rewrite of candidate {request.candidate_id!r}")
         return rewrites
-
-
-@dataclass(frozen=True, slots=True)
-class Components:
-    """The replaceable parts of a search."""
-
-    selector: MetricSelector
-    critic: Critic
-    rewriter: Rewriter
-    beam_policy: BeamPolicy
-    example_retriever: ExampleRetriever | None = None
-    """Finds the ICL examples that responses are sampled with; none are shown without."""
-    responder: PromptResponder | None = None
-    """An app in the base model's place."""
-    data_digest: str = ""
-    """Tells apart what the parts work from and the settings only name: a metrics cache, examples, rewards, an app."""
-
-
-def build_components(
-    settings: Settings,
-    prompts: PromptLibrary,
-    *,
-    selector: MetricSelector | None = None,
-    critic: CriticPart | None = None,
-    rewriter: Rewriter | None = None,
-    beam_policy: BeamPolicy | None = None,
-    example_retriever: ExampleRetriever | None = None,
-    responder: PromptResponder | None = None,
-) -> Components:
-    """Return the given parts, and our defaults in place of the missing ones.
-
-    With a reward function for a critic there is nothing to select metrics for, so by default none are. A given
-    retriever is used whether the settings ask for examples or not.
-
-    Raises:
-        UsageError: the metrics cache, the ICL examples or the embeddings of the settings cannot be used.
-    """
-    default_selector: MetricSelector = (
-        FixedMetrics((REWARD_METRIC,)) if replaces_critic(critic) else LLMMetricSelector(prompts, settings)
-    )
-    default_critic: Critic = LLMCritic(prompts, settings)
-    if isinstance(critic, MixedReward):
-        critic = MixedCritic(critic, default_critic if critic.has_critic else None, settings.timeout_s)
-    data_digest = ""
-    if settings.metrics_cache is not None:
-        cached = load_metrics_cache(settings.metrics_cache, known=prompts.metrics)
-        default_selector = CachedMetrics(cached, default_selector)
-        data_digest = hashlib.sha256(settings.metrics_cache.read_bytes()).hexdigest()
-    if example_retriever is None and (found := open_retriever(settings)) is not None:
-        example_retriever = found
-        data_digest += digest_examples(found.examples)
-    for part in (critic, responder):
-        if isinstance(identity := getattr(part, "identity", None), str):
-            data_digest = hashlib.sha256(f"{data_digest}\0{name_of(part)}\0{identity}".encode()).hexdigest()
-    return Components(
-        selector=selector or default_selector,
-        critic=default_critic if critic is None else as_critic(critic, timeout_s=settings.timeout_s),
-        rewriter=rewriter or LLMRewriter(prompts, settings),
-        beam_policy=beam_policy or prune_beam,
-        example_retriever=example_retriever,
-        responder=responder,
-        data_digest=data_digest,
-    )
-
-
-def as_critic(critic: Critic | RewardFunction, *, timeout_s: float) -> Critic:
-    """Return a critic as it is, a reward function in a critic's place; that one is waited for so long."""
-    return cast(Critic, critic) if hasattr(critic, "critique") else RewardCritic(critic, timeout_s)
 
 
 def choose_examples(examples: Sequence[tuple[Query, Rollout]], *, settings: Settings) -> list[tuple[Query, Rollout]]:

@@ -14,6 +14,7 @@ from pydantic import JsonValue
 from drpo_graph.errors import ReplyError
 from drpo_graph.prompts.fencing import defuse_roles
 from drpo_graph.records import MAX_SCORE, MIN_SCORE, Critique, Metric, MetricScore, MetricSelection, metric_key
+from drpo_graph.safety.texts import clean_surrogates, shorten
 
 DEFAULT_MAX_METRICS = 5
 _SCORE = re.compile(r"\s*(\d+)(?:\.0+)?\s*(?:/\s*5|out of 5)?\s*(?:\(.*\))?\s*", re.IGNORECASE | re.DOTALL)
@@ -29,7 +30,6 @@ _UNSEEN = re.compile(
 _JOINING = "[\u0300-\u167f\u1681-\u1fff\u2190-\u2fff\u3001-\ud7ff\ue000-\U000dffff]"
 _LONE_JOINERS = re.compile(f"(?<!{_JOINING})[\u200c\u200d]|[\u200c\u200d](?!{_JOINING})")
 _PLACEHOLDER = re.compile(r"<[^<>\n]+>")
-_LONE_SURROGATES = re.compile("[\ud800-\udfff]")
 _decoder = json.JSONDecoder(strict=False)
 
 
@@ -72,11 +72,6 @@ def find_json(text: str) -> FoundObject:
         ends = _block_ends(answer) if ends is None else ends
         position = answer.find("{", position + 1) if ends[position + 1] >= 0 else -1
     raise ReplyError(f"expected a JSON object, got {shorten(text)!r}")
-
-
-def clean_surrogates(text: str) -> str:
-    """Return the text with U+FFFD for each half of a surrogate pair, which can be neither stored nor sent."""
-    return _LONE_SURROGATES.sub("\ufffd", text)
 
 
 def _without_lone_surrogates(value: JsonValue) -> Any:
@@ -223,12 +218,6 @@ def clean_prompt(prompt: str) -> str:
     role tags lose their brackets.
     """
     return defuse_roles(_LONE_JOINERS.sub("", _UNSEEN.sub("", prompt))).strip()
-
-
-def shorten(text: str, max_chars: int = 120) -> str:
-    """Return the text on one line, cut to a length fit for an error message."""
-    line = " ".join(text.split())
-    return line if len(line) <= max_chars else f"{line[: max_chars - 3]}..."
 
 
 def _entries_by_name(reply: Mapping[str, JsonValue]) -> dict[str, JsonValue]:

@@ -9,9 +9,18 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from drpo_graph.calls.roles import Models
+from drpo_graph.parts.responders import PromptResponder
 from drpo_graph.parts.rewrite_guards import NO_GUARD, RewriteGuard
-from drpo_graph.records import Critique, ICLExample, MetricSelection, Query, Record, RejectedRewrite, Rollout
-from drpo_graph.search.state import CandidateRef
+from drpo_graph.records import (
+    CandidateRef,
+    Critique,
+    ICLExample,
+    MetricSelection,
+    Query,
+    Record,
+    RejectedRewrite,
+    Rollout,
+)
 from drpo_graph.settings.settings import Settings
 
 
@@ -90,3 +99,19 @@ class ExampleRetriever(Protocol):
     async def retrieve(self, query: str, *, k: int) -> Sequence[ICLExample]:
         """Return up to ``k`` examples for a query, in the order in which they are shown."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Components:
+    """The replaceable parts of a search."""
+
+    selector: MetricSelector
+    critic: Critic
+    rewriter: Rewriter
+    beam_policy: BeamPolicy
+    example_retriever: ExampleRetriever | None = None
+    """Finds the ICL examples that responses are sampled with; none are shown without."""
+    responder: PromptResponder | None = None
+    """An app in the base model's place."""
+    data_digest: str = ""
+    """Tells apart what the parts work from and the settings only name: a metrics cache, examples, rewards, an app."""

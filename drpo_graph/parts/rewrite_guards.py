@@ -5,9 +5,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from drpo_graph.errors import DatasetError, ReplyError
-from drpo_graph.parts.parsing import shorten
 from drpo_graph.prompts.placeholders import FieldStyle, count_placeholders, describe_changes, fill, find_style, mark
 from drpo_graph.records import Query, Rollout
+from drpo_graph.safety.texts import shorten
 from drpo_graph.settings.settings import Settings
 
 _WORD = re.compile(r"\w+")

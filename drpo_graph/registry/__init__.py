@@ -1,8 +1,7 @@
 """Optimised prompts by model name, with where they come from."""
 
 from drpo_graph.registry.forms import FORMS, PromptForm, describe_provenance, render_prompt
-from drpo_graph.registry.general import GENERAL_PROMPT
-from drpo_graph.registry.prompt import RegisteredPrompt
+from drpo_graph.registry.prompt import GENERAL_PROMPT, RegisteredPrompt
 from drpo_graph.registry.published import is_model_mapping, read_model_mapping, read_published_prompt
 from drpo_graph.registry.store import PromptRegistry
 

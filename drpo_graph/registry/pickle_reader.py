@@ -26,7 +26,6 @@ _FORMATS = {
     "b1": "?",
 }
 
-
 _MAX_BITS = 4096
 """Of a number: longer ones cannot be printed in reasonable time."""
 _KEY_LIMIT = 2**32

@@ -1,19 +1,23 @@
 """A registered prompt: the text, and what is known of where it comes from and what it gained."""
 
 import datetime
-from typing import TYPE_CHECKING, Self
+from importlib.resources import files
+from typing import TYPE_CHECKING, Final, Self
 
 from pydantic import Field, field_validator
 
 from drpo_graph.errors import UsageError
-from drpo_graph.parts.parsing import clean_surrogates
 from drpo_graph.prompts.placeholders import FieldStyle, TemplateSyntaxError, as_format, count_placeholders
 from drpo_graph.records import Record, RunResult
+from drpo_graph.safety.texts import clean_surrogates
 
 if TYPE_CHECKING:
     from langchain_core.prompts import ChatPromptTemplate
 
 _MESSAGES = "messages"
+
+GENERAL_PROMPT: Final = files(__package__).joinpath("general.md").read_text(encoding="utf-8").rstrip("\n")
+"""The words of ``general.md``."""
 
 
 class RegisteredPrompt(Record):

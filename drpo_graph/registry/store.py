@@ -8,8 +8,7 @@ from urllib.parse import quote
 from pydantic import ValidationError
 
 from drpo_graph.errors import UsageError
-from drpo_graph.registry.general import GENERAL_PROMPT
-from drpo_graph.registry.prompt import RegisteredPrompt
+from drpo_graph.registry.prompt import GENERAL_PROMPT, RegisteredPrompt
 from drpo_graph.safety.private_files import write_atomically
 
 _SUFFIX = ".json"

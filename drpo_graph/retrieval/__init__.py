@@ -3,8 +3,7 @@
 from drpo_graph.retrieval.cache import CacheCounts, CachedEmbeddings
 from drpo_graph.retrieval.embeddings import make_embeddings
 from drpo_graph.retrieval.examples import bundled_icl_examples, digest_examples, load_icl_examples
-from drpo_graph.retrieval.retriever import EmbeddingRetriever
-from drpo_graph.retrieval.setup import open_retriever, read_icl_examples
+from drpo_graph.retrieval.retriever import EmbeddingRetriever, open_retriever, read_icl_examples
 from drpo_graph.settings.retrieval import DEFAULT_EMBEDDINGS
 
 __all__ = [

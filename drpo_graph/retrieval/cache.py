@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import math
 import sqlite3
 import threading
 from array import array
@@ -14,7 +15,6 @@ from typing import Literal, NamedTuple
 from langchain_core.embeddings import Embeddings
 
 from drpo_graph.errors import EmbeddingsError
-from drpo_graph.retrieval.vectors import is_usable
 from drpo_graph.safety.private_files import create_private_file, make_private_folder
 
 Kind = Literal["query", "document"]
@@ -247,3 +247,9 @@ class _CacheFile:
 
 def _without(keys: Sequence[str], known: Mapping[str, object]) -> list[str]:
     return [key for key in dict.fromkeys(keys) if key not in known]
+
+
+def is_usable(vector: Sequence[object]) -> bool:
+    """Return whether a vector has a direction: finite numbers alone, not all of them 0."""
+    numbers = [one for one in vector if isinstance(one, int | float) and math.isfinite(one)]
+    return len(numbers) == len(vector) and any(numbers)

@@ -8,7 +8,7 @@ from pydantic import SecretStr
 
 from drpo_graph.errors import EmbeddingsError
 from drpo_graph.models.transport import PerLoop
-from drpo_graph.retrieval.vectors import is_usable
+from drpo_graph.retrieval.cache import is_usable
 from drpo_graph.safety.redaction import redact
 
 if TYPE_CHECKING:

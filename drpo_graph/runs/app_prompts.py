@@ -7,9 +7,10 @@ from dataclasses import replace
 from drpo_graph.errors import RunExistsError, UsageError
 from drpo_graph.parts.responders import OnePromptOfApp, Responder
 from drpo_graph.records import Query, Record, RunResult
-from drpo_graph.runs.runner import Parts, RunOptions, new_thread_id, optimize, resume
+from drpo_graph.runs.runner import RunOptions, optimize, resume
+from drpo_graph.search.assembly import Parts
 from drpo_graph.settings.settings import Settings
-from drpo_graph.storage.sqlite_file import check_thread_id
+from drpo_graph.storage.names import check_thread_id, new_thread_id
 
 logger = logging.getLogger(__name__)
 

@@ -4,13 +4,20 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from drpo_graph.errors import ReviewError
-from drpo_graph.search.review_records import find_request, put_decision, take_from_level
-from drpo_graph.search.reviews import ReviewDecision, ReviewRequest, read_decision
-from drpo_graph.search.validation import ROOT_ID
+from drpo_graph.records import ROOT_ID
+from drpo_graph.search.reviews import (
+    ReviewDecision,
+    ReviewRequest,
+    find_request,
+    put_decision,
+    read_decision,
+    take_from_level,
+)
 from drpo_graph.storage.archive import Archive
+from drpo_graph.storage.names import check_thread_id
+from drpo_graph.storage.places import DEFAULT_CHECKPOINT, find_storage
 from drpo_graph.storage.protocols import Storage
 from drpo_graph.storage.run_list import RunRegistry
-from drpo_graph.storage.sqlite_file import DEFAULT_CHECKPOINT, check_thread_id, find_storage
 
 
 async def pending_review(

@@ -1,19 +1,27 @@
 """Fork a run: branch it with other settings from the state that it had after a level, without paying for it again."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
+from typing import Any, cast
 
-from drpo_graph.errors import RunExistsError, UsageError
-from drpo_graph.graph import build_context, build_graph
+from pydantic import JsonValue
+
+from drpo_graph.calls.ledger import mark_inherited
+from drpo_graph.errors import RunExistsError, StateFormatError, UsageError
+from drpo_graph.graph import SearchGraph, build_graph
 from drpo_graph.parts.rewards import check_named_again
 from drpo_graph.records import RunResult
-from drpo_graph.runs.branching import begin_thread, copy_records, find_level
-from drpo_graph.runs.runner import Parts, new_thread_id, resume
+from drpo_graph.runs.runner import resume
 from drpo_graph.runs.work import RunOptions, make_record
-from drpo_graph.settings.settings import Settings, build_settings, merge_settings
-from drpo_graph.storage.archive import Archive
+from drpo_graph.search.assembly import Parts, build_context
+from drpo_graph.search.state import STATE_FORMAT, SearchState
+from drpo_graph.settings.layers import build_settings, merge_settings
+from drpo_graph.settings.settings import Settings
+from drpo_graph.storage.archive import Archive, Kind
+from drpo_graph.storage.names import check_thread_id, new_thread_id
+from drpo_graph.storage.places import find_storage
 from drpo_graph.storage.retention import prune_run
 from drpo_graph.storage.run_list import RunRecord, RunRegistry
-from drpo_graph.storage.sqlite_file import check_thread_id, find_storage
 
 REASON_BY_FIXED_SETTING: Mapping[str, str] = {
     "initial_prompt": "it was scored before the fork begins; start a new run with it",
@@ -21,6 +29,17 @@ REASON_BY_FIXED_SETTING: Mapping[str, str] = {
     "compat": "the published search counts levels and rewards by other rules",
 }
 """Settings that a fork has from the former run, with the reason."""
+
+_SCORING = "score_beams"
+
+_BEFORE_SCORING = "expand"
+"""A node after which the level is scored."""
+
+_RUN_RECORDS = ("order", "input", "warm_start")
+
+_BATCH = 500
+
+_Value = Mapping[str, JsonValue]
 
 
 async def fork(
@@ -123,3 +142,116 @@ def _make_record(former: RunRecord, new_id: str, *, level: int, settings: Settin
     record = make_record(new_id, settings, options, warm_start=former.warm_start)
     # It is still to be carried out.
     return record.model_copy(update={"status": "interrupted", "forked_from": former.thread_id, "forked_level": level})
+
+
+async def find_level(graph: SearchGraph, thread_id: str, level: int) -> SearchState:
+    """Return a run's state at the end of a level, before its beam is chosen.
+
+    Args:
+        graph: The search, with the checkpointer that keeps the run.
+        thread_id: The run.
+        level: The level; 0 is the evaluation of the initial prompt.
+
+    Raises:
+        UsageError: there is no checkpoint of it; the message lists the levels of which there are.
+        StateFormatError: another version of drpo_graph made it.
+    """
+    found: dict[int, SearchState] = {}
+    async for snapshot in graph.aget_state_history({"configurable": {"thread_id": thread_id}}):
+        if any(task.name == _SCORING for task in snapshot.tasks):
+            # The newest comes first: of a level that was run again, its last round counts.
+            found.setdefault(snapshot.values["level"], cast(SearchState, snapshot.values))
+    if level not in found:
+        listed = ", ".join(map(str, sorted(found)))
+        there_are = (
+            f"there are those of levels {listed}" if found else "there is none of any: it was pruned or scored nothing"
+        )
+        raise UsageError(f"Run {thread_id!r} has no checkpoint of the end of level {level}; {there_are}.")
+    if found[level].get("format") != STATE_FORMAT:
+        raise StateFormatError(
+            f"Run {thread_id!r} has state format {found[level].get('format')!r}, this version reads {STATE_FORMAT}. "
+            "Fork it with the version that started it."
+        )
+    return found[level]
+
+
+async def begin_thread(
+    graph: SearchGraph, thread_id: str, state: SearchState, *, settings: Settings, fingerprints: Mapping[str, str]
+) -> None:
+    """Save a state as the beginning of a new thread, to be gone on with under other settings.
+
+    Args:
+        graph: The search, with the checkpointer that keeps the new run.
+        thread_id: The new run.
+        state: What :func:`find_level` returned.
+        settings: The new run's.
+        fingerprints: The new run's, of settings, prompts and parts.
+    """
+    values: dict[str, Any] = {
+        **state,
+        "run_id": thread_id,
+        "fingerprints": {**state["fingerprints"], **fingerprints},
+        "max_depth": settings.num_levels + state["num_increases"],
+        # What the user let the former run ask again is settled: the fork's ledger holds the replies.
+        "num_asked_again": 0,
+        "forked_level": state["level"],
+    }
+    await graph.aupdate_state({"configurable": {"thread_id": thread_id}}, values, as_node=_BEFORE_SCORING)
+
+
+async def copy_records(source: Archive, target: Archive, state: SearchState) -> None:
+    """Give a fork the records of the former run that its state names, and its finished calls.
+
+    Args:
+        source: The former run's records.
+        target: The fork's.
+        state: Where the fork begins.
+    """
+    level, held_out = state["level"], set(state["validation_ids"])
+    seen: set[str] = set()
+
+    def is_before(key: str, value: _Value) -> bool:
+        query_id = str(value["query_id"])
+        is_kept = _level_in(key) <= level and query_id not in held_out
+        if is_kept:
+            seen.add(query_id)
+        return is_kept
+
+    keep_by_kind: dict[Kind, Callable[[str, _Value], bool]] = {
+        "run": lambda key, _: key in _RUN_RECORDS,
+        "queries": lambda _, __: True,
+        "learned": lambda _, __: True,
+        "capabilities": lambda _, __: True,
+        # Each names what it was retrieved with: another choice of the fork's finds its own.
+        "examples": lambda _, __: True,
+        "responses": lambda _, __: True,
+        "candidates": lambda key, _: _level_in(key) <= level,
+        "expansions": lambda key, _: _level_in(key) <= level,
+        "rollouts": is_before,
+        # Its own record is written as the fork scores it, and its own review comes after that.
+        "reviews": lambda key, _: int(key) < level,
+        "levels": lambda key, _: int(key) < level,
+        # After the rollouts: metrics that were selected for later queries are the former settings' choice.
+        "metrics": lambda key, _: key in seen,
+    }
+    for kind, keeps in keep_by_kind.items():
+        await _put(
+            target, kind, {key: value for key, value in (await source.get_all(kind)).items() if keeps(key, value)}
+        )
+    await _put(target, "calls", {key: mark_inherited(value) for key, value in (await source.get_all("calls")).items()})
+
+
+async def _put(target: Archive, kind: Kind, records: Mapping[str, _Value]) -> None:
+    for batch in _batches(records):
+        await target.put_all(kind, batch)
+
+
+def _batches(records: Mapping[str, _Value]) -> Iterator[dict[str, _Value]]:
+    left = iter(records.items())
+    while batch := dict(islice(left, _BATCH)):
+        yield batch
+
+
+def _level_in(key: str) -> int:
+    """Return the level in the key of a candidate, of its rollouts, or of its children: what is before the first dot."""
+    return int(key.partition("/")[0].partition(".")[0])

@@ -5,16 +5,17 @@ from pathlib import Path
 from typing import Any, cast
 
 from drpo_graph.calls.budget import Budget
-from drpo_graph.calls.ledger import Ledger, StopSignal
+from drpo_graph.calls.ledger import Ledger
 from drpo_graph.errors import BudgetSpentError, CheckpointError
-from drpo_graph.records import RunResult
-from drpo_graph.runs.files import PROMPT_FILE, load_tree, write_result_files
+from drpo_graph.records import ROOT_ID, RunResult
+from drpo_graph.runs.files import PROMPT_FILE, write_result_files
 from drpo_graph.search.results import make_result
-from drpo_graph.search.review_records import keep_unvetoed
+from drpo_graph.search.reviews import keep_unvetoed
 from drpo_graph.search.state import SearchState
-from drpo_graph.search.validation import ROOT_ID
 from drpo_graph.settings.limits import Limits
+from drpo_graph.stop import StopSignal
 from drpo_graph.storage.archive import Archive
+from drpo_graph.storage.tree import load_tree
 
 
 async def tell_standing(

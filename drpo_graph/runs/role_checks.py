@@ -9,14 +9,14 @@ from typing import NamedTuple
 
 from langgraph.store.memory import InMemoryStore
 
-from drpo_graph.calls.channel import ModelClient
 from drpo_graph.data.datasets import load_bundled_queries
 from drpo_graph.errors import ModelCallError, ReplyError
-from drpo_graph.graph import build_context
+from drpo_graph.models.clients import ModelClient
 from drpo_graph.models.request import Reply, Request
 from drpo_graph.models.transport import Transport
 from drpo_graph.parts.protocols import RewriteRequest
 from drpo_graph.records import Critique, MetricSelection, Query, Record, Role, Rollout, Usage
+from drpo_graph.search.assembly import build_context
 from drpo_graph.search.session import RunContext, RunSession
 from drpo_graph.settings.settings import Settings
 

@@ -1,13 +1,10 @@
 """Start, resume and read runs: everything around the graph that a command line or a service needs."""
 
-import secrets
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-from langchain_core.language_models import BaseChatModel
 from pydantic import JsonValue
 
 from drpo_graph.data.datasets import load_bundled_queries
@@ -19,40 +16,26 @@ from drpo_graph.errors import (
     UsageError,
 )
 from drpo_graph.events.schema import Event, RunFinished
-from drpo_graph.graph import SearchGraph, build_context, build_graph
-from drpo_graph.parts.protocols import BeamPolicy, ExampleRetriever, MetricSelector, Rewriter
-from drpo_graph.parts.responders import PromptResponder
-from drpo_graph.parts.rewards import CriticPart, check_named_again
+from drpo_graph.graph import SearchGraph, build_graph
+from drpo_graph.parts.rewards import check_named_again
 from drpo_graph.parts.rewrite_guards import check_fillable
-from drpo_graph.records import Query, Role, RunResult, WarmStart
+from drpo_graph.records import Query, RunResult, WarmStart
 from drpo_graph.runs.files import export_result
 from drpo_graph.runs.partial_results import tell_standing
 from drpo_graph.runs.warm_start import start_from
 from drpo_graph.runs.work import RunOptions as RunOptions
 from drpo_graph.runs.work import RunWork, make_record, take_up
 from drpo_graph.search.announce import announce_resume
+from drpo_graph.search.assembly import Parts, build_context
 from drpo_graph.search.session import RunContext, RunSession
 from drpo_graph.search.state import SearchState
 from drpo_graph.settings.settings import Settings
 from drpo_graph.storage.archive import Archive
+from drpo_graph.storage.names import check_thread_id, new_thread_id
+from drpo_graph.storage.places import find_storage
 from drpo_graph.storage.run_list import RunInput, RunRegistry
-from drpo_graph.storage.sqlite_file import check_thread_id, find_storage
 
 _MAX_NAME_CHARS = 40
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parts:
-    """Replacements for models and components, by role and by protocol."""
-
-    models: Mapping[Role, BaseChatModel] = field(default_factory=dict)
-    selector: MetricSelector | None = None
-    critic: CriticPart | None = None
-    rewriter: Rewriter | None = None
-    beam_policy: BeamPolicy | None = None
-    example_retriever: ExampleRetriever | None = None
-    responder: PromptResponder | None = None
-    """An app in the base model's place."""
 
 
 async def optimize(
@@ -148,11 +131,6 @@ async def resume(
         context = _build_context(chosen, options, parts, accepts_changes=accepts_changes)
         context = replace(context, store=checkpoint.store)
         return await _Search(record, context, checkpoint, options, given, retries_failed=retries_failed).carry_out()
-
-
-def new_thread_id() -> str:
-    """Return a new run name that sorts by time."""
-    return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
 
 
 class _Search(RunWork[RunResult]):

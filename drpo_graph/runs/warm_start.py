@@ -4,14 +4,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from drpo_graph.errors import SettingsError, UsageError
-from drpo_graph.records import Candidate, RejectedRewrite, RunResult, WarmStart
-from drpo_graph.runs.files import load_tree
-from drpo_graph.search.validation import ROOT_ID
+from drpo_graph.records import ROOT_ID, Candidate, RejectedRewrite, RunResult, WarmStart
 from drpo_graph.settings.settings import Settings
 from drpo_graph.storage.archive import Archive
+from drpo_graph.storage.places import find_storage
 from drpo_graph.storage.protocols import Storage
 from drpo_graph.storage.run_list import RunRegistry
-from drpo_graph.storage.sqlite_file import find_storage
+from drpo_graph.storage.tree import load_tree
 
 MAX_REJECTED = 8
 """Rejected rewrites that the optimizer is shown, in every one of its requests."""

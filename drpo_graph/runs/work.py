@@ -4,14 +4,15 @@ import logging
 import sqlite3
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
+from langchain_core.runnables.config import var_child_runnable_config
 from langgraph.graph.state import CompiledStateGraph
 
-from drpo_graph.calls.channel import never_ends
 from drpo_graph.calls.failed_samples import ask_again
 from drpo_graph.errors import (
     BudgetSpentError,
@@ -24,19 +25,20 @@ from drpo_graph.errors import (
 )
 from drpo_graph.events.emitter import EventSink
 from drpo_graph.events.schema import Event, RunStopped
-from drpo_graph.graph import RECURSION_LIMIT
+from drpo_graph.models.outages import never_ends
 from drpo_graph.records import Record
-from drpo_graph.runs.files import open_run_files
-from drpo_graph.runs.nesting import outside_of_graphs
+from drpo_graph.runs.logs import open_run_files
 from drpo_graph.runs.signals import handle_signals
+from drpo_graph.search.hosting import RECURSION_LIMIT
 from drpo_graph.search.reviews import ReviewRequest
 from drpo_graph.search.session import RunContext, RunSession
 from drpo_graph.search.state import STATE_FORMAT
-from drpo_graph.settings.settings import Settings, build_settings, merge_settings
+from drpo_graph.settings.layers import build_settings, merge_settings
+from drpo_graph.settings.settings import Settings
 from drpo_graph.storage.archive import Archive
+from drpo_graph.storage.places import DEFAULT_CHECKPOINT, find_storage
 from drpo_graph.storage.protocols import Checkpoint, Storage
 from drpo_graph.storage.run_list import RunKind, RunRecord, RunRegistry
-from drpo_graph.storage.sqlite_file import DEFAULT_CHECKPOINT, find_storage
 
 logger = logging.getLogger(__name__)
 
@@ -305,3 +307,13 @@ class RunWork(ABC, Generic[R]):
         self, error: BudgetSpentError, values: Mapping[str, Any], archive: Archive, *, folder: Path | None
     ) -> None:
         """Add to a spent budget's error what the run has found so far, where the graph can say."""
+
+
+@contextmanager
+def outside_of_graphs() -> Iterator[None]:
+    """Let graphs that are invoked in the block, by this task, be configured by their caller alone."""
+    token = var_child_runnable_config.set(None)
+    try:
+        yield
+    finally:
+        var_child_runnable_config.reset(token)

@@ -8,8 +8,7 @@ import math
 import random
 from collections.abc import Sequence
 
-from drpo_graph.records import MAX_SCORE, mean
-from drpo_graph.search.state import CandidateRef, RolloutRef
+from drpo_graph.records import MAX_SCORE, CandidateRef, RolloutRef, mean
 from drpo_graph.settings.settings import RewardAggregate, Settings
 
 _MIN_TEMPERATURE = 1e-6

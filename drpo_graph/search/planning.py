@@ -1,8 +1,10 @@
 """How a search goes on from a scored beam: with a further level, with validation, or not at all."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
-from drpo_graph.events.schema import LevelStarted, ValidationStarted
+from drpo_graph.events.schema import ValidationStarted
+from drpo_graph.records import ROOT_ID, CandidateRef
+from drpo_graph.search.announce import announce_level
 from drpo_graph.search.beam import hash_prompt, is_easy
 from drpo_graph.search.levels import (
     DepthPlan,
@@ -12,11 +14,10 @@ from drpo_graph.search.levels import (
     prefetch_indices,
     query_indices,
 )
-from drpo_graph.search.review_records import find_vetoed
-from drpo_graph.search.reviews import ReviewDecision
+from drpo_graph.search.reviews import ReviewDecision, find_vetoed
 from drpo_graph.search.session import RunSession
-from drpo_graph.search.state import CandidateRef, SearchState
-from drpo_graph.search.validation import ROOT_ID, Contender, choose_contenders
+from drpo_graph.search.state import SearchState
+from drpo_graph.search.validation import Contender, choose_contenders
 from drpo_graph.settings.settings import Settings
 
 
@@ -87,7 +88,7 @@ async def plan_next(
     update["selects_inline"] = settings.stop_reward is not None or lacks_metrics
     update["children"] = None  # type: ignore[typeddict-item]  # The reducer empties the list for the new level.
     update["rollouts"] = None  # type: ignore[typeddict-item]
-    _announce_level(session, update, easy_ids, settings=settings, edited=edited, vetoed=vetoed)
+    announce_level(session, update, easy_ids, settings=settings, edited=edited, vetoed=vetoed)
     return update
 
 
@@ -130,28 +131,3 @@ async def _choose_contenders(session: RunSession, beam: Sequence[CandidateRef], 
             others.append(Contender(candidate_id, prompt_hash, path_reward))
     finalists = [Contender(one["id"], one["prompt_hash"], one["path_reward"]) for one in beam]
     return choose_contenders(finalists, others, num_best=num_best)
-
-
-def _announce_level(
-    session: RunSession,
-    update: SearchState,
-    easy_ids: Collection[str],
-    *,
-    settings: Settings,
-    edited: Collection[str],
-    vetoed: Collection[str],
-) -> None:
-    num_children = len(edited)
-    for one in update["beam"]:
-        if one["id"] not in vetoed:
-            is_kept = one["reward"] is None or one["id"] in easy_ids
-            num_children += 1 if is_kept else settings.n_actions + settings.keep_parents
-    session.emitter.emit(
-        LevelStarted(
-            run_id=session.run_id,
-            level=update["level"],
-            max_depth=update["max_depth"],
-            query_ids=tuple(update["query_ids"]),
-            num_rollouts=num_children * len(update["query_ids"]),
-        )
-    )

@@ -8,10 +8,10 @@ from pydantic import JsonValue
 
 from drpo_graph.calls.failed_samples import count_noted, count_samples
 from drpo_graph.calls.ledger import Ledger
-from drpo_graph.records import Rollout, RunResult, RunStatus, Usage, Validation, mean
+from drpo_graph.records import ROOT_ID, Rollout, RunResult, RunStatus, Usage, Validation, mean
 from drpo_graph.search.state import STATE_FORMAT, SearchState
-from drpo_graph.search.validation import ROOT_ID
-from drpo_graph.storage.archive import Archive, StoredCandidate, rollout_key
+from drpo_graph.storage.archive import Archive, rollout_key
+from drpo_graph.storage.tree import trace_of
 
 
 async def make_result(
@@ -34,7 +34,7 @@ async def make_result(
         status: ``done``, or how the run was stopped.
     """
     scores = await archive.scores_by_candidate()
-    trace = await _trace_of(archive, delivered_id)
+    trace = await trace_of(archive, delivered_id)
     return RunResult(
         thread_id=state["run_id"],
         status=status,
@@ -72,14 +72,6 @@ async def _count(archive: Archive, ledger: Ledger) -> _Counts:
         "failures_by_kind": await _count_failures(archive, ledger, notes),
         "unusable_by_kind": dict(sorted(count_noted(notes, "reply").items())),
     }
-
-
-async def _trace_of(archive: Archive, candidate_id: str) -> list[StoredCandidate]:
-    """Return a candidate's ancestors, from the root on, and itself."""
-    trace = [await archive.candidate(candidate_id)]
-    while (parent_id := trace[0]["parent_id"]) is not None:
-        trace.insert(0, await archive.candidate(parent_id))
-    return trace
 
 
 async def _initial_reward_on(archive: Archive, state: SearchState, delivered_id: str) -> float | None:

@@ -1,8 +1,6 @@
 """What a run needs and never saves: settings, clients, replaceable parts, sinks, and its open ledger and archive."""
 
 import asyncio
-import hashlib
-import json
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,21 +8,23 @@ from functools import partial
 
 from langgraph.runtime import Runtime
 from langgraph.store.base import BaseStore
-from pydantic import JsonValue
 
 from drpo_graph.calls.budget import Budget, Clock
-from drpo_graph.calls.channel import CallChannel, ModelClient, never_ends
+from drpo_graph.calls.channel import CallChannel
 from drpo_graph.calls.client_setup import find_capabilities, fit_client, make_learned
-from drpo_graph.calls.ledger import Ledger, StopSignal
+from drpo_graph.calls.ledger import Ledger
 from drpo_graph.calls.roles import Models, RoleModel
 from drpo_graph.errors import FingerprintMismatchError
 from drpo_graph.events.emitter import Emitter, EventSink
 from drpo_graph.models.capabilities import Capabilities, CapabilityCache
-from drpo_graph.parts.defaults import Components
+from drpo_graph.models.clients import ModelClient
+from drpo_graph.models.outages import never_ends
 from drpo_graph.parts.identity import stored_name
+from drpo_graph.parts.protocols import Components
 from drpo_graph.prompts.library import PromptLibrary
-from drpo_graph.records import Role
+from drpo_graph.records import Role, digest_json
 from drpo_graph.settings.settings import Settings
+from drpo_graph.stop import StopSignal
 from drpo_graph.storage.archive import Archive
 
 
@@ -190,8 +190,3 @@ def _identify(part: object) -> str:
     """Return a part's name as it always was: of a function, the module is that of its type."""
     name = getattr(part, "__qualname__", None)
     return stored_name(type(part)) if name is None else f"{type(part).__module__}.{name}"
-
-
-def digest_json(value: JsonValue) -> str:
-    """Return the SHA-256 of a JSON value in canonical form."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -8,43 +8,12 @@ from typing import Annotated, Literal, TypedDict
 
 from pydantic import JsonValue
 
-from drpo_graph.records import Origin
+from drpo_graph.records import CandidateRef, RolloutRef
 
 STATE_FORMAT = 2
 """Raised whenever a checkpoint of the former format could not be continued."""
 
 Phase = Literal["search", "validate", "conclude"]
-
-
-class CandidateRef(TypedDict):
-    """A candidate as the state knows it: numbers and ids, no text."""
-
-    id: str
-    parent_id: str | None
-    depth: int
-    origin: Origin
-    prompt_hash: str
-    """First 16 hex digits of the prompt's SHA-256: equal prompts are found without loading them."""
-    lineage: list[str]
-    """Ids of the last prompts of its path, oldest first, itself included; bounded by ``history_window``."""
-    query_ids: list[str]
-    """The queries it was last run on."""
-    reward: float | None
-    path_sum: float
-    """Sum of the rewards from depth 1 on, added in order of depth."""
-    path_count: int
-    """How many of them were scored."""
-    path_reward: float | None
-
-
-class RolloutRef(TypedDict):
-    """A finished rollout: where it is, and what it counts."""
-
-    candidate_id: str
-    query_id: str
-    reward: float | None
-    is_failed: bool
-
 
 BEGIN_WITH = "begin_with"
 

@@ -4,9 +4,8 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from drpo_graph.records import PairedComparison, Validation, mean
+from drpo_graph.records import ROOT_ID, PairedComparison, Validation, mean
 
-ROOT_ID = "0"
 _NUM_RESAMPLES = 2000
 _CONFIDENCE = 0.95
 

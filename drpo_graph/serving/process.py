@@ -15,9 +15,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from drpo_graph.display import inert
 from drpo_graph.errors import ServeError
 from drpo_graph.safety.private_files import open_to_append
+from drpo_graph.safety.terminal import inert
 from drpo_graph.serving import guard
 from drpo_graph.serving.arguments import KEY_VARIABLE, Address
 from drpo_graph.serving.explain import explain_failure

@@ -1,12 +1,9 @@
 """Settings of what a prompt has to keep to: placeholders, what a rewrite may quote, rewards of the user's own."""
 
-from typing import Literal
-
 from pydantic import Field, JsonValue, field_validator
 
+from drpo_graph.records import PlaceholderStyle
 from drpo_graph.settings.limits import Limits
-
-PlaceholderStyle = Literal["none", "auto", "format", "mustache", "dollar"]
 
 _AS_ALWAYS: frozenset[str] = frozenset(
     {"placeholders", "placeholder_values", "min_quote_chars", "min_quote_words", "reward", "reward_weight"}

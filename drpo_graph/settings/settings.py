@@ -1,16 +1,12 @@
 """Settings of a run: read once, validated, frozen. Flags come before files, files before defaults."""
 
-import difflib
-import json
 import re
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, JsonValue, ValidationError, field_validator, model_validator
+from pydantic import Field, JsonValue, field_validator, model_validator
 
-from drpo_graph.errors import SettingsError
 from drpo_graph.records import ROLES, Record, Role
 from drpo_graph.safety.redaction import find_secret_field, redact
 from drpo_graph.settings.limits import Limits
@@ -26,19 +22,7 @@ ReplyMode = Literal["auto", "json_schema", "tool", "json", "text"]
 
 DEFAULT_INITIAL_PROMPT = "You are a helpful assistant."
 
-ALIASES = {
-    "base_model_name": "base_model",
-    "metrics_model_name": "metrics_model",
-    "eval_model_name": "critic_model",
-    "optimize_model_name": "optimizer_model",
-    "initial_system_prompt": "initial_prompt",
-    "num_training_examples": "num_queries",
-}
-"""Parameter names of the published code, accepted in config files and on the command line."""
-
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_MAX_TOLD = 60
-"""Longer values are named, not shown."""
 
 COMPAT_DRPO: Mapping[str, JsonValue] = {
     "queries_per_level": 1,
@@ -291,110 +275,3 @@ class Settings(RetrievalSettings, PromptRules):
             for name in ("base_url", "api_key_env"):
                 role_fields.pop(name)
         return self.without_unused(fields)
-
-
-def describe_changes(before: Settings, after: Settings) -> list[str]:
-    """Return what a resumed run would change of what decides its result, e.g. ``depth (was 10, now 12)``."""
-    old, new = _flatten(before.fingerprint_fields()), _flatten(after.fingerprint_fields())
-    changes = []
-    for name, value in new.items():
-        if old.get(name) != value:
-            told = json.dumps(old.get(name)), json.dumps(value)
-            is_short = max(map(len, told)) <= _MAX_TOLD
-            changes.append(f"{name} (was {told[0]}, now {told[1]})" if is_short else name)
-    return changes
-
-
-def _flatten(fields: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
-    flat: dict[str, JsonValue] = {}
-    for name, value in fields.items():
-        if name in ROLES and isinstance(value, dict):
-            flat.update((f"{name}.{field}", setting) for field, setting in value.items())
-        else:
-            flat[name] = value
-    return flat
-
-
-def build_settings(values: Mapping[str, object]) -> Settings:
-    """Return validated settings from flat or nested values; aliases and ``<role>_model`` shortcuts are resolved.
-
-    Raises:
-        SettingsError: a name is unknown or a value cannot be used; one line per problem.
-    """
-    merged = _nest(values)
-    try:
-        return Settings.model_validate(merged)
-    except ValidationError as error:
-        raise SettingsError(_explain(error)) from error
-
-
-def load_settings_file(path: Path) -> dict[str, object]:
-    """Return the values in a TOML or JSON settings file, by its suffix.
-
-    Raises:
-        SettingsError: the file cannot be read or parsed.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-        values = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
-    except OSError as error:
-        raise SettingsError(f"Settings file {path}: {error.strerror or error}.") from error
-    except ValueError as error:
-        raise SettingsError(f"Settings file {path}: {error}.") from error
-    if not isinstance(values, dict):
-        raise SettingsError(f"Settings file {path}: expected a table of settings, got {type(values).__name__}.")
-    return values
-
-
-def merge_settings(*layers: Mapping[str, object]) -> dict[str, object]:
-    """Return the layers merged, later ones winning; role tables merge field by field."""
-    merged: dict[str, object] = {}
-    for layer in layers:
-        for name, value in _nest(layer).items():
-            present = merged.get(name)
-            merged[name] = {**present, **value} if isinstance(present, dict) and isinstance(value, dict) else value
-    return merged
-
-
-_FOR_ALL_ROLES = ("model", "base_url", "api_key_env")
-
-
-def _nest(values: Mapping[str, object]) -> dict[str, object]:
-    """Resolve aliases and turn ``critic_model="m"`` into ``critic={"model": "m"}``; ``model="m"`` is for all roles."""
-    for_all = {name: values[name] for name in _FOR_ALL_ROLES if name in values}
-    nested: dict[str, object] = {role: dict(for_all) for role in ROLES if for_all}
-    for name, value in values.items():
-        if name in for_all:
-            continue
-        field = ALIASES.get(name.replace("-", "_"), name.replace("-", "_"))
-        role, _, role_field = field.partition("_")
-        if role in ROLES and role_field and field not in Settings.model_fields:
-            table = nested.setdefault(role, {})
-            if isinstance(table, dict):
-                table[role_field] = value
-        elif field in ROLES and isinstance(value, Mapping):
-            table = nested.setdefault(field, {})
-            if isinstance(table, dict):
-                table.update(value)
-        else:
-            nested[field] = value
-    return nested
-
-
-def _explain(error: ValidationError) -> str:
-    lines = []
-    for problem in error.errors():
-        name = ".".join(str(part) for part in problem["loc"]) or "settings"
-        message = problem["msg"].removeprefix("Value error, ").replace("Input should be", "expected", 1)
-        given = "" if problem["type"] in ("missing", "value_error") else f" (got {redact(repr(problem['input']))})"
-        if problem["type"] == "extra_forbidden":
-            message, given = f"there is no such setting{_suggest(name)}", ""
-        lines.append(f"{name}: {message}{given}.")
-    return "\n".join(lines)
-
-
-def _suggest(name: str) -> str:
-    known = [*Settings.model_fields, *ALIASES]
-    known += [f"{role}.{field}" for role in ROLES for field in RoleSettings.model_fields]
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
-    return f" (did you mean {close[0]!r}?)" if close else ""

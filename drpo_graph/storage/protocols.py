@@ -6,19 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from drpo_graph.errors import CheckpointError, UsageError
+from drpo_graph.errors import CheckpointError
 from drpo_graph.safety.encryption import Vault
 
 if TYPE_CHECKING:  # Slow to import: a command that is told wrong should hear of it at once.
     from langgraph.checkpoint.base import BaseCheckpointSaver
     from langgraph.store.base import BaseStore
 
-    from drpo_graph.calls.ledger import StopSignal
     from drpo_graph.events.emitter import EventSink
     from drpo_graph.events.schema import Event
+    from drpo_graph.stop import StopSignal
 
 RUNS_FOLDER = Path("drpo_runs")
-_SCHEMES = ("postgresql:", "postgres:")
 
 
 class Hold(Protocol):
@@ -151,24 +150,3 @@ class Storage(Protocol):
         Raises:
             CheckpointError: there are none, or they cannot be read.
         """
-
-
-def is_database(place: str) -> bool:
-    """Return whether a text is meant to name a database, well-formed or not."""
-    return place.startswith(_SCHEMES)
-
-
-def open_database(uri: str) -> Storage:
-    """Return a database as a place of runs.
-
-    Raises:
-        UsageError: the URI cannot be read, or the extra ``postgres`` is not installed.
-    """
-    try:
-        from drpo_graph.storage.postgres import PostgresStorage  # Optional, and slow to import.
-    except ImportError as error:
-        raise UsageError(
-            f"--checkpoint: a PostgreSQL database needs the extra postgres ({error.name} is missing): "
-            "pip install 'drpo-graph[postgres]'."
-        ) from error
-    return PostgresStorage(uri)

@@ -1,7 +1,6 @@
 """A SQLite file as the place of runs: the graph's checkpoints, and the store with texts, ledger and run list."""
 
 import os
-import re
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
@@ -15,7 +14,8 @@ from filelock import FileLock, Timeout
 from drpo_graph.errors import CheckpointError, NoRunsError, RunLockedError, UsageError
 from drpo_graph.safety.encryption import Vault, read_vault
 from drpo_graph.safety.private_files import create_private_file, make_private_folder
-from drpo_graph.storage.protocols import RUNS_FOLDER, Checkpoint, Storage, is_database, open_database
+from drpo_graph.storage.names import check_thread_id
+from drpo_graph.storage.protocols import Checkpoint, Storage
 from drpo_graph.storage.serializer import make_serializer
 
 if TYPE_CHECKING:
@@ -23,36 +23,10 @@ if TYPE_CHECKING:
 
     from drpo_graph.events.log import FileEvents
 
-DEFAULT_CHECKPOINT = RUNS_FOLDER / "checkpoints.sqlite"
 _BUSY_TIMEOUT_MS = 30_000
 _LOCK_TIMEOUT_S = 0.5
 """Longer than a look at a lock takes: :func:`is_worked_on` holds it for a moment."""
 _ELSEWHERE = "Give another place with --checkpoint."
-_CONNECTION_STRING = re.compile(
-    r"(.*\s)?(host|hostaddr|port|dbname|user|password|passfile|service|sslmode|options)\s*=", re.DOTALL
-)
-"""What names a database with keywords; a file would be made of it."""
-_THREAD_ID = re.compile(r"(?!.*\.$)[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{name}{number}" for name in ("COM", "LPT") for number in range(10))}
-"""What Windows takes for a device, with any suffix; a run folder may be copied there."""
-
-
-def find_storage(place: str | Path | Storage) -> Storage:
-    """Return the place of runs that ``--checkpoint`` names: a file, or a database by its URI.
-
-    Raises:
-        UsageError: it is a URI that cannot be used.
-    """
-    if not isinstance(place, str | Path):
-        return place
-    if isinstance(place, str) and is_database(place):
-        return open_database(place)
-    # None of these is repeated: it may hold a password.
-    if is_database(str(place)) and ":/" in str(place):
-        raise UsageError("--checkpoint: a database is named by its URI as a text, not as a path.")
-    if _CONNECTION_STRING.match(str(place)) or (isinstance(place, str) and "://" in place):
-        raise UsageError("--checkpoint: expected the path of a SQLite file, or a URI that begins with postgresql://.")
-    return SqliteStorage(Path(place))
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,22 +183,6 @@ def explain_storage_error(error: Exception, path: Path) -> CheckpointError:
     else:
         advice = "Check the path and the disk, then run `drpo resume`."
     return CheckpointError(f"Checkpoint {path}: {text}. {advice}")
-
-
-def check_thread_id(thread_id: str) -> str:
-    """Return a thread id that is fit to name a folder.
-
-    Raises:
-        UsageError: it is not.
-    """
-    if not _THREAD_ID.fullmatch(thread_id):
-        raise UsageError(
-            f"Thread id {thread_id!r}: expected letters, digits, '.', '_' and '-', beginning with a letter or digit, "
-            "not ending in '.', 100 at most."
-        )
-    if thread_id.partition(".")[0].upper() in _DEVICES:
-        raise UsageError(f"Thread id {thread_id!r}: on Windows it names a device. Give another one.")
-    return thread_id
 
 
 @contextmanager

@@ -22,11 +22,12 @@ from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.store.memory import InMemoryStore
 
 from drpo_graph.errors import ModelCallError, ReplyError, SettingsError, UsageError
-from drpo_graph.graph import build_context
 from drpo_graph.inference import AlignedModel
 from drpo_graph.records import ICLExample
 from drpo_graph.registry import GENERAL_PROMPT
-from drpo_graph.settings.settings import Settings, build_settings
+from drpo_graph.search.assembly import build_context
+from drpo_graph.settings.layers import build_settings
+from drpo_graph.settings.settings import Settings
 from tests.support.command import KEY
 from tests.support.fake_server import FakeServer, FaultPlan, Reply, ServerOptions
 

@@ -14,12 +14,13 @@ from pathlib import Path
 import pytest
 from langgraph.store.base import BaseStore, Op, Result, SearchOp
 
-from drpo_graph.calls.ledger import Ledger, StopSignal
+from drpo_graph.calls.ledger import Ledger
 from drpo_graph.errors import BudgetSpentError
 from drpo_graph.events.schema import Warned
 from drpo_graph.records import RunResult
 from drpo_graph.runs.runner import RunOptions, optimize
-from drpo_graph.settings.settings import build_settings
+from drpo_graph.settings.layers import build_settings
+from drpo_graph.stop import StopSignal
 from drpo_graph.storage.archive import Archive
 from drpo_graph.storage.protocols import Checkpoint
 from drpo_graph.storage.sqlite_file import SqliteStorage, open_store

@@ -9,10 +9,11 @@ import pytest
 
 from drpo_graph.records import RunResult
 from drpo_graph.runs.forks import create_fork
-from drpo_graph.runs.runner import Parts, RunOptions, resume
+from drpo_graph.runs.runner import RunOptions, resume
+from drpo_graph.search.assembly import Parts
 from drpo_graph.storage.archive import Archive
+from drpo_graph.storage.places import find_storage
 from drpo_graph.storage.run_list import RunRegistry
-from drpo_graph.storage.sqlite_file import find_storage
 from tests.support.command import (
     KEY,
     MODEL,

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from drpo_graph.records import ROLES
-from drpo_graph.settings.settings import Settings, build_settings
+from drpo_graph.settings.layers import build_settings
+from drpo_graph.settings.settings import Settings
 from tests.support.command import Drpo
 
 

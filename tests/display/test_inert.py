@@ -4,8 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drpo_graph.display.inert import inert, inert_block
-from drpo_graph.safety.terminal import inert_json
+from drpo_graph.safety.terminal import inert, inert_block, inert_json
 from tests.display.hostile import HOSTILE, is_inert
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from drpo_graph.agents import PromptSlot
-from drpo_graph.settings.settings import build_settings
+from drpo_graph.settings.layers import build_settings
 from tests.docs.test_inference import RESULT
 from tests.support.command import KEY, serve
 from tests.support.fake_replies import messages_of

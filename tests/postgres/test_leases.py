@@ -14,7 +14,8 @@ from langgraph.store.base import PutOp
 from drpo_graph.errors import CheckpointError, LeaseLostError, RunLockedError
 from drpo_graph.events.schema import Event, RolloutScored
 from drpo_graph.runs.runner import RunOptions, optimize, resume
-from drpo_graph.settings.settings import Settings, build_settings
+from drpo_graph.settings.layers import build_settings
+from drpo_graph.settings.settings import Settings
 from drpo_graph.storage.postgres import PostgresStorage
 from tests.postgres.test_runs import START, assert_same
 from tests.postgres.worker import SEARCH, THREAD

@@ -8,7 +8,7 @@ import langchain_openai  # noqa: F401  # Now, not when the lease is held: loadin
 
 from drpo_graph.errors import DRPOError, NoRunsError, RunNotFoundError
 from drpo_graph.runs.runner import RunOptions, optimize, resume
-from drpo_graph.settings.settings import build_settings
+from drpo_graph.settings.layers import build_settings
 from drpo_graph.storage.postgres import PostgresStorage
 
 THREAD = "t"

@@ -11,12 +11,15 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.store.memory import InMemoryStore
 
 from drpo_graph.errors import EmbeddingsError, ModelSpecError, SettingsError
-from drpo_graph.graph import RECURSION_LIMIT, build_context, build_graph
+from drpo_graph.graph import build_graph
 from drpo_graph.models.request import Request
 from drpo_graph.records import ROLES, ICLExample, RunResult
 from drpo_graph.retrieval import EmbeddingRetriever, bundled_icl_examples
+from drpo_graph.search.assembly import build_context
+from drpo_graph.search.hosting import RECURSION_LIMIT
 from drpo_graph.search.session import RunContext
-from drpo_graph.settings.settings import Settings, build_settings
+from drpo_graph.settings.layers import build_settings
+from drpo_graph.settings.settings import Settings
 from drpo_graph.storage.archive import Archive
 from tests.support.embeddings import CountingEmbeddings, EmbeddingsServer, serve_embeddings
 from tests.support.oracle import Oracle, OracleTransport, role_of

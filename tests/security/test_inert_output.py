@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from drpo_graph.events.log import EventLog
 from drpo_graph.events.schema import Warned, parse_event
-from drpo_graph.runs.files import EventLog, InertFormatter, log_event
+from drpo_graph.runs.logs import InertFormatter, log_event
 from drpo_graph.safety.terminal import inert_json
 from tests.support.command import KEY, SMALL, Drpo, enter, serve
 from tests.support.fake_server import FakeServer, Reply, ServerOptions

@@ -11,9 +11,10 @@ import pytest
 
 from drpo_graph.errors import CheckpointError, UsageError
 from drpo_graph.models.capabilities import Capabilities, CapabilityCache
-from drpo_graph.runs.files import open_run_files
+from drpo_graph.runs.logs import open_run_files
 from drpo_graph.settings.settings import Settings
-from drpo_graph.storage.sqlite_file import check_thread_id, is_worked_on, lock_thread, open_checkpoint
+from drpo_graph.storage.names import check_thread_id
+from drpo_graph.storage.sqlite_file import is_worked_on, lock_thread, open_checkpoint
 from tests.support.command import SMALL, Drpo, enter, serve_world
 from tests.support.fake_server import FakeServer
 

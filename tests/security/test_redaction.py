@@ -6,7 +6,7 @@ from pydantic import JsonValue
 from drpo_graph.errors import SettingsError
 from drpo_graph.models.capabilities import Address
 from drpo_graph.safety.redaction import find_secret_field, mask_all, redact
-from drpo_graph.settings.settings import build_settings
+from drpo_graph.settings.layers import build_settings
 
 KEY = "sk-canary/4f1d+9b"
 

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drpo_graph.errors import CheckpointError, UsageError
+from drpo_graph.events.log import open_event_line
 from drpo_graph.events.schema import parse_event
-from drpo_graph.runs.files import open_event_line
 from drpo_graph.safety.encryption import Vault, read_vault
 from drpo_graph.storage.serializer import make_serializer
 from tests.support.command import KEY, SMALL, Drpo, assert_one_line, enter, list_runs, serve_world

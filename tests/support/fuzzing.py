@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 from drpo_graph.data.datasets import load_queries
 from drpo_graph.errors import CheckpointError, DatasetError, PickleError, ReplyError
+from drpo_graph.events.log import event_line, open_event_line
 from drpo_graph.events.schema import EndpointLost, Warned, parse_event
 from drpo_graph.parts.parsing import parse_critique, parse_critique_published, parse_metric_selection, parse_rewrite
 from drpo_graph.parts.soft_scores import find_scores
@@ -27,7 +28,7 @@ from drpo_graph.prompts.flat import clean_answer
 from drpo_graph.records import Metric
 from drpo_graph.registry.safe_pickle import load_pickle
 from drpo_graph.retrieval import load_icl_examples
-from drpo_graph.runs.files import event_line, log_event, open_event_line
+from drpo_graph.runs.logs import log_event
 from drpo_graph.safety.encryption import Vault
 from drpo_graph.storage.serializer import make_serializer
 

@@ -4,10 +4,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from drpo_graph.data.datasets import order_queries
+from drpo_graph.data.order import order_queries
 from drpo_graph.records import Query, RunResult
 from drpo_graph.runs.runner import RunOptions, optimize, resume
-from drpo_graph.settings.settings import Settings, build_settings
+from drpo_graph.settings.layers import build_settings
+from drpo_graph.settings.settings import Settings
 from tests.support.fake_server import FakeServer, Reply
 from tests.support.oracle import build_responder, role_of
 from tests.support.world import INITIAL_PROMPT, World

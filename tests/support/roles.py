@@ -14,13 +14,13 @@ from drpo_graph.calls.ledger import Ledger
 from drpo_graph.calls.roles import Models
 from drpo_graph.errors import ReplyError
 from drpo_graph.events.schema import CallFinished, CallRetried, Event
-from drpo_graph.graph import build_context
 from drpo_graph.models.request import ReplySchema
 from drpo_graph.parts.parsing import extract_json
 from drpo_graph.prompts.library import Message
 from drpo_graph.records import ROLES, Role
+from drpo_graph.search.assembly import build_context
 from drpo_graph.search.session import RunContext, RunSession
-from drpo_graph.settings.settings import build_settings
+from drpo_graph.settings.layers import build_settings
 from tests.support.fake_server import FakeServer, Reply, Responder, ServerOptions
 
 SCORE_SCHEMA = ReplySchema("score", {"type": "object", "properties": {"score": {"type": "integer"}}})

@@ -4,7 +4,8 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from drpo_graph.settings.settings import Settings, build_settings
+from drpo_graph.settings.layers import build_settings
+from drpo_graph.settings.settings import Settings
 from tests.support.fake_server import Reply
 from tests.support.oracle import role_of
 

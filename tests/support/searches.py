@@ -9,13 +9,14 @@ from langgraph.store.base import BaseStore
 from langgraph.store.memory import InMemoryStore
 from langgraph.types import Checkpointer
 
-from drpo_graph.calls.channel import ModelClient
 from drpo_graph.events.emitter import EventSink
-from drpo_graph.graph import RECURSION_LIMIT, build_context, build_graph
+from drpo_graph.graph import build_graph
 from drpo_graph.models.balancer import Balancer, Replica
+from drpo_graph.models.clients import ModelClient
 from drpo_graph.models.endpoint_gate import gate_for
-from drpo_graph.parts.defaults import build_components
 from drpo_graph.records import ROLES, RunResult
+from drpo_graph.search.assembly import build_components, build_context
+from drpo_graph.search.hosting import RECURSION_LIMIT
 from drpo_graph.search.session import RunContext
 from drpo_graph.settings.settings import RoleSettings, Settings
 from drpo_graph.storage.archive import Archive

@@ -11,7 +11,7 @@ from drpo_graph import MixedReward, Parts, Query, Reward, RunOptions, optimize, 
 from drpo_graph.icl import optimize_icl, resume_icl
 from drpo_graph.parts.responders import OnePromptOfApp
 from drpo_graph.records import ICLExample, ICLResult, RunResult
-from drpo_graph.settings.settings import build_settings
+from drpo_graph.settings.layers import build_settings
 from tests.support.fake_server import Reply, Responder
 from tests.support.oracle import build_responder
 from tests.support.world import INITIAL_PROMPT, World, prompt_with_levels

@@ -13,7 +13,7 @@ from drpo_graph.models.http_json import Answer, HttpClient, Wire
 from drpo_graph.models.probing.replies import ProbeReply
 from drpo_graph.models.probing.requests import PLAIN, Asker, ask_all
 from drpo_graph.models.token_counts import read_count
-from drpo_graph.parts.parsing import shorten
+from drpo_graph.safety.texts import shorten
 
 _TIMEOUT_S = 60.0
 _MAX_NAMED = 5

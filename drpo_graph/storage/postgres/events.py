@@ -11,8 +11,8 @@ from psycopg import Connection
 from psycopg.rows import TupleRow
 
 from drpo_graph.errors import CheckpointError
+from drpo_graph.events.log import event_line, open_event_line
 from drpo_graph.events.schema import Event
-from drpo_graph.runs.files import event_line, open_event_line
 from drpo_graph.safety.encryption import Vault, read_vault
 from drpo_graph.storage.postgres.database import explain
 from drpo_graph.storage.postgres.lease import FIND_HOLDING, as_holding

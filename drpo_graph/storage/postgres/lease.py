@@ -12,8 +12,8 @@ from typing import NamedTuple
 import psycopg
 from psycopg.rows import DictRow
 
-from drpo_graph.calls.ledger import StopSignal
 from drpo_graph.errors import LeaseLostError, RunLockedError
+from drpo_graph.stop import StopSignal
 from drpo_graph.storage.postgres.database import Connection, Database
 from drpo_graph.storage.postgres.process import Process, is_gone, this_process
 from drpo_graph.storage.postgres.schema import LEASE_LOST

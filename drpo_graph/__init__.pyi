@@ -1,0 +1,53 @@
+"""What the package offers, and where it stands; ``__init__.py`` loads a name when it is first used."""
+
+from .calls.roles import Models as Models
+from .data.datasets import load_bundled_queries as load_bundled_queries
+from .data.datasets import load_queries as load_queries
+from .errors import DRPOError as DRPOError
+from .errors import ReplyError as ReplyError
+from .events.schema import Event as Event
+from .events.schema import parse_event as parse_event
+from .graph import build_graph as build_graph
+from .parts.protocols import BeamPolicy as BeamPolicy
+from .parts.protocols import Critic as Critic
+from .parts.protocols import ExampleRetriever as ExampleRetriever
+from .parts.protocols import MetricSelector as MetricSelector
+from .parts.protocols import Reward as Reward
+from .parts.protocols import RewardFunction as RewardFunction
+from .parts.protocols import Rewriter as Rewriter
+from .parts.protocols import RewriteRequest as RewriteRequest
+from .parts.responders import Responder as Responder
+from .parts.rewards import MixedReward as MixedReward
+from .parts.rewards import NamedReward as NamedReward
+from .records import Candidate as Candidate
+from .records import Critique as Critique
+from .records import ICLExample as ICLExample
+from .records import Metric as Metric
+from .records import MetricScore as MetricScore
+from .records import MetricSelection as MetricSelection
+from .records import Query as Query
+from .records import RejectedRewrite as RejectedRewrite
+from .records import Rollout as Rollout
+from .records import RunResult as RunResult
+from .records import Validation as Validation
+from .records import WarmStart as WarmStart
+from .runs.app_prompts import PromptsResult as PromptsResult
+from .runs.app_prompts import optimize_prompts as optimize_prompts
+from .runs.decisions import decide as decide
+from .runs.decisions import pending_review as pending_review
+from .runs.forks import fork as fork
+from .runs.runner import RunOptions as RunOptions
+from .runs.runner import optimize as optimize
+from .runs.runner import resume as resume
+from .runs.warm_start import load_warm_start as load_warm_start
+from .search.assembly import Parts as Parts
+from .search.assembly import build_context as build_context
+from .search.hosting import RECURSION_LIMIT as RECURSION_LIMIT
+from .search.hosting import ContextOverrides as ContextOverrides
+from .search.reviews import ReviewDecision as ReviewDecision
+from .search.reviews import ReviewRequest as ReviewRequest
+from .settings.layers import build_settings as build_settings
+from .settings.settings import RoleSettings as RoleSettings
+from .settings.settings import Settings as Settings
+
+__version__: str

@@ -1,0 +1,172 @@
+"""From settings and parts to a run's live objects."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import cast
+
+from langchain_core.language_models import BaseChatModel
+from langgraph.store.base import BaseStore
+
+from drpo_graph.events.emitter import EventSink
+from drpo_graph.models.clients import build_clients
+from drpo_graph.parts.defaults import (
+    REWARD_METRIC,
+    CachedMetrics,
+    FixedMetrics,
+    LLMCritic,
+    LLMMetricSelector,
+    LLMRewriter,
+    RewardCritic,
+    load_metrics_cache,
+)
+from drpo_graph.parts.identity import name_of
+from drpo_graph.parts.protocols import (
+    BeamPolicy,
+    Components,
+    Critic,
+    ExampleRetriever,
+    MetricSelector,
+    RewardFunction,
+    Rewriter,
+)
+from drpo_graph.parts.responders import PromptResponder
+from drpo_graph.parts.rewards import CriticPart, MixedCritic, MixedReward, choose_critic, replaces_critic
+from drpo_graph.prompts.library import PromptLibrary, load_prompts
+from drpo_graph.records import Role
+from drpo_graph.retrieval import digest_examples, open_retriever
+from drpo_graph.search.beam import prune_beam
+from drpo_graph.search.session import RunContext
+from drpo_graph.settings.limits import check_prices
+from drpo_graph.settings.settings import Settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """Replacements for models and components, by role and by protocol."""
+
+    models: Mapping[Role, BaseChatModel] = field(default_factory=dict)
+    selector: MetricSelector | None = None
+    critic: CriticPart | None = None
+    rewriter: Rewriter | None = None
+    beam_policy: BeamPolicy | None = None
+    example_retriever: ExampleRetriever | None = None
+    responder: PromptResponder | None = None
+    """An app in the base model's place."""
+
+
+def build_components(
+    settings: Settings,
+    prompts: PromptLibrary,
+    *,
+    selector: MetricSelector | None = None,
+    critic: CriticPart | None = None,
+    rewriter: Rewriter | None = None,
+    beam_policy: BeamPolicy | None = None,
+    example_retriever: ExampleRetriever | None = None,
+    responder: PromptResponder | None = None,
+) -> Components:
+    """Return the given parts, and our defaults in place of the missing ones.
+
+    With a reward function for a critic there is nothing to select metrics for, so by default none are. A given
+    retriever is used whether the settings ask for examples or not.
+
+    Raises:
+        UsageError: the metrics cache, the ICL examples or the embeddings of the settings cannot be used.
+    """
+    default_selector: MetricSelector = (
+        FixedMetrics((REWARD_METRIC,)) if replaces_critic(critic) else LLMMetricSelector(prompts, settings)
+    )
+    default_critic: Critic = LLMCritic(prompts, settings)
+    if isinstance(critic, MixedReward):
+        critic = MixedCritic(critic, default_critic if critic.has_critic else None, settings.timeout_s)
+    data_digest = ""
+    if settings.metrics_cache is not None:
+        cached = load_metrics_cache(settings.metrics_cache, known=prompts.metrics)
+        default_selector = CachedMetrics(cached, default_selector)
+        data_digest = hashlib.sha256(settings.metrics_cache.read_bytes()).hexdigest()
+    if example_retriever is None and (found := open_retriever(settings)) is not None:
+        example_retriever = found
+        data_digest += digest_examples(found.examples)
+    for part in (critic, responder):
+        if isinstance(identity := getattr(part, "identity", None), str):
+            data_digest = hashlib.sha256(f"{data_digest}\0{name_of(part)}\0{identity}".encode()).hexdigest()
+    return Components(
+        selector=selector or default_selector,
+        critic=default_critic if critic is None else as_critic(critic, timeout_s=settings.timeout_s),
+        rewriter=rewriter or LLMRewriter(prompts, settings),
+        beam_policy=beam_policy or prune_beam,
+        example_retriever=example_retriever,
+        responder=responder,
+        data_digest=data_digest,
+    )
+
+
+def as_critic(critic: Critic | RewardFunction, *, timeout_s: float) -> Critic:
+    """Return a critic as it is, a reward function in a critic's place; that one is waited for so long."""
+    return cast(Critic, critic) if hasattr(critic, "critique") else RewardCritic(critic, timeout_s)
+
+
+def build_context(
+    settings: Settings,
+    *,
+    models: Mapping[Role, BaseChatModel] | None = None,
+    store: BaseStore | None = None,
+    sinks: tuple[EventSink, ...] = (),
+    accepts_changes: bool = False,
+    selector: MetricSelector | None = None,
+    critic: CriticPart | None = None,
+    rewriter: Rewriter | None = None,
+    beam_policy: BeamPolicy | None = None,
+    example_retriever: ExampleRetriever | None = None,
+    responder: PromptResponder | None = None,
+    optional_roles: frozenset[Role] = frozenset(),
+) -> RunContext:
+    """Return the live objects of a run; ``optional_roles`` need no model.
+
+    Raises:
+        ModelSpecError: a role has no model, or its string cannot be resolved.
+        TemplateError: the template folder of the settings cannot be used.
+        UsageError: money is capped and a model has no price; the ICL examples or their embeddings cannot be used.
+    """
+    prompts = load_prompts(settings.templates, has_placeholders=settings.placeholders != "none")
+    critic = choose_critic(settings, critic)
+    components = build_components(
+        settings,
+        prompts,
+        selector=selector,
+        critic=critic,
+        rewriter=rewriter,
+        beam_policy=beam_policy,
+        example_retriever=example_retriever,
+        responder=responder,
+    )
+    unneeded = _optional_roles(selector, critic, rewriter, responder=responder)
+    clients = build_clients(settings, models, optional=optional_roles | unneeded)
+    check_prices(settings, {role: client.settings.model for role, client in clients.items()})
+    return RunContext(
+        settings=settings,
+        prompts=prompts,
+        clients=clients,
+        components=components,
+        store=store,
+        sinks=sinks,
+        accepts_changes=accepts_changes,
+    )
+
+
+def _optional_roles(
+    selector: MetricSelector | None,
+    critic: CriticPart | None,
+    rewriter: Rewriter | None,
+    *,
+    responder: PromptResponder | None,
+) -> frozenset[Role]:
+    """Return the roles that need no model, because a replacement does their work, with or without one."""
+    by_role: dict[Role, bool] = {
+        "base": responder is not None,
+        "metrics": selector is not None or replaces_critic(critic),
+        "critic": critic is not None and not (isinstance(critic, MixedReward) and critic.has_critic),
+        "optimizer": rewriter is not None,
+    }
+    return frozenset(role for role, is_optional in by_role.items() if is_optional)

@@ -1,0 +1,128 @@
+"""Our nodes in anybody's graph: they find their context and a store, whoever runs it."""
+
+import asyncio
+import hashlib
+import secrets
+import weakref
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from langchain_core.language_models import BaseChatModel
+from langgraph.config import get_config
+from langgraph.errors import GraphBubbleUp
+from langgraph.graph import StateGraph
+from langgraph.runtime import Runtime
+from langgraph.store.base import BaseStore
+
+from drpo_graph.errors import RunInterruptedError, SettingsError
+from drpo_graph.events.emitter import EventSink
+from drpo_graph.records import Role, digest_json
+from drpo_graph.search.assembly import build_context
+from drpo_graph.search.session import RunContext
+from drpo_graph.settings.layers import build_settings, merge_settings
+from drpo_graph.settings.settings import Settings
+
+RECURSION_LIMIT = 10_000
+"""Supersteps a search may take; LangChain passes 25 down from tools and runnables, which ends a run at level 20."""
+
+_UNNAMED_RUN = "run"
+
+
+@dataclass(frozen=True)
+class ContextOverrides:
+    """What a caller without live objects, such as LangGraph's server, may hand over as context: JSON only."""
+
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Settings by name, on top of those that the graph was built with."""
+
+
+@dataclass(frozen=True, slots=True)
+class GraphDefaults:
+    """What a graph falls back to when its caller hands over no context of ours."""
+
+    settings: Settings
+    models: Mapping[Role, BaseChatModel]
+    parts: Mapping[str, Any]
+    store: BaseStore | None
+    sinks: tuple[EventSink, ...]
+    _contexts: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, RunContext]]" = field(
+        default_factory=weakref.WeakKeyDictionary
+    )
+
+    def context(self, given: object) -> RunContext:
+        """Return the context to use: the given one if it is ours, else one of our own for this event loop."""
+        if isinstance(given, RunContext):
+            return given
+        overrides = given.settings if isinstance(given, ContextOverrides) else {}
+        contexts = self._contexts.setdefault(asyncio.get_running_loop(), {})
+        name = digest_json(overrides)
+        if name not in contexts:
+            contexts[name] = self._build(overrides)
+        return contexts[name]
+
+    def _build(self, overrides: Mapping[str, object]) -> RunContext:
+        settings = self.settings
+        if overrides:
+            settings = build_settings(merge_settings(settings.model_dump(exclude_unset=True), overrides))
+            if settings.reward != self.settings.reward:
+                # A caller may be anybody who reaches LangGraph's server, and this names code to be imported.
+                raise SettingsError("reward: it can be set where the graph is built, not by a caller of it.")
+        return build_context(settings, models=self.models, store=self.store, sinks=self.sinks, **self.parts)
+
+
+def add_step(
+    graph: StateGraph[Any, Any, Any, Any],
+    name: str,
+    node: Callable[..., Awaitable[Any]],
+    schema: type[Any],
+    defaults: GraphDefaults,
+    store: BaseStore,
+) -> None:
+    """Add a node that finds our context and a store, whoever runs the graph."""
+
+    async def run(state: Any, runtime: Runtime[Any]) -> Any:
+        own = runtime.override(context=defaults.context(runtime.context), store=runtime.store or store)
+        try:
+            return await node(state, own)
+        except GraphBubbleUp:
+            raise
+        except Exception as error:
+            # The siblings are about to be cancelled: what they have sent is paid for, and is kept before that.
+            await own.context.abandon(state.get("run_id", ""), error)
+            if isinstance(error, RunInterruptedError) and isinstance(error.__cause__, Exception):
+                # Merely stopped by a sibling's failure, and LangGraph may see this end first: that one tells why.
+                raise error.__cause__ from None
+            raise
+
+    graph.add_node(name, run, input_schema=schema)
+
+
+def derive_run_id() -> str:
+    """Return the thread's id; inside a parent graph, with a mark of the place that the parent runs this graph at.
+
+    A run without either gets an id that no other has.
+    """
+    configurable = get_config().get("configurable", {})
+    # Our own task is the last part of the namespace; what is before it is the parent's task, stable over resumes.
+    place = "|".join(str(configurable.get("checkpoint_ns", "")).split("|")[:-1])
+    thread_id = configurable.get("thread_id")
+    if not thread_id and not place:
+        # Nothing can resume it, and its records may be kept beside those of a former call: it must not find them.
+        return f"{_UNNAMED_RUN}-{secrets.token_hex(8)}"
+    thread_id = str(thread_id or _UNNAMED_RUN)
+    return f"{thread_id}-{hashlib.sha256(place.encode()).hexdigest()[:8]}" if place else thread_id
+
+
+def check_can_pause() -> None:
+    """Do nothing where a pause can be kept.
+
+    Raises:
+        SettingsError: there is no checkpointer: the run would end at its first pause, and what it has paid for be lost.
+    """
+    # LangGraph says so to its nodes under this name alone; should it have another one day, nothing is checked.
+    if get_config().get("configurable", {}).get("__pregel_checkpointer", _UNNAMED_RUN) is None:
+        raise SettingsError(
+            "approve: a run can pause for a review only with a checkpointer. Give build_graph(), or the graph around "
+            "it, one."
+        )

@@ -11,23 +11,27 @@
     rollout = sample_errors (+ select_metrics) -> critique
 """
 
-from collections.abc import Mapping
-from typing import Any
+from typing import Any, Unpack
 
-from langchain_core.language_models import BaseChatModel
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.store.base import BaseStore
-from langgraph.store.memory import InMemoryStore
 from langgraph.types import Checkpointer, Send
 
-from drpo_graph import nodes
 from drpo_graph.events.emitter import EventSink
-from drpo_graph.parts.protocols import BeamPolicy, ExampleRetriever, MetricSelector, Rewriter
-from drpo_graph.parts.responders import PromptResponder
-from drpo_graph.parts.rewards import CriticPart
-from drpo_graph.records import Role
-from drpo_graph.search.hosting import ContextOverrides, GraphDefaults, add_step
+from drpo_graph.nodes import (
+    conclude,
+    critique,
+    review,
+    rewrite_prompts,
+    sample_errors,
+    score_beams,
+    select_metrics,
+    start_run,
+)
+from drpo_graph.records import ROOT_ID
+from drpo_graph.search.assembly import GivenParts, Parts
+from drpo_graph.search.hosting import ContextOverrides, Host
 from drpo_graph.search.state import (
     ExpandOutput,
     ExpandState,
@@ -48,60 +52,38 @@ SearchGraph = CompiledStateGraph[SearchState, Any, SearchInput, SearchOutput]
 def build_graph(
     settings: Settings | None = None,
     *,
-    models: Mapping[Role, BaseChatModel] | None = None,
-    selector: MetricSelector | None = None,
-    critic: CriticPart | None = None,
-    rewriter: Rewriter | None = None,
-    beam_policy: BeamPolicy | None = None,
-    example_retriever: ExampleRetriever | None = None,
-    responder: PromptResponder | None = None,
     sinks: tuple[EventSink, ...] = (),
     checkpointer: Checkpointer = None,
     store: BaseStore | None = None,
+    **parts: Unpack[GivenParts],
 ) -> SearchGraph:
     """Return the search as a compiled graph: invoke it, stream it, or make it a node of a graph of your own.
 
-    Input and output are ``SearchInput`` and ``SearchOutput`` of :mod:`drpo_graph.search.state`. As a subgraph
-    it uses the parent's checkpointer; its texts and its ledger stand in ``store``, else in the parent's store. Without
-    either they are kept in memory for as long as the graph is, and a run does not survive its process.
-    Called without a thread id, each call is a run of its own.
+    Input and output are ``SearchInput`` and ``SearchOutput`` of :mod:`drpo_graph.search.state`. As a subgraph it uses
+    the parent's checkpointer; its texts and its ledger stand in ``store``, else in the parent's store. Without either
+    they are kept in memory for as long as the graph is, and a run does not survive its process. Called without a
+    thread id, each call is a run of its own.
 
     Args:
         settings: What to do; models may also be named by the context at run time.
-        models: Chat model instances by role, in place of the settings' model strings.
-        selector: Replaces the metric selector.
-        critic: Replaces the critic: one of your own, a reward function, or several mixed with it.
-        rewriter: Replaces the rewriter.
-        beam_policy: Replaces the choice of the beam.
-        example_retriever: Finds ICL examples, in place of the embeddings of the settings.
-        responder: Replaces the base model: an app that answers under the prompt.
         sinks: Called with every event, besides LangGraph's custom stream.
         checkpointer: Where the graph's state is saved.
         store: Where texts and finished calls are saved.
+        parts: What replaces ours, by the names that :class:`~drpo_graph.search.assembly.Parts` has: ``models`` by
+            role, in place of the settings' model strings, ``selector``, ``critic`` (or a reward function, or several
+            mixed with it), ``rewriter``, ``beam_policy``, ``example_retriever``, and ``responder``, an app in the base
+            model's place.
     """
-    parts = {
-        "selector": selector,
-        "critic": critic,
-        "rewriter": rewriter,
-        "beam_policy": beam_policy,
-        "example_retriever": example_retriever,
-        "responder": responder,
-    }
-    defaults = GraphDefaults(
-        settings=settings or Settings(), models=models or {}, parts=parts, store=store, sinks=tuple(sinks)
-    )
-    fallback_store = store or InMemoryStore()
-    rollout = _build_rollout(defaults, fallback_store)
+    host = Host(settings or Settings(), Parts(**parts), store=store, sinks=tuple(sinks))
     graph = StateGraph(
         SearchState, context_schema=ContextOverrides, input_schema=SearchInput, output_schema=SearchOutput
     )
-    add_step(graph, "start_run", nodes.start_run, SearchState, defaults, fallback_store)
-    add_step(graph, "select_metrics", nodes.select_metrics, MetricsTask, defaults, fallback_store)
-    add_step(graph, "score_beams", nodes.score_beams, SearchState, defaults, fallback_store)
-    add_step(graph, "review", nodes.review, SearchState, defaults, fallback_store)
-    add_step(graph, "conclude", nodes.conclude, SearchState, defaults, fallback_store)
+    for step in (start_run, score_beams, review, conclude):
+        host.add_step(graph, step, SearchState)
+    host.add_step(graph, select_metrics, MetricsTask)
+    rollout = _build_rollout(host)
     graph.add_node("rollout", rollout, input_schema=RolloutTask)
-    graph.add_node("expand", _build_expand(defaults, rollout, fallback_store), input_schema=ExpandTask)
+    graph.add_node("expand", _build_expand(host, rollout), input_schema=ExpandTask)
     graph.add_node("validate", rollout, input_schema=RolloutTask)
     graph.add_edge(START, "start_run")
     graph.add_conditional_edges("start_run", _route_start, ["rollout", "select_metrics"])
@@ -118,7 +100,7 @@ def build_graph(
 
 def _route_start(state: SearchState) -> list[Send]:
     """Run the root on its queries, and select the first level's metrics beside it."""
-    return [*_send_rollouts(state, "rollout", ["0"], state["query_ids"]), *_send_prefetch(state)]
+    return [*_send_rollouts(state, "rollout", [ROOT_ID], state["query_ids"]), *_send_prefetch(state)]
 
 
 def _route_review(state: SearchState) -> list[Send] | str:
@@ -158,18 +140,8 @@ def _route_end(state: SearchState) -> list[Send] | str:
 
 def _route_children(state: ExpandState) -> list[Send]:
     """Run every child on every query of the level."""
-    tasks: list[RolloutTask] = [
-        {
-            "run_id": state["run_id"],
-            "level": state["level"],
-            "candidate_id": child["id"],
-            "query_id": query_id,
-            "selects_inline": state["selects_inline"],
-        }
-        for child in state["children"]
-        for query_id in state["query_ids"]
-    ]
-    return [Send("rollout", task) for task in tasks]
+    children = [child["id"] for child in state["children"]]
+    return _send_rollouts(state, "rollout", children, state["query_ids"], selects_inline=state["selects_inline"])
 
 
 def _route_rollout(state: RolloutState) -> list[str]:
@@ -177,14 +149,21 @@ def _route_rollout(state: RolloutState) -> list[str]:
     return ["sample_errors", "select_metrics"] if state["selects_inline"] else ["sample_errors"]
 
 
-def _send_rollouts(state: SearchState, node: str, candidate_ids: list[str], query_ids: list[str]) -> list[Send]:
+def _send_rollouts(
+    state: SearchState | ExpandState,
+    node: str,
+    candidate_ids: list[str],
+    query_ids: list[str],
+    *,
+    selects_inline: bool = True,
+) -> list[Send]:
     tasks: list[RolloutTask] = [
         {
             "run_id": state["run_id"],
             "level": state["level"],
             "candidate_id": candidate_id,
             "query_id": query_id,
-            "selects_inline": True,
+            "selects_inline": selects_inline,
         }
         for candidate_id in candidate_ids
         for query_id in query_ids
@@ -197,11 +176,10 @@ def _send_prefetch(state: SearchState) -> list[Send]:
     return [Send("select_metrics", task) for task in tasks]
 
 
-def _build_rollout(defaults: GraphDefaults, store: BaseStore) -> CompiledStateGraph[Any, Any, Any, Any]:
+def _build_rollout(host: Host) -> CompiledStateGraph[Any, Any, Any, Any]:
     graph = StateGraph(RolloutState, input_schema=RolloutTask, output_schema=RolloutOutput)
-    add_step(graph, "sample_errors", nodes.sample_errors, RolloutState, defaults, store)
-    add_step(graph, "select_metrics", nodes.select_metrics, RolloutState, defaults, store)
-    add_step(graph, "critique", nodes.critique, RolloutState, defaults, store)
+    for step in (sample_errors, select_metrics, critique):
+        host.add_step(graph, step, RolloutState)
     graph.add_conditional_edges(START, _route_rollout, ["sample_errors", "select_metrics"])
     graph.add_edge("sample_errors", "critique")
     graph.add_edge("select_metrics", "critique")
@@ -211,10 +189,10 @@ def _build_rollout(defaults: GraphDefaults, store: BaseStore) -> CompiledStateGr
 
 
 def _build_expand(
-    defaults: GraphDefaults, rollout: CompiledStateGraph[Any, Any, Any, Any], store: BaseStore
+    host: Host, rollout: CompiledStateGraph[Any, Any, Any, Any]
 ) -> CompiledStateGraph[Any, Any, Any, Any]:
     graph = StateGraph(ExpandState, input_schema=ExpandTask, output_schema=ExpandOutput)
-    add_step(graph, "rewrite_prompts", nodes.rewrite_prompts, ExpandState, defaults, store)
+    host.add_step(graph, rewrite_prompts, ExpandState)
     graph.add_node("rollout", rollout, input_schema=RolloutTask)
     graph.add_edge(START, "rewrite_prompts")
     graph.add_conditional_edges("rewrite_prompts", _route_children, ["rollout"])

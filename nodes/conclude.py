@@ -4,8 +4,9 @@ import time
 
 from langgraph.runtime import Runtime
 
-from drpo_graph.events.schema import RunFinished, ValidationFinished, ValidationStarted, Warned
+from drpo_graph.events.schema import RunFinished, ValidationFinished
 from drpo_graph.records import Validation
+from drpo_graph.search.announce import announce_validation
 from drpo_graph.search.results import make_result
 from drpo_graph.search.session import RunContext, RunSession, session_of
 from drpo_graph.search.state import SearchState
@@ -35,15 +36,8 @@ async def conclude(state: SearchState, runtime: Runtime[RunContext]) -> SearchSt
 
 
 def _validate_again(session: RunSession, state: SearchState, num_failed: int) -> SearchState:
-    message = f"validation: {num_failed} answers without a score are asked for again"
-    session.emitter.emit(Warned(run_id=session.run_id, message=message))
-    session.emitter.emit(
-        ValidationStarted(
-            run_id=session.run_id,
-            candidate_ids=tuple(state["contender_ids"]),
-            num_rollouts=len(state["rollouts"]),
-        )
-    )
+    session.warn(f"validation: {num_failed} answers without a score are asked for again")
+    announce_validation(session, state["contender_ids"], num_rollouts=len(state["rollouts"]))
     return {
         "num_asked_again": session.ledger.failures.num_asked,
         "rollouts": None,  # type: ignore[typeddict-item]  # The reducer empties the list.

@@ -7,10 +7,10 @@ from typing import NamedTuple, TypedDict
 from langgraph.runtime import Runtime
 
 from drpo_graph.errors import ReplyError
-from drpo_graph.events.schema import CandidateCreated, Warned
 from drpo_graph.parts.protocols import RewriteRequest
 from drpo_graph.parts.rewrite_guards import make_guard
 from drpo_graph.records import ROOT_ID, CandidateRef, Origin, Query, Rollout
+from drpo_graph.search.announce import announce_candidate
 from drpo_graph.search.beam import hash_prompt, is_easy
 from drpo_graph.search.reviews import find_decision, find_vetoed
 from drpo_graph.search.session import RunContext, RunSession, session_of
@@ -50,17 +50,7 @@ async def rewrite_prompts(state: ExpandState, runtime: Runtime[RunContext]) -> R
         ids = [child["id"] for child in children]
         await session.archive.put("expansions", f"{state['level']}.{state['beam_rank']}", {"children": list(ids)})
     for child in children:
-        session.emitter.emit(
-            CandidateCreated(
-                run_id=session.run_id,
-                candidate_id=child["id"],
-                parent_id=child["parent_id"],
-                depth=child["depth"],
-                origin=child["origin"],
-                prompt=child["prompt"],
-                author=child.get("author"),
-            )
-        )
+        announce_candidate(session, child)
     return {"children": [_refer(child, parent, runtime.context.settings) for child in children]}
 
 
@@ -125,7 +115,7 @@ async def _rewrite(
     try:
         return _keep_usable(session, request, await context.components.rewriter.rewrite(request, models=session.models))
     except ReplyError as error:
-        session.emitter.emit(Warned(run_id=session.run_id, message=f"{error}; the candidate is kept as it is"))
+        session.warn(f"{error}; the candidate is kept as it is")
         return []
 
 
@@ -136,8 +126,7 @@ def _keep_usable(session: RunSession, request: RewriteRequest, rewrites: Sequenc
         try:
             usable.append(request.guard.check(rewrite))
         except ReplyError as error:
-            message = f"a rewrite of candidate {request.candidate_id!r} is not used: {error}"
-            session.emitter.emit(Warned(run_id=session.run_id, message=message))
+            session.warn(f"a rewrite of candidate {request.candidate_id!r} is not used: {error}")
     return usable
 
 

@@ -4,17 +4,12 @@ from collections.abc import Sequence
 
 from langgraph.runtime import Runtime
 
-from drpo_graph.events.schema import Warned
 from drpo_graph.records import CandidateRef, RolloutRef
-from drpo_graph.search.announce import announce_again, report_level
+from drpo_graph.search.announce import announce_level, report_level
 from drpo_graph.search.beam import rank, score_candidate
 from drpo_graph.search.forecast import look_ahead
-from drpo_graph.search.levels import (
-    has_level,
-    prefetch_indices,
-    repeat_indices,
-)
-from drpo_graph.search.planning import plan_next
+from drpo_graph.search.levels import prefetch_indices, repeat_indices
+from drpo_graph.search.planning import has_next, plan_next
 from drpo_graph.search.reviews import keep_unvetoed
 from drpo_graph.search.session import RunContext, RunSession, session_of
 from drpo_graph.search.state import SearchState
@@ -45,7 +40,7 @@ async def score_beams(state: SearchState, runtime: Runtime[RunContext]) -> Searc
     if num_stalled and num_stalled < _MAX_STALLED and (again := await _plan_repeat(session, state, settings)):
         return {**again, "num_stalled": num_stalled, "num_asked_again": num_asked_again}
     former = await keep_unvetoed(session.archive, state["beam"]) if num_stalled else []
-    if former and _is_last_round(state, settings):
+    if former and not has_next(state, settings):
         beam = former
     else:
         beam = list(runtime.context.components.beam_policy(children, settings=settings, level=state["level"]))
@@ -80,15 +75,6 @@ def _score_children(state: SearchState, settings: Settings) -> list[CandidateRef
     return scored
 
 
-def _is_last_round(state: SearchState, settings: Settings) -> bool:
-    """Return whether neither this level nor a further one can have other queries."""
-    num_queries, num_repeats = state["num_queries"], state["num_repeats"]
-    depth = state["max_depth"]
-    return not has_level(
-        state["level"] + 1, max_depth=depth, settings=settings, num_queries=num_queries, num_repeats=num_repeats
-    )
-
-
 async def _plan_repeat(session: RunSession, state: SearchState, settings: Settings) -> SearchState | None:
     """Return what runs the level's candidates again, on the next queries, or ``None`` where there are no others."""
     level, num_queries, num_repeats = state["level"], state["num_queries"], state["num_repeats"] + 1
@@ -101,16 +87,12 @@ async def _plan_repeat(session: RunSession, state: SearchState, settings: Settin
     )
     query_ids = [order[one] for one in indices]
     reason = await describe_failure(session, [rank(state["children"])[0]["id"]], state["query_ids"])
-    session.emitter.emit(
-        Warned(
-            run_id=session.run_id,
-            message=f"level {level}: no candidate could be scored ({reason.text}); they are run on {len(indices)} "
-            "other queries",
-        )
+    session.warn(
+        f"level {level}: no candidate could be scored ({reason.text}); they are run on {len(indices)} other queries"
     )
     num_done = len(state["rollouts"])
     num_rollouts = num_done + len(state["children"]) * len(query_ids)
-    announce_again(session, state, query_ids, num_rollouts=num_rollouts, num_done=num_done)
+    announce_level(session, {**state, "query_ids": query_ids}, num_rollouts=num_rollouts, num_done=num_done)
     update: SearchState = {
         "num_repeats": num_repeats,
         "is_repeat": True,
@@ -123,10 +105,9 @@ async def _plan_repeat(session: RunSession, state: SearchState, settings: Settin
 
 def _plan_asking_again(session: RunSession, state: SearchState, num_failed: int) -> SearchState:
     """Return what runs again, on the same queries, those of the level's rollouts that are not there any more."""
-    message = f"level {state['level']}: {num_failed} answers without a score are asked for again"
-    session.emitter.emit(Warned(run_id=session.run_id, message=message))
+    session.warn(f"level {state['level']}: {num_failed} answers without a score are asked for again")
     num_rollouts = len(state["rollouts"])
-    announce_again(session, state, state["query_ids"], num_rollouts=num_rollouts, num_done=num_rollouts - num_failed)
+    announce_level(session, state, num_rollouts=num_rollouts, num_done=num_rollouts - num_failed)
     update: SearchState = {
         "is_repeat": True,
         "prefetch_ids": [],

@@ -3,7 +3,7 @@
 from langgraph.runtime import Runtime
 
 from drpo_graph.errors import ReplyError
-from drpo_graph.events.schema import MetricsSelected, Warned
+from drpo_graph.events.schema import MetricsSelected
 from drpo_graph.records import MetricSelection
 from drpo_graph.search.session import RunContext, RunSession, session_of
 from drpo_graph.search.state import MetricsTask, RolloutState
@@ -29,7 +29,7 @@ async def _select(query_id: str, session: RunSession, context: RunContext) -> No
         selection = await context.components.selector.select_metrics(query, models=session.models)
     except ReplyError as error:
         selection = MetricSelection(metrics=context.prompts.metrics[: context.settings.max_metrics])
-        session.emitter.emit(Warned(run_id=session.run_id, message=f"{error}; the first metrics of the list stand in"))
+        session.warn(f"{error}; the first metrics of the list stand in")
     await _keep(session, query_id, selection)
 
 

@@ -8,8 +8,8 @@ from pydantic import JsonValue, ValidationError
 from drpo_graph.data.order import dataset_hash, order_queries
 from drpo_graph.errors import DatasetError
 from drpo_graph.parts.rewrite_guards import check_fillable
-from drpo_graph.records import CandidateRef, Query, RejectedRewrite, digest_json
-from drpo_graph.search.announce import announce_start
+from drpo_graph.records import ROOT_ID, CandidateRef, Query, RejectedRewrite, digest_json
+from drpo_graph.search.announce import announce_candidate, announce_level, announce_run
 from drpo_graph.search.beam import hash_prompt
 from drpo_graph.search.forecast import warn_at_start
 from drpo_graph.search.hosting import check_can_pause, derive_run_id
@@ -17,6 +17,7 @@ from drpo_graph.search.levels import prefetch_indices, query_indices
 from drpo_graph.search.session import RunContext, RunSession, session_of
 from drpo_graph.search.state import BEGIN_WITH, STATE_FORMAT, SearchState
 from drpo_graph.settings.settings import Settings
+from drpo_graph.storage.archive import StoredCandidate
 
 
 async def start_run(state: SearchState, runtime: Runtime[RunContext]) -> SearchState:
@@ -37,9 +38,15 @@ async def start_run(state: SearchState, runtime: Runtime[RunContext]) -> SearchS
     root = _make_root(prompt)
     data = dataset_hash([*queries, *validation])
     session = await _open_own(runtime, data=data, prompt=prompt)
-    await _store(session, queries, validation, prompt)
+    stored: StoredCandidate = {"id": ROOT_ID, "parent_id": None, "depth": 0, "origin": "initial", "prompt": prompt}
+    await session.archive.put_all("queries", {one.id: one.model_dump(mode="json") for one in [*queries, *validation]})
+    await session.archive.put("run", "order", {"query_ids": [query.id for query in queries]})
+    await session.archive.put_candidates([stored])
     level_queries = [queries[index].id for index in query_indices(0, settings=settings, num_queries=len(queries))]
-    announce_start(session, runtime.context, prompt=prompt, num_queries=len(queries), query_ids=level_queries)
+    announce_run(session, runtime.context, prompt=prompt, num_queries=len(queries))
+    announce_candidate(session, stored)
+    level: SearchState = {"level": 0, "max_depth": settings.num_levels, "query_ids": level_queries}
+    announce_level(session, level, num_rollouts=len(level_queries))
     warn_at_start(session, runtime.context, queries, validation)
     update: SearchState = {}
     if given_rejected := state.get("rejected_rewrites"):
@@ -53,13 +60,11 @@ async def start_run(state: SearchState, runtime: Runtime[RunContext]) -> SearchS
         "run_id": session.run_id,
         "fingerprints": {**runtime.context.fingerprints(), "data": data},
         "phase": "search",
-        "level": 0,
-        "max_depth": settings.num_levels,
+        **level,
         "num_increases": 0,
         "num_stalled": 0,
         "num_repeats": 0,
         "is_repeat": False,
-        "query_ids": level_queries,
         "prefetch_ids": _ids_ahead(queries, settings),
         "selects_inline": True,
         "is_easy": False,
@@ -113,12 +118,12 @@ def _ids_ahead(queries: Sequence[Query], settings: Settings) -> list[str]:
 
 def _make_root(prompt: str) -> CandidateRef:
     return {
-        "id": "0",
+        "id": ROOT_ID,
         "parent_id": None,
         "depth": 0,
         "origin": "initial",
         "prompt_hash": hash_prompt(prompt),
-        "lineage": ["0"],
+        "lineage": [ROOT_ID],
         "query_ids": [],
         "reward": None,
         "path_sum": 0.0,
@@ -140,13 +145,3 @@ async def _open_own(runtime: Runtime[RunContext], *, data: str, prompt: str) -> 
         session = await session_of(runtime, f"{run_id}-{digest_json(start)[:8]}")
     await session.archive.put("run", "start", start)
     return session
-
-
-async def _store(session: RunSession, queries: Sequence[Query], validation: Sequence[Query], prompt: str) -> None:
-    await session.archive.put_all(
-        "queries", {query.id: query.model_dump(mode="json") for query in [*queries, *validation]}
-    )
-    await session.archive.put("run", "order", {"query_ids": [query.id for query in queries]})
-    await session.archive.put_candidates(
-        [{"id": "0", "parent_id": None, "depth": 0, "origin": "initial", "prompt": prompt}]
-    )

@@ -149,7 +149,7 @@ def test_functions_and_weights_are_part_of_the_fingerprint(monkeypatch: pytest.M
 
 def test_critic_s_model_is_needed_only_where_it_has_a_share() -> None:
     settings, prompts = Settings(), load_prompts()
-    parts = [build_components(settings, prompts, critic=MixedReward(five, weight=one)) for one in (0.5, 1)]
+    parts = [build_components(settings, prompts, Parts(critic=MixedReward(five, weight=one))) for one in (0.5, 1)]
     assert [type(one.selector).__name__ for one in parts] == ["LLMMetricSelector", "FixedMetrics"]
 
 

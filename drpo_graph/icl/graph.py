@@ -13,10 +13,8 @@ from langchain_core.language_models import BaseChatModel
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.store.base import BaseStore
-from langgraph.store.memory import InMemoryStore
 from langgraph.types import Checkpointer, Send
 
-from drpo_graph import nodes as search_nodes
 from drpo_graph.events.emitter import EventSink
 from drpo_graph.icl import nodes
 from drpo_graph.icl.state import (
@@ -28,8 +26,10 @@ from drpo_graph.icl.state import (
     ICLState,
     JudgeTask,
 )
+from drpo_graph.nodes import select_metrics
 from drpo_graph.records import Role
-from drpo_graph.search.hosting import ContextOverrides, GraphDefaults, add_step
+from drpo_graph.search.assembly import Parts
+from drpo_graph.search.hosting import ContextOverrides, Host
 from drpo_graph.settings.settings import Settings
 
 ICLGraph = CompiledStateGraph[ICLState, Any, ICLInput, ICLOutput]
@@ -55,18 +55,13 @@ def build_icl_graph(
         checkpointer: Where the graph's state is saved.
         store: Where texts and finished calls are saved.
     """
-    defaults = GraphDefaults(
-        settings=settings or Settings(),
-        models=models or {},
-        parts={"optional_roles": OPTIONAL_ROLES},
-        store=store,
-        sinks=tuple(sinks),
+    host = Host(
+        settings or Settings(), Parts(models=models), store=store, sinks=tuple(sinks), optional_roles=OPTIONAL_ROLES
     )
-    fallback_store = store or InMemoryStore()
     graph = StateGraph(ICLState, context_schema=ContextOverrides, input_schema=ICLInput, output_schema=ICLOutput)
-    add_step(graph, "start", nodes.start, ICLState, defaults, fallback_store)
-    graph.add_node("example", _build_example(defaults, fallback_store), input_schema=ExampleTask)
-    add_step(graph, "conclude", nodes.conclude, ICLState, defaults, fallback_store)
+    host.add_step(graph, nodes.start, ICLState)
+    graph.add_node("example", _build_example(host), input_schema=ExampleTask)
+    host.add_step(graph, nodes.conclude, ICLState)
     graph.add_edge(START, "start")
     graph.add_conditional_edges("start", _route_examples, ["example"])
     graph.add_edge("example", "conclude")
@@ -75,12 +70,11 @@ def build_icl_graph(
     return compiled
 
 
-def _build_example(defaults: GraphDefaults, store: BaseStore) -> CompiledStateGraph[Any, Any, Any, Any]:
+def _build_example(host: Host) -> CompiledStateGraph[Any, Any, Any, Any]:
     graph = StateGraph(ExampleState, input_schema=ExampleTask, output_schema=ExampleOutput)
-    add_step(graph, "select_metrics", search_nodes.select_metrics, ExampleState, defaults, store)
-    add_step(graph, "judge", nodes.judge, JudgeTask, defaults, store)
-    add_step(graph, "choose", nodes.choose, ExampleState, defaults, store)
-    add_step(graph, "rewrite", nodes.rewrite, ExampleState, defaults, store)
+    host.add_step(graph, nodes.judge, JudgeTask)
+    for step in (select_metrics, nodes.choose, nodes.rewrite):
+        host.add_step(graph, step, ExampleState)
     graph.add_edge(START, "select_metrics")
     graph.add_conditional_edges("select_metrics", _route_given, ["judge"])
     graph.add_edge("judge", "choose")

@@ -8,7 +8,7 @@ from pydantic import JsonValue, ValidationError
 
 from drpo_graph.calls.failed_samples import count_noted, count_samples
 from drpo_graph.errors import DatasetError, ReplyError, StateFormatError
-from drpo_graph.events.schema import ICLExampleFinished, ICLFinished, ICLStarted, RolloutScored, Warned
+from drpo_graph.events.schema import ICLExampleFinished, ICLFinished, ICLStarted, RolloutScored
 from drpo_graph.icl.state import ExampleState, ICLState, JudgedRef, JudgeTask, OutcomeRef
 from drpo_graph.models.request import ReplySchema
 from drpo_graph.parts.parsing import extract_json
@@ -187,7 +187,7 @@ async def rewrite(state: ExampleState, runtime: Runtime[RunContext]) -> ExampleS
     else:
         why = samples[0].failure.detail if samples and samples[0].failure else "no reply"
         message = f"{query_id}, iteration {iteration}: no usable rewrite ({why})"
-        session.emitter.emit(Warned(run_id=session.run_id, message=message))
+        session.warn(message)
     return {  # type: ignore[typeddict-item]  # Only changed keys.
         "iteration": iteration,
         "response_ids": list(responses),

@@ -18,7 +18,7 @@ from drpo_graph.parts.rewards import check_named_again
 from drpo_graph.records import ICLExample, ICLResult, Record, Role
 from drpo_graph.retrieval import bundled_icl_examples
 from drpo_graph.runs.work import RunOptions, RunWork, make_record, take_up
-from drpo_graph.search.assembly import build_context
+from drpo_graph.search.assembly import Parts, assemble
 from drpo_graph.search.session import RunContext, RunSession
 from drpo_graph.settings.settings import Settings
 from drpo_graph.storage.archive import Archive
@@ -71,7 +71,7 @@ async def optimize_icl(
     chosen = bundled_icl_examples() if examples is None else tuple(examples)
     read_examples([one.model_dump() for one in chosen])
     given = ICLRunInput(examples=chosen, num_iters=num_iters, num_samples=num_samples)
-    context = _build_context(settings, options, models=models, accepts_changes=False)
+    context = _assemble(settings, options, models, accepts_changes=False)
     async with find_storage(options.checkpoint).open_run(thread_id) as checkpoint:
         if await RunRegistry(checkpoint.store).has(thread_id):
             raise RunExistsError(f"Run {thread_id!r} exists already. `drpo resume {thread_id}` continues it.")
@@ -104,7 +104,7 @@ async def resume_icl(
         check_named_again(record.settings, changes or {})
         chosen, options, record = take_up(record, options, changes)
         given = ICLRunInput.model_validate(await Archive(checkpoint.store, thread_id).get("run", "input"))
-        context = _build_context(chosen, options, models=models, accepts_changes=accepts_changes)
+        context = _assemble(chosen, options, models, accepts_changes=accepts_changes)
         context = replace(context, store=checkpoint.store)
         return await _ICLWork(record, context, checkpoint, options, given).carry_out()
 
@@ -152,18 +152,14 @@ class _ICLWork(RunWork[ICLResult]):
         write_examples(folder, result)
 
 
-def _build_context(
-    settings: Settings,
-    options: RunOptions,
-    *,
-    models: Mapping[Role, BaseChatModel] | None,
-    accepts_changes: bool,
+def _assemble(
+    settings: Settings, options: RunOptions, models: Mapping[Role, BaseChatModel] | None, *, accepts_changes: bool
 ) -> RunContext:
-    context = build_context(
+    return assemble(
         settings,
-        models=models,
+        Parts(models=models),
         sinks=options.sinks,
         accepts_changes=accepts_changes,
         optional_roles=OPTIONAL_ROLES,
+        has_ended=options.has_ended,
     )
-    return replace(context, has_ended=options.has_ended)

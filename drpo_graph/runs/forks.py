@@ -13,7 +13,7 @@ from drpo_graph.parts.rewards import check_named_again
 from drpo_graph.records import RunResult
 from drpo_graph.runs.runner import resume
 from drpo_graph.runs.work import RunOptions, make_record
-from drpo_graph.search.assembly import Parts, build_context
+from drpo_graph.search.assembly import Parts, assemble
 from drpo_graph.search.state import STATE_FORMAT, SearchState
 from drpo_graph.settings.layers import build_settings, merge_settings
 from drpo_graph.settings.settings import Settings
@@ -105,16 +105,7 @@ async def create_fork(
             raise UsageError(f"Run {thread_id!r} optimises ICL examples: only a search has levels to fork it at.")
         check_named_again(former.settings, changes)
         settings = change_settings(former.settings, changes)
-        context = build_context(
-            settings,
-            models=parts.models,
-            selector=parts.selector,
-            critic=parts.critic,
-            rewriter=parts.rewriter,
-            beam_policy=parts.beam_policy,
-            example_retriever=parts.example_retriever,
-            responder=parts.responder,
-        )
+        context = assemble(settings, parts)
         graph = build_graph(settings, checkpointer=checkpoint.saver)
         state = await find_level(graph, thread_id, level)
         record = _make_record(former, new_id, level=level, settings=settings, options=options)

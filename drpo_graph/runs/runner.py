@@ -26,7 +26,7 @@ from drpo_graph.runs.warm_start import start_from
 from drpo_graph.runs.work import RunOptions as RunOptions
 from drpo_graph.runs.work import RunWork, make_record, take_up
 from drpo_graph.search.announce import announce_resume
-from drpo_graph.search.assembly import Parts, build_context
+from drpo_graph.search.assembly import Parts, assemble
 from drpo_graph.search.session import RunContext, RunSession
 from drpo_graph.search.state import SearchState
 from drpo_graph.settings.settings import Settings
@@ -78,7 +78,7 @@ async def optimize(
     filled = [_as_query(one) for one in (*training, *validation)] if parts.responder is None else []
     check_fillable(settings, settings.initial_prompt, filled)
     # Models and templates are checked before anything is created: a typo leaves nothing behind.
-    context = _build_context(settings, options, parts, accepts_changes=False)
+    context = _assemble(settings, options, parts, accepts_changes=False)
     async with find_storage(options.checkpoint).open_run(thread_id) as checkpoint:
         registry = RunRegistry(checkpoint.store)
         if await registry.has(thread_id):
@@ -128,7 +128,7 @@ async def resume(
         given = RunInput.model_validate(stored)
         if queries is not None and not accepts_changes:
             _check_data(given, queries, chosen)
-        context = _build_context(chosen, options, parts, accepts_changes=accepts_changes)
+        context = _assemble(chosen, options, parts, accepts_changes=accepts_changes)
         context = replace(context, store=checkpoint.store)
         return await _Search(record, context, checkpoint, options, given, retries_failed=retries_failed).carry_out()
 
@@ -169,20 +169,8 @@ class _Search(RunWork[RunResult]):
         await tell_standing(error, values, archive, limits=self._context.settings, folder=folder)
 
 
-def _build_context(settings: Settings, options: RunOptions, parts: Parts, *, accepts_changes: bool) -> RunContext:
-    context = build_context(
-        settings,
-        models=parts.models,
-        sinks=options.sinks,
-        accepts_changes=accepts_changes,
-        selector=parts.selector,
-        critic=parts.critic,
-        rewriter=parts.rewriter,
-        beam_policy=parts.beam_policy,
-        example_retriever=parts.example_retriever,
-        responder=parts.responder,
-    )
-    return replace(context, has_ended=options.has_ended)
+def _assemble(settings: Settings, options: RunOptions, parts: Parts, *, accepts_changes: bool) -> RunContext:
+    return assemble(settings, parts, sinks=options.sinks, accepts_changes=accepts_changes, has_ended=options.has_ended)
 
 
 def _as_input(queries: Sequence[str | Query]) -> list[JsonValue]:

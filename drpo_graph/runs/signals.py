@@ -6,7 +6,6 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from drpo_graph.events.schema import Warned
 from drpo_graph.search.session import RunContext
 
 logger = logging.getLogger(__name__)
@@ -30,7 +29,7 @@ def handle_signals(context: RunContext, *, enabled: bool) -> Iterator[None]:
         for session in context.open_sessions():
             message = f"stopping: {session.ledger.num_in_flight} calls finish first; Ctrl-C again stops at once"
             try:
-                session.emitter.emit(Warned(run_id=session.run_id, message=message))
+                session.warn(message)
             except Exception:  # A caller's sink may raise anything.
                 logger.exception("A sink failed.")
 

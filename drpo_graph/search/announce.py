@@ -1,6 +1,6 @@
-"""What the search tells: each of its events is made here, but for those of one node alone."""
+"""What the search tells of a run, its candidates, levels and rollouts: each event is made here."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 from drpo_graph.events.schema import (
     BeamEntry,
@@ -10,56 +10,24 @@ from drpo_graph.events.schema import (
     Remaining,
     RolloutScored,
     RunStarted,
+    ValidationStarted,
 )
 from drpo_graph.records import ROOT_ID, CandidateRef, Rollout
 from drpo_graph.search.forecast import warn_at_resume
 from drpo_graph.search.session import RunContext, RunSession
 from drpo_graph.search.state import SearchState
-from drpo_graph.settings.settings import Settings
+from drpo_graph.storage.archive import StoredCandidate
 
 
-async def announce_resume(session: RunSession, context: RunContext, state: SearchState) -> None:
-    """Tell that a run goes on: with what, and with how much of its level done."""
-    settings = context.settings
-    session.emitter.emit(
-        RunStarted(
-            run_id=session.run_id,
-            is_resumed=True,
-            num_queries=state["num_queries"],
-            num_levels=settings.num_levels,
-            beam_size=settings.beam_size,
-            n_actions=settings.n_actions,
-            queries_per_level=settings.queries_per_level,
-            models={role: client.settings.model for role, client in context.clients.items()},
-            initial_prompt=await session.archive.prompt_of(ROOT_ID),
-        )
-    )
-    level = state["level"]
-    prefix = f"{level}." if level else f"{ROOT_ID}/"
-    done = [key for key in await session.archive.get_all("rollouts") if key.startswith(prefix)]
-    per_parent = settings.n_actions + settings.keep_parents
-    expected = len(state["query_ids"]) * (max(1, len(state["beam"])) * per_parent if level else 1)
-    session.emitter.emit(
-        LevelStarted(
-            run_id=session.run_id,
-            level=level,
-            max_depth=state["max_depth"],
-            query_ids=tuple(state["query_ids"]),
-            num_rollouts=max(expected, len(done)),
-            num_done=len(done),
-        )
-    )
-    await warn_at_resume(session, context, state)
-
-
-def announce_start(
-    session: RunSession, context: RunContext, *, prompt: str, num_queries: int, query_ids: Sequence[str]
+def announce_run(
+    session: RunSession, context: RunContext, *, prompt: str, num_queries: int, is_resumed: bool = False
 ) -> None:
+    """Tell that a run begins, or goes on, and with what."""
     settings = context.settings
     session.emitter.emit(
         RunStarted(
             run_id=session.run_id,
-            is_resumed=False,
+            is_resumed=is_resumed,
             num_queries=num_queries,
             num_levels=settings.num_levels,
             beam_size=settings.beam_size,
@@ -69,31 +37,31 @@ def announce_start(
             initial_prompt=prompt,
         )
     )
+
+
+def announce_candidate(session: RunSession, candidate: StoredCandidate) -> None:
+    """Tell that a candidate was made."""
     session.emitter.emit(
         CandidateCreated(
-            run_id=session.run_id, candidate_id="0", parent_id=None, depth=0, origin="initial", prompt=prompt
-        )
-    )
-    session.emitter.emit(
-        LevelStarted(
             run_id=session.run_id,
-            level=0,
-            max_depth=settings.num_levels,
-            query_ids=tuple(query_ids),
-            num_rollouts=len(query_ids),
+            candidate_id=candidate["id"],
+            parent_id=candidate["parent_id"],
+            depth=candidate["depth"],
+            origin=candidate["origin"],
+            prompt=candidate["prompt"],
+            author=candidate.get("author"),
         )
     )
 
 
-def announce_again(
-    session: RunSession, state: SearchState, query_ids: Sequence[str], *, num_rollouts: int, num_done: int
-) -> None:
+def announce_level(session: RunSession, state: SearchState, *, num_rollouts: int, num_done: int = 0) -> None:
+    """Tell that the state's level is in work, and how much of it there is to do."""
     session.emitter.emit(
         LevelStarted(
             run_id=session.run_id,
             level=state["level"],
             max_depth=state["max_depth"],
-            query_ids=tuple(query_ids),
+            query_ids=tuple(state["query_ids"]),
             num_rollouts=num_rollouts,
             num_done=num_done,
         )
@@ -108,6 +76,7 @@ def report_level(
     *,
     remaining: Remaining,
 ) -> None:
+    """Tell how a level came out, what the run has used, and what is left to do."""
     session.emitter.emit(
         LevelFinished(
             run_id=session.run_id,
@@ -115,10 +84,7 @@ def report_level(
             max_depth=state["max_depth"],
             beam=tuple(
                 BeamEntry(
-                    candidate_id=one["id"],
-                    reward=one["reward"],
-                    path_reward=one["path_reward"],
-                    origin=one["origin"],
+                    candidate_id=one["id"], reward=one["reward"], path_reward=one["path_reward"], origin=one["origin"]
                 )
                 for one in beam
             ),
@@ -133,6 +99,7 @@ def report_level(
 
 
 def report_rollout(session: RunSession, rollout: Rollout, level: int) -> None:
+    """Tell how a response was scored, or why it was not."""
     session.emitter.emit(
         RolloutScored(
             run_id=session.run_id,
@@ -146,26 +113,21 @@ def report_rollout(session: RunSession, rollout: Rollout, level: int) -> None:
     )
 
 
-def announce_level(
-    session: RunSession,
-    update: SearchState,
-    easy_ids: Collection[str],
-    *,
-    settings: Settings,
-    edited: Collection[str],
-    vetoed: Collection[str],
-) -> None:
-    num_children = len(edited)
-    for one in update["beam"]:
-        if one["id"] not in vetoed:
-            is_kept = one["reward"] is None or one["id"] in easy_ids
-            num_children += 1 if is_kept else settings.n_actions + settings.keep_parents
+def announce_validation(session: RunSession, candidate_ids: Sequence[str], *, num_rollouts: int) -> None:
+    """Tell that contenders are compared on held-out queries."""
     session.emitter.emit(
-        LevelStarted(
-            run_id=session.run_id,
-            level=update["level"],
-            max_depth=update["max_depth"],
-            query_ids=tuple(update["query_ids"]),
-            num_rollouts=num_children * len(update["query_ids"]),
-        )
+        ValidationStarted(run_id=session.run_id, candidate_ids=tuple(candidate_ids), num_rollouts=num_rollouts)
     )
+
+
+async def announce_resume(session: RunSession, context: RunContext, state: SearchState) -> None:
+    """Tell that a run goes on: with what, and with how much of its level done."""
+    prompt = await session.archive.prompt_of(ROOT_ID)
+    announce_run(session, context, prompt=prompt, num_queries=state["num_queries"], is_resumed=True)
+    level, settings = state["level"], context.settings
+    prefix = f"{level}." if level else f"{ROOT_ID}/"
+    num_done = sum(key.startswith(prefix) for key in await session.archive.get_all("rollouts"))
+    per_parent = settings.n_actions + settings.keep_parents
+    expected = len(state["query_ids"]) * (max(1, len(state["beam"])) * per_parent if level else 1)
+    announce_level(session, state, num_rollouts=max(expected, num_done), num_done=num_done)
+    await warn_at_resume(session, context, state)

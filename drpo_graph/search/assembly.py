@@ -1,15 +1,16 @@
 """From settings and parts to a run's live objects."""
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import cast
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import TypedDict, Unpack, cast
 
 from langchain_core.language_models import BaseChatModel
 from langgraph.store.base import BaseStore
 
 from drpo_graph.events.emitter import EventSink
 from drpo_graph.models.clients import build_clients
+from drpo_graph.models.outages import never_ends
 from drpo_graph.parts.defaults import (
     REWARD_METRIC,
     CachedMetrics,
@@ -45,7 +46,7 @@ from drpo_graph.settings.settings import Settings
 class Parts:
     """Replacements for models and components, by role and by protocol."""
 
-    models: Mapping[Role, BaseChatModel] = field(default_factory=dict)
+    models: Mapping[Role, BaseChatModel] | None = None
     selector: MetricSelector | None = None
     critic: CriticPart | None = None
     rewriter: Rewriter | None = None
@@ -55,17 +56,19 @@ class Parts:
     """An app in the base model's place."""
 
 
-def build_components(
-    settings: Settings,
-    prompts: PromptLibrary,
-    *,
-    selector: MetricSelector | None = None,
-    critic: CriticPart | None = None,
-    rewriter: Rewriter | None = None,
-    beam_policy: BeamPolicy | None = None,
-    example_retriever: ExampleRetriever | None = None,
-    responder: PromptResponder | None = None,
-) -> Components:
+class GivenParts(TypedDict, total=False):
+    """The same as keywords."""
+
+    models: Mapping[Role, BaseChatModel] | None
+    selector: MetricSelector | None
+    critic: CriticPart | None
+    rewriter: Rewriter | None
+    beam_policy: BeamPolicy | None
+    example_retriever: ExampleRetriever | None
+    responder: PromptResponder | None
+
+
+def build_components(settings: Settings, prompts: PromptLibrary, parts: Parts) -> Components:
     """Return the given parts, and our defaults in place of the missing ones.
 
     With a reward function for a critic there is nothing to select metrics for, so by default none are. A given
@@ -74,6 +77,7 @@ def build_components(
     Raises:
         UsageError: the metrics cache, the ICL examples or the embeddings of the settings cannot be used.
     """
+    critic, example_retriever = parts.critic, parts.example_retriever
     default_selector: MetricSelector = (
         FixedMetrics((REWARD_METRIC,)) if replaces_critic(critic) else LLMMetricSelector(prompts, settings)
     )
@@ -88,16 +92,16 @@ def build_components(
     if example_retriever is None and (found := open_retriever(settings)) is not None:
         example_retriever = found
         data_digest += digest_examples(found.examples)
-    for part in (critic, responder):
+    for part in (critic, parts.responder):
         if isinstance(identity := getattr(part, "identity", None), str):
             data_digest = hashlib.sha256(f"{data_digest}\0{name_of(part)}\0{identity}".encode()).hexdigest()
     return Components(
-        selector=selector or default_selector,
+        selector=parts.selector or default_selector,
         critic=default_critic if critic is None else as_critic(critic, timeout_s=settings.timeout_s),
-        rewriter=rewriter or LLMRewriter(prompts, settings),
-        beam_policy=beam_policy or prune_beam,
+        rewriter=parts.rewriter or LLMRewriter(prompts, settings),
+        beam_policy=parts.beam_policy or prune_beam,
         example_retriever=example_retriever,
-        responder=responder,
+        responder=parts.responder,
         data_digest=data_digest,
     )
 
@@ -107,20 +111,15 @@ def as_critic(critic: Critic | RewardFunction, *, timeout_s: float) -> Critic:
     return cast(Critic, critic) if hasattr(critic, "critique") else RewardCritic(critic, timeout_s)
 
 
-def build_context(
+def assemble(
     settings: Settings,
+    parts: Parts,
     *,
-    models: Mapping[Role, BaseChatModel] | None = None,
     store: BaseStore | None = None,
     sinks: tuple[EventSink, ...] = (),
     accepts_changes: bool = False,
-    selector: MetricSelector | None = None,
-    critic: CriticPart | None = None,
-    rewriter: Rewriter | None = None,
-    beam_policy: BeamPolicy | None = None,
-    example_retriever: ExampleRetriever | None = None,
-    responder: PromptResponder | None = None,
     optional_roles: frozenset[Role] = frozenset(),
+    has_ended: Callable[[str], bool] = never_ends,
 ) -> RunContext:
     """Return the live objects of a run; ``optional_roles`` need no model.
 
@@ -130,19 +129,9 @@ def build_context(
         UsageError: money is capped and a model has no price; the ICL examples or their embeddings cannot be used.
     """
     prompts = load_prompts(settings.templates, has_placeholders=settings.placeholders != "none")
-    critic = choose_critic(settings, critic)
-    components = build_components(
-        settings,
-        prompts,
-        selector=selector,
-        critic=critic,
-        rewriter=rewriter,
-        beam_policy=beam_policy,
-        example_retriever=example_retriever,
-        responder=responder,
-    )
-    unneeded = _optional_roles(selector, critic, rewriter, responder=responder)
-    clients = build_clients(settings, models, optional=optional_roles | unneeded)
+    parts = replace(parts, critic=choose_critic(settings, parts.critic))
+    components = build_components(settings, prompts, parts)
+    clients = build_clients(settings, parts.models, optional=optional_roles | _roles_replaced_by(parts))
     check_prices(settings, {role: client.settings.model for role, client in clients.items()})
     return RunContext(
         settings=settings,
@@ -152,21 +141,33 @@ def build_context(
         store=store,
         sinks=sinks,
         accepts_changes=accepts_changes,
+        has_ended=has_ended,
     )
 
 
-def _optional_roles(
-    selector: MetricSelector | None,
-    critic: CriticPart | None,
-    rewriter: Rewriter | None,
+def build_context(
+    settings: Settings,
     *,
-    responder: PromptResponder | None,
-) -> frozenset[Role]:
+    store: BaseStore | None = None,
+    sinks: tuple[EventSink, ...] = (),
+    accepts_changes: bool = False,
+    optional_roles: frozenset[Role] = frozenset(),
+    **parts: Unpack[GivenParts],
+) -> RunContext:
+    """Return the live objects of a run, with parts given by the names that :class:`Parts` has: see :func:`assemble`."""
+    given = Parts(**parts)
+    return assemble(
+        settings, given, store=store, sinks=sinks, accepts_changes=accepts_changes, optional_roles=optional_roles
+    )
+
+
+def _roles_replaced_by(parts: Parts) -> frozenset[Role]:
     """Return the roles that need no model, because a replacement does their work, with or without one."""
+    critic = parts.critic
     by_role: dict[Role, bool] = {
-        "base": responder is not None,
-        "metrics": selector is not None or replaces_critic(critic),
+        "base": parts.responder is not None,
+        "metrics": parts.selector is not None or replaces_critic(critic),
         "critic": critic is not None and not (isinstance(critic, MixedReward) and critic.has_critic),
-        "optimizer": rewriter is not None,
+        "optimizer": parts.rewriter is not None,
     }
-    return frozenset(role for role, is_optional in by_role.items() if is_optional)
+    return frozenset(role for role, is_replaced in by_role.items() if is_replaced)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from drpo_graph.events.schema import Remaining, Warned
+from drpo_graph.events.schema import Remaining
 from drpo_graph.records import Query
 from drpo_graph.retrieval import EmbeddingRetriever
 from drpo_graph.search.estimate import (
@@ -97,5 +97,5 @@ def _estimate_rest(session: RunSession, context: RunContext, state: SearchState,
 def _warn(session: RunSession, needed: Mapping[Cap, float | None], basis: str) -> bool:
     shortage = find_shortage(session.ledger.budget.limits, needed)
     if shortage is not None:
-        session.emitter.emit(Warned(run_id=session.run_id, message=f"{shortage} ({basis})"))
+        session.warn(f"{shortage} ({basis})")
     return shortage is not None

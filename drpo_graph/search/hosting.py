@@ -4,21 +4,21 @@ import asyncio
 import hashlib
 import secrets
 import weakref
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
-from langchain_core.language_models import BaseChatModel
 from langgraph.config import get_config
 from langgraph.errors import GraphBubbleUp
 from langgraph.graph import StateGraph
 from langgraph.runtime import Runtime
 from langgraph.store.base import BaseStore
+from langgraph.store.memory import InMemoryStore
 
 from drpo_graph.errors import RunInterruptedError, SettingsError
 from drpo_graph.events.emitter import EventSink
 from drpo_graph.records import Role, digest_json
-from drpo_graph.search.assembly import build_context
+from drpo_graph.search.assembly import Parts, assemble
 from drpo_graph.search.session import RunContext
 from drpo_graph.settings.layers import build_settings, merge_settings
 from drpo_graph.settings.settings import Settings
@@ -27,6 +27,15 @@ RECURSION_LIMIT = 10_000
 """Supersteps a search may take; LangChain passes 25 down from tools and runnables, which ends a run at level 20."""
 
 _UNNAMED_RUN = "run"
+
+
+class Step(Protocol):
+    """A node: an asynchronous function of the state and the runtime, which returns changed keys."""
+
+    __name__: str
+
+    async def __call__(self, state: Any, runtime: Runtime[RunContext], /) -> Any:
+        """Return the update."""
 
 
 @dataclass(frozen=True)
@@ -38,19 +47,41 @@ class ContextOverrides:
 
 
 @dataclass(frozen=True, slots=True)
-class GraphDefaults:
-    """What a graph falls back to when its caller hands over no context of ours."""
+class Host:
+    """What a graph falls back to when its caller hands over no context or store of ours."""
 
     settings: Settings
-    models: Mapping[Role, BaseChatModel]
-    parts: Mapping[str, Any]
-    store: BaseStore | None
-    sinks: tuple[EventSink, ...]
+    parts: Parts = field(default_factory=Parts)
+    store: BaseStore | None = None
+    sinks: tuple[EventSink, ...] = ()
+    optional_roles: frozenset[Role] = frozenset()
+    """Need no model."""
+    _fallback_store: BaseStore = field(default_factory=InMemoryStore)
     _contexts: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, RunContext]]" = field(
         default_factory=weakref.WeakKeyDictionary
     )
 
-    def context(self, given: object) -> RunContext:
+    def add_step(self, graph: StateGraph[Any, Any, Any, Any], node: Step, schema: type[Any]) -> None:
+        """Add a node, under its own name, that finds our context and a store, whoever runs the graph."""
+
+        async def run(state: Any, runtime: Runtime[Any]) -> Any:
+            store = runtime.store or self.store or self._fallback_store
+            own = runtime.override(context=self._find_context(runtime.context), store=store)
+            try:
+                return await node(state, own)
+            except GraphBubbleUp:
+                raise
+            except Exception as error:
+                # The siblings are about to be cancelled: what they have sent is paid for, and is kept before that.
+                await own.context.abandon(state.get("run_id", ""), error)
+                if isinstance(error, RunInterruptedError) and isinstance(error.__cause__, Exception):
+                    # Merely stopped by a sibling's failure, and LangGraph may see this end first: that one tells why.
+                    raise error.__cause__ from None
+                raise
+
+        graph.add_node(node.__name__, run, input_schema=schema)
+
+    def _find_context(self, given: object) -> RunContext:
         """Return the context to use: the given one if it is ours, else one of our own for this event loop."""
         if isinstance(given, RunContext):
             return given
@@ -68,34 +99,7 @@ class GraphDefaults:
             if settings.reward != self.settings.reward:
                 # A caller may be anybody who reaches LangGraph's server, and this names code to be imported.
                 raise SettingsError("reward: it can be set where the graph is built, not by a caller of it.")
-        return build_context(settings, models=self.models, store=self.store, sinks=self.sinks, **self.parts)
-
-
-def add_step(
-    graph: StateGraph[Any, Any, Any, Any],
-    name: str,
-    node: Callable[..., Awaitable[Any]],
-    schema: type[Any],
-    defaults: GraphDefaults,
-    store: BaseStore,
-) -> None:
-    """Add a node that finds our context and a store, whoever runs the graph."""
-
-    async def run(state: Any, runtime: Runtime[Any]) -> Any:
-        own = runtime.override(context=defaults.context(runtime.context), store=runtime.store or store)
-        try:
-            return await node(state, own)
-        except GraphBubbleUp:
-            raise
-        except Exception as error:
-            # The siblings are about to be cancelled: what they have sent is paid for, and is kept before that.
-            await own.context.abandon(state.get("run_id", ""), error)
-            if isinstance(error, RunInterruptedError) and isinstance(error.__cause__, Exception):
-                # Merely stopped by a sibling's failure, and LangGraph may see this end first: that one tells why.
-                raise error.__cause__ from None
-            raise
-
-    graph.add_node(name, run, input_schema=schema)
+        return assemble(settings, self.parts, store=self.store, sinks=self.sinks, optional_roles=self.optional_roles)
 
 
 def derive_run_id() -> str:

@@ -2,9 +2,8 @@
 
 from collections.abc import Sequence
 
-from drpo_graph.events.schema import ValidationStarted
 from drpo_graph.records import ROOT_ID, CandidateRef
-from drpo_graph.search.announce import announce_level
+from drpo_graph.search.announce import announce_level, announce_validation
 from drpo_graph.search.beam import hash_prompt, is_easy
 from drpo_graph.search.levels import (
     DepthPlan,
@@ -88,7 +87,12 @@ async def plan_next(
     update["selects_inline"] = settings.stop_reward is not None or lacks_metrics
     update["children"] = None  # type: ignore[typeddict-item]  # The reducer empties the list for the new level.
     update["rollouts"] = None  # type: ignore[typeddict-item]
-    announce_level(session, update, easy_ids, settings=settings, edited=edited, vetoed=vetoed)
+    num_children = len(edited)
+    for one in beam:
+        if one["id"] not in vetoed:
+            is_kept = one["reward"] is None or one["id"] in easy_ids
+            num_children += 1 if is_kept else settings.n_actions + settings.keep_parents
+    announce_level(session, update, num_rollouts=num_children * len(indices))
     return update
 
 
@@ -98,13 +102,7 @@ async def _plan_end(
     if not state["validation_ids"]:
         return {"phase": "conclude"}
     contender_ids = await _choose_contenders(session, beam, num_best=settings.beam_size)
-    session.emitter.emit(
-        ValidationStarted(
-            run_id=session.run_id,
-            candidate_ids=tuple(contender_ids),
-            num_rollouts=len(contender_ids) * len(state["validation_ids"]),
-        )
-    )
+    announce_validation(session, contender_ids, num_rollouts=len(contender_ids) * len(state["validation_ids"]))
     update: SearchState = {
         "phase": "validate",
         "contender_ids": contender_ids,

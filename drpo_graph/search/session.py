@@ -14,15 +14,15 @@ from drpo_graph.calls.channel import CallChannel
 from drpo_graph.calls.client_setup import find_capabilities, fit_client, make_learned
 from drpo_graph.calls.ledger import Ledger
 from drpo_graph.calls.roles import Models, RoleModel
-from drpo_graph.errors import FingerprintMismatchError
 from drpo_graph.events.emitter import Emitter, EventSink
+from drpo_graph.events.schema import Warned
 from drpo_graph.models.capabilities import Capabilities, CapabilityCache
 from drpo_graph.models.clients import ModelClient
 from drpo_graph.models.outages import never_ends
-from drpo_graph.parts.identity import stored_name
 from drpo_graph.parts.protocols import Components
 from drpo_graph.prompts.library import PromptLibrary
-from drpo_graph.records import Role, digest_json
+from drpo_graph.records import Role
+from drpo_graph.search.fingerprint import check_same, make_fingerprints
 from drpo_graph.settings.settings import Settings
 from drpo_graph.stop import StopSignal
 from drpo_graph.storage.archive import Archive
@@ -40,6 +40,10 @@ class RunSession:
     started_at: float
     """When this process took up the run, in seconds since the epoch."""
     _shared: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+
+    def warn(self, message: str) -> None:
+        """Tell what affects the result, or may."""
+        self.emitter.emit(Warned(run_id=self.run_id, message=message))
 
     async def share(self, name: str, work: Callable[[], Coroutine[None, None, None]]) -> None:
         """Do a piece of work once for all who ask for it at the same time."""
@@ -108,27 +112,8 @@ class RunContext:
 
     def fingerprints(self) -> dict[str, str]:
         """Return what identifies this context: settings, prompts and parts, each hashed."""
-        replaceable: list[object] = [
-            self.components.selector,
-            self.components.critic,
-            self.components.rewriter,
-            self.components.beam_policy,
-        ]
-        # Only where there is one: a run that was started before there were any is the same.
-        replaceable += [] if self.components.example_retriever is None else [self.components.example_retriever]
-        parts = [_identify(part) for part in replaceable]
-        if self.components.example_retriever is not None:
-            parts.append(f"k={self.settings.k}")
-        settings = self.settings.fingerprint_fields()
-        for role, client in self.clients.items():
-            role_fields = settings[role]
-            assert isinstance(role_fields, dict)
-            role_fields["model"] = client.settings.model
-        return {
-            "settings": digest_json(settings),
-            "prompts": self.prompts.fingerprint,
-            "components": digest_json([*parts, self.components.data_digest]),
-        }
+        models = {role: client.settings.model for role, client in self.clients.items()}
+        return make_fingerprints(self.settings, self.prompts, self.components, models=models)
 
     def check_fingerprints(self, started_with: Mapping[str, str]) -> None:
         """Do nothing when a run was started with this context's settings, prompts and parts.
@@ -136,14 +121,8 @@ class RunContext:
         Raises:
             FingerprintMismatchError: it was not, and changes are not accepted.
         """
-        own = self.fingerprints()
-        changed = tuple(name for name, value in own.items() if started_with.get(name) != value)
-        if changed and not self.accepts_changes:
-            raise FingerprintMismatchError(
-                f"This run was started with other {' and '.join(changed)}. Resume it with the same ones, start a new "
-                "run, or accept the change with --force.",
-                changed,
-            )
+        if not self.accepts_changes:
+            check_same(self.fingerprints(), started_with)
 
     async def _open(self, run_id: str, store: BaseStore) -> RunSession:
         archive = Archive(store, run_id)
@@ -184,9 +163,3 @@ class RunContext:
 async def session_of(runtime: Runtime[RunContext], run_id: str) -> RunSession:
     """Return the session of the run that a node works for."""
     return await runtime.context.session(run_id, runtime.store)
-
-
-def _identify(part: object) -> str:
-    """Return a part's name as it always was: of a function, the module is that of its type."""
-    name = getattr(part, "__qualname__", None)
-    return stored_name(type(part)) if name is None else f"{type(part).__module__}.{name}"

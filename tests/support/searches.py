@@ -15,7 +15,7 @@ from drpo_graph.models.balancer import Balancer, Replica
 from drpo_graph.models.clients import ModelClient
 from drpo_graph.models.endpoint_gate import gate_for
 from drpo_graph.records import ROLES, RunResult
-from drpo_graph.search.assembly import build_components, build_context
+from drpo_graph.search.assembly import Parts, build_components, build_context
 from drpo_graph.search.hosting import RECURSION_LIMIT
 from drpo_graph.search.session import RunContext
 from drpo_graph.settings.settings import RoleSettings, Settings
@@ -48,7 +48,7 @@ def oracle_context(
     gate = partial(gate_for, "oracle", max_concurrency=64, requests_per_second=None)
     balancer = Balancer((Replica("oracle", transport, gate),))
     clients = {role: ModelClient(role, settings.role(role), balancer) for role in ROLES}
-    components = build_components(settings, context.prompts, **parts)
+    components = build_components(settings, context.prompts, Parts(**parts))
     return replace(context, settings=settings, clients=clients, components=components)
 
 

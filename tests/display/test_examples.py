@@ -10,7 +10,7 @@ from drpo_graph.display.panel import render_panel
 from drpo_graph.display.view import RunView
 from drpo_graph.events.schema import Event, ICLExampleFinished, ICLFinished, ICLStarted, RolloutScored
 from drpo_graph.records import ICLOutcome, ICLResult, Usage
-from tests.display.hostile import HOSTILE, is_inert
+from tests.support.hostile import HOSTILE, is_inert
 
 START = 1_760_000_000.0
 MODELS = {"metrics": "openai:m", "critic": "openai:c", "optimizer": "openai:o"}

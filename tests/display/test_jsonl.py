@@ -3,8 +3,8 @@ import json
 
 from drpo_graph.display import make_display
 from drpo_graph.events.schema import Warned, parse_event
-from tests.display.hostile import HOSTILE
 from tests.display.sample_events import RUN_ID, run_stopped, sample_events
+from tests.support.hostile import HOSTILE
 
 
 class CountingStream(io.StringIO):

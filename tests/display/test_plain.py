@@ -7,8 +7,8 @@ from pathlib import Path
 
 from drpo_graph.display import make_display
 from drpo_graph.events.schema import CallFinished, EndpointBack, EndpointLost, Event, Warned
-from tests.display.hostile import HOSTILE, is_inert
 from tests.display.sample_events import COMMANDS, RUN_ID, START, rollout_scored, run_started, run_stopped, sample_events
+from tests.support.hostile import HOSTILE, is_inert
 
 LEVEL_LINE = re.compile(
     r"level \d+/\d+  best \d\.\d\d \([\d.]+\)  beam \d\.\d\d( \d\.\d\d)*  children \d+/\d+  unscored \d+  "

@@ -10,7 +10,6 @@ from drpo_graph.display.panel import render_panel
 from drpo_graph.display.view import RunView
 from drpo_graph.events.schema import BeamEntry, LevelFinished, RunStarted, Warned
 from drpo_graph.records import Usage
-from tests.display.hostile import HOSTILE, is_inert
 from tests.display.sample_events import (
     COMMANDS,
     RUN_ID,
@@ -21,6 +20,7 @@ from tests.display.sample_events import (
     run_stopped,
     sample_events,
 )
+from tests.support.hostile import HOSTILE, is_inert
 
 WIDTHS = (60, 80, 99, 100, 120, 200)
 

@@ -7,8 +7,8 @@ from rich.console import Console
 
 from drpo_graph.display import render_summary
 from drpo_graph.records import RunResult
-from tests.display.hostile import HOSTILE, is_inert
 from tests.display.sample_events import BEST_PROMPT, COMMANDS, INITIAL_PROMPT, sample_result, sample_validation
+from tests.support.hostile import HOSTILE, is_inert
 
 
 def page_of(

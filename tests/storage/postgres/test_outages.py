@@ -10,7 +10,7 @@ import pytest
 
 from drpo_graph.storage.archive import Archive
 from drpo_graph.storage.postgres import PostgresStorage, database
-from tests.postgres.test_runs import START, assert_same
+from tests.storage.postgres.test_runs import START, assert_same
 from tests.support.command import KEY, Drpo, assert_one_line, finish, finished_keys, list_runs, spawn_drpo, wait_for
 from tests.support.fake_server import FakeServer
 from tests.support.postgres import PostgresServer, query, run_postgres

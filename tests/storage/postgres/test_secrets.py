@@ -10,7 +10,7 @@ from drpo_graph.errors import UsageError
 from drpo_graph.runs.runner import RunOptions
 from drpo_graph.storage.places import find_storage
 from drpo_graph.storage.postgres.uri import Address
-from tests.postgres.test_runs import START
+from tests.storage.postgres.test_runs import START
 from tests.support.command import KEY, Drpo, assert_one_line, finish, spawn_drpo, wait_for
 from tests.support.fake_server import FakeServer
 from tests.support.postgres import PostgresServer, dump

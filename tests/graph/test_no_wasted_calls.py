@@ -6,10 +6,10 @@ from collections import Counter
 
 import pytest
 
+from tests.graph.test_equivalence import CASES, reference, run_graph
 from tests.reference_search import Found, SemanticRequest
 from tests.support.searches import SearchRun, fake_settings, run_search
 from tests.support.world import World
-from tests.test_equivalence import CASES, reference, run_graph
 
 _FENCE = re.compile(r"<((?P<label>[a-z]+)-[0-9a-f]{12})>\n(?P<text>.*?)\n</\1>", re.DOTALL)
 _REMARK = re.compile(r"^- (?P<metric>.+?): (?P<score>\d) of 5\.", re.MULTILINE)

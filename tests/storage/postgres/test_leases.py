@@ -17,8 +17,8 @@ from drpo_graph.runs.runner import RunOptions, optimize, resume
 from drpo_graph.settings.layers import build_settings
 from drpo_graph.settings.settings import Settings
 from drpo_graph.storage.postgres import PostgresStorage
-from tests.postgres.test_runs import START, assert_same
-from tests.postgres.worker import SEARCH, THREAD
+from tests.storage.postgres.test_runs import START, assert_same
+from tests.storage.postgres.worker import SEARCH, THREAD
 from tests.support.command import ROOT, Drpo, assert_one_line, finish, finished_keys, list_runs, wait_for
 from tests.support.fake_server import FakeServer
 from tests.support.postgres import dump, query
@@ -34,7 +34,7 @@ def settings() -> Settings:
 
 
 def spawn_worker(uri: str, folder: Path, *, lease_s: float = LEASE_S) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "tests.postgres.worker", uri, str(lease_s), str(folder)]
+    command = [sys.executable, "-m", "tests.storage.postgres.worker", uri, str(lease_s), str(folder)]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 

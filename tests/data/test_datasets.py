@@ -20,8 +20,8 @@ from drpo_graph.data.order import dataset_hash, order_queries
 from drpo_graph.errors import DatasetError
 from drpo_graph.records import Query
 
-REPOSITORY = Path(__file__).parents[1]
-PUBLISHED_FOLDER = Path(__file__).parents[2] / "shared/data/drpo"
+REPOSITORY = Path(__file__).parents[2]
+PUBLISHED_FOLDER = Path(__file__).parents[3] / "shared/data/drpo"
 needs_published_data = pytest.mark.skipif(
     not PUBLISHED_FOLDER.is_dir(), reason=f"the published training queries are not at {PUBLISHED_FOLDER}"
 )

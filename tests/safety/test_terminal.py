@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drpo_graph.safety.terminal import inert, inert_block, inert_json
-from tests.display.hostile import HOSTILE, is_inert
+from tests.support.hostile import HOSTILE, is_inert
 
 
 def test_escapes_controls_and_bidi_marks_go_and_the_words_stay() -> None:

@@ -18,7 +18,7 @@ from drpo_graph.events.schema import RunFinished, parse_event
 from drpo_graph.serving import find_free_port
 from tests.support.fake_server import spawn_fake_server
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 START_TIMEOUT_S = 120
 COMMAND = shutil.which("langgraph", path=str(Path(sys.executable).parent))
 

@@ -7,8 +7,7 @@ from typing import Final
 
 from drpo_graph.errors import UsageError
 from drpo_graph.records import metric_key
-from drpo_graph.registry.pickle_reader import PickledObject
-from drpo_graph.registry.safe_pickle import load_pickle_file
+from drpo_graph.registry.safe_pickle import PickledObject, load_pickle_file
 
 OUTPUT_NAMES: Final = ("output.pkl", "output.json", "output.txt")
 """What holds a prompt in a folder, the first one found."""

@@ -3,12 +3,16 @@
 import asyncio
 import json
 import sys
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple, TextIO
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, ClassVar, NamedTuple, TextIO
 
-from drpo_graph.cli import generate_options as own
+import typer
+
 from drpo_graph.cli import options as flags
 from drpo_graph.cli.inputs import read_overrides, read_prompt
+from drpo_graph.cli.option_groups import Only, OptionGroup, SettingGroup, option, takes_options
 from drpo_graph.cli.places import DEFAULT_PLACE, find_place_of, open_prompts
 from drpo_graph.display.streams import quiet
 from drpo_graph.errors import UsageError
@@ -25,26 +29,77 @@ if TYPE_CHECKING:
 _DEFAULTS: dict[str, object] = {"max_outage_s": 0, "max_retries": 3}
 """Less than a run's: somebody waits for the answer."""
 
+_QueryArgument = Annotated[
+    str | None, typer.Argument(metavar="QUERY", help="What the model is asked; '-' reads it from stdin.")
+]
+_NumICLOption = Annotated[
+    int | None,
+    typer.Option(
+        "--num-icl",
+        metavar="N",
+        help="ICL examples shown, 0 to 5; with --run as many as there, else 0, by default.",
+        rich_help_panel="ICL examples",
+    ),
+]
 
+
+@dataclass(frozen=True, kw_only=True)
+class _Model(flags.Models):
+    """The model that is asked."""
+
+    model: str | None = option(None, "MODEL", help="provider:model; with --run, that run's by default.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Prompt(OptionGroup):
+    """Where the system prompt comes from."""
+
+    panel: ClassVar[str | None] = "System prompt"
+
+    system_prompt: str | None = option(None, "TEXT", help="Prompt of your own; @FILE reads it from a file.")
+    run: str | None = option(None, "THREAD", help="The prompt that a finished run found.")
+    checkpoint: flags.CheckpointOption = DEFAULT_PLACE
+    prompt: str | None = option(
+        None, "NAME", help="The registry's prompt for the model of this name; for MODEL by default."
+    )
+    registry: Path | None = option(
+        None, "DIR", help="Folder of optimised prompts; drpo_prompts by default, if there is one."
+    )
+
+    def check(self) -> None:
+        """Do nothing when at most one prompt is named.
+
+        Raises:
+            UsageError: there are several.
+        """
+        named = {"--system-prompt": self.system_prompt, "--run": self.run, "--prompt": self.prompt}
+        given = [flag for flag, value in named.items() if value is not None]
+        if len(given) > 1:
+            raise UsageError(f"{' and '.join(given)}: a response has one system prompt. Give one of them.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Sampling(SettingGroup):
+    """How the response is sampled."""
+
+    panel: ClassVar[str | None] = "Sampling"
+
+    temperature: float | None = option(None, "X", help="0 by default.")
+    top_p: float | None = option(None, "X", help="1 by default.")
+    max_tokens: int | None = option(None, "N", help="Longest response, in tokens.")
+    stop: list[str] | None = option(None, "TEXT", help="Ends the response; may be given several times.")
+
+
+@takes_options
 def generate_command(
-    query: own.QueryArgument = None,
-    model: own.ModelOption = None,
-    base_url: flags.BaseUrlOption = None,
-    api_key_env: flags.ApiKeyEnvOption = None,
-    system_prompt: own.SystemPromptOption = None,
-    run: own.RunOption = None,
-    checkpoint: flags.CheckpointOption = DEFAULT_PLACE,
-    prompt: own.PromptOption = None,
-    registry: own.RegistryOption = None,
-    num_icl: own.NumICLOption = None,
-    icl_examples: flags.IclExamplesOption = None,
-    embeddings: flags.EmbeddingsOption = None,
-    embeddings_base_url: flags.EmbeddingsBaseUrlOption = None,
-    temperature: own.TemperatureOption = None,
-    top_p: own.TopPOption = None,
-    max_tokens: own.MaxTokensOption = None,
-    stop: own.StopOption = None,
-    overrides: flags.OverridesOption = None,
+    *,
+    query: _QueryArgument = None,
+    model: Annotated[_Model, Only("model", "base_url", "api_key_env")],
+    source: _Prompt,
+    num_icl: _NumICLOption = None,
+    likeness: Annotated[flags.Search, Only("icl_examples", "embeddings", "embeddings_base_url")],
+    sampling: _Sampling,
+    sources: Annotated[flags.Sources, Only("overrides")],
     as_json: flags.JsonOption = False,
 ) -> None:
     """Answer QUERY with a model and its optimised prompt, and print the response as it comes.
@@ -52,27 +107,24 @@ def generate_command(
     The system prompt is your own, a finished run's, or the registry's for the model; a model that the registry does not
     know gets the general alignment prompt.
     """
-    named = {"--system-prompt": system_prompt, "--run": run, "--prompt": prompt}
-    given = [flag for flag, value in named.items() if value is not None]
-    if len(given) > 1:
-        raise UsageError(f"{' and '.join(given)}: a response has one system prompt. Give one of them.")
+    source.check()
     asked = _read_query(query)
-    text = read_prompt(system_prompt) if system_prompt is not None else None
-    found = asyncio.run(_read_run(run, checkpoint)) if run is not None else None
-    place = {"model": model, "base_url": base_url or None, "api_key_env": api_key_env}
-    sampling = {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens, "stop": stop or None}
-    likeness = {"icl_examples": icl_examples, "embeddings": embeddings, "embeddings_base_url": embeddings_base_url}
+    text = read_prompt(source.system_prompt) if source.system_prompt is not None else None
+    found = asyncio.run(_read_run(source.run, source.checkpoint)) if source.run is not None else None
     settings = _read_settings(
-        {**place, **sampling}, found.settings if found else None, likeness=likeness, overrides=overrides
+        {**model.given(), **sampling.given()},
+        found.settings if found else None,
+        likeness=likeness.given(),
+        overrides=sources.overrides,
     )
-    wanted = _count_examples(num_icl, settings, given=[flag for flag, value in likeness.items() if value is not None])
-    prompts = open_prompts(registry)
-    chosen = text if text is not None else found.result if found else _find_prompt(prompts, prompt)
+    wanted = _count_examples(num_icl, settings, given=likeness.given())
+    prompts = open_prompts(source.registry)
+    chosen = text if text is not None else found.result if found else _find_prompt(prompts, source.prompt)
     aligned = _make_model(settings, chosen, registry=prompts, num_icl=wanted)
     asyncio.run(_answer(aligned, asked, as_json=as_json))
 
 
-def _count_examples(num_icl: int | None, settings: Settings, *, given: Sequence[str]) -> int:
+def _count_examples(num_icl: int | None, settings: Settings, *, given: Collection[str]) -> int:
     """Return how many ICL examples are shown: as many as is said, else as the run showed.
 
     Raises:
@@ -87,8 +139,8 @@ def _count_examples(num_icl: int | None, settings: Settings, *, given: Sequence[
         )
     wanted = num_icl if num_icl is not None else settings.k if settings.ret_icl else 0
     if given and not wanted:
-        flags = ", ".join(f"--{one.replace('_', '-')}" for one in given)
-        raise UsageError(f"{flags}: no ICL example is shown. Say how many are with --num-icl.")
+        named = ", ".join(f"--{one.replace('_', '-')}" for one in given)
+        raise UsageError(f"{named}: no ICL example is shown. Say how many are with --num-icl.")
     return wanted
 
 
@@ -115,23 +167,22 @@ def _read_settings(
     """Return the settings of the one model that is asked.
 
     Args:
-        given: Fields of its role, by name; ``None`` where the command line says nothing.
+        given: What the command line says of its role, by name.
         of_run: The settings of the run whose prompt is used: its model is asked as in the run, unless another is given.
-        likeness: Settings of the search for examples, by name; ``None`` where the command line says nothing.
+        likeness: What it says of the search for examples.
         overrides: ``NAME=VALUE`` texts.
 
     Raises:
         UsageError: a value cannot be used, or there is no model.
     """
     base: dict[str, object] = {}
-    if of_run is not None and given["model"] in (None, of_run.base.model):
-        base = of_run.base.model_dump()
-    base.update((name, value) for name, value in given.items() if value is not None)
     kept: dict[str, object] = {}
     if of_run is not None:
         kept = {name: getattr(of_run, name) for name in ("templates", *RetrievalSettings.model_fields)}
-    kept.update((name, value) for name, value in likeness.items() if value is not None)
-    settings = build_settings(merge_settings(_DEFAULTS, kept, {"base": base}, read_overrides(overrides)))
+        if given.get("model") in (None, of_run.base.model):
+            base = of_run.base.model_dump()
+    given_base = {"base": {**base, **given}}
+    settings = build_settings(merge_settings(_DEFAULTS, kept, likeness, given_base, read_overrides(overrides)))
     if not settings.base.model:
         raise UsageError("No model. Give --model, e.g. openai:gpt-4o-mini, vllm:NAME or local:smollm2.")
     return settings

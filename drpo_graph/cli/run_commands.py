@@ -4,13 +4,14 @@ import asyncio
 import json
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from pydantic import ValidationError
 
 from drpo_graph.checkpoint import find_storage
 from drpo_graph.cli import options as flags
+from drpo_graph.cli.option_groups import FLAG
 from drpo_graph.cli.places import DEFAULT_PLACE, is_default, name_place
 from drpo_graph.display import Display, inert, make_display
 from drpo_graph.display.streams import quiet
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 
 _POLL_S = 0.2
 _MAX_MESSAGE = 300
+
+_FollowOption = Annotated[
+    bool, typer.Option("--follow", "-f", metavar=FLAG, help="Wait for further events until the run ends.")
+]
 
 
 def runs_command(checkpoint: flags.CheckpointOption = DEFAULT_PLACE, as_json: flags.JsonOption = False) -> None:
@@ -71,7 +76,7 @@ def show_command(
 
 def events_command(
     thread_id: flags.RunArgument,
-    follow: flags.FollowOption = False,
+    follow: _FollowOption = False,
     checkpoint: flags.CheckpointOption = DEFAULT_PLACE,
     display: flags.DisplayOption = "jsonl",
 ) -> None:

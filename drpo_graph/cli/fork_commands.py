@@ -10,7 +10,7 @@ from drpo_graph.cli.inputs import read_changes
 from drpo_graph.cli.option_groups import Without, takes_options
 from drpo_graph.cli.places import find_place_of
 
-_LevelOption = Annotated[
+_Level = Annotated[
     int,
     typer.Option("--level", metavar="N", min=0, help="After which level to branch; 0: the initial prompt is scored."),
 ]
@@ -28,7 +28,7 @@ _Search = Annotated[
 def fork_command(
     *,
     thread_id: flags.RunArgument,
-    level: _LevelOption,
+    level: _Level,
     new_id: flags.ThreadIdOption = None,
     models: flags.Models,
     serving: flags.Serving,

@@ -4,15 +4,12 @@ import asyncio
 import json
 import sys
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, NamedTuple, TextIO
-
-import typer
+from typing import TYPE_CHECKING, Annotated, NamedTuple, TextIO
 
 from drpo_graph.cli import options as flags
 from drpo_graph.cli.inputs import read_overrides, read_prompt
-from drpo_graph.cli.option_groups import Only, OptionGroup, SettingGroup, option, takes_options
+from drpo_graph.cli.option_groups import Only, OptionGroup, SettingGroup, argument, option, takes_options
 from drpo_graph.cli.places import DEFAULT_PLACE, find_place_of, open_prompts
 from drpo_graph.display.streams import quiet
 from drpo_graph.errors import UsageError
@@ -29,32 +26,15 @@ if TYPE_CHECKING:
 _DEFAULTS: dict[str, object] = {"max_outage_s": 0, "max_retries": 3}
 """Less than a run's: somebody waits for the answer."""
 
-_QueryArgument = Annotated[
-    str | None, typer.Argument(metavar="QUERY", help="What the model is asked; '-' reads it from stdin.")
-]
-_NumICLOption = Annotated[
-    int | None,
-    typer.Option(
-        "--num-icl",
-        metavar="N",
-        help="ICL examples shown, 0 to 5; with --run as many as there, else 0, by default.",
-        rich_help_panel="ICL examples",
-    ),
-]
 
-
-@dataclass(frozen=True, kw_only=True)
 class _Model(flags.Models):
     """The model that is asked."""
 
     model: str | None = option(None, "MODEL", help="provider:model; with --run, that run's by default.")
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Prompt(OptionGroup):
+class _Prompt(OptionGroup, panel="System prompt"):
     """Where the system prompt comes from."""
-
-    panel: ClassVar[str | None] = "System prompt"
 
     system_prompt: str | None = option(None, "TEXT", help="Prompt of your own; @FILE reads it from a file.")
     run: str | None = option(None, "THREAD", help="The prompt that a finished run found.")
@@ -78,11 +58,8 @@ class _Prompt(OptionGroup):
             raise UsageError(f"{' and '.join(given)}: a response has one system prompt. Give one of them.")
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Sampling(SettingGroup):
+class _Sampling(SettingGroup, panel="Sampling"):
     """How the response is sampled."""
-
-    panel: ClassVar[str | None] = "Sampling"
 
     temperature: float | None = option(None, "X", help="0 by default.")
     top_p: float | None = option(None, "X", help="1 by default.")
@@ -93,10 +70,15 @@ class _Sampling(SettingGroup):
 @takes_options
 def generate_command(
     *,
-    query: _QueryArgument = None,
+    query: str | None = argument(None, "QUERY", help="What the model is asked; '-' reads it from stdin."),
     model: Annotated[_Model, Only("model", "base_url", "api_key_env")],
     source: _Prompt,
-    num_icl: _NumICLOption = None,
+    num_icl: int | None = option(
+        None,
+        "N",
+        help="ICL examples shown, 0 to 5; with --run as many as there, else 0, by default.",
+        panel="ICL examples",
+    ),
     likeness: Annotated[flags.Search, Only("icl_examples", "embeddings", "embeddings_base_url")],
     sampling: _Sampling,
     sources: Annotated[flags.Sources, Only("overrides")],

@@ -1,30 +1,21 @@
 """``drpo icl``."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
-
-import typer
 
 from drpo_graph.checkpoint import check_thread_id, find_storage
 from drpo_graph.cli import options as flags
 from drpo_graph.cli.estimate_page import print_estimates
 from drpo_graph.cli.inputs import read_settings
-from drpo_graph.cli.option_groups import Only, OptionGroup, Without, option, takes_options
+from drpo_graph.cli.option_groups import Only, OptionGroup, Without, argument, option, takes_options
 from drpo_graph.display import DisplayKind
 from drpo_graph.errors import DatasetError
 from drpo_graph.prompts.library import load_prompts
 from drpo_graph.records import ICLExample
 from drpo_graph.settings import Settings
 
-_ExamplesArgument = Annotated[
-    Path | None,
-    typer.Argument(metavar="EXAMPLES.json", help="JSON object of responses by query. Bundled set if absent."),
-]
 
-
-@dataclass(frozen=True, kw_only=True)
 class _Rounds(OptionGroup):
     """How much is rewritten."""
 
@@ -36,7 +27,9 @@ class _Rounds(OptionGroup):
 @takes_options
 def icl_command(
     *,
-    examples: _ExamplesArgument = None,
+    examples: Path | None = argument(
+        None, "EXAMPLES.json", help="JSON object of responses by query. Bundled set if absent."
+    ),
     rounds: _Rounds,
     models: Annotated[flags.Models, Without("base_model")],
     # What concerns the search alone has no flag here.

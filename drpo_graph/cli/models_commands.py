@@ -13,7 +13,7 @@ from pydantic import JsonValue
 from drpo_graph.capabilities import Capabilities, CapabilityCache
 from drpo_graph.cli import options as flags
 from drpo_graph.cli.inputs import read_overrides
-from drpo_graph.cli.option_groups import FLAG, Only, takes_options
+from drpo_graph.cli.option_groups import FLAG, Only, option, takes_options
 from drpo_graph.display.streams import quiet
 from drpo_graph.errors import UnusableModelError, UsageError
 from drpo_graph.records import ROLES, Role
@@ -28,12 +28,6 @@ _DEFAULTS: dict[str, object] = {"timeout_s": _TIMEOUT_S, "max_retries": 2}
 
 _ModelArgument = Annotated[
     str, typer.Argument(metavar="MODEL", help="provider:model, e.g. vllm:NAME or local:smollm2.")
-]
-_RolesOption = Annotated[
-    list[str] | None, typer.Option("--role", metavar="ROLE", help="Only this role; may be given several times.")
-]
-_NoSamplesOption = Annotated[
-    bool, typer.Option("--no-samples", metavar=FLAG, help="Only what the endpoint can do: no sample of each role.")
 ]
 
 app = typer.Typer(no_args_is_help=False)
@@ -50,9 +44,9 @@ def check_command(
     *,
     model: _ModelArgument,
     place: Annotated[flags.Models, Only("base_url", "api_key_env")],
-    roles: _RolesOption = None,
+    roles: list[str] | None = option(None, "ROLE", help="Only this role; may be given several times.", flag="--role"),
     sources: Annotated[flags.Sources, Only("overrides")],
-    no_samples: _NoSamplesOption = False,
+    no_samples: bool = option(False, FLAG, help="Only what the endpoint can do: no sample of each role."),
     as_json: flags.JsonOption = False,
 ) -> None:
     """Tell what an endpoint can do with MODEL, by a dozen small requests, and try it once in each role.

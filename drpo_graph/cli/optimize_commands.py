@@ -1,7 +1,7 @@
 """``drpo optimize`` and ``drpo resume``."""
 
-from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar
+from dataclasses import replace
+from typing import Annotated
 
 import typer
 
@@ -70,11 +70,8 @@ def optimize_command(
     execution.start(run, thread_id, frame=execution.build_frame(storage, output, serving=serving))
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Resumption(OptionGroup):
+class _Resumption(OptionGroup, panel=flags.RUN):
     """How a run goes on."""
-
-    panel: ClassVar[str | None] = flags.RUN
 
     force: bool = option(False, FLAG, help="Go on although settings, prompts or data changed.")
     retry_failed: bool = option(False, FLAG, help="Ask again for what had no usable reply.")

@@ -2,36 +2,18 @@
 
 import inspect
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, fields
-from functools import partial, wraps
-from typing import Annotated, ClassVar, TypeVar, get_args, get_origin
+from dataclasses import Field, dataclass, field, fields
+from functools import wraps
+from typing import Annotated, ClassVar, TypeVar, dataclass_transform, get_args, get_origin
 
 import typer
+from typer.models import ArgumentInfo, OptionInfo
 
 FLAG = " "
 """In place of a type: a flag takes no value."""
 
 _Value = TypeVar("_Value")
 _Result = TypeVar("_Result")
-
-
-@dataclass(frozen=True, kw_only=True)
-class OptionGroup:
-    """Options that belong together. A field is made with ``option``, or has an annotation that Typer reads."""
-
-    panel: ClassVar[str | None] = None
-    """The heading that the help shows them under."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SettingGroup(OptionGroup):
-    """Options that are settings of the same names, but for those that say otherwise."""
-
-    def given(self) -> dict[str, object]:
-        """Return the settings that the command line gives, by name."""
-        values = {one.name: getattr(self, one.name) for one in fields(self) if one.metadata.get("is_setting")}
-        # An option that may be given several times is an empty list where it is not given.
-        return {name: value for name, value in values.items() if value is not None and value != []}
 
 
 def option(
@@ -47,30 +29,69 @@ def option(
     ignores_case: bool = False,
     shows_default: bool = True,
 ) -> _Value:
-    """Return a field of a group.
+    """Return an option: a field of a group, or the default of a command's parameter.
 
     Args:
-        default: What the field is where the option is not given; the type checker takes the field for this.
+        default: What it is where it is not given; the type checker takes the whole for this.
         metavar: What the help calls the value; ``FLAG`` where there is none.
         help: What the option does.
-        flag: Its name, where that is not the field's.
+        flag: Its name, or names with a space between them, where that is not the field's or parameter's.
         panel: Its heading, where that is not the group's.
-        is_setting: Whether the field's name is a setting's, and its value belongs to ``given``.
+        is_setting: Whether it belongs to what a ``SettingGroup`` gives.
         at_least: The least number that is taken.
         at_most: The greatest.
         ignores_case: Whether a choice may be written in capitals or not.
         shows_default: Whether the help tells the default.
     """
-    make = partial(
-        typer.Option,
-        metavar=metavar,
-        help=help,
-        min=at_least,
-        max=at_most,
-        case_sensitive=not ignores_case,
-        show_default=shows_default,
-    )
-    return field(default=default, metadata={"make": make, "flag": flag, "panel": panel, "is_setting": is_setting})
+
+    def build(name: str, heading: str | None) -> OptionInfo:
+        made: OptionInfo = typer.Option(
+            *(flag or f"--{name.replace('_', '-')}").split(),
+            metavar=metavar,
+            help=help,
+            rich_help_panel=panel or heading,
+            min=at_least,
+            max=at_most,
+            case_sensitive=not ignores_case,
+            show_default=shows_default,
+        )
+        return made
+
+    return field(default=default, metadata={"build": build, "is_setting": is_setting})
+
+
+def argument(default: _Value, metavar: str, *, help: str) -> _Value:
+    """Return an argument that may be left out: the default of a command's parameter."""
+
+    def build(name: str, heading: str | None) -> ArgumentInfo:
+        made: ArgumentInfo = typer.Argument(metavar=metavar, help=help)
+        return made
+
+    return field(default=default, metadata={"build": build})
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+@dataclass(frozen=True, kw_only=True)
+class OptionGroup:
+    """Options that belong together. A field is made with ``option``, or has an annotation that Typer reads."""
+
+    panel: ClassVar[str | None] = None
+    """The heading that the help shows them under."""
+
+    def __init_subclass__(cls, panel: str | None = None) -> None:
+        if panel is not None:
+            cls.panel = panel
+        dataclass(frozen=True, kw_only=True)(cls)
+
+
+class SettingGroup(OptionGroup):
+    """Options that are settings of the same names, but for those that say otherwise."""
+
+    def given(self) -> dict[str, object]:
+        """Return the settings that the command line gives, by name."""
+        values = {one.name: getattr(self, one.name) for one in fields(self) if one.metadata.get("is_setting")}
+        # An option that may be given several times is an empty list where it is not given.
+        return {name: value for name, value in values.items() if value is not None and value != []}
 
 
 class Only:
@@ -93,22 +114,25 @@ class Without(Only):
 
 
 def takes_options(command: Callable[..., _Result]) -> Callable[..., _Result]:
-    """Return a command whose parameters are the options of its groups, as Typer wants them.
+    """Return a command whose parameters are single options, as Typer wants them.
 
     Args:
         command: A parameter that is annotated with a group, or with ``Annotated[Group, Only(...)]``, is handed the
-            group as the command line fills it. Others are as in any command.
+            group as the command line fills it; one whose default is an ``option``, what that is given. Others are as
+            Typer has them.
     """
     groups: dict[str, tuple[type[OptionGroup], list[str]]] = {}
     parameters: list[inspect.Parameter] = []
     for one in inspect.signature(command).parameters.values():
         group, choice = _find_group(one.annotation)
-        if group is None:
-            parameters.append(one.replace(kind=inspect.Parameter.KEYWORD_ONLY))
-            continue
-        options = list(_expand(group, choice))
-        groups[one.name] = group, [option.name for option in options]
-        parameters.extend(options)
+        if group is not None:
+            options = list(_expand(group, choice))
+            groups[one.name] = group, [option.name for option in options]
+            parameters.extend(options)
+        elif isinstance(one.default, Field):
+            parameters.append(_declare(one.name, one.annotation, made=one.default))
+        else:
+            parameters.append(one)
 
     @wraps(command)
     def run(**given: object) -> _Result:
@@ -134,11 +158,12 @@ def _find_group(annotation: object) -> tuple[type[OptionGroup] | None, Only]:
 def _expand(group: type[OptionGroup], choice: Only) -> Iterator[inspect.Parameter]:
     """Yield the parameter of each option that a command takes."""
     for one in fields(group):
-        if not choice.takes(one.name):
-            continue
-        annotation = one.type
-        if "make" in one.metadata:
-            flag = one.metadata["flag"] or f"--{one.name.replace('_', '-')}"
-            made = one.metadata["make"](flag, rich_help_panel=one.metadata["panel"] or group.panel)
-            annotation = Annotated[one.type, made]
-        yield inspect.Parameter(one.name, inspect.Parameter.KEYWORD_ONLY, default=one.default, annotation=annotation)
+        if choice.takes(one.name):
+            yield _declare(one.name, one.type, made=one, heading=group.panel)
+
+
+def _declare(name: str, kind: object, *, made: Field[object], heading: str | None = None) -> inspect.Parameter:
+    """Return a parameter that Typer makes an option or argument of."""
+    if "build" in made.metadata:
+        kind = Annotated[kind, made.metadata["build"](name, heading)]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=made.default, annotation=kind)

@@ -1,8 +1,7 @@
 """The options that several commands have, each declared once; ``option_groups`` tells how they are taken."""
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -14,7 +13,6 @@ from drpo_graph.prompt_rules import PlaceholderStyle
 from drpo_graph.settings import Compat, QueryPolicy, load_settings_file
 
 MODELS = "Models"
-SEARCH = "Search"
 RUN = "Run"
 
 FLAG_BY_PUBLISHED_NAME = {
@@ -56,11 +54,8 @@ DisplayOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", metavar=FLAG, help="Print JSON.")]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Models(SettingGroup):
+class Models(SettingGroup, panel=MODELS):
     """The models of the roles, and where they are served. What is for all roles comes before what is for one."""
-
-    panel: ClassVar[str | None] = MODELS
 
     model: str | None = option(None, "MODEL", help="Model of all roles, provider:model.")
     base_model: str | None = option(None, "MODEL", help="Model to align.")
@@ -73,21 +68,15 @@ class Models(SettingGroup):
     api_key_env: str | None = option(None, "NAME", help="Environment variable with the key.")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Serving(OptionGroup):
+class Serving(OptionGroup, panel=MODELS):
     """Whether the roles' model is served for the run."""
-
-    panel: ClassVar[str | None] = MODELS
 
     serve: bool = option(False, FLAG, help="Start vLLM for the roles' vllm:NAME, and stop it after the run.")
     serve_options: str | None = option(None, "TEXT", help="What `drpo serve` would be given, in quotes.")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Search(SettingGroup):
+class Search(SettingGroup, panel="Search"):
     """What a search does."""
-
-    panel: ClassVar[str | None] = SEARCH
 
     initial_prompt: str | None = option(None, "TEXT", help="Prompt to start from; @FILE reads it from a file.")
     warm_start: str | None = option(
@@ -140,11 +129,8 @@ class Search(SettingGroup):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Sources(OptionGroup):
+class Sources(OptionGroup, panel=RUN):
     """Where settings come from besides their own options."""
-
-    panel: ClassVar[str | None] = RUN
 
     config: Path | None = option(None, "FILE", help="Settings, TOML or JSON; flags win over it.")
     overrides: list[str] | None = option(
@@ -160,11 +146,8 @@ class Sources(OptionGroup):
         return load_settings_file(self.config) if self.config else {}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Output(OptionGroup):
+class Output(OptionGroup, panel=RUN):
     """Where a run is kept, written and shown."""
-
-    panel: ClassVar[str | None] = RUN
 
     checkpoint: CheckpointOption = DEFAULT_PLACE
     log_dir: Path | None = option(None, "DIR", help="Run folder; beside the file, or in drpo_runs, by default.")
@@ -176,11 +159,8 @@ class Output(OptionGroup):
     display: DisplayOption = "rich"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Pace(SettingGroup):
+class Pace(SettingGroup, panel=RUN):
     """How fast a run asks, and how long it waits."""
-
-    panel: ClassVar[str | None] = RUN
 
     max_concurrency: int | None = option(None, "N", help="Calls in flight per endpoint.")
     requests_per_second: float | None = option(None, "X", help="Rate limit per endpoint.")
@@ -189,11 +169,8 @@ class Pace(SettingGroup):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Budget(SettingGroup):
+class Budget(SettingGroup, panel="Budget"):
     """What a run may spend."""
-
-    panel: ClassVar[str | None] = "Budget"
 
     max_calls: int | None = option(None, "N", help="Model calls that the run may make.")
     max_tokens: int | None = option(None, "N", help="Tokens that it may use, in and out.")
@@ -224,11 +201,8 @@ class Budget(SettingGroup):
         return tuple(parse_price(text)[0] for text in self.prices or ())
 
 
-@dataclass(frozen=True, kw_only=True)
-class Published(SettingGroup):
+class Published(SettingGroup, panel="Flags of the published code"):
     """What the published command line takes and ours says otherwise."""
-
-    panel: ClassVar[str | None] = "Flags of the published code"
 
     data_dir: str | None = option(None, "DIR", help="A dataset folder, as an argument would be.")
     is_gpt: bool | None = option(None, FLAG, help="Chat roles, or one flat prompt.", flag="--is-gpt/--no-is-gpt")

@@ -5,16 +5,15 @@ import datetime
 import re
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Literal
 
 import typer
 from pydantic import ValidationError
 
 from drpo_graph.checkpoint import check_thread_id, find_storage
 from drpo_graph.cli import options as flags
-from drpo_graph.cli.option_groups import FLAG, OptionGroup, option, takes_options
+from drpo_graph.cli.option_groups import FLAG, OptionGroup, argument, option, takes_options
 from drpo_graph.cli.places import DEFAULT_PLACE
 from drpo_graph.cli.registry_commands import LicenceOption, keep_and_tell
 from drpo_graph.display.streams import quiet
@@ -30,17 +29,7 @@ if TYPE_CHECKING:
 _MAX_NAMES = 2000
 _SECONDS = {"h": 3600, "d": 86_400, "w": 604_800}
 
-_RunsArgument = Annotated[
-    list[str] | None, typer.Argument(metavar="THREAD...", help="Runs; all finished ones if absent.")
-]
-_SomeRunArgument = Annotated[str | None, typer.Argument(metavar="THREAD", help="The run's name; or give --all.")]
-_OutputOption = Annotated[
-    Path | None, typer.Option("--output", "-o", metavar="DIR", help="Where the files go, a folder for each run.")
-]
-_AllRunsOption = Annotated[bool, typer.Option("--all", metavar=FLAG, help="Every run of the checkpoint.")]
 
-
-@dataclass(frozen=True, kw_only=True)
 class _Pruning(OptionGroup):
     """What is taken."""
 
@@ -50,10 +39,9 @@ class _Pruning(OptionGroup):
     )
     unfinished: bool = option(False, FLAG, help="With --keep nothing: also runs that could still be resumed.")
     dry_run: bool = option(False, FLAG, help="Say what would go; change nothing.")
-    yes: Annotated[bool, typer.Option("--yes", "-y", metavar=FLAG, help="Do not ask.")] = False
+    yes: bool = option(False, FLAG, help="Do not ask.", flag="--yes -y")
 
 
-@dataclass(frozen=True, kw_only=True)
 class _Entry(OptionGroup):
     """Where a run's prompt is to be kept, and what its user says of it."""
 
@@ -77,7 +65,10 @@ class _Entry(OptionGroup):
 
 @takes_options
 def prune_command(
-    *, thread_ids: _RunsArgument = None, what: _Pruning, checkpoint: flags.CheckpointOption = DEFAULT_PLACE
+    *,
+    thread_ids: list[str] | None = argument(None, "THREAD...", help="Runs; all finished ones if absent."),
+    what: _Pruning,
+    checkpoint: flags.CheckpointOption = DEFAULT_PLACE,
 ) -> None:
     """Give space back: old checkpoints of finished runs, all but their results, or whole runs.
 
@@ -103,9 +94,9 @@ def prune_command(
 @takes_options
 def export_command(
     *,
-    thread_id: _SomeRunArgument = None,
-    output: _OutputOption = None,
-    all_runs: _AllRunsOption = False,
+    thread_id: str | None = argument(None, "THREAD", help="The run's name; or give --all."),
+    output: Path | None = option(None, "DIR", help="Where the files go, a folder for each run.", flag="--output -o"),
+    all_runs: bool = option(False, FLAG, help="Every run of the checkpoint.", flag="--all"),
     entry: _Entry,
     checkpoint: flags.CheckpointOption = DEFAULT_PLACE,
 ) -> None:

@@ -3,8 +3,7 @@
 import asyncio
 import json
 import sys
-from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import typer
 
@@ -17,19 +16,9 @@ from drpo_graph.errors import UsageError
 
 _MAX_TOLD = 60
 
-_NoResumeOption = Annotated[
-    bool,
-    typer.Option(
-        "--no-resume", metavar=FLAG, help="Only store the decision: `drpo resume` goes on by it, here or elsewhere."
-    ),
-]
 
-
-@dataclass(frozen=True, kw_only=True)
-class _Decision(OptionGroup):
+class _Decision(OptionGroup, panel="Decision"):
     """What is decided, by whom."""
-
-    panel: ClassVar[str | None] = "Decision"
 
     approve: bool = option(False, FLAG, help="Approve what is not vetoed or edited.")
     veto: list[str] | None = option(None, "ID", help="Candidate that leaves the beam; may be repeated.")
@@ -68,7 +57,9 @@ def review_command(
     *,
     thread_id: flags.RunArgument,
     decision: _Decision,
-    no_resume: _NoResumeOption = False,
+    no_resume: bool = option(
+        False, FLAG, help="Only store the decision: `drpo resume` goes on by it, here or elsewhere."
+    ),
     as_json: flags.JsonOption = False,
     search: Annotated[flags.Search, Only("reward")],
     serving: flags.Serving,

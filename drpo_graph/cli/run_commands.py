@@ -4,14 +4,14 @@ import asyncio
 import json
 import sys
 import time
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 from pydantic import ValidationError
 
 from drpo_graph.checkpoint import find_storage
 from drpo_graph.cli import options as flags
-from drpo_graph.cli.option_groups import FLAG
+from drpo_graph.cli.option_groups import FLAG, option, takes_options
 from drpo_graph.cli.places import DEFAULT_PLACE, is_default, name_place
 from drpo_graph.display import Display, inert, make_display
 from drpo_graph.display.streams import quiet
@@ -24,10 +24,6 @@ if TYPE_CHECKING:
 
 _POLL_S = 0.2
 _MAX_MESSAGE = 300
-
-_FollowOption = Annotated[
-    bool, typer.Option("--follow", "-f", metavar=FLAG, help="Wait for further events until the run ends.")
-]
 
 
 def runs_command(checkpoint: flags.CheckpointOption = DEFAULT_PLACE, as_json: flags.JsonOption = False) -> None:
@@ -74,9 +70,11 @@ def show_command(
     print_run(run, quiet(sys.stdout), place=name_place(storage))
 
 
+@takes_options
 def events_command(
+    *,
     thread_id: flags.RunArgument,
-    follow: _FollowOption = False,
+    follow: bool = option(False, FLAG, help="Wait for further events until the run ends.", flag="--follow -f"),
     checkpoint: flags.CheckpointOption = DEFAULT_PLACE,
     display: flags.DisplayOption = "jsonl",
 ) -> None:

@@ -3,16 +3,16 @@
 import os
 import shlex
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal, TextIO
+from typing import Annotated, Literal, TextIO
 
 import typer
 
 from drpo_graph.checkpoint import DEFAULT_CHECKPOINT
 from drpo_graph.cli.model_server import RunningServer, ServeRequest, run_server
-from drpo_graph.cli.option_groups import OptionGroup, option, takes_options
+from drpo_graph.cli.option_groups import OptionGroup, argument, option, takes_options
 from drpo_graph.display.streams import quiet
 from drpo_graph.errors import UsageError
 from drpo_graph.serving import DEFAULT_HOST, DEFAULT_PORT, KEY_VARIABLE, ServeOptions, borrow_key
@@ -23,17 +23,10 @@ SERVE_FOLDER = "serve"
 _LOOK_S = 0.5
 
 _ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="Name on the Hugging Face hub, or a folder.")]
-_VllmArgument = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="-- FLAGS...", help="vLLM's own flags, passed through; they win over ours."),
-]
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Model(OptionGroup):
+class _Model(OptionGroup, panel="Model"):
     """What of the model is served."""
-
-    panel: ClassVar[str | None] = "Model"
 
     served_model_name: str | None = option(None, "NAME", help="What runs call it.")
     dtype: str = option("auto", "TYPE", help="auto, float16, bfloat16 or float32.")
@@ -42,11 +35,8 @@ class _Model(OptionGroup):
     download_dir: str | None = option(None, "DIR", help="Where weights are kept.")
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Devices(OptionGroup):
+class _Devices(OptionGroup, panel="Devices"):
     """What it is served on."""
-
-    panel: ClassVar[str | None] = "Devices"
 
     num_gpus: int | None = option(None, "N", help="GPUs per node that share each layer.", at_least=1)
     cuda_visible_devices: str | None = option(None, "LIST", help="Which GPUs, e.g. 0,1.")
@@ -60,11 +50,8 @@ class _Devices(OptionGroup):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Server(OptionGroup):
+class _Server(OptionGroup, panel="Server"):
     """Where it listens, and what it wants and writes."""
-
-    panel: ClassVar[str | None] = "Server"
 
     host: str = option(DEFAULT_HOST, "ADDRESS", help="Where to listen; 0.0.0.0 for all.")
     port: int | None = option(None, "N", help=f"{DEFAULT_PORT}; for --serve a free one.")
@@ -81,7 +68,9 @@ class _Server(OptionGroup):
 def read_request(
     *,
     model: _ModelArgument,
-    vllm_arguments: _VllmArgument = None,
+    vllm_arguments: list[str] | None = argument(
+        None, "-- FLAGS...", help="vLLM's own flags, passed through; they win over ours."
+    ),
     served: _Model,
     devices: _Devices,
     server: _Server,
@@ -131,9 +120,8 @@ def parse_serve_options(model: str, text: str) -> ServeRequest:
     return request
 
 
-@wraps(read_request)
+@wraps(read_request)  # Its options and help.
 def serve_command(**given: object) -> None:
-    """Serve what is asked for; ``drpo serve`` has the options and the help of ``read_request``."""
     request = read_request(**given)
     key = borrow_key(variable=request.api_key_env, file=request.api_key_file, environment=os.environ)
     folder = DEFAULT_CHECKPOINT.parent / SERVE_FOLDER

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 import typer
 
@@ -30,11 +31,11 @@ from drpo_graph.errors import (
 from drpo_graph.events import Event, RunFinished, RunStopped
 from drpo_graph.export import ALGORITHM_FOLDER, EVENTS_FILE, LOG_FILE, PROMPT_FILE, RESULT_FILE, SEALED_EVENTS_FILE
 from drpo_graph.forking import change_settings, fork
-from drpo_graph.icl import optimize_icl, resume_icl
-from drpo_graph.records import ICLExample, ICLResult, Query, RunResult, WarmStart
+from drpo_graph.icl import resume_icl
+from drpo_graph.records import ICLResult, Query, RunResult
 from drpo_graph.redaction import redact
 from drpo_graph.run_work import RunOptions, reason_of, run_folder
-from drpo_graph.runner import new_thread_id, optimize, resume
+from drpo_graph.runner import new_thread_id, resume
 from drpo_graph.settings import Settings, build_settings, describe_changes, merge_settings
 from drpo_graph.storage import Storage
 from drpo_graph.vault import read_vault
@@ -53,14 +54,11 @@ def calm_collector() -> None:
     gc.set_threshold(20_000, 20, 20)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewRun:
-    """What a new run is given."""
+class Start(Protocol):
+    """Starts a new run: what it does is settled, but for its name and how it is carried out."""
 
-    settings: Settings
-    training: tuple[Query, ...]
-    held_out: tuple[Query, ...]
-    warm_start: WarmStart | None = None
+    def __call__(self, *, thread_id: str, options: RunOptions) -> Coroutine[None, None, RunResult | ICLResult]:
+        """Return the run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,16 +72,6 @@ class ResumedRun:
     """Models that the command line gives a price."""
     retries_failed: bool
     """Whether samples that failed are asked for again."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewICLRun:
-    """What a new run over ICL examples is given."""
-
-    settings: Settings
-    examples: tuple[ICLExample, ...]
-    num_iters: int
-    num_samples: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,47 +125,21 @@ def _build_serving(serving: Serving, storage: Storage, display: DisplayKind) -> 
     return RoleServing(serving.serve_options or "", storage.folder / SERVE_FOLDER, progress)
 
 
-def start(run: NewRun, thread_id: str | None, *, frame: Frame) -> None:
+def start(begin: Start, settings: Settings, *, thread_id: str | None, frame: Frame) -> None:
     """Start a run, under a new name unless it is given one, and show it."""
     name = thread_id or new_thread_id()
     if frame.serving is not None and thread_id is not None:
         # The run would find out itself, but only after the server's start.
         _check_is_new(frame.storage, name)
-
-    def begin(shown: RunOptions) -> Coroutine[None, None, RunResult]:
-        return optimize(
-            run.training,
-            settings=run.settings,
-            validation=run.held_out,
-            warm_start=run.warm_start,
-            thread_id=name,
-            options=shown,
-        )
-
-    _carry_out(name, begin, settings=run.settings, frame=frame, again=_resume_with(run.settings, name))
-
-
-def start_icl(run: NewICLRun, thread_id: str | None, *, frame: Frame) -> None:
-    """Start a run over ICL examples, under a new name unless it is given one, and show it."""
-    name = thread_id or new_thread_id()
-
-    def begin(shown: RunOptions) -> Coroutine[None, None, ICLResult]:
-        return optimize_icl(
-            run.examples,
-            settings=run.settings,
-            num_iters=run.num_iters,
-            num_samples=run.num_samples,
-            thread_id=name,
-            options=shown,
-        )
-
-    _carry_out(name, begin, settings=run.settings, frame=frame)
-
-
-def _resume_with(settings: Settings, thread_id: str) -> _Begin:
-    """Return what goes on with a run that this process has begun: its reward functions are named again."""
+    # What goes on with it after a decision: its reward functions are named again.
     changes = {"reward": settings.reward} if settings.reward else None
-    return lambda shown: resume(thread_id, options=shown, changes=changes)
+    _carry_out(
+        name,
+        lambda shown: begin(thread_id=name, options=shown),
+        settings=settings,
+        frame=frame,
+        again=lambda shown: resume(name, options=shown, changes=changes),
+    )
 
 
 def _check_is_new(storage: Storage, thread_id: str) -> None:
@@ -228,17 +190,15 @@ def go_on(run: ResumedRun, thread_id: str, *, frame: Frame) -> None:
 
 def branch(run: Fork, new_id: str | None, *, frame: Frame) -> None:
     """Fork a run, under a new name unless it is given one, and show it."""
-    name = new_id or new_thread_id()
     settings = change_settings(asyncio.run(find_run(frame.storage, run.parent_id)).settings, run.changes)
     check_budget(settings, run.priced)
     if new_id is not None:
-        # The fork would find out itself, but only after the server's start.
-        _check_is_new(frame.storage, name)
+        _check_is_new(frame.storage, new_id)
 
-    def begin(shown: RunOptions) -> Coroutine[None, None, RunResult]:
-        return fork(run.parent_id, level=run.level, new_id=name, changes=run.changes, options=shown)
+    def begin(*, thread_id: str, options: RunOptions) -> Coroutine[None, None, RunResult]:
+        return fork(run.parent_id, level=run.level, new_id=thread_id, changes=run.changes, options=options)
 
-    _carry_out(name, begin, settings=settings, frame=frame, again=_resume_with(settings, name))
+    start(begin, settings, thread_id=new_id, frame=frame)
 
 
 def _check_changes(settings: Settings, changes: Mapping[str, object]) -> None:
@@ -286,7 +246,7 @@ class _Screen:
             self._display.stop()
 
 
-def _carry_out(thread_id: str, begin: _Begin, *, settings: Settings, frame: Frame, again: _Begin | None = None) -> None:
+def _carry_out(thread_id: str, begin: _Begin, *, settings: Settings, frame: Frame, again: _Begin) -> None:
     """Run with a display; where the run waits for a decision and somebody is at the terminal, ask, and go on.
 
     Args:
@@ -294,7 +254,7 @@ def _carry_out(thread_id: str, begin: _Begin, *, settings: Settings, frame: Fram
         begin: Carries it out.
         settings: The run's.
         frame: How.
-        again: Goes on with it after a decision; a run that never waits for one needs none.
+        again: Goes on with it after a decision.
     """
     with serve_roles(settings, frame.serving) as has_ended:
         frame = replace(frame, options=replace(frame.options, has_ended=has_ended))
@@ -302,8 +262,7 @@ def _carry_out(thread_id: str, begin: _Begin, *, settings: Settings, frame: Fram
             try:
                 return _show(thread_id, begin, frame=frame)
             except ReviewNeededError:
-                can_ask = frame.display in ("rich", "plain") and is_terminal()
-                if again is None or not can_ask:
+                if frame.display not in ("rich", "plain") or not is_terminal():
                     raise
                 if not decide_at_terminal(find_pending(thread_id, frame.storage), frame.storage):
                     raise

@@ -5,13 +5,13 @@ import json
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple, TextIO
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 from drpo_graph.cli import options as flags
 from drpo_graph.cli.inputs import read_overrides, read_prompt
 from drpo_graph.cli.option_groups import Only, OptionGroup, SettingGroup, argument, option, takes_options
 from drpo_graph.cli.places import DEFAULT_PLACE, find_place_of, open_prompts
-from drpo_graph.display.streams import quiet
+from drpo_graph.display.streams import quiet, write_lines
 from drpo_graph.errors import UsageError
 from drpo_graph.inert import InertStream, inert_json
 from drpo_graph.parsing import clean_surrogates
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from drpo_graph.aligned import AlignedModel, GivenPrompt
     from drpo_graph.prompt_registry import PromptRegistry
     from drpo_graph.records import RunResult
+    from drpo_graph.registry import RunRecord
 
 _DEFAULTS: dict[str, object] = {"max_outage_s": 0, "max_retries": 3}
 """Less than a run's: somebody waits for the answer."""
@@ -92,16 +93,18 @@ def generate_command(
     source.check()
     asked = _read_query(query)
     text = read_prompt(source.system_prompt) if source.system_prompt is not None else None
-    found = asyncio.run(_read_run(source.run, source.checkpoint)) if source.run is not None else None
+    of_run, result = None, None
+    if source.run is not None:
+        of_run, result = asyncio.run(_read_run(source.run, source.checkpoint))
     settings = _read_settings(
         {**model.given(), **sampling.given()},
-        found.settings if found else None,
+        of_run.settings if of_run else None,
         likeness=likeness.given(),
         overrides=sources.overrides,
     )
     wanted = _count_examples(num_icl, settings, given=likeness.given())
     prompts = open_prompts(source.registry)
-    chosen = text if text is not None else found.result if found else _find_prompt(prompts, source.prompt)
+    chosen = text if text is not None else result or _find_prompt(prompts, source.prompt)
     aligned = _make_model(settings, chosen, registry=prompts, num_icl=wanted)
     asyncio.run(_answer(aligned, asked, as_json=as_json))
 
@@ -170,25 +173,12 @@ def _read_settings(
     return settings
 
 
-class _Found(NamedTuple):
-    """What a finished run leaves to inference."""
-
-    settings: Settings
-    result: "RunResult"
-
-
-async def _read_run(thread_id: str, place: str) -> _Found:
+async def _read_run(thread_id: str, place: str) -> "tuple[RunRecord, RunResult]":
+    """Return a finished run, which leaves its settings and its prompt to inference."""
     storage = find_place_of(thread_id, place)
-    from drpo_graph.cli.reading import load_run  # Loads LangGraph.
+    from drpo_graph.cli.reading import load_finished  # Loads LangGraph.
 
-    stored = await load_run(storage, thread_id)
-    if stored.record.kind != "search":
-        raise UsageError(
-            f"Run {thread_id!r} optimises ICL examples: it has no prompt. Give its out_*.json with --icl-examples."
-        )
-    if stored.result is None:
-        raise UsageError(f"Run {thread_id!r} has no result yet: it is {stored.record.status}. `drpo resume` ends it.")
-    return _Found(stored.record.settings, stored.result)
+    return await load_finished(storage, thread_id, advice="Give its out_*.json with --icl-examples.")
 
 
 def _find_prompt(registry: "PromptRegistry | None", name: str | None) -> "GivenPrompt | None":
@@ -217,14 +207,12 @@ def _make_model(
 
 
 async def _answer(aligned: "AlignedModel", query: str, *, as_json: bool) -> None:
-    stdout = quiet(sys.stdout)
     if as_json:
         message = await aligned.ainvoke(query)
         told = _describe(aligned, str(message.text), message.response_metadata, dict(message.usage_metadata or {}))
-        stdout.write(f"{inert_json(json.dumps(told, indent=2, ensure_ascii=False))}\n")
-        stdout.flush()
+        write_lines(sys.stdout, inert_json(json.dumps(told, indent=2, ensure_ascii=False)))
         return
-    await _print_stream(aligned, query, stdout)
+    await _print_stream(aligned, query, quiet(sys.stdout))
 
 
 async def _print_stream(aligned: "AlignedModel", query: str, stdout: TextIO) -> None:

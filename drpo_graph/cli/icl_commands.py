@@ -1,6 +1,7 @@
 """``drpo icl``."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -8,20 +9,12 @@ from drpo_graph.checkpoint import check_thread_id, find_storage
 from drpo_graph.cli import options as flags
 from drpo_graph.cli.estimate_page import print_estimates
 from drpo_graph.cli.inputs import read_settings
-from drpo_graph.cli.option_groups import Only, OptionGroup, Without, argument, option, takes_options
+from drpo_graph.cli.option_groups import Only, Without, argument, option, takes_options
 from drpo_graph.display import DisplayKind
 from drpo_graph.errors import DatasetError
 from drpo_graph.prompts.library import load_prompts
 from drpo_graph.records import ICLExample
 from drpo_graph.settings import Settings
-
-
-class _Rounds(OptionGroup):
-    """How much is rewritten."""
-
-    num_iters: int = option(5, "N", help="Rounds of rewriting per example, at most.", at_least=1)
-    num_samples: int = option(1, "N", help="Rewrites per round.", at_least=1)
-    num_examples: int | None = option(None, "N", help="Only the first N examples.", at_least=1)
 
 
 @takes_options
@@ -30,7 +23,9 @@ def icl_command(
     examples: Path | None = argument(
         None, "EXAMPLES.json", help="JSON object of responses by query. Bundled set if absent."
     ),
-    rounds: _Rounds,
+    num_iters: int = option(5, "N", help="Rounds of rewriting per example, at most.", at_least=1),
+    num_samples: int = option(1, "N", help="Rewrites per round.", at_least=1),
+    num_examples: int | None = option(None, "N", help="Only the first N examples.", at_least=1),
     models: Annotated[flags.Models, Without("base_model")],
     # What concerns the search alone has no flag here.
     search: Annotated[flags.Search, Only("optimizer_temperature", "seed")],
@@ -49,39 +44,32 @@ def icl_command(
     settings = read_settings(sources, models, search, pace, budget)
     from drpo_graph.retrieval import bundled_icl_examples, load_icl_examples  # Loads LangChain's vector store.
 
-    chosen = _choose(bundled_icl_examples() if examples is None else load_icl_examples(examples), rounds.num_examples)
+    chosen = _choose(bundled_icl_examples() if examples is None else load_icl_examples(examples), num_examples)
     if thread_id is not None:
         check_thread_id(thread_id)
     if budget.dry_run:
-        _print_estimate(settings, chosen, rounds=rounds, display=output.display)
+        _print_estimate(settings, chosen, num_iters=num_iters, num_samples=num_samples, display=output.display)
         return
-    from drpo_graph.cli import execution  # Loads LangGraph: wrong usage is told before that.
+    # Loads LangGraph: wrong usage is told before that.
+    from drpo_graph.cli import execution
+    from drpo_graph.icl import optimize_icl
 
-    run = execution.NewICLRun(
-        settings=settings, examples=chosen, num_iters=rounds.num_iters, num_samples=rounds.num_samples
-    )
-    execution.start_icl(run, thread_id, frame=execution.build_frame(storage, output))
+    begin = partial(optimize_icl, chosen, settings=settings, num_iters=num_iters, num_samples=num_samples)
+    execution.start(begin, settings, thread_id=thread_id, frame=execution.build_frame(storage, output))
 
 
 def _print_estimate(
-    settings: Settings, examples: Sequence[ICLExample], *, rounds: _Rounds, display: DisplayKind
+    settings: Settings, examples: Sequence[ICLExample], *, num_iters: int, num_samples: int, display: DisplayKind
 ) -> None:
     from drpo_graph.icl.estimate import estimate_icl  # Loads LangGraph, with its package.
 
     prompts = load_prompts(settings.templates)
     expected, worst = (
-        estimate_icl(
-            examples,
-            settings,
-            prompts,
-            num_iters=rounds.num_iters,
-            num_samples=rounds.num_samples,
-            is_worst=is_worst,
-        )
+        estimate_icl(examples, settings, prompts, num_iters=num_iters, num_samples=num_samples, is_worst=is_worst)
         for is_worst in (False, True)
     )
     told = (
-        f"examples {len(examples)}; {rounds.num_iters} iterations of {rounds.num_samples}",
+        f"examples {len(examples)}; {num_iters} iterations of {num_samples}",
         "The calls at most are a bound: no score is perfect, and every reply is asked for again and repaired. Failed "
         "requests are not counted.",
     )

@@ -29,15 +29,14 @@ def read_settings(sources: Sources, *groups: SettingGroup) -> Settings:
     Raises:
         UsageError: a name is unknown or a value cannot be used; it says where it stands.
     """
-    file = sources.read_file()
-    merged = _merge(file, sources, groups=groups)
+    merged = read_changes(sources, *groups)
     if isinstance(prompt := merged.get("initial_prompt"), str):
         merged["initial_prompt"] = read_prompt(prompt)
     try:
         return build_settings(merged)
     except SettingsError:
         if sources.config is not None:
-            _blame(sources.config, file)
+            _blame(sources.config, sources.file)
         raise
 
 
@@ -47,11 +46,7 @@ def read_changes(sources: Sources, *groups: SettingGroup) -> dict[str, object]:
     Raises:
         SettingsError: the file, a price or an override cannot be read.
     """
-    return _merge(sources.read_file(), sources, groups=groups)
-
-
-def _merge(file: Mapping[str, object], sources: Sources, *, groups: Sequence[SettingGroup]) -> dict[str, object]:
-    return merge_settings(file, *(group.given() for group in groups), read_overrides(sources.overrides))
+    return merge_settings(sources.file, *(group.given() for group in groups), read_overrides(sources.overrides))
 
 
 def check_budget(settings: Settings, priced: Collection[str]) -> None:

@@ -1,6 +1,7 @@
 """``drpo optimize`` and ``drpo resume``."""
 
 from dataclasses import replace
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -16,7 +17,7 @@ from drpo_graph.cli.inputs import (
     read_settings,
     read_warm_start,
 )
-from drpo_graph.cli.option_groups import FLAG, Only, OptionGroup, Without, option, takes_options
+from drpo_graph.cli.option_groups import FLAG, Only, Without, option, takes_options
 from drpo_graph.cli.places import find_place_of
 from drpo_graph.dataset import order_queries
 from drpo_graph.rewrite_guards import check_fillable
@@ -62,19 +63,15 @@ def optimize_command(
         expected = settings.model_copy(update={"initial_prompt": begun.system_prompt}) if begun else settings
         print_estimate(expected, training, held_out, display=output.display)
         return
-    from drpo_graph.cli import execution  # Loads LangGraph: wrong usage is told before that.
+    # Loads LangGraph: wrong usage is told before that.
+    from drpo_graph.cli import execution
+    from drpo_graph.runner import optimize
 
     if published.disable_tqdm and output.display == "rich":
         output = replace(output, display="plain")
-    run = execution.NewRun(settings=settings, training=training, held_out=held_out, warm_start=begun)
-    execution.start(run, thread_id, frame=execution.build_frame(storage, output, serving=serving))
-
-
-class _Resumption(OptionGroup, panel=flags.RUN):
-    """How a run goes on."""
-
-    force: bool = option(False, FLAG, help="Go on although settings, prompts or data changed.")
-    retry_failed: bool = option(False, FLAG, help="Ask again for what had no usable reply.")
+    begin = partial(optimize, training, settings=settings, validation=held_out, warm_start=begun)
+    frame = execution.build_frame(storage, output, serving=serving)
+    execution.start(begin, settings, thread_id=thread_id, frame=frame)
 
 
 @takes_options
@@ -86,7 +83,8 @@ def resume_command(
     pace: Annotated[flags.Pace, Only("max_outage_s")],
     budget: Annotated[flags.Budget, Without("dry_run")],
     search: Annotated[flags.Search, Only("reward")],
-    resumption: _Resumption,
+    force: bool = option(False, FLAG, help="Go on although settings, prompts or data changed.", panel=flags.RUN),
+    retry_failed: bool = option(False, FLAG, help="Ask again for what had no usable reply.", panel=flags.RUN),
     serving: flags.Serving,
     output: flags.Output,
 ) -> None:
@@ -103,8 +101,8 @@ def resume_command(
     run = execution.ResumedRun(
         changes=changes,
         training=training,
-        accepts_changes=resumption.force,
+        accepts_changes=force,
         priced=budget.find_priced(),
-        retries_failed=resumption.retry_failed,
+        retries_failed=retry_failed,
     )
     execution.go_on(run, thread_id, frame=execution.build_frame(storage, output, serving=serving))

@@ -100,17 +100,9 @@ class Only:
     def __init__(self, *names: str) -> None:
         self.names = names
 
-    def takes(self, name: str) -> bool:
-        """Return whether the command takes an option."""
-        return name in self.names
-
 
 class Without(Only):
     """Beside a group: the command takes all its options but these, which are as if not given."""
-
-    def takes(self, name: str) -> bool:
-        """Return whether the command takes an option."""
-        return name not in self.names
 
 
 def takes_options(command: Callable[..., _Result]) -> Callable[..., _Result]:
@@ -158,7 +150,7 @@ def _find_group(annotation: object) -> tuple[type[OptionGroup] | None, Only]:
 def _expand(group: type[OptionGroup], choice: Only) -> Iterator[inspect.Parameter]:
     """Yield the parameter of each option that a command takes."""
     for one in fields(group):
-        if choice.takes(one.name):
+        if (one.name in choice.names) != isinstance(choice, Without):
             yield _declare(one.name, one.type, made=one, heading=group.panel)
 
 

@@ -1,5 +1,6 @@
 """The options that several commands have, each declared once; ``option_groups`` tells how they are taken."""
 
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -137,8 +138,9 @@ class Sources(OptionGroup, panel=RUN):
         None, "NAME=VALUE", help="Any setting, e.g. critic.max_tokens=512; wins over flags.", flag="--set"
     )
 
-    def read_file(self) -> dict[str, object]:
-        """Return the settings in the file, none without one.
+    @cached_property
+    def file(self) -> dict[str, object]:
+        """The settings in the file, none without one. It is read once: it may be a pipe.
 
         Raises:
             SettingsError: it cannot be read or parsed.

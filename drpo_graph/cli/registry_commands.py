@@ -10,7 +10,7 @@ import typer
 from drpo_graph.cli.option_groups import argument, option, takes_options
 from drpo_graph.cli.places import DEFAULT_PROMPTS
 from drpo_graph.display import inert, inert_block
-from drpo_graph.display.streams import quiet
+from drpo_graph.display.streams import write_lines
 from drpo_graph.errors import CheckpointError, DRPOError, UsageError
 from drpo_graph.private_files import write_atomically
 from drpo_graph.prompt_registry import (
@@ -176,6 +176,4 @@ def _describe(prompt: RegisteredPrompt) -> str:
 
 def _print(text: str) -> None:
     """Print text without what a terminal would obey; a reader that has left (``| head``) is no error."""
-    stream = quiet(sys.stdout)
-    stream.write(f"{inert_block(text, max_chars=_MAX_PROMPT)}\n")
-    stream.flush()
+    write_lines(sys.stdout, inert_block(text, max_chars=_MAX_PROMPT))

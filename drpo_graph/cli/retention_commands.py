@@ -16,7 +16,7 @@ from drpo_graph.cli import options as flags
 from drpo_graph.cli.option_groups import FLAG, OptionGroup, argument, option, takes_options
 from drpo_graph.cli.places import DEFAULT_PLACE
 from drpo_graph.cli.registry_commands import LicenceOption, keep_and_tell
-from drpo_graph.display.streams import quiet
+from drpo_graph.display.streams import write_lines
 from drpo_graph.errors import CheckpointError, DRPOError, RunLockedError, StateFormatError, UsageError
 from drpo_graph.prompt_registry import PromptRegistry, RegisteredPrompt
 from drpo_graph.storage import Storage
@@ -305,22 +305,18 @@ async def _register(storage: Storage, thread_id: str, *, entry: _Entry, kept: Pr
     Raises:
         UsageError: the run has no prompt to keep, or its model has no name.
     """
-    from drpo_graph.cli.reading import load_run  # Loads LangGraph.
+    from drpo_graph.cli.reading import load_finished  # Loads LangGraph.
 
-    run = await load_run(storage, thread_id)
-    if run.record.kind == "icl":
-        raise UsageError(f"Run {thread_id!r} optimises ICL examples: it has no prompt. Name a run of drpo optimize.")
-    if run.result is None:
-        raise UsageError(f"Run {thread_id!r} has no result yet: it is {run.record.status}. `drpo resume` ends it.")
-    settings = run.record.settings
+    record, result = await load_finished(storage, thread_id, advice="Name a run of drpo optimize.")
+    settings = record.settings
     model = entry.model or settings.base.model
     if not model:
         raise UsageError(f"Run {thread_id!r} names no base model. Give the prompt's with --model.")
     prompt = RegisteredPrompt.from_result(
-        run.result,
+        result,
         model=model,
         source=storage.name,
-        date=datetime.datetime.fromtimestamp(run.record.updated_at, datetime.UTC).date(),
+        date=datetime.datetime.fromtimestamp(record.updated_at, datetime.UTC).date(),
         licence=entry.licence,
         placeholders=find_style(settings.initial_prompt, settings.placeholders),
     )
@@ -330,6 +326,4 @@ async def _register(storage: Storage, thread_id: str, *, entry: _Entry, kept: Pr
 def _say(text: str) -> None:
     from drpo_graph.display import inert
 
-    stream = quiet(sys.stdout)
-    stream.write(f"{inert(text, max_chars=2000)}\n")
-    stream.flush()
+    write_lines(sys.stdout, inert(text, max_chars=2000))

@@ -14,7 +14,7 @@ from drpo_graph.cli import options as flags
 from drpo_graph.cli.option_groups import FLAG, option, takes_options
 from drpo_graph.cli.places import DEFAULT_PLACE, is_default, name_place
 from drpo_graph.display import Display, inert, make_display
-from drpo_graph.display.streams import quiet
+from drpo_graph.display.streams import quiet, write_lines
 from drpo_graph.errors import CheckpointError
 from drpo_graph.events import ICLFinished, RunFinished, parse_event
 
@@ -30,18 +30,20 @@ def runs_command(checkpoint: flags.CheckpointOption = DEFAULT_PLACE, as_json: fl
     """List the runs of a checkpoint, the newest first."""
     storage = find_storage(checkpoint)
     if is_default(storage) and not storage.exists():
-        _print("[]" if as_json else f"No runs in {storage.name}. `drpo optimize` starts one.")
+        write_lines(sys.stdout, "[]" if as_json else f"No runs in {storage.name}. `drpo optimize` starts one.")
         return
     storage.require()
     from drpo_graph.cli.reading import list_runs  # Loads LangGraph.
 
     runs = asyncio.run(list_runs(storage))
     if as_json:
-        _print(json.dumps([run.model_dump(mode="json", exclude={"settings"}) for run in runs], indent=2))
+        write_lines(
+            sys.stdout, json.dumps([run.model_dump(mode="json", exclude={"settings"}) for run in runs], indent=2)
+        )
     elif runs:
         _print_runs(runs)
     else:
-        _print(f"No runs in {storage.name}. `drpo optimize` starts one.")
+        write_lines(sys.stdout, f"No runs in {storage.name}. `drpo optimize` starts one.")
 
 
 def show_command(
@@ -65,7 +67,7 @@ def show_command(
             "reviews": {level: one.model_dump(mode="json") for level, one in run.decisions.items()},
             "tree": [candidate.model_dump(mode="json") for candidate in run.tree],
         }
-        _print(json.dumps(content, indent=2))
+        write_lines(sys.stdout, json.dumps(content, indent=2))
         return
     print_run(run, quiet(sys.stdout), place=name_place(storage))
 
@@ -145,10 +147,3 @@ def _print_runs(runs: "list[RunRecord]") -> None:
         cells = (run.thread_id, run.status, started, *origin, run.settings.base.model, run.message)
         table.add_row(*(Text(inert(cell, max_chars=_MAX_MESSAGE)) for cell in cells))
     Console(file=quiet(sys.stdout), highlight=False).print(table)
-
-
-def _print(text: str) -> None:
-    """Print text; a reader that has left (``| head``) is no error."""
-    stream = quiet(sys.stdout)
-    stream.write(f"{text}\n")
-    stream.flush()

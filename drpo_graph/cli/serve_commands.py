@@ -6,14 +6,14 @@ import sys
 from dataclasses import asdict
 from functools import wraps
 from pathlib import Path
-from typing import Annotated, Literal, TextIO
+from typing import Annotated, Literal
 
 import typer
 
 from drpo_graph.checkpoint import DEFAULT_CHECKPOINT
 from drpo_graph.cli.model_server import RunningServer, ServeRequest, run_server
 from drpo_graph.cli.option_groups import OptionGroup, argument, option, takes_options
-from drpo_graph.display.streams import quiet
+from drpo_graph.display.streams import write_lines
 from drpo_graph.errors import UsageError
 from drpo_graph.serving import DEFAULT_HOST, DEFAULT_PORT, KEY_VARIABLE, ServeOptions, borrow_key
 
@@ -126,24 +126,24 @@ def serve_command(**given: object) -> None:
     key = borrow_key(variable=request.api_key_env, file=request.api_key_file, environment=os.environ)
     folder = DEFAULT_CHECKPOINT.parent / SERVE_FOLDER
     with run_server(request, folder=folder, progress=sys.stderr, key=key, keeps_signals=True) as running:
-        _say(sys.stdout, *_describe(running))
+        write_lines(sys.stdout, *_describe(running))
         while not running.requests.num:
             running.server.check(wait_s=_LOOK_S)
-        _say(sys.stderr, "stopping the server; Ctrl-C again kills it")
+        write_lines(sys.stderr, "stopping the server; Ctrl-C again kills it")
 
 
 def _describe(running: RunningServer) -> list[str]:
     """Return what a user needs to know of a server that answers."""
     plan, key = running.server.plan, running.key
     place = str(key.file.absolute()) if key.file is not None else f"environment variable {key.variable}"
-    lines = [
+    return [
         f"ready after {running.started_s:.0f} s: {plan.address.base_url}",
         f"model: {plan.model}",
         f"key: {place}",
         f"log: {plan.log_file}",
         f"use it: {_describe_use(running)}",
+        "Ctrl-C stops it.",
     ]
-    return [*lines, "Ctrl-C stops it."]
 
 
 def _describe_use(running: RunningServer) -> str:
@@ -154,9 +154,3 @@ def _describe_use(running: RunningServer) -> str:
     elif key.variable != KEY_VARIABLE:
         words.append(f'{KEY_VARIABLE}="${key.variable}"')
     return " ".join([*words, "drpo optimize --model", shlex.quote(f"vllm:{plan.model}")])
-
-
-def _say(stream: TextIO, *lines: str) -> None:
-    shown = quiet(stream)
-    shown.write("".join(f"{line}\n" for line in lines))
-    shown.flush()

@@ -7,13 +7,15 @@ import sys
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 import typer
 
 from drpo_graph.cli.inputs import check_budget
+from drpo_graph.cli.options import Output, Serving
 from drpo_graph.cli.places import name_place
 from drpo_graph.cli.reading import find_run, list_runs
-from drpo_graph.cli.review_loop import decide_at_terminal, find_pending, is_terminal
+from drpo_graph.cli.review_page import decide_at_terminal, find_pending, is_terminal
 from drpo_graph.cli.serve_commands import SERVE_FOLDER
 from drpo_graph.cli.served_roles import RoleServing, serve_roles
 from drpo_graph.display import RESUME_COMMAND, DisplayKind, make_display
@@ -28,11 +30,11 @@ from drpo_graph.errors import (
 from drpo_graph.events.log import EVENTS_FILE, SEALED_EVENTS_FILE
 from drpo_graph.events.schema import Event, RunFinished, RunStopped
 from drpo_graph.icl import resume_icl
-from drpo_graph.records import ICLResult, Query, RunResult, WarmStart
+from drpo_graph.records import ICLResult, Query, RunResult
 from drpo_graph.runs.files import ALGORITHM_FOLDER, PROMPT_FILE, RESULT_FILE
 from drpo_graph.runs.forks import change_settings, fork
 from drpo_graph.runs.logs import LOG_FILE
-from drpo_graph.runs.runner import optimize, resume
+from drpo_graph.runs.runner import resume
 from drpo_graph.runs.work import RunOptions, reason_of, run_folder
 from drpo_graph.safety.encryption import read_vault
 from drpo_graph.safety.redaction import redact
@@ -57,14 +59,11 @@ def calm_collector() -> None:
     gc.set_threshold(20_000, 20, 20)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewRun:
-    """What a new run is given."""
+class Start(Protocol):
+    """Starts a new run: what it does is settled, but for its name and how it is carried out."""
 
-    settings: Settings
-    training: tuple[Query, ...]
-    held_out: tuple[Query, ...]
-    warm_start: WarmStart | None = None
+    def __call__(self, *, thread_id: str, options: RunOptions) -> Coroutine[None, None, RunResult | ICLResult]:
+        """Return the run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,69 +79,72 @@ class ResumedRun:
     """Whether samples that failed are asked for again."""
 
 
-def build_options(
-    storage: Storage, log_dir: Path | None, *, disable_log: bool, log_level: str, plain_files: bool = False
-) -> RunOptions:
-    """Return how a run of the command line is carried out."""
-    return RunOptions(
-        checkpoint=storage,
-        log_dir=log_dir,
-        writes_files=not disable_log,
-        handles_signals=True,
-        log_level=log_level,
-        has_plain_files=plain_files,
-    )
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fork:
+    """What a fork is given."""
+
+    parent_id: str
+    level: int
+    changes: Mapping[str, object]
+    priced: tuple[str, ...]
+    """Models that the command line gives a price."""
 
 
-def build_serving(
-    is_wanted: bool, options: str | None, *, storage: Storage, display: DisplayKind
-) -> RoleServing | None:
-    """Return how the run's model is served, or ``None`` when it is not.
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """How a run of the command line is carried out, shown, and its model served."""
+
+    options: RunOptions
+    display: DisplayKind
+    serving: RoleServing | None
+
+    @property
+    def storage(self) -> Storage:
+        """What keeps the run."""
+        return find_storage(self.options.checkpoint)
+
+
+def build_frame(storage: Storage, output: Output, *, serving: Serving | None = None) -> Frame:
+    """Return how a run is carried out, as the options say.
 
     Raises:
         UsageError: there are options for a server that is not wanted.
     """
-    if not is_wanted:
-        if options is not None:
+    options = RunOptions(
+        checkpoint=storage,
+        log_dir=output.log_dir,
+        writes_files=not output.disable_log,
+        handles_signals=True,
+        log_level=output.logging_level,
+        has_plain_files=output.plain_files,
+    )
+    return Frame(options, output.display, _build_serving(serving, storage, output.display) if serving else None)
+
+
+def _build_serving(serving: Serving, storage: Storage, display: DisplayKind) -> RoleServing | None:
+    if not serving.serve:
+        if serving.serve_options is not None:
             raise UsageError("--serve-options is for the server that --serve starts: give both.")
         return None
     progress = None if display == "none" else sys.stderr
-    return RoleServing(options or "", storage.folder / SERVE_FOLDER, progress)
+    return RoleServing(serving.serve_options or "", storage.folder / SERVE_FOLDER, progress)
 
 
-def start(
-    run: NewRun,
-    thread_id: str | None,
-    *,
-    options: RunOptions,
-    display: DisplayKind,
-    serving: RoleServing | None = None,
-) -> None:
+def start(begin: Start, settings: Settings, *, thread_id: str | None, frame: Frame) -> None:
     """Start a run, under a new name unless it is given one, and show it."""
     name = thread_id or new_thread_id()
-    if serving is not None and thread_id is not None:
+    if frame.serving is not None and thread_id is not None:
         # The run would find out itself, but only after the server's start.
-        _check_is_new(find_storage(options.checkpoint), name)
-
-    def begin(shown: RunOptions) -> Coroutine[None, None, RunResult]:
-        return optimize(
-            run.training,
-            settings=run.settings,
-            validation=run.held_out,
-            warm_start=run.warm_start,
-            thread_id=name,
-            options=shown,
-        )
-
-    with serve_roles(run.settings, serving) as has_ended:
-        options = replace(options, has_ended=has_ended)
-        carry_out(name, begin, again=_resume_with(run.settings, name), options=options, kind=display, serving=serving)
-
-
-def _resume_with(settings: Settings, thread_id: str) -> _Begin:
-    """Return what goes on with a run that this process has begun: its reward functions are named again."""
+        _check_is_new(frame.storage, name)
+    # What goes on with it after a decision: its reward functions are named again.
     changes = {"reward": settings.reward} if settings.reward else None
-    return lambda shown: resume(thread_id, options=shown, changes=changes)
+    _carry_out(
+        name,
+        lambda shown: begin(thread_id=name, options=shown),
+        settings=settings,
+        frame=frame,
+        again=lambda shown: resume(name, options=shown, changes=changes),
+    )
 
 
 def _check_is_new(storage: Storage, thread_id: str) -> None:
@@ -160,22 +162,13 @@ def _check_is_new(storage: Storage, thread_id: str) -> None:
         raise RunExistsError(f"Run {thread_id!r} exists already. `drpo resume {thread_id}` continues it.")
 
 
-def go_on(
-    run: ResumedRun,
-    thread_id: str,
-    *,
-    options: RunOptions,
-    display: DisplayKind,
-    serving: RoleServing | None = None,
-) -> None:
+def go_on(run: ResumedRun, thread_id: str, *, frame: Frame) -> None:
     """Resume a run and show it; a finished one shows its result again."""
-    record = asyncio.run(find_run(find_storage(options.checkpoint), thread_id))
-    if options.log_dir is None and record.log_dir is not None:
-        options = replace(options, log_dir=Path(record.log_dir))
-
+    record = asyncio.run(find_run(frame.storage, thread_id))
+    if frame.options.log_dir is None and record.log_dir is not None:
+        frame = replace(frame, options=replace(frame.options, log_dir=Path(record.log_dir)))
     if not run.accepts_changes:
         _check_changes(record.settings, run.changes)
-
     is_icl = record.kind == "icl"
     if is_icl and (run.training is not None or run.retries_failed):
         raise UsageError(f"Run {thread_id!r} optimises ICL examples: it takes neither DATA nor --retry-failed.")
@@ -192,41 +185,25 @@ def go_on(
             retries_failed=run.retries_failed,
         )
 
-    # A finished run only shows what it found: nothing is asked.
-    serving = None if record.status == "done" else serving
+    if record.status == "done":
+        # A finished run only shows what it found: nothing is asked.
+        frame = replace(frame, serving=None)
     settings = build_settings(merge_settings(record.settings.model_dump(), run.changes))
     check_budget(settings, run.priced)
-    with serve_roles(settings, serving) as has_ended:
-        options = replace(options, has_ended=has_ended)
-        carry_out(thread_id, begin, again=begin, options=options, kind=display, serving=serving)
+    _carry_out(thread_id, begin, settings=settings, frame=frame, again=begin)
 
 
-def branch(
-    thread_id: str,
-    new_id: str | None,
-    *,
-    level: int,
-    changes: Mapping[str, object],
-    priced: tuple[str, ...],
-    options: RunOptions,
-    display: DisplayKind,
-    serving: RoleServing | None = None,
-) -> None:
+def branch(run: Fork, new_id: str | None, *, frame: Frame) -> None:
     """Fork a run, under a new name unless it is given one, and show it."""
-    name = new_id or new_thread_id()
-    storage = find_storage(options.checkpoint)
-    settings = change_settings(asyncio.run(find_run(storage, thread_id)).settings, changes)
-    check_budget(settings, priced)
+    settings = change_settings(asyncio.run(find_run(frame.storage, run.parent_id)).settings, run.changes)
+    check_budget(settings, run.priced)
     if new_id is not None:
-        # The fork would find out itself, but only after the server's start.
-        _check_is_new(storage, name)
+        _check_is_new(frame.storage, new_id)
 
-    def begin(shown: RunOptions) -> Coroutine[None, None, RunResult]:
-        return fork(thread_id, level=level, new_id=name, changes=changes, options=shown)
+    def begin(*, thread_id: str, options: RunOptions) -> Coroutine[None, None, RunResult]:
+        return fork(run.parent_id, level=run.level, new_id=thread_id, changes=run.changes, options=options)
 
-    with serve_roles(settings, serving) as has_ended:
-        options = replace(options, has_ended=has_ended)
-        carry_out(name, begin, again=_resume_with(settings, name), options=options, kind=display, serving=serving)
+    start(begin, settings, thread_id=new_id, frame=frame)
 
 
 def _check_changes(settings: Settings, changes: Mapping[str, object]) -> None:
@@ -247,10 +224,12 @@ def _check_changes(settings: Settings, changes: Mapping[str, object]) -> None:
 class _Screen:
     """A display that begins with the first event: what goes wrong before it needs no panel."""
 
-    def __init__(self, thread_id: str, options: RunOptions, kind: DisplayKind, serving: RoleServing | None) -> None:
-        files, commands = _list_files(options, thread_id), _list_commands(options, thread_id, serving)
-        self._display = make_display(kind, stdout=sys.stdout, stderr=sys.stderr, files=files, commands=commands)
-        self._shows_stops = kind in ("rich", "plain")
+    def __init__(self, thread_id: str, frame: Frame) -> None:
+        files, commands = _list_files(frame.options, thread_id), _list_commands(thread_id, frame)
+        self._display = make_display(
+            frame.display, stdout=sys.stdout, stderr=sys.stderr, files=files, commands=commands
+        )
+        self._shows_stops = frame.display in ("rich", "plain")
         self._is_started = False
         self.has_result = False
         self.shown_stop: str | None = None
@@ -272,46 +251,35 @@ class _Screen:
             self._display.stop()
 
 
-def carry_out(
-    thread_id: str,
-    begin: _Begin,
-    *,
-    options: RunOptions,
-    kind: DisplayKind,
-    serving: RoleServing | None,
-    again: _Begin | None = None,
-) -> None:
+def _carry_out(thread_id: str, begin: _Begin, *, settings: Settings, frame: Frame, again: _Begin) -> None:
     """Run with a display; where the run waits for a decision and somebody is at the terminal, ask, and go on.
 
     Args:
         thread_id: The run.
         begin: Carries it out.
-        options: How.
-        kind: The display.
-        serving: How its model is served.
-        again: Goes on with it after a decision; a run that never waits for one needs none.
+        settings: The run's.
+        frame: How.
+        again: Goes on with it after a decision.
     """
-    while True:
-        try:
-            return _carry_out(thread_id, begin, options=options, kind=kind, serving=serving)
-        except ReviewNeededError:
-            can_ask = again is not None and kind in ("rich", "plain") and is_terminal()
-            if again is None or not can_ask:
-                raise
-            storage = find_storage(options.checkpoint)
-            if not decide_at_terminal(find_pending(thread_id, storage), storage):
-                raise
-            begin = again
+    with serve_roles(settings, frame.serving) as has_ended:
+        frame = replace(frame, options=replace(frame.options, has_ended=has_ended))
+        while True:
+            try:
+                return _show(thread_id, begin, frame=frame)
+            except ReviewNeededError:
+                if frame.display not in ("rich", "plain") or not is_terminal():
+                    raise
+                if not decide_at_terminal(find_pending(thread_id, frame.storage), frame.storage):
+                    raise
+                begin = again
 
 
-def _carry_out(
-    thread_id: str, begin: _Begin, *, options: RunOptions, kind: DisplayKind, serving: RoleServing | None
-) -> None:
+def _show(thread_id: str, begin: _Begin, *, frame: Frame) -> None:
     """Run with a display; an error that it has not shown says how to go on."""
-    screen = _Screen(thread_id, options, kind, serving)
+    screen = _Screen(thread_id, frame)
     calm_collector()
     try:
-        result = asyncio.run(begin(replace(options, sinks=(screen.handle,))))
+        result = asyncio.run(begin(replace(frame.options, sinks=(screen.handle,))))
         if not screen.has_result and isinstance(result, RunResult):
             # It was finished before: what was found is worth saying again.
             screen.handle(RunFinished(run_id=thread_id, result=result))
@@ -340,10 +308,10 @@ def _list_files(options: RunOptions, thread_id: str) -> list[Path]:
     return [folder / name for name in names] if folder is not None else []
 
 
-def _list_commands(options: RunOptions, thread_id: str, serving: RoleServing | None) -> list[str]:
-    where = name_place(find_storage(options.checkpoint))
+def _list_commands(thread_id: str, frame: Frame) -> list[str]:
+    where = name_place(frame.storage)
     return [
-        f"drpo resume {thread_id}{where}{serving.flags if serving is not None else ''}",
+        f"drpo resume {thread_id}{where}{frame.serving.flags if frame.serving is not None else ''}",
         f"drpo show {thread_id}{where}",
         f"drpo events {thread_id}{where}",
     ]

@@ -3,14 +3,15 @@
 import asyncio
 import json
 import sys
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple, TextIO
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TextIO
 
-from drpo_graph.cli import generate_options as own
 from drpo_graph.cli import options as flags
 from drpo_graph.cli.inputs import read_overrides, read_prompt
+from drpo_graph.cli.option_groups import Only, OptionGroup, SettingGroup, argument, option, takes_options
 from drpo_graph.cli.places import DEFAULT_PLACE, find_place_of, open_prompts
-from drpo_graph.display.streams import quiet
+from drpo_graph.display.streams import quiet, write_lines
 from drpo_graph.errors import UsageError
 from drpo_graph.safety.terminal import InertStream, inert_json
 from drpo_graph.safety.texts import clean_surrogates
@@ -22,30 +23,67 @@ if TYPE_CHECKING:
     from drpo_graph.inference import AlignedModel, GivenPrompt
     from drpo_graph.records import RunResult
     from drpo_graph.registry import PromptRegistry
+    from drpo_graph.storage.run_list import RunRecord
 
 _DEFAULTS: dict[str, object] = {"max_outage_s": 0, "max_retries": 3}
 """Less than a run's: somebody waits for the answer."""
 
 
+class _Model(flags.Models):
+    """The model that is asked."""
+
+    model: str | None = option(None, "MODEL", help="provider:model; with --run, that run's by default.")
+
+
+class _Prompt(OptionGroup, panel="System prompt"):
+    """Where the system prompt comes from."""
+
+    system_prompt: str | None = option(None, "TEXT", help="Prompt of your own; @FILE reads it from a file.")
+    run: str | None = option(None, "THREAD", help="The prompt that a finished run found.")
+    checkpoint: flags.CheckpointOption = DEFAULT_PLACE
+    prompt: str | None = option(
+        None, "NAME", help="The registry's prompt for the model of this name; for MODEL by default."
+    )
+    registry: Path | None = option(
+        None, "DIR", help="Folder of optimised prompts; drpo_prompts by default, if there is one."
+    )
+
+    def check(self) -> None:
+        """Do nothing when at most one prompt is named.
+
+        Raises:
+            UsageError: there are several.
+        """
+        named = {"--system-prompt": self.system_prompt, "--run": self.run, "--prompt": self.prompt}
+        given = [flag for flag, value in named.items() if value is not None]
+        if len(given) > 1:
+            raise UsageError(f"{' and '.join(given)}: a response has one system prompt. Give one of them.")
+
+
+class _Sampling(SettingGroup, panel="Sampling"):
+    """How the response is sampled."""
+
+    temperature: float | None = option(None, "X", help="0 by default.")
+    top_p: float | None = option(None, "X", help="1 by default.")
+    max_tokens: int | None = option(None, "N", help="Longest response, in tokens.")
+    stop: list[str] | None = option(None, "TEXT", help="Ends the response; may be given several times.")
+
+
+@takes_options
 def generate_command(
-    query: own.QueryArgument = None,
-    model: own.ModelOption = None,
-    base_url: flags.BaseUrlOption = None,
-    api_key_env: flags.ApiKeyEnvOption = None,
-    system_prompt: own.SystemPromptOption = None,
-    run: own.RunOption = None,
-    checkpoint: flags.CheckpointOption = DEFAULT_PLACE,
-    prompt: own.PromptOption = None,
-    registry: own.RegistryOption = None,
-    num_icl: own.NumICLOption = None,
-    icl_examples: flags.IclExamplesOption = None,
-    embeddings: flags.EmbeddingsOption = None,
-    embeddings_base_url: flags.EmbeddingsBaseUrlOption = None,
-    temperature: own.TemperatureOption = None,
-    top_p: own.TopPOption = None,
-    max_tokens: own.MaxTokensOption = None,
-    stop: own.StopOption = None,
-    overrides: flags.OverridesOption = None,
+    *,
+    query: str | None = argument(None, "QUERY", help="What the model is asked; '-' reads it from stdin."),
+    model: Annotated[_Model, Only("model", "base_url", "api_key_env")],
+    source: _Prompt,
+    num_icl: int | None = option(
+        None,
+        "N",
+        help="ICL examples shown, 0 to 5; with --run as many as there, else 0, by default.",
+        panel="ICL examples",
+    ),
+    likeness: Annotated[flags.Search, Only("icl_examples", "embeddings", "embeddings_base_url")],
+    sampling: _Sampling,
+    sources: Annotated[flags.Sources, Only("overrides")],
     as_json: flags.JsonOption = False,
 ) -> None:
     """Answer QUERY with a model and its optimised prompt, and print the response as it comes.
@@ -53,27 +91,26 @@ def generate_command(
     The system prompt is your own, a finished run's, or the registry's for the model; a model that the registry does not
     know gets the general alignment prompt.
     """
-    named = {"--system-prompt": system_prompt, "--run": run, "--prompt": prompt}
-    given = [flag for flag, value in named.items() if value is not None]
-    if len(given) > 1:
-        raise UsageError(f"{' and '.join(given)}: a response has one system prompt. Give one of them.")
+    source.check()
     asked = _read_query(query)
-    text = read_prompt(system_prompt) if system_prompt is not None else None
-    found = asyncio.run(_read_run(run, checkpoint)) if run is not None else None
-    place = {"model": model, "base_url": base_url or None, "api_key_env": api_key_env}
-    sampling = {"temperature": temperature, "top_p": top_p, "max_tokens": max_tokens, "stop": stop or None}
-    likeness = {"icl_examples": icl_examples, "embeddings": embeddings, "embeddings_base_url": embeddings_base_url}
+    text = read_prompt(source.system_prompt) if source.system_prompt is not None else None
+    of_run, result = None, None
+    if source.run is not None:
+        of_run, result = asyncio.run(_read_run(source.run, source.checkpoint))
     settings = _read_settings(
-        {**place, **sampling}, found.settings if found else None, likeness=likeness, overrides=overrides
+        {**model.given(), **sampling.given()},
+        of_run.settings if of_run else None,
+        likeness=likeness.given(),
+        overrides=sources.overrides,
     )
-    wanted = _count_examples(num_icl, settings, given=[flag for flag, value in likeness.items() if value is not None])
-    prompts = open_prompts(registry)
-    chosen = text if text is not None else found.result if found else _find_prompt(prompts, prompt)
+    wanted = _count_examples(num_icl, settings, given=likeness.given())
+    prompts = open_prompts(source.registry)
+    chosen = text if text is not None else result or _find_prompt(prompts, source.prompt)
     aligned = _make_model(settings, chosen, registry=prompts, num_icl=wanted)
     asyncio.run(_answer(aligned, asked, as_json=as_json))
 
 
-def _count_examples(num_icl: int | None, settings: Settings, *, given: Sequence[str]) -> int:
+def _count_examples(num_icl: int | None, settings: Settings, *, given: Collection[str]) -> int:
     """Return how many ICL examples are shown: as many as is said, else as the run showed.
 
     Raises:
@@ -88,8 +125,8 @@ def _count_examples(num_icl: int | None, settings: Settings, *, given: Sequence[
         )
     wanted = num_icl if num_icl is not None else settings.k if settings.ret_icl else 0
     if given and not wanted:
-        flags = ", ".join(f"--{one.replace('_', '-')}" for one in given)
-        raise UsageError(f"{flags}: no ICL example is shown. Say how many are with --num-icl.")
+        named = ", ".join(f"--{one.replace('_', '-')}" for one in given)
+        raise UsageError(f"{named}: no ICL example is shown. Say how many are with --num-icl.")
     return wanted
 
 
@@ -116,47 +153,33 @@ def _read_settings(
     """Return the settings of the one model that is asked.
 
     Args:
-        given: Fields of its role, by name; ``None`` where the command line says nothing.
+        given: What the command line says of its role, by name.
         of_run: The settings of the run whose prompt is used: its model is asked as in the run, unless another is given.
-        likeness: Settings of the search for examples, by name; ``None`` where the command line says nothing.
+        likeness: What it says of the search for examples.
         overrides: ``NAME=VALUE`` texts.
 
     Raises:
         UsageError: a value cannot be used, or there is no model.
     """
     base: dict[str, object] = {}
-    if of_run is not None and given["model"] in (None, of_run.base.model):
-        base = of_run.base.model_dump()
-    base.update((name, value) for name, value in given.items() if value is not None)
     kept: dict[str, object] = {}
     if of_run is not None:
         kept = {name: getattr(of_run, name) for name in ("templates", *RetrievalSettings.model_fields)}
-    kept.update((name, value) for name, value in likeness.items() if value is not None)
-    settings = build_settings(merge_settings(_DEFAULTS, kept, {"base": base}, read_overrides(overrides)))
+        if given.get("model") in (None, of_run.base.model):
+            base = of_run.base.model_dump()
+    given_base = {"base": {**base, **given}}
+    settings = build_settings(merge_settings(_DEFAULTS, kept, likeness, given_base, read_overrides(overrides)))
     if not settings.base.model:
         raise UsageError("No model. Give --model, e.g. openai:gpt-4o-mini, vllm:NAME or local:smollm2.")
     return settings
 
 
-class _Found(NamedTuple):
-    """What a finished run leaves to inference."""
-
-    settings: Settings
-    result: "RunResult"
-
-
-async def _read_run(thread_id: str, place: str) -> _Found:
+async def _read_run(thread_id: str, place: str) -> "tuple[RunRecord, RunResult]":
+    """Return a finished run, which leaves its settings and its prompt to inference."""
     storage = find_place_of(thread_id, place)
-    from drpo_graph.cli.reading import load_run  # Loads LangGraph.
+    from drpo_graph.cli.reading import load_finished  # Loads LangGraph.
 
-    stored = await load_run(storage, thread_id)
-    if stored.record.kind != "search":
-        raise UsageError(
-            f"Run {thread_id!r} optimises ICL examples: it has no prompt. Give its out_*.json with --icl-examples."
-        )
-    if stored.result is None:
-        raise UsageError(f"Run {thread_id!r} has no result yet: it is {stored.record.status}. `drpo resume` ends it.")
-    return _Found(stored.record.settings, stored.result)
+    return await load_finished(storage, thread_id, advice="Give its out_*.json with --icl-examples.")
 
 
 def _find_prompt(registry: "PromptRegistry | None", name: str | None) -> "GivenPrompt | None":
@@ -185,14 +208,12 @@ def _make_model(
 
 
 async def _answer(aligned: "AlignedModel", query: str, *, as_json: bool) -> None:
-    stdout = quiet(sys.stdout)
     if as_json:
         message = await aligned.ainvoke(query)
         told = _describe(aligned, str(message.text), message.response_metadata, dict(message.usage_metadata or {}))
-        stdout.write(f"{inert_json(json.dumps(told, indent=2, ensure_ascii=False))}\n")
-        stdout.flush()
+        write_lines(sys.stdout, inert_json(json.dumps(told, indent=2, ensure_ascii=False)))
         return
-    await _print_stream(aligned, query, stdout)
+    await _print_stream(aligned, query, quiet(sys.stdout))
 
 
 async def _print_stream(aligned: "AlignedModel", query: str, stdout: TextIO) -> None:

@@ -1,78 +1,53 @@
 """What ``drpo`` is given, read once: settings in their order of precedence, prompts, datasets."""
 
+import asyncio
 import json
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
+from drpo_graph.cli.option_groups import SettingGroup
+from drpo_graph.cli.options import Sources
+from drpo_graph.cli.places import DEFAULT_PROMPTS, open_prompts
 from drpo_graph.data.datasets import load_bundled_queries, load_queries
-from drpo_graph.errors import DatasetError, SettingsError, UsageError
-from drpo_graph.records import ROLES, Query
-from drpo_graph.settings.layers import build_settings, load_settings_file, merge_settings
-from drpo_graph.settings.limits import CAPS, check_priced, check_prices
-from drpo_graph.settings.prices import parse_price
+from drpo_graph.errors import DatasetError, NoRunsError, RunNotFoundError, SettingsError, UsageError
+from drpo_graph.records import ROLES, Query, WarmStart
+from drpo_graph.settings.layers import build_settings, merge_settings
+from drpo_graph.settings.limits import check_priced, check_prices
 from drpo_graph.settings.settings import Settings
-
-_FLAGS_NAMED_LIKE_SETTINGS = (
-    "initial_prompt",
-    "depth",
-    "max_depth_increase",
-    "beam_size",
-    "n_actions",
-    "queries_per_level",
-    "query_policy",
-    "pool_size",
-    "keep_parents",
-    "num_queries",
-    "seed",
-    "compat",
-    "templates",
-    "metrics_cache",
-    "ret_icl",
-    "k",
-    "icl_examples",
-    "embeddings",
-    "embeddings_base_url",
-    "reward",
-    "reward_weight",
-    "placeholders",
-    "approve",
-    "max_concurrency",
-    "requests_per_second",
-    "base_model",
-    "metrics_model",
-    "critic_model",
-    "optimizer_model",
-)
-_SETTING_BY_FLAG = {**{name: name for name in _FLAGS_NAMED_LIKE_SETTINGS}, "temperature": "optimizer_temperature"}
-_SETTING_BY_FLAG["max_outage"] = "max_outage_s"
+from drpo_graph.storage.protocols import Storage
 
 
-def read_settings(given: Mapping[str, object]) -> Settings:
-    """Return the settings of a new run from the parameters of its command.
+def read_settings(sources: Sources, *groups: SettingGroup) -> Settings:
+    """Return the settings of a new run.
 
     Later ones win: defaults, ``--config``, flags for all roles (``--model``), flags of one role or setting, ``--set``.
+
+    Args:
+        sources: The settings file and ``--set``.
+        groups: The flags.
 
     Raises:
         UsageError: a name is unknown or a value cannot be used; it says where it stands.
     """
-    config = given["config"]
-    assert config is None or isinstance(config, Path)
-    roles, own = _read_roles(given), _read_flags(given)
-    if given["is_gpt"] is not None:
-        own["base_prompt_format"] = "chat" if given["is_gpt"] else "flat"
-    overrides = given["overrides"]
-    assert overrides is None or isinstance(overrides, list)
-    file = load_settings_file(config) if config else {}
-    merged = merge_settings(file, roles, own, read_overrides(overrides))
+    merged = read_changes(sources, *groups)
     if isinstance(prompt := merged.get("initial_prompt"), str):
         merged["initial_prompt"] = read_prompt(prompt)
     try:
         return build_settings(merged)
     except SettingsError:
-        if config is not None:
-            _blame(config, file)
+        if sources.config is not None:
+            _blame(sources.config, sources.file)
         raise
+
+
+def read_changes(sources: Sources, *groups: SettingGroup) -> dict[str, object]:
+    """Return the settings that a run which goes on, or a fork, is given, by name.
+
+    Raises:
+        SettingsError: the file, a price or an override cannot be read.
+    """
+    return merge_settings(sources.file, *(group.given() for group in groups), read_overrides(sources.overrides))
 
 
 def check_budget(settings: Settings, priced: Collection[str]) -> None:
@@ -88,63 +63,6 @@ def check_budget(settings: Settings, priced: Collection[str]) -> None:
     model_by_role: dict[str, str] = {role: settings.role(role).model for role in ROLES}
     check_priced(priced, model_by_role)
     check_prices(settings, model_by_role)
-
-
-def read_priced(given: Mapping[str, object]) -> tuple[str, ...]:
-    """Return the models that a command line gives a price.
-
-    Raises:
-        SettingsError: a price cannot be read.
-    """
-    texts = given["prices"]
-    return tuple(parse_price(text)[0] for text in texts) if isinstance(texts, list) else ()
-
-
-def read_changes(given: Mapping[str, object]) -> dict[str, object]:
-    """Return the settings that a resumed run is given, by name, from the parameters of its command.
-
-    Raises:
-        SettingsError: the file, a price or an override cannot be read.
-    """
-    config, overrides = given["config"], given["overrides"]
-    assert config is None or isinstance(config, Path)
-    assert overrides is None or isinstance(overrides, list)
-    file, own = load_settings_file(config) if config else {}, _read_budget(given)
-    if given["max_outage"] is not None:
-        own["max_outage_s"] = given["max_outage"]
-    if given["reward"] is not None:
-        own["reward"] = given["reward"]
-    return merge_settings(file, own, read_overrides(overrides))
-
-
-def read_fork_changes(given: Mapping[str, object]) -> dict[str, object]:
-    """Return the settings that a fork is given, by name, from the parameters of its command.
-
-    Raises:
-        SettingsError: the file, a price or an override cannot be read.
-    """
-    config, overrides = given["config"], given["overrides"]
-    assert config is None or isinstance(config, Path)
-    assert overrides is None or isinstance(overrides, list)
-    file = load_settings_file(config) if config else {}
-    return merge_settings(file, _read_roles(given), _read_flags(given), read_overrides(overrides))
-
-
-def _read_roles(given: Mapping[str, object]) -> dict[str, object]:
-    return {name: given[name] for name in ("model", "base_url", "api_key_env") if given.get(name) is not None}
-
-
-def _read_flags(given: Mapping[str, object]) -> dict[str, object]:
-    own = {setting: given[flag] for flag, setting in _SETTING_BY_FLAG.items() if given.get(flag) is not None}
-    return {**own, **_read_budget(given)}
-
-
-def _read_budget(given: Mapping[str, object]) -> dict[str, object]:
-    values: dict[str, object] = {cap: given[cap] for cap in CAPS if given[cap] is not None}
-    texts = given["prices"]
-    if isinstance(texts, list):
-        values["prices"] = {model: price.model_dump() for model, price in map(parse_price, texts)}
-    return values
 
 
 def read_overrides(overrides: Sequence[str] | None) -> dict[str, object]:
@@ -240,6 +158,47 @@ def read_prompt_file(path: Path, *, advice: str = "") -> str:
     if not prompt:
         raise UsageError(f"Prompt file {path}: it is blank.")
     return prompt
+
+
+def read_warm_start(text: str | None, storage: Storage) -> WarmStart | None:
+    """Return what a new run begins with, or ``None`` where it begins anew.
+
+    Args:
+        text: A path, or the name of a run or model; a file wins over a run of the same name, a run over a model.
+        storage: What keeps the run.
+
+    Raises:
+        UsageError: there is none of them, or nothing in it to begin with.
+    """
+    if text is None:
+        return None
+    path = Path(text)
+    if path.is_file():
+        return WarmStart(source=text, system_prompt=read_prompt_file(path))
+    found = _find_run(text, storage) or _find_prompt(text)
+    if found is None:
+        raise UsageError(
+            f"--warm-start {text}: expected a file with a prompt, a run of {storage.name}, or a model with a prompt in "
+            f"{DEFAULT_PROMPTS}; `drpo runs` and `drpo prompts` list them."
+        )
+    return found
+
+
+def _find_prompt(model: str) -> WarmStart | None:
+    registry = open_prompts(None)
+    found = registry.find(model) if registry is not None else None
+    return None if found is None else WarmStart(source=f"the prompt of {model}", system_prompt=found.system_prompt)
+
+
+def _find_run(thread_id: str, storage: Storage) -> WarmStart | None:
+    if not storage.exists():
+        return None
+    from drpo_graph.runs.warm_start import load_warm_start  # Loads LangGraph.
+
+    try:
+        return asyncio.run(load_warm_start(storage, thread_id))
+    except (NoRunsError, RunNotFoundError):
+        return None
 
 
 def _blame(config: Path, file: Mapping[str, object]) -> None:

@@ -5,13 +5,14 @@ import io
 import json
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 from pydantic import JsonValue
 
 from drpo_graph.cli import options as flags
 from drpo_graph.cli.inputs import read_overrides
+from drpo_graph.cli.option_groups import FLAG, Only, option, takes_options
 from drpo_graph.display.streams import quiet
 from drpo_graph.errors import UnusableModelError, UsageError
 from drpo_graph.models.capabilities import Capabilities, CapabilityCache
@@ -26,6 +27,10 @@ _TIMEOUT_S = 60.0
 _DEFAULTS: dict[str, object] = {"timeout_s": _TIMEOUT_S, "max_retries": 2}
 """Less than a run's: somebody waits for the answer."""
 
+_ModelArgument = Annotated[
+    str, typer.Argument(metavar="MODEL", help="provider:model, e.g. vllm:NAME or local:smollm2.")
+]
+
 app = typer.Typer(no_args_is_help=False)
 
 
@@ -35,13 +40,14 @@ def _models() -> None:
 
 
 @app.command("check")
+@takes_options
 def check_command(
-    model: flags.ModelArgument,
-    base_url: flags.BaseUrlOption = None,
-    api_key_env: flags.ApiKeyEnvOption = None,
-    roles: flags.RolesOption = None,
-    overrides: flags.OverridesOption = None,
-    no_samples: flags.NoSamplesOption = False,
+    *,
+    model: _ModelArgument,
+    place: Annotated[flags.Models, Only("base_url", "api_key_env")],
+    roles: list[str] | None = option(None, "ROLE", help="Only this role; may be given several times.", flag="--role"),
+    sources: Annotated[flags.Sources, Only("overrides")],
+    no_samples: bool = option(False, FLAG, help="Only what the endpoint can do: no sample of each role."),
     as_json: flags.JsonOption = False,
 ) -> None:
     """Tell what an endpoint can do with MODEL, by a dozen small requests, and try it once in each role.
@@ -49,9 +55,8 @@ def check_command(
     Each role is tried on one bundled query, with the templates, parsers and settings of a run, for at most 60 seconds
     (--set timeout_s=...). Exits with 1 where the endpoint or one of the roles cannot be used.
     """
-    given = {"model": model, "base_url": base_url or None, "api_key_env": api_key_env}
-    named = {name: value for name, value in given.items() if value is not None}
-    settings = build_settings(merge_settings(_DEFAULTS, named, read_overrides(overrides)))
+    given = {"model": model, **place.given()}
+    settings = build_settings(merge_settings(_DEFAULTS, given, read_overrides(sources.overrides)))
     for role in roles or ():
         if role not in ROLES:
             raise UsageError(f"--role {role}: expected one of {', '.join(ROLES)}.")

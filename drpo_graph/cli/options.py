@@ -1,19 +1,21 @@
-"""The options of ``drpo``, each declared once; parameter names of the published code are accepted beside ours."""
+"""The options that several commands have, each declared once; ``option_groups`` tells how they are taken."""
 
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+from drpo_graph.cli.option_groups import FLAG, OptionGroup, SettingGroup, option
+from drpo_graph.cli.places import DEFAULT_PLACE
 from drpo_graph.display import DisplayKind
+from drpo_graph.records import PlaceholderStyle
+from drpo_graph.settings.layers import load_settings_file
+from drpo_graph.settings.prices import parse_price
+from drpo_graph.settings.settings import Compat, QueryPolicy
 
-_SEARCH = "Search"
-_MODELS = "Models"
-_RUN = "Run"
-_BUDGET = "Budget"
-_PUBLISHED = "Flags of the published code"
-_FLAG = " "
-"""In place of a type: a flag takes no value."""
+MODELS = "Models"
+RUN = "Run"
 
 FLAG_BY_PUBLISHED_NAME = {
     "--base-model-name": "--base-model",
@@ -26,38 +28,7 @@ FLAG_BY_PUBLISHED_NAME = {
 }
 """Accepted everywhere; the help names them once."""
 
-CheckpointOption = Annotated[
-    str,
-    typer.Option(
-        "--checkpoint",
-        metavar="PLACE",
-        help="What keeps the runs: a SQLite file, or a database, postgresql://USER@HOST/NAME.",
-        rich_help_panel=_RUN,
-    ),
-]
-DisplayOption = Annotated[
-    DisplayKind,
-    typer.Option("--display", metavar="KIND", help="What to show: rich, plain, jsonl or none.", rich_help_panel=_RUN),
-]
-LogDirOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--log-dir",
-        metavar="DIR",
-        help="Run folder; beside the file, or in drpo_runs, by default.",
-        rich_help_panel=_RUN,
-    ),
-]
-LogLevelOption = Annotated[
-    Literal["DEBUG", "INFO", "WARNING"],
-    typer.Option(
-        "--logging-level",
-        metavar="LEVEL",
-        case_sensitive=False,
-        help="Of log.txt: DEBUG, INFO or WARNING.",
-        rich_help_panel=_RUN,
-    ),
-]
+RunArgument = Annotated[str, typer.Argument(metavar="THREAD", help="The run's name; `drpo runs` lists them.")]
 QueriesArgument = Annotated[
     list[str] | None,
     typer.Argument(
@@ -65,336 +36,182 @@ QueriesArgument = Annotated[
         help="Datasets: folder, JSONL, JSON, CSV or text file, '-' for stdin. Bundled set if absent.",
     ),
 ]
-ModelOption = Annotated[
-    str | None,
-    typer.Option("--model", metavar="MODEL", help="Model of all roles, provider:model.", rich_help_panel=_MODELS),
-]
-BaseModelOption = Annotated[
-    str | None,
-    typer.Option("--base-model", metavar="MODEL", help="Model to align.", rich_help_panel=_MODELS),
-]
-MetricsModelOption = Annotated[
-    str | None,
-    typer.Option("--metrics-model", metavar="MODEL", help="Selects metrics.", rich_help_panel=_MODELS),
-]
-CriticModelOption = Annotated[
-    str | None,
-    typer.Option("--critic-model", metavar="MODEL", help="Scores responses.", rich_help_panel=_MODELS),
-]
-OptimizerModelOption = Annotated[
-    str | None,
-    typer.Option("--optimizer-model", metavar="MODEL", help="Writes prompts.", rich_help_panel=_MODELS),
-]
-BaseUrlOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--base-url",
-        metavar="URL",
-        help="OpenAI-compatible API of all roles, ending in /v1; once per server of the model.",
-        rich_help_panel=_MODELS,
-    ),
-]
-ApiKeyEnvOption = Annotated[
-    str | None,
-    typer.Option("--api-key-env", metavar="NAME", help="Environment variable with the key.", rich_help_panel=_MODELS),
-]
-ServeOption = Annotated[
-    bool,
-    typer.Option(
-        "--serve",
-        metavar=_FLAG,
-        help="Start vLLM for the roles' vllm:NAME, and stop it after the run.",
-        rich_help_panel=_MODELS,
-    ),
-]
-ServeOptionsOption = Annotated[
-    str | None,
-    typer.Option(
-        "--serve-options",
-        metavar="TEXT",
-        help="What `drpo serve` would be given, in quotes.",
-        rich_help_panel=_MODELS,
-    ),
-]
-InitialPromptOption = Annotated[
-    str | None,
-    typer.Option(
-        "--initial-prompt",
-        metavar="TEXT",
-        help="Prompt to start from; @FILE reads it from a file.",
-        rich_help_panel=_SEARCH,
-    ),
-]
-WarmStartOption = Annotated[
-    str | None,
-    typer.Option(
-        "--warm-start",
-        metavar="WHAT",
-        help="Start from what was found: a file with a prompt, a former run, a model with a kept prompt.",
-        rich_help_panel=_SEARCH,
-    ),
-]
-DepthOption = Annotated[
-    int | None,
-    typer.Option("--depth", metavar="N", help="Levels + 1: the root counts.", rich_help_panel=_SEARCH),
-]
-MaxDepthIncreaseOption = Annotated[
-    int | None,
-    typer.Option("--max-depth-increase", metavar="N", help="Levels that easy levels may add.", rich_help_panel=_SEARCH),
-]
-BeamSizeOption = Annotated[
-    int | None, typer.Option("--beam-size", metavar="N", help="Candidates kept per level.", rich_help_panel=_SEARCH)
-]
-NActionsOption = Annotated[
-    int | None, typer.Option("--n-actions", metavar="N", help="Rewrites per candidate.", rich_help_panel=_SEARCH)
-]
-TemperatureOption = Annotated[
-    float | None, typer.Option("--temperature", metavar="X", help="The optimizer's.", rich_help_panel=_SEARCH)
-]
-QueriesPerLevelOption = Annotated[
-    int | None, typer.Option("--queries-per-level", metavar="N", help="Queries per level.", rich_help_panel=_SEARCH)
-]
-QueryPolicyOption = Annotated[
-    Literal["stream", "pool"] | None,
-    typer.Option(
-        "--query-policy",
-        metavar="KIND",
-        help="stream: new queries each level; pool: a few used again.",
-        rich_help_panel=_SEARCH,
-    ),
-]
-PoolSizeOption = Annotated[
-    int | None, typer.Option("--pool-size", metavar="N", help="Queries in the pool.", rich_help_panel=_SEARCH)
-]
-KeepParentsOption = Annotated[
-    bool | None,
-    typer.Option(
-        "--keep-parents/--drop-parents",
-        metavar=_FLAG,
-        help="Whether parents compete with their rewrites.",
-        rich_help_panel=_SEARCH,
-    ),
-]
-NumQueriesOption = Annotated[
-    int | None,
-    typer.Option("--num-queries", metavar="N", help="Training queries to use.", rich_help_panel=_SEARCH),
-]
-SeedOption = Annotated[
-    int | None, typer.Option("--seed", metavar="N", help="Seed of every draw.", rich_help_panel=_SEARCH)
-]
-CompatOption = Annotated[
-    Literal["none", "drpo"] | None,
-    typer.Option("--compat", metavar="NAME", help="drpo: the published search, rule by rule.", rich_help_panel=_SEARCH),
-]
-ValidationOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--validation", metavar="DATA", help="Held-out dataset for the final choice.", rich_help_panel=_SEARCH
-    ),
-]
-TemplatesOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--templates", metavar="DIR", help="Folder whose prompt templates replace ours.", rich_help_panel=_SEARCH
-    ),
-]
-RetIclOption = Annotated[
-    bool | None,
-    typer.Option(
-        "--ret-icl/--no-ret-icl",
-        metavar=_FLAG,
-        help="Whether responses are sampled with ICL examples like the query.",
-        rich_help_panel=_SEARCH,
-    ),
-]
-KOption = Annotated[int | None, typer.Option("--k", metavar="N", help="ICL examples.", rich_help_panel=_SEARCH)]
-IclExamplesOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--icl-examples", metavar="FILE", help="Own ICL examples, in the published JSON form.", rich_help_panel=_SEARCH
-    ),
-]
-EmbeddingsOption = Annotated[
-    str | None,
-    typer.Option(
-        "--embeddings", metavar="MODEL", help="Finds them: openai:NAME, or the embedded one.", rich_help_panel=_MODELS
-    ),
-]
-EmbeddingsBaseUrlOption = Annotated[
-    str | None,
-    typer.Option(
-        "--embeddings-base-url", metavar="URL", help="OpenAI-compatible API of --embeddings.", rich_help_panel=_MODELS
-    ),
-]
-RewardOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--reward",
-        metavar="MODULE:FUNCTION",
-        help="Scores responses in the critic's place; may be given several times.",
-        rich_help_panel=_SEARCH,
-    ),
-]
-RewardWeightOption = Annotated[
-    float | None,
-    typer.Option("--reward-weight", metavar="X", help="Its share; the critic has the rest.", rich_help_panel=_SEARCH),
-]
-PlaceholdersOption = Annotated[
-    Literal["none", "auto", "format", "mustache", "dollar"] | None,
-    typer.Option(
-        "--placeholders",
-        metavar="STYLE",
-        help="What the prompt's are like: format {x}, mustache {{x}}, dollar $x, auto.",
-        rich_help_panel=_SEARCH,
-    ),
-]
-ConfigOption = Annotated[
-    Path | None,
-    typer.Option("--config", metavar="FILE", help="Settings, TOML or JSON; flags win over it.", rich_help_panel=_RUN),
-]
-OverridesOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="NAME=VALUE",
-        help="Any setting, e.g. critic.max_tokens=512; wins over flags.",
-        rich_help_panel=_RUN,
-    ),
-]
 ThreadIdOption = Annotated[
     str | None,
-    typer.Option("--thread-id", metavar="NAME", help="Name of the run; new by default.", rich_help_panel=_RUN),
+    typer.Option("--thread-id", metavar="NAME", help="Name of the run; new by default.", rich_help_panel=RUN),
 ]
-DisableLogOption = Annotated[
-    bool, typer.Option("--disable-log", metavar=_FLAG, help="Write no run folder.", rich_help_panel=_RUN)
-]
-MaxConcurrencyOption = Annotated[
-    int | None,
-    typer.Option("--max-concurrency", metavar="N", help="Calls in flight per endpoint.", rich_help_panel=_RUN),
-]
-RequestsPerSecondOption = Annotated[
-    float | None,
-    typer.Option("--requests-per-second", metavar="X", help="Rate limit per endpoint.", rich_help_panel=_RUN),
-]
-MaxOutageOption = Annotated[
-    float | None,
-    typer.Option("--max-outage", metavar="S", help="Wait for a lost endpoint; 0 stops at once.", rich_help_panel=_RUN),
-]
-MaxCallsOption = Annotated[
-    int | None,
-    typer.Option("--max-calls", metavar="N", help="Model calls that the run may make.", rich_help_panel=_BUDGET),
-]
-MaxTokensOption = Annotated[
-    int | None,
-    typer.Option("--max-tokens", metavar="N", help="Tokens that it may use, in and out.", rich_help_panel=_BUDGET),
-]
-MaxCostOption = Annotated[
-    float | None,
-    typer.Option("--max-cost", metavar="USD", help="Money that it may spend.", rich_help_panel=_BUDGET),
-]
-MaxTimeOption = Annotated[
-    str | None,
+CheckpointOption = Annotated[
+    str,
     typer.Option(
-        "--max-time", metavar="TIME", help="Time that it may work: seconds, 90m, 2h, 1d.", rich_help_panel=_BUDGET
+        "--checkpoint",
+        metavar="PLACE",
+        help="What keeps the runs: a SQLite file, or a database, postgresql://USER@HOST/NAME.",
+        rich_help_panel=RUN,
     ),
 ]
-PriceOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--price",
-        metavar="MODEL=IN,OUT[,CACHED]",
-        help="A model's price, in USD per million tokens.",
-        rich_help_panel=_BUDGET,
-    ),
+DisplayOption = Annotated[
+    DisplayKind,
+    typer.Option("--display", metavar="KIND", help="What to show: rich, plain, jsonl or none.", rich_help_panel=RUN),
 ]
-DryRunOption = Annotated[
-    bool,
-    typer.Option(
-        "--dry-run", metavar=_FLAG, help="Only estimate calls, tokens, money and time.", rich_help_panel=_BUDGET
-    ),
-]
-DataDirOption = Annotated[
-    str | None,
-    typer.Option(
-        "--data-dir", metavar="DIR", help="A dataset folder, as an argument would be.", rich_help_panel=_PUBLISHED
-    ),
-]
-IsGptOption = Annotated[
-    bool | None,
-    typer.Option(
-        "--is-gpt/--no-is-gpt", metavar=_FLAG, help="Chat roles, or one flat prompt.", rich_help_panel=_PUBLISHED
-    ),
-]
-BaseModelFamilyOption = Annotated[
-    str | None,
-    typer.Option("--base-model-family", metavar="NAME", help="Accepted; not needed.", rich_help_panel=_PUBLISHED),
-]
-DisableTqdmOption = Annotated[
-    bool, typer.Option("--disable-tqdm", metavar=_FLAG, help="No live panel.", rich_help_panel=_PUBLISHED)
-]
+JsonOption = Annotated[bool, typer.Option("--json", metavar=FLAG, help="Print JSON.")]
 
-MetricsCacheOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--metrics-cache",
-        metavar="FILE",
-        help="Metrics selected before, in the published JSON form.",
-        rich_help_panel=_SEARCH,
-    ),
-]
-LevelOption = Annotated[
-    int,
-    typer.Option("--level", metavar="N", min=0, help="After which level to branch; 0: the initial prompt is scored."),
-]
-ForceOption = Annotated[
-    bool,
-    typer.Option(
-        "--force", metavar=_FLAG, help="Go on although settings, prompts or data changed.", rich_help_panel=_RUN
-    ),
-]
-RetryFailedOption = Annotated[
-    bool,
-    typer.Option("--retry-failed", metavar=_FLAG, help="Ask again for what had no usable reply.", rich_help_panel=_RUN),
-]
-RunArgument = Annotated[str, typer.Argument(metavar="THREAD", help="The run's name; `drpo runs` lists them.")]
-ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="provider:model, e.g. vllm:NAME or local:smollm2.")]
-RolesOption = Annotated[
-    list[str] | None, typer.Option("--role", metavar="ROLE", help="Only this role; may be given several times.")
-]
-NoSamplesOption = Annotated[
-    bool, typer.Option("--no-samples", metavar=_FLAG, help="Only what the endpoint can do: no sample of each role.")
-]
-JsonOption = Annotated[bool, typer.Option("--json", metavar=_FLAG, help="Print JSON.")]
-FollowOption = Annotated[
-    bool, typer.Option("--follow", "-f", metavar=_FLAG, help="Wait for further events until the run ends.")
-]
-RunsArgument = Annotated[
-    list[str] | None, typer.Argument(metavar="THREAD...", help="Runs; all finished ones if absent.")
-]
-SomeRunArgument = Annotated[str | None, typer.Argument(metavar="THREAD", help="The run's name; or give --all.")]
-OlderThanOption = Annotated[
-    str | None, typer.Option("--older-than", metavar="AGE", help="Only runs untouched for so long, e.g. 12h, 30d, 4w.")
-]
-KeepOption = Annotated[
-    Literal["records", "result", "nothing"],
-    typer.Option("--keep", metavar="WHAT", help="What stays: records, result or nothing."),
-]
-DryPruneOption = Annotated[bool, typer.Option("--dry-run", metavar=_FLAG, help="Say what would go; change nothing.")]
-UnfinishedOption = Annotated[
-    bool,
-    typer.Option("--unfinished", metavar=_FLAG, help="With --keep nothing: also runs that could still be resumed."),
-]
-YesOption = Annotated[bool, typer.Option("--yes", "-y", metavar=_FLAG, help="Do not ask.")]
-OutputOption = Annotated[
-    Path | None, typer.Option("--output", "-o", metavar="DIR", help="Where the files go, a folder for each run.")
-]
-AllRunsOption = Annotated[bool, typer.Option("--all", metavar=_FLAG, help="Every run of the checkpoint.")]
-PlainFilesOption = Annotated[
-    bool,
-    typer.Option(
-        "--plain-files",
-        metavar=_FLAG,
-        help="Write the run folder although the checkpoint is encrypted.",
-        rich_help_panel=_RUN,
-    ),
-]
+
+class Models(SettingGroup, panel=MODELS):
+    """The models of the roles, and where they are served. What is for all roles comes before what is for one."""
+
+    model: str | None = option(None, "MODEL", help="Model of all roles, provider:model.")
+    base_model: str | None = option(None, "MODEL", help="Model to align.")
+    metrics_model: str | None = option(None, "MODEL", help="Selects metrics.")
+    critic_model: str | None = option(None, "MODEL", help="Scores responses.")
+    optimizer_model: str | None = option(None, "MODEL", help="Writes prompts.")
+    base_url: list[str] | None = option(
+        None, "URL", help="OpenAI-compatible API of all roles, ending in /v1; once per server of the model."
+    )
+    api_key_env: str | None = option(None, "NAME", help="Environment variable with the key.")
+
+
+class Serving(OptionGroup, panel=MODELS):
+    """Whether the roles' model is served for the run."""
+
+    serve: bool = option(False, FLAG, help="Start vLLM for the roles' vllm:NAME, and stop it after the run.")
+    serve_options: str | None = option(None, "TEXT", help="What `drpo serve` would be given, in quotes.")
+
+
+class Search(SettingGroup, panel="Search"):
+    """What a search does."""
+
+    initial_prompt: str | None = option(None, "TEXT", help="Prompt to start from; @FILE reads it from a file.")
+    warm_start: str | None = option(
+        None,
+        "WHAT",
+        help="Start from what was found: a file with a prompt, a former run, a model with a kept prompt.",
+        is_setting=False,
+    )
+    depth: int | None = option(None, "N", help="Levels + 1: the root counts.")
+    max_depth_increase: int | None = option(None, "N", help="Levels that easy levels may add.")
+    beam_size: int | None = option(None, "N", help="Candidates kept per level.")
+    n_actions: int | None = option(None, "N", help="Rewrites per candidate.")
+    optimizer_temperature: float | None = option(None, "X", help="The optimizer's.", flag="--temperature")
+    queries_per_level: int | None = option(None, "N", help="Queries per level.")
+    query_policy: QueryPolicy | None = option(
+        None, "KIND", help="stream: new queries each level; pool: a few used again."
+    )
+    pool_size: int | None = option(None, "N", help="Queries in the pool.")
+    keep_parents: bool | None = option(
+        None, FLAG, help="Whether parents compete with their rewrites.", flag="--keep-parents/--drop-parents"
+    )
+    num_queries: int | None = option(None, "N", help="Training queries to use.")
+    seed: int | None = option(None, "N", help="Seed of every draw.")
+    compat: Compat | None = option(None, "NAME", help="drpo: the published search, rule by rule.")
+    validation: list[str] | None = option(None, "DATA", help="Held-out dataset for the final choice.", is_setting=False)
+    templates: Path | None = option(None, "DIR", help="Folder whose prompt templates replace ours.")
+    metrics_cache: Path | None = option(None, "FILE", help="Metrics selected before, in the published JSON form.")
+    ret_icl: bool | None = option(
+        None,
+        FLAG,
+        help="Whether responses are sampled with ICL examples like the query.",
+        flag="--ret-icl/--no-ret-icl",
+    )
+    k: int | None = option(None, "N", help="ICL examples.")
+    icl_examples: Path | None = option(None, "FILE", help="Own ICL examples, in the published JSON form.")
+    embeddings: str | None = option(None, "MODEL", help="Finds them: openai:NAME, or the embedded one.", panel=MODELS)
+    embeddings_base_url: str | None = option(None, "URL", help="OpenAI-compatible API of --embeddings.", panel=MODELS)
+    reward: list[str] | None = option(
+        None, "MODULE:FUNCTION", help="Scores responses in the critic's place; may be given several times."
+    )
+    reward_weight: float | None = option(None, "X", help="Its share; the critic has the rest.")
+    placeholders: PlaceholderStyle | None = option(
+        None, "STYLE", help="What the prompt's are like: format {x}, mustache {{x}}, dollar $x, auto."
+    )
+    approve: bool | None = option(
+        None,
+        FLAG,
+        help="Pause between levels until a person approves, edits or vetoes the beam.",
+        panel="Options",
+    )
+
+
+class Sources(OptionGroup, panel=RUN):
+    """Where settings come from besides their own options."""
+
+    config: Path | None = option(None, "FILE", help="Settings, TOML or JSON; flags win over it.")
+    overrides: list[str] | None = option(
+        None, "NAME=VALUE", help="Any setting, e.g. critic.max_tokens=512; wins over flags.", flag="--set"
+    )
+
+    @cached_property
+    def file(self) -> dict[str, object]:
+        """The settings in the file, none without one. It is read once: it may be a pipe.
+
+        Raises:
+            SettingsError: it cannot be read or parsed.
+        """
+        return load_settings_file(self.config) if self.config else {}
+
+
+class Output(OptionGroup, panel=RUN):
+    """Where a run is kept, written and shown."""
+
+    checkpoint: CheckpointOption = DEFAULT_PLACE
+    log_dir: Path | None = option(None, "DIR", help="Run folder; beside the file, or in drpo_runs, by default.")
+    disable_log: bool = option(False, FLAG, help="Write no run folder.")
+    plain_files: bool = option(False, FLAG, help="Write the run folder although the checkpoint is encrypted.")
+    logging_level: Literal["DEBUG", "INFO", "WARNING"] = option(
+        "INFO", "LEVEL", help="Of log.txt: DEBUG, INFO or WARNING.", ignores_case=True
+    )
+    display: DisplayOption = "rich"
+
+
+class Pace(SettingGroup, panel=RUN):
+    """How fast a run asks, and how long it waits."""
+
+    max_concurrency: int | None = option(None, "N", help="Calls in flight per endpoint.")
+    requests_per_second: float | None = option(None, "X", help="Rate limit per endpoint.")
+    max_outage_s: float | None = option(
+        None, "S", help="Wait for a lost endpoint; 0 stops at once.", flag="--max-outage"
+    )
+
+
+class Budget(SettingGroup, panel="Budget"):
+    """What a run may spend."""
+
+    max_calls: int | None = option(None, "N", help="Model calls that the run may make.")
+    max_tokens: int | None = option(None, "N", help="Tokens that it may use, in and out.")
+    max_cost: float | None = option(None, "USD", help="Money that it may spend.")
+    max_time: str | None = option(None, "TIME", help="Time that it may work: seconds, 90m, 2h, 1d.")
+    prices: list[str] | None = option(
+        None, "MODEL=IN,OUT[,CACHED]", help="A model's price, in USD per million tokens.", flag="--price"
+    )
+    dry_run: bool = option(False, FLAG, help="Only estimate calls, tokens, money and time.", is_setting=False)
+
+    def given(self) -> dict[str, object]:
+        """Return the settings that the command line gives, by name.
+
+        Raises:
+            SettingsError: a price cannot be read.
+        """
+        values = super().given()
+        if self.prices:
+            values["prices"] = {model: price.model_dump() for model, price in map(parse_price, self.prices)}
+        return values
+
+    def find_priced(self) -> tuple[str, ...]:
+        """Return the models that are given a price.
+
+        Raises:
+            SettingsError: a price cannot be read.
+        """
+        return tuple(parse_price(text)[0] for text in self.prices or ())
+
+
+class Published(SettingGroup, panel="Flags of the published code"):
+    """What the published command line takes and ours says otherwise."""
+
+    data_dir: str | None = option(None, "DIR", help="A dataset folder, as an argument would be.")
+    is_gpt: bool | None = option(None, FLAG, help="Chat roles, or one flat prompt.", flag="--is-gpt/--no-is-gpt")
+    base_model_family: str | None = option(None, "NAME", help="Accepted; not needed.")
+    disable_tqdm: bool = option(False, FLAG, help="No live panel.")
+
+    def given(self) -> dict[str, object]:
+        """Return the settings that the command line gives, by name."""
+        return {} if self.is_gpt is None else {"base_prompt_format": "chat" if self.is_gpt else "flat"}

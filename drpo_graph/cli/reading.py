@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
+from drpo_graph.errors import UsageError
 from drpo_graph.records import Candidate, ICLResult, RunResult
 from drpo_graph.search.reviews import ReviewDecision, list_decisions
 from drpo_graph.storage.archive import Archive
@@ -67,6 +68,21 @@ async def load_run(storage: Storage, thread_id: str) -> StoredRun:
         icl_result = ICLResult.model_validate(icl) if icl else None
         decisions = await list_decisions(archive)
         return StoredRun(record, result, await load_tree(archive), beams, icl_result, decisions)
+
+
+async def load_finished(storage: Storage, thread_id: str, *, advice: str) -> tuple[RunRecord, RunResult]:
+    """Return a search and its result; ``advice`` is for one who names a run over ICL examples.
+
+    Raises:
+        RunNotFoundError: there is none of this name.
+        UsageError: it is no search, or not finished.
+    """
+    run = await load_run(storage, thread_id)
+    if run.record.kind == "icl":
+        raise UsageError(f"Run {thread_id!r} optimises ICL examples: it has no prompt. {advice}")
+    if run.result is None:
+        raise UsageError(f"Run {thread_id!r} has no result yet: it is {run.record.status}. `drpo resume` ends it.")
+    return run.record, run.result
 
 
 def describe_origin(record: RunRecord) -> str:

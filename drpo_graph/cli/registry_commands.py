@@ -7,8 +7,9 @@ from typing import Annotated, Final
 
 import typer
 
+from drpo_graph.cli.option_groups import argument, option, takes_options
 from drpo_graph.cli.places import DEFAULT_PROMPTS
-from drpo_graph.display.streams import quiet
+from drpo_graph.display.streams import write_lines
 from drpo_graph.errors import CheckpointError, DRPOError, UsageError
 from drpo_graph.registry import (
     PromptForm,
@@ -27,34 +28,20 @@ _MAPPING: Final = "model_mapping.json"
 _MAX_LINE: Final = 2000
 _MAX_PROMPT: Final = 1_000_000
 
-ResultArgument = Annotated[
+_ResultArgument = Annotated[
     Path, typer.Argument(metavar="FILE|FOLDER", help=f"output.pkl, .json or .txt, a folder with one, or {_MAPPING}.")
 ]
-NameArgument = Annotated[str | None, typer.Argument(metavar="NAME", help="A model's name; all if absent.")]
-ModelOption = Annotated[
-    str | None, typer.Option("--model", metavar="NAME", help="The model's name; else that of the result's folder.")
-]
-RegistryOption = Annotated[Path, typer.Option("--registry", metavar="DIR", help="The folder of prompts.")]
 LicenceOption = Annotated[
     str | None, typer.Option("--licence", metavar="TEXT", help="Under which the prompt may be used; kept with it.")
 ]
-FormOption = Annotated[
-    PromptForm,
-    typer.Option(
-        "--format",
-        metavar="FORM",
-        help="txt, json (with provenance), template (LangChain's ChatPromptTemplate) or hub (LangSmith's prompt hub).",
-    ),
-]
-OutputOption = Annotated[
-    Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write it there, exactly, instead of printing it.")
-]
 
 
+@takes_options
 def import_command(
-    path: ResultArgument,
-    model: ModelOption = None,
-    registry: RegistryOption = DEFAULT_PROMPTS,
+    *,
+    path: _ResultArgument,
+    model: str | None = option(None, "NAME", help="The model's name; else that of the result's folder."),
+    registry: Path = option(DEFAULT_PROMPTS, "DIR", help="The folder of prompts."),
     licence: LicenceOption = None,
 ) -> None:
     """Keep the prompt of a published result, or of a run's folder, for a model; or all those of a model mapping.
@@ -83,11 +70,20 @@ def import_command(
         raise CheckpointError(f"{num_wanted - num_kept} of {num_wanted} prompts were not imported.")
 
 
+@takes_options
 def prompts_command(
-    name: NameArgument = None,
-    registry: RegistryOption = DEFAULT_PROMPTS,
-    form: FormOption = "txt",
-    output: OutputOption = None,
+    *,
+    name: str | None = argument(None, "NAME", help="A model's name; all if absent."),
+    registry: Path = option(DEFAULT_PROMPTS, "DIR", help="The folder of prompts."),
+    form: PromptForm = option(
+        "txt",
+        "FORM",
+        help="txt, json (with provenance), template (LangChain's ChatPromptTemplate) or hub (LangSmith's prompt hub).",
+        flag="--format",
+    ),
+    output: Path | None = option(
+        None, "FILE", help="Write it there, exactly, instead of printing it.", flag="--output -o"
+    ),
 ) -> None:
     """List the prompts that are kept, or give that of one model, in the form that is wanted."""
     kept = PromptRegistry(registry)
@@ -180,6 +176,4 @@ def _describe(prompt: RegisteredPrompt) -> str:
 
 def _print(text: str) -> None:
     """Print text without what a terminal would obey; a reader that has left (``| head``) is no error."""
-    stream = quiet(sys.stdout)
-    stream.write(f"{inert_block(text, max_chars=_MAX_PROMPT)}\n")
-    stream.flush()
+    write_lines(sys.stdout, inert_block(text, max_chars=_MAX_PROMPT))

@@ -1,21 +1,24 @@
 """``drpo prune`` and ``drpo export``: give space back, and write a run's files from what is stored."""
 
 import asyncio
+import datetime
 import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import typer
 from pydantic import ValidationError
 
 from drpo_graph.cli import options as flags
+from drpo_graph.cli.option_groups import FLAG, OptionGroup, argument, option, takes_options
 from drpo_graph.cli.places import DEFAULT_PLACE
-from drpo_graph.cli.registry_commands import LicenceOption
-from drpo_graph.cli.registry_exports import ExportModelOption, ExportRegistryOption, read_entry, register_run
-from drpo_graph.display.streams import quiet
+from drpo_graph.cli.registry_commands import LicenceOption, keep_and_tell
+from drpo_graph.display.streams import write_lines
 from drpo_graph.errors import CheckpointError, DRPOError, RunLockedError, StateFormatError, UsageError
+from drpo_graph.prompts.placeholders import find_style
+from drpo_graph.registry import PromptRegistry, RegisteredPrompt
 from drpo_graph.storage.names import check_thread_id
 from drpo_graph.storage.places import find_storage
 from drpo_graph.storage.protocols import Storage
@@ -28,13 +31,44 @@ _MAX_NAMES = 2000
 _SECONDS = {"h": 3600, "d": 86_400, "w": 604_800}
 
 
+class _Pruning(OptionGroup):
+    """What is taken."""
+
+    older_than: str | None = option(None, "AGE", help="Only runs untouched for so long, e.g. 12h, 30d, 4w.")
+    keep: Literal["records", "result", "nothing"] = option(
+        "records", "WHAT", help="What stays: records, result or nothing."
+    )
+    unfinished: bool = option(False, FLAG, help="With --keep nothing: also runs that could still be resumed.")
+    dry_run: bool = option(False, FLAG, help="Say what would go; change nothing.")
+    yes: bool = option(False, FLAG, help="Do not ask.", flag="--yes -y")
+
+
+class _Entry(OptionGroup):
+    """Where a run's prompt is to be kept, and what its user says of it."""
+
+    registry: Path | None = option(
+        None, "DIR", help="Keep the run's prompt, with its provenance, in this folder of prompts."
+    )
+    model: str | None = option(None, "NAME", help="Its model's name there; the run's base model by default.")
+    licence: LicenceOption = None
+
+    def check(self) -> None:
+        """Do nothing when what is said has a registry to be said in.
+
+        Raises:
+            UsageError: none is named.
+        """
+        if self.registry is None and (self.model is not None or self.licence is not None):
+            raise UsageError(
+                "drpo export: --model and --licence are for the folder of prompts. Name it with --registry."
+            )
+
+
+@takes_options
 def prune_command(
-    thread_ids: flags.RunsArgument = None,
-    older_than: flags.OlderThanOption = None,
-    keep: flags.KeepOption = "records",
-    unfinished: flags.UnfinishedOption = False,
-    dry_run: flags.DryPruneOption = False,
-    yes: flags.YesOption = False,
+    *,
+    thread_ids: list[str] | None = argument(None, "THREAD...", help="Runs; all finished ones if absent."),
+    what: _Pruning,
     checkpoint: flags.CheckpointOption = DEFAULT_PLACE,
 ) -> None:
     """Give space back: old checkpoints of finished runs, all but their results, or whole runs.
@@ -46,34 +80,35 @@ def prune_command(
     """
     storage = find_storage(checkpoint)
     storage.require()
-    if keep != "records" and not thread_ids and older_than is None:
-        raise UsageError(f"--keep {keep}: name the runs, or give --older-than, e.g. 30d.")
-    if unfinished and keep != "nothing":
+    if what.keep != "records" and not thread_ids and what.older_than is None:
+        raise UsageError(f"--keep {what.keep}: name the runs, or give --older-than, e.g. 30d.")
+    if what.unfinished and what.keep != "nothing":
         raise UsageError("--unfinished: of a run that is not finished, only --keep nothing can take something.")
     from drpo_graph.storage.retention import Choice  # Loads LangGraph.
 
     names = frozenset(check_thread_id(one) for one in thread_ids or ())
-    choice = Choice(keep, names, None if older_than is None else _read_age(older_than), unfinished)
-    asyncio.run(_prune(storage, choice, dry_run=dry_run, yes=yes))
+    age = None if what.older_than is None else _read_age(what.older_than)
+    choice = Choice(what.keep, names, age, what.unfinished)
+    asyncio.run(_prune(storage, choice, dry_run=what.dry_run, yes=what.yes))
 
 
+@takes_options
 def export_command(
-    thread_id: flags.SomeRunArgument = None,
-    output: flags.OutputOption = None,
-    all_runs: flags.AllRunsOption = False,
-    registry: ExportRegistryOption = None,
-    model: ExportModelOption = None,
-    licence: LicenceOption = None,
+    *,
+    thread_id: str | None = argument(None, "THREAD", help="The run's name; or give --all."),
+    output: Path | None = option(None, "DIR", help="Where the files go, a folder for each run.", flag="--output -o"),
+    all_runs: bool = option(False, FLAG, help="Every run of the checkpoint.", flag="--all"),
+    entry: _Entry,
     checkpoint: flags.CheckpointOption = DEFAULT_PLACE,
 ) -> None:
     """Write a run's files from the checkpoint alone: prompt, result, tree; of an unfinished run, the best so far.
 
     With --registry a finished run's prompt is kept by its model's name, for drpo prompts and drpo generate.
     """
-    entry = read_entry(registry, model=model, licence=licence)
-    if output is None and entry is None:
+    entry.check()
+    if output is None and entry.registry is None:
         raise UsageError("drpo export: say where to: --output DIR for the run's files, --registry DIR for its prompt.")
-    if entry is not None and all_runs:
+    if entry.registry is not None and all_runs:
         raise UsageError("drpo export --registry: a model has one prompt there. Name one run instead of --all.")
     storage = find_storage(checkpoint)
     storage.require()
@@ -81,8 +116,8 @@ def export_command(
         raise UsageError("drpo export: name one run, or give --all.")
     if output is not None:
         asyncio.run(_export(storage, thread_id, output))
-    if entry is not None and thread_id is not None:
-        asyncio.run(register_run(storage, thread_id, entry))
+    if entry.registry is not None and thread_id is not None:
+        asyncio.run(_register(storage, thread_id, entry=entry, kept=PromptRegistry(entry.registry)))
 
 
 async def _prune(storage: Storage, choice: "Choice", *, dry_run: bool, yes: bool) -> None:
@@ -265,9 +300,31 @@ def _export_events(storage: Storage, record: "RunRecord", folder: Path) -> str:
     return f"{len(lines) - num_closed} events" + (f", {num_closed} did not open" if num_closed else "")
 
 
+async def _register(storage: Storage, thread_id: str, *, entry: _Entry, kept: PromptRegistry) -> None:
+    """Keep a finished run's prompt, and say so.
+
+    Raises:
+        UsageError: the run has no prompt to keep, or its model has no name.
+    """
+    from drpo_graph.cli.reading import load_finished  # Loads LangGraph.
+
+    record, result = await load_finished(storage, thread_id, advice="Name a run of drpo optimize.")
+    settings = record.settings
+    model = entry.model or settings.base.model
+    if not model:
+        raise UsageError(f"Run {thread_id!r} names no base model. Give the prompt's with --model.")
+    prompt = RegisteredPrompt.from_result(
+        result,
+        model=model,
+        source=storage.name,
+        date=datetime.datetime.fromtimestamp(record.updated_at, datetime.UTC).date(),
+        licence=entry.licence,
+        placeholders=find_style(settings.initial_prompt, settings.placeholders),
+    )
+    keep_and_tell(kept, prompt)
+
+
 def _say(text: str) -> None:
     from drpo_graph.safety.terminal import inert
 
-    stream = quiet(sys.stdout)
-    stream.write(f"{inert(text, max_chars=2000)}\n")
-    stream.flush()
+    write_lines(sys.stdout, inert(text, max_chars=2000))

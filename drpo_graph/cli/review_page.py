@@ -1,10 +1,12 @@
 """What a reviewer sees of a level, and how a terminal is asked for a decision."""
 
+import asyncio
 import difflib
 import getpass
 import os
 import shlex
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -16,8 +18,10 @@ from rich.text import Text
 
 from drpo_graph.display.formatting import format_reward
 from drpo_graph.errors import ReviewError, UsageError
+from drpo_graph.runs.decisions import decide, pending_review
 from drpo_graph.safety.terminal import inert, inert_block
 from drpo_graph.search.reviews import ReviewedCandidate, ReviewRequest
+from drpo_graph.storage.protocols import Storage
 
 _MAX_ID = 40
 _MAX_PROMPT = 6000
@@ -46,6 +50,32 @@ def default_author() -> str:
         return getpass.getuser()
     except (OSError, KeyError, ImportError) as error:
         raise UsageError("--author: the system knows no user's name. Give one.") from error
+
+
+def is_terminal() -> bool:
+    """Return whether somebody can be asked."""
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def find_pending(thread_id: str, storage: Storage) -> ReviewRequest:
+    """Return what a run waits for.
+
+    Raises:
+        ReviewError: it waits for no decision.
+    """
+    request = asyncio.run(pending_review(thread_id, checkpoint=storage))
+    if request is None:
+        raise ReviewError(f"Run {thread_id!r} waits for no decision. `drpo show {thread_id}` tells how far it is.")
+    return request
+
+
+def decide_at_terminal(request: ReviewRequest, storage: Storage, *, author: str | None = None) -> bool:
+    """Ask for the decision until it can be used, and store it; return whether there is one, and the run may go on."""
+
+    def submit(fields: Mapping[str, object]) -> None:
+        asyncio.run(decide(request.run_id, fields, checkpoint=storage))
+
+    return ask_decision(request, author=author or default_author(), stdout=sys.stdout, submit=submit)
 
 
 def ask_decision(

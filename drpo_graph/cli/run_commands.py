@@ -10,9 +10,10 @@ import typer
 from pydantic import ValidationError
 
 from drpo_graph.cli import options as flags
+from drpo_graph.cli.option_groups import FLAG, option, takes_options
 from drpo_graph.cli.places import DEFAULT_PLACE, is_default, name_place
 from drpo_graph.display import Display, make_display
-from drpo_graph.display.streams import quiet
+from drpo_graph.display.streams import quiet, write_lines
 from drpo_graph.errors import CheckpointError
 from drpo_graph.events.schema import ICLFinished, RunFinished, parse_event
 from drpo_graph.safety.terminal import inert
@@ -30,18 +31,20 @@ def runs_command(checkpoint: flags.CheckpointOption = DEFAULT_PLACE, as_json: fl
     """List the runs of a checkpoint, the newest first."""
     storage = find_storage(checkpoint)
     if is_default(storage) and not storage.exists():
-        _print("[]" if as_json else f"No runs in {storage.name}. `drpo optimize` starts one.")
+        write_lines(sys.stdout, "[]" if as_json else f"No runs in {storage.name}. `drpo optimize` starts one.")
         return
     storage.require()
     from drpo_graph.cli.reading import list_runs  # Loads LangGraph.
 
     runs = asyncio.run(list_runs(storage))
     if as_json:
-        _print(json.dumps([run.model_dump(mode="json", exclude={"settings"}) for run in runs], indent=2))
+        write_lines(
+            sys.stdout, json.dumps([run.model_dump(mode="json", exclude={"settings"}) for run in runs], indent=2)
+        )
     elif runs:
         _print_runs(runs)
     else:
-        _print(f"No runs in {storage.name}. `drpo optimize` starts one.")
+        write_lines(sys.stdout, f"No runs in {storage.name}. `drpo optimize` starts one.")
 
 
 def show_command(
@@ -65,14 +68,16 @@ def show_command(
             "reviews": {level: one.model_dump(mode="json") for level, one in run.decisions.items()},
             "tree": [candidate.model_dump(mode="json") for candidate in run.tree],
         }
-        _print(json.dumps(content, indent=2))
+        write_lines(sys.stdout, json.dumps(content, indent=2))
         return
     print_run(run, quiet(sys.stdout), place=name_place(storage))
 
 
+@takes_options
 def events_command(
+    *,
     thread_id: flags.RunArgument,
-    follow: flags.FollowOption = False,
+    follow: bool = option(False, FLAG, help="Wait for further events until the run ends.", flag="--follow -f"),
     checkpoint: flags.CheckpointOption = DEFAULT_PLACE,
     display: flags.DisplayOption = "jsonl",
 ) -> None:
@@ -143,10 +148,3 @@ def _print_runs(runs: "list[RunRecord]") -> None:
         cells = (run.thread_id, run.status, started, *origin, run.settings.base.model, run.message)
         table.add_row(*(Text(inert(cell, max_chars=_MAX_MESSAGE)) for cell in cells))
     Console(file=quiet(sys.stdout), highlight=False).print(table)
-
-
-def _print(text: str) -> None:
-    """Print text; a reader that has left (``| head``) is no error."""
-    stream = quiet(sys.stdout)
-    stream.write(f"{text}\n")
-    stream.flush()

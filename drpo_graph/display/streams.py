@@ -81,3 +81,10 @@ class QuietStream(io.TextIOBase):
 def quiet(stream: TextIO) -> TextIO:
     """Return the stream wrapped so that writing to it never raises."""
     return cast(TextIO, QuietStream(stream))
+
+
+def write_lines(stream: TextIO, *lines: str) -> None:
+    """Write lines at once; a reader that has left is no error."""
+    shown = quiet(stream)
+    shown.write("".join(f"{line}\n" for line in lines))
+    shown.flush()

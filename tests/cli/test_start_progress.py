@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from drpo_graph.cli.start_progress import StartProgress
+from drpo_graph.cli.model_server import StartProgress
 
 
 class Terminal(io.StringIO):

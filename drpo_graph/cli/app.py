@@ -8,18 +8,16 @@ from typing import Annotated
 import typer
 
 from drpo_graph import __version__
-from drpo_graph.cli import (
-    fork_commands,
-    generate_commands,
-    icl_commands,
-    models_commands,
-    optimize_commands,
-    registry_commands,
-    retention_commands,
-    review_commands,
-    run_commands,
-    serve_commands,
-)
+from drpo_graph.cli.commands.fork import fork_command
+from drpo_graph.cli.commands.generate import generate_command
+from drpo_graph.cli.commands.icl import icl_command
+from drpo_graph.cli.commands.models import app as models_app
+from drpo_graph.cli.commands.optimize import optimize_command, resume_command
+from drpo_graph.cli.commands.prompts import import_command, prompts_command
+from drpo_graph.cli.commands.retention import export_command, prune_command
+from drpo_graph.cli.commands.review import review_command
+from drpo_graph.cli.commands.runs import events_command, runs_command, show_command
+from drpo_graph.cli.commands.serve import serve_command
 from drpo_graph.cli.options import FLAG_BY_PUBLISHED_NAME
 from drpo_graph.errors import DRPOError
 from drpo_graph.safety.redaction import redact
@@ -37,27 +35,27 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for _name, _command in (
-    ("optimize", optimize_commands.optimize_command),
-    ("icl", icl_commands.icl_command),
-    ("resume", optimize_commands.resume_command),
-    ("generate", generate_commands.generate_command),
-    ("fork", fork_commands.fork_command),
-    ("review", review_commands.review_command),
-    ("runs", run_commands.runs_command),
-    ("show", run_commands.show_command),
-    ("events", run_commands.events_command),
-    ("prune", retention_commands.prune_command),
-    ("export", retention_commands.export_command),
-    ("import", registry_commands.import_command),
-    ("prompts", registry_commands.prompts_command),
-    ("serve", serve_commands.serve_command),
+    ("optimize", optimize_command),
+    ("icl", icl_command),
+    ("resume", resume_command),
+    ("generate", generate_command),
+    ("fork", fork_command),
+    ("review", review_command),
+    ("runs", runs_command),
+    ("show", show_command),
+    ("events", events_command),
+    ("prune", prune_command),
+    ("export", export_command),
+    ("import", import_command),
+    ("prompts", prompts_command),
+    ("serve", serve_command),
 ):
     # Typer keeps the line breaks of a docstring: the terminal's width should decide.
     app.command(_name, help="\n\n".join(" ".join(one.split()) for one in (_command.__doc__ or "").split("\n\n")))(
         _command
     )
 
-app.add_typer(models_commands.app, name="models", help="Find out what models can do.")
+app.add_typer(models_app, name="models", help="Find out what models can do.")
 
 
 def _print_version(value: bool) -> None:

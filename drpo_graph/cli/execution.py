@@ -11,12 +11,11 @@ from typing import Protocol
 
 import typer
 
+from drpo_graph.cli.commands.serve import SERVE_FOLDER
 from drpo_graph.cli.inputs import check_budget
 from drpo_graph.cli.options import Output, Serving
+from drpo_graph.cli.pages.review import decide_at_terminal, find_pending, is_terminal
 from drpo_graph.cli.places import name_place
-from drpo_graph.cli.reading import find_run, list_runs
-from drpo_graph.cli.review_page import decide_at_terminal, find_pending, is_terminal
-from drpo_graph.cli.serve_commands import SERVE_FOLDER
 from drpo_graph.cli.served_roles import RoleServing, serve_roles
 from drpo_graph.display import RESUME_COMMAND, DisplayKind, make_display
 from drpo_graph.errors import (
@@ -34,6 +33,7 @@ from drpo_graph.records import ICLResult, Query, RunResult
 from drpo_graph.runs.files import ALGORITHM_FOLDER, PROMPT_FILE, RESULT_FILE
 from drpo_graph.runs.forks import change_settings, fork
 from drpo_graph.runs.logs import LOG_FILE
+from drpo_graph.runs.reading import find_run, list_runs
 from drpo_graph.runs.runner import resume
 from drpo_graph.runs.work import RunOptions, reason_of, run_folder
 from drpo_graph.safety.encryption import read_vault

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from drpo_graph.cli.models_page import Page, capability_rows
+from drpo_graph.cli.pages.models import Page, capability_rows
 from drpo_graph.models.capabilities import Capabilities, CapabilityCache
 from drpo_graph.records import ROLES, Usage
 from drpo_graph.runs.role_checks import RoleCheck

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from drpo_graph.cli.reading import StoredRun
-from drpo_graph.cli.run_page import print_run
+from drpo_graph.cli.pages.run import print_run
 from drpo_graph.records import Candidate, RunResult
+from drpo_graph.runs.reading import StoredRun
 from drpo_graph.settings.settings import Settings
 from drpo_graph.storage.run_list import RunRecord
 from tests.support.command import KEY, SMALL, Drpo, finish, list_runs, spawn_drpo, wait_for

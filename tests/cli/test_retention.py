@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from drpo_graph.cli import retention_commands
+from drpo_graph.cli.commands import retention as retention_commands
 from drpo_graph.errors import CheckpointError, UsageError
 from drpo_graph.storage.retention import Keep, prune_run
 from drpo_graph.storage.run_list import RunRegistry

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from drpo_graph.cli.review_page import ask_decision
+from drpo_graph.cli.pages.review import ask_decision
 from drpo_graph.events.schema import RunStopped
 from drpo_graph.search.reviews import ReviewRequest, read_decision
 from drpo_graph.settings.settings import Settings

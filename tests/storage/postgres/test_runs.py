@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from drpo_graph.cli.execution import _check_is_new
-from drpo_graph.cli.reading import list_runs as read_runs
 from drpo_graph.errors import NoRunsError, SearchStalledError
+from drpo_graph.runs.reading import list_runs as read_runs
 from drpo_graph.storage.postgres import PostgresStorage
 from tests.support.command import (
     KEY,

@@ -76,10 +76,11 @@ def review_command(
         raise UsageError("--json shows what is asked: it is not given with a decision.")
     edits = decision.read_edits()
     # Loads LangGraph: wrong usage is told before that.
-    from drpo_graph.cli import execution, review_page
-    from drpo_graph.cli.reading import find_run
+    from drpo_graph.cli import execution
+    from drpo_graph.cli.pages import review as review_page
     from drpo_graph.parts.rewards import check_named_again
     from drpo_graph.runs.decisions import decide
+    from drpo_graph.runs.reading import find_run
 
     request = review_page.find_pending(thread_id, storage)
     if as_json:

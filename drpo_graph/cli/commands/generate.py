@@ -177,7 +177,7 @@ def _read_settings(
 async def _read_run(thread_id: str, place: str) -> "tuple[RunRecord, RunResult]":
     """Return a finished run, which leaves its settings and its prompt to inference."""
     storage = find_place_of(thread_id, place)
-    from drpo_graph.cli.reading import load_finished  # Loads LangGraph.
+    from drpo_graph.runs.reading import load_finished  # Loads LangGraph.
 
     return await load_finished(storage, thread_id, advice="Give its out_*.json with --icl-examples.")
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 from drpo_graph.cli import options as flags
-from drpo_graph.cli.estimate_page import print_estimates
 from drpo_graph.cli.inputs import read_settings
 from drpo_graph.cli.option_groups import Only, Without, argument, option, takes_options
+from drpo_graph.cli.pages.estimate import print_estimates
 from drpo_graph.display import DisplayKind
 from drpo_graph.errors import DatasetError
 from drpo_graph.prompts.library import load_prompts

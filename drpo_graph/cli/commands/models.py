@@ -65,7 +65,7 @@ def check_command(
 
 
 async def _check(model: str, settings: Settings, *, roles: Sequence[Role], has_samples: bool, as_json: bool) -> None:
-    from drpo_graph.cli.models_page import Page
+    from drpo_graph.cli.pages.models import Page
     from drpo_graph.runs.role_checks import check_roles  # Loads LangGraph: wrong usage is told before that.
 
     stdout = quiet(sys.stdout)

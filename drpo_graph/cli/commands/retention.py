@@ -12,9 +12,9 @@ import typer
 from pydantic import ValidationError
 
 from drpo_graph.cli import options as flags
+from drpo_graph.cli.commands.prompts import LicenceOption, keep_and_tell
 from drpo_graph.cli.option_groups import FLAG, OptionGroup, argument, option, takes_options
 from drpo_graph.cli.places import DEFAULT_PLACE
-from drpo_graph.cli.registry_commands import LicenceOption, keep_and_tell
 from drpo_graph.display.streams import write_lines
 from drpo_graph.errors import CheckpointError, DRPOError, RunLockedError, StateFormatError, UsageError
 from drpo_graph.prompts.placeholders import find_style
@@ -232,7 +232,7 @@ def _read_age(text: str) -> float:
 
 
 async def _export(storage: Storage, thread_id: str | None, output: Path) -> None:
-    from drpo_graph.cli.reading import list_names  # Loads LangGraph.
+    from drpo_graph.runs.reading import list_names  # Loads LangGraph.
 
     if thread_id is not None:
         await _export_one(storage, thread_id, output)
@@ -252,9 +252,9 @@ async def _export(storage: Storage, thread_id: str | None, output: Path) -> None
 
 async def _export_one(storage: Storage, name: str, output: Path) -> None:
     """Write one run's files, and say so."""
-    from drpo_graph.cli.reading import load_run
     from drpo_graph.icl.files import write_stored_examples
     from drpo_graph.runs.files import write_stored_run
+    from drpo_graph.runs.reading import load_run
 
     folder = output / check_thread_id(name)
     run = await load_run(storage, name)
@@ -306,7 +306,7 @@ async def _register(storage: Storage, thread_id: str, *, entry: _Entry, kept: Pr
     Raises:
         UsageError: the run has no prompt to keep, or its model has no name.
     """
-    from drpo_graph.cli.reading import load_finished  # Loads LangGraph.
+    from drpo_graph.runs.reading import load_finished  # Loads LangGraph.
 
     record, result = await load_finished(storage, thread_id, advice="Name a run of drpo optimize.")
     settings = record.settings

@@ -34,7 +34,7 @@ def runs_command(checkpoint: flags.CheckpointOption = DEFAULT_PLACE, as_json: fl
         write_lines(sys.stdout, "[]" if as_json else f"No runs in {storage.name}. `drpo optimize` starts one.")
         return
     storage.require()
-    from drpo_graph.cli.reading import list_runs  # Loads LangGraph.
+    from drpo_graph.runs.reading import list_runs  # Loads LangGraph.
 
     runs = asyncio.run(list_runs(storage))
     if as_json:
@@ -55,8 +55,8 @@ def show_command(
     """Show one run: its result, or how far it is; its levels, the path to its best prompt, its cost."""
     storage = find_storage(checkpoint)
     storage.require()
-    from drpo_graph.cli.reading import load_run  # Loads LangGraph.
-    from drpo_graph.cli.run_page import print_run
+    from drpo_graph.cli.pages.run import print_run
+    from drpo_graph.runs.reading import load_run  # Loads LangGraph.
 
     run = asyncio.run(load_run(storage, thread_id))
     if as_json:
@@ -84,7 +84,7 @@ def events_command(
     """Print a run's stored events, or follow them from another terminal; --display rich shows the live panel."""
     storage = find_storage(checkpoint)
     storage.require()
-    from drpo_graph.cli.reading import find_run  # Loads LangGraph.
+    from drpo_graph.runs.reading import find_run  # Loads LangGraph.
 
     record = asyncio.run(find_run(storage, thread_id))
     with storage.open_events(thread_id, record.log_dir) as events:
@@ -134,7 +134,7 @@ def _print_runs(runs: "list[RunRecord]") -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from drpo_graph.cli.reading import describe_origin  # Loads LangGraph.
+    from drpo_graph.runs.reading import describe_origin  # Loads LangGraph.
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     has_forks = any(run.forked_from is not None for run in runs)

@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from drpo_graph.cli import options as flags
-from drpo_graph.cli.estimate_page import print_estimate
 from drpo_graph.cli.inputs import (
     check_budget,
     check_held_out,
@@ -17,6 +16,7 @@ from drpo_graph.cli.inputs import (
     read_warm_start,
 )
 from drpo_graph.cli.option_groups import FLAG, Only, Without, option, takes_options
+from drpo_graph.cli.pages.estimate import print_estimate
 from drpo_graph.cli.places import find_place_of
 from drpo_graph.data.order import order_queries
 from drpo_graph.parts.rewrite_guards import check_fillable

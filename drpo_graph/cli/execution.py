@@ -11,11 +11,11 @@ from typing import Protocol
 
 import typer
 
-from drpo_graph.cli.commands.serve import SERVE_FOLDER
 from drpo_graph.cli.inputs import check_budget
 from drpo_graph.cli.options import Output, Serving
 from drpo_graph.cli.pages.review import decide_at_terminal, find_pending, is_terminal
 from drpo_graph.cli.places import name_place
+from drpo_graph.cli.serve_request import SERVE_FOLDER
 from drpo_graph.cli.served_roles import RoleServing, serve_roles
 from drpo_graph.display import RESUME_COMMAND, DisplayKind, make_display
 from drpo_graph.errors import (

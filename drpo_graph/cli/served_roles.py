@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TextIO
 
-from drpo_graph.cli.commands.serve import parse_serve_options
 from drpo_graph.cli.model_server import ServeRequest, run_server
+from drpo_graph.cli.serve_request import parse_serve_options
 from drpo_graph.errors import ModelCallError, UsageError
 from drpo_graph.models.clients import build_clients
 from drpo_graph.models.outages import never_ends

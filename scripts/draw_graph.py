@@ -1,4 +1,4 @@
-"""Draw the graphs from the code into docs/architecture.md, between its two markers.
+"""Draw the graphs from the code into docs/graph.md, between its two markers.
 
 python scripts/draw_graph.py            rewrite the diagram
 python scripts/draw_graph.py --check    exit with 1 when it is out of date
@@ -15,7 +15,7 @@ from langchain_core.runnables.graph import NodeStyles
 from drpo_graph.graph import build_graph
 from drpo_graph.icl import build_icl_graph
 
-DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "architecture.md"
+DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "graph.md"
 START, END = "<!-- graph: written by scripts/draw_graph.py -->\n", "<!-- end of graph -->"
 _EDGE = re.compile(r"^ *(\w+) (-\.->|-->) (\w+);$", re.MULTILINE)
 # Dark text on a fixed fill reads on a light page and on a dark one.

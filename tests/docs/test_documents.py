@@ -2,6 +2,7 @@
 
 import importlib.util
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -127,14 +128,28 @@ def test_make_targets_exist(document: Path) -> None:
     assert {name for name, _ in commands(document, "make")} <= set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
 
 
-def test_modules_named_in_the_table_of_layers_are_all_there_are() -> None:
+def test_picture_of_the_rooms_is_the_contract_and_each_room_has_its_words() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-    table = re.findall(r"^\|[^|]+\|([^|]+)\|", text.split("## Layers")[1].split("## The graph")[0], re.MULTILINE)
-    named = {name for cell in table for name in re.findall(r"`([a-z_]+)/?`", cell)}
+    picture = text.split("```")[1].strip().splitlines()
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
+        "contracts"
+    ]
+    assert picture == next(one["layers"] for one in contracts if one["name"] == "layers")
+    rooms = {name for layer in picture for name in re.split(r" [|:] ", layer)}
     package = ROOT / "drpo_graph"
     modules = {path.stem for path in package.glob("*.py") if not path.stem.startswith("__")}
-    folders = {path.parent.name for path in package.glob("*/__init__.py")} | {"nodes", "prompts"}
-    assert named == modules | folders - {"data"}
+    assert rooms == modules | {path.parent.name for path in package.glob("*/__init__.py")}
+    described = re.findall(r"\*\*`(.+?)`\*\*", text)
+    named = {name.strip("`").removesuffix("/").removesuffix(".py") for one in described for name in one.split(", ")}
+    assert named == rooms
+
+
+def test_files_named_in_the_architecture_are_there() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    package = ROOT / "drpo_graph"
+    named = set(re.findall(r"`([a-z_]+(?:/[a-z_]+)+\.py)`", text))
+    assert len(named) > 20
+    assert not [one for one in named if not (package / one).is_file()]
 
 
 def test_python_blocks_of_the_readme_run(world: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:

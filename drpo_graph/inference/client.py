@@ -13,7 +13,7 @@ from drpo_graph.calls.client_setup import find_capabilities, fit_client, make_le
 from drpo_graph.calls.ladder import Sample
 from drpo_graph.calls.ledger import CallRecord, Ledger
 from drpo_graph.calls.roles import RoleModel
-from drpo_graph.errors import ReplyError, SettingsError
+from drpo_graph.errors import SettingsError
 from drpo_graph.events.emitter import Emitter
 from drpo_graph.inference.feed import ResponseFeed, feed_from
 from drpo_graph.models.capabilities import CapabilityCache
@@ -141,16 +141,12 @@ class AlignedClient:
 
     async def _ask(self, call: _Call, render: Render) -> Answer:
         sample: Sample[str] = await call.model.respond(render(call.model.response_format))
-        if sample.value is None or sample.key is None:
-            reason = sample.failure
-            raise ReplyError(
-                f"The model {self.name!r} gave no response: {reason.detail if reason else 'no reply'}",
-                kind=reason.kind if reason else "empty",
-            )
+        text = sample.require(f"The model {self.name!r} gave no response")
+        assert sample.key is not None, "a value comes from a call"
         stored = await call.archive.get("calls", sample.key)
         choices = CallRecord.model_validate(stored).choices
         usage = call.ledger.usage_by_role.get("base", Usage())
-        return Answer(sample.value, choices[0].finish_reason, usage)
+        return Answer(text, choices[0].finish_reason, usage)
 
     async def _fit(self) -> _Fitted:
         fitting = self._fittings.get()

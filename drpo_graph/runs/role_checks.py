@@ -187,14 +187,8 @@ class _Desk:
     async def _sample_response(self) -> str:
         base, prompt = self.session.models.base, self.context.settings.initial_prompt
         sample = await base.respond(base.response_format.render(system_prompt=prompt, query=self.query.text))
-        if sample.value is None:
-            reason = sample.failure
-            raise ReplyError(
-                f"query {self.query.id!r}: {reason.detail if reason else 'no reply'}",
-                kind=reason.kind if reason else "empty",
-            )
-        self.response = sample.value
-        return sample.value
+        self.response = sample.require(f"query {self.query.id!r}")
+        return self.response
 
     async def _sample_metrics(self) -> str:
         selector = self.context.components.selector

@@ -20,6 +20,7 @@ class _Loop:
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
+        self._end_asked = asyncio.Event()
         self._thread = threading.Thread(target=self._live, name="drpo-aligned", daemon=True)
         self._thread.start()
         atexit.register(self._end)
@@ -30,16 +31,12 @@ class _Loop:
         return threading.current_thread() is self._thread
 
     def _live(self) -> None:
-        asyncio.set_event_loop(self.loop)
-        try:
-            self.loop.run_forever()
-        finally:
-            # Closes the HTTP clients that were opened on it.
-            self.loop.run_until_complete(self.loop.shutdown_asyncgens())
-            self.loop.close()
+        # Its end closes the HTTP clients that were opened on it.
+        with asyncio.Runner(loop_factory=lambda: self.loop) as runner:
+            runner.run(self._end_asked.wait())
 
     def _end(self) -> None:
-        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.loop.call_soon_threadsafe(self._end_asked.set)
         self._thread.join(_END_WAIT_S)
 
 

@@ -70,7 +70,7 @@ def read_fields(given: Mapping[str, object]) -> list[BaseMessage]:
     """Return the messages in a dict: its ``history`` and its ``query``, or its ``messages``.
 
     Raises:
-        UsageError: it has neither, both, or something else.
+        UsageError: it has neither, or something else beside a query.
     """
     if "messages" in given:
         # A graph's state: its other keys are not ours.
@@ -104,11 +104,10 @@ def _as_turn(message: BaseMessage) -> Message:
 
 
 def _text_of(message: BaseMessage) -> str:
-    if isinstance(message.content, list):
-        blocks = [block for block in message.content if not isinstance(block, str) and block.get("type") != "text"]
-        if blocks:
-            kinds = ", ".join(sorted({str(block.get("type")) for block in blocks}))
-            raise UsageError(f"A message has content of type {kinds}: expected text.")
+    blocks = message.content if isinstance(message.content, list) else []
+    kinds = {str(block.get("type")) for block in blocks if not isinstance(block, str)} - {"text"}
+    if kinds:
+        raise UsageError(f"A message has content of type {', '.join(sorted(kinds))}: expected text.")
     return str(message.text)
 
 

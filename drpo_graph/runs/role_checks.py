@@ -5,7 +5,6 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
 
 from langgraph.store.memory import InMemoryStore
 
@@ -69,14 +68,14 @@ async def check_roles(
         ModelCallError: an endpoint cannot be used at all, as its probe found.
     """
     plain = build_context(settings, store=InMemoryStore())
-    watched = {role: _watch(client) for role, client in plain.clients.items()}
-    clients = {role: one.client for role, one in watched.items()}
+    notes = {role: _Notes() for role in plain.clients}
+    clients = {role: _watch(client, notes[role]) for role, client in plain.clients.items()}
     context = replace(plain, clients=clients, is_streamed=False)
     desk = _Desk(context, await context.session(_RUN_ID), query or load_bundled_queries()[0])
     checks = []
     for role, sample in desk.samples().items():
         if role in roles:
-            checks.append(await _check(role, settings, notes=watched[role].notes, sample=sample))
+            checks.append(await _check(role, settings, notes=notes[role], sample=sample))
             on_done(checks[-1])
     return tuple(checks)
 
@@ -133,35 +132,29 @@ class _Notes:
         return total
 
 
+@dataclass(frozen=True, slots=True)
 class _WatchedTransport:
     """A transport that takes notes, and heeds the deadline in them."""
 
-    def __init__(self, transport: Transport, notes: _Notes) -> None:
-        self._transport = transport
-        self._notes = notes
+    transport: Transport
+    notes: _Notes
 
     async def send(self, request: Request) -> Reply:
         """Return the reply to one request."""
-        self._notes.requests.append(request)
+        self.notes.requests.append(request)
         try:
-            async with asyncio.timeout(max(0.0, self._notes.deadline - time.monotonic())):
-                reply = await self._transport.send(request)
+            async with asyncio.timeout(max(0.0, self.notes.deadline - time.monotonic())):
+                reply = await self.transport.send(request)
         except TimeoutError:
-            self._notes.is_late = True
+            self.notes.is_late = True
             raise
-        self._notes.replies.append(reply)
+        self.notes.replies.append(reply)
         return reply
 
 
-class _Watched(NamedTuple):
-    client: ModelClient
-    notes: _Notes
-
-
-def _watch(client: ModelClient) -> _Watched:
-    notes = _Notes()
+def _watch(client: ModelClient, notes: _Notes) -> ModelClient:
     replicas = tuple(replace(one, transport=_WatchedTransport(one.transport, notes)) for one in client.replicas)
-    return _Watched(replace(client, balancer=replace(client.balancer, replicas=replicas)), notes)
+    return replace(client, balancer=replace(client.balancer, replicas=replicas))
 
 
 @dataclass(slots=True)

@@ -75,12 +75,13 @@ async def check_roles(
     checks = []
     for role, sample in desk.samples().items():
         if role in roles:
-            checks.append(await _check(role, settings, notes=notes[role], sample=sample))
+            checks.append(await _check(role, desk, notes=notes[role], sample=sample))
             on_done(checks[-1])
     return tuple(checks)
 
 
-async def _check(role: Role, settings: Settings, *, notes: "_Notes", sample: Callable[[], Awaitable[str]]) -> RoleCheck:
+async def _check(role: Role, desk: "_Desk", *, notes: "_Notes", sample: Callable[[], Awaitable[str]]) -> RoleCheck:
+    settings = desk.context.settings
     started = time.monotonic()
     notes.deadline = started + settings.timeout_s
     reading, problem = "", ""
@@ -104,7 +105,7 @@ async def _check(role: Role, settings: Settings, *, notes: "_Notes", sample: Cal
         endpoint=notes.requests[-1].endpoint if notes.requests else "",
         num_requests=len(notes.requests),
         duration_s=round(time.monotonic() - started, 3),
-        usage=notes.usage,
+        usage=desk.session.ledger.usage_by_role.get(role, Usage()),
     )
 
 
@@ -122,14 +123,6 @@ class _Notes:
     def rung(self) -> str:
         """How the last reply was asked for; empty where none was."""
         return self.requests[-1].mode if self.requests else ""
-
-    @property
-    def usage(self) -> Usage:
-        """What the replies cost."""
-        total = Usage()
-        for reply in self.replies:
-            total = total.plus(reply.usage)
-        return total
 
 
 @dataclass(frozen=True, slots=True)

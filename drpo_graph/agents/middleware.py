@@ -81,15 +81,7 @@ class AlignmentMiddleware(AgentMiddleware[AgentState[ResponseT], ContextT, Respo
         request: ModelRequest[ContextT],
         handler: Callable[[ModelRequest[ContextT]], ModelResponse[ResponseT]],
     ) -> ModelResponse[ResponseT]:
-        """Make a model call with prompt and examples.
-
-        Args:
-            request: The agent's.
-            handler: Makes the call.
-
-        Raises:
-            UsageError: the prompt cannot be read or filled.
-        """
+        """Do as :meth:`awrap_model_call` where the agent is called synchronously."""
         examples = wait_for(self._find_examples(request.messages)) if self._num_icl else ()
         return handler(self._align(request, examples))
 
@@ -110,16 +102,14 @@ class AlignmentMiddleware(AgentMiddleware[AgentState[ResponseT], ContextT, Respo
         return await handler(self._align(request, await self._find_examples(request.messages)))
 
     def _align(self, request: ModelRequest[ContextT], examples: Sequence[ICLExample]) -> ModelRequest[ContextT]:
-        messages: list[AnyMessage] = [*_as_messages(examples), *request.messages]
-        if isinstance(request.model, AlignedModel):
-            if self._prompt is None and self._registry is None:
-                return request.override(messages=messages)
-            prompt = self._choose(self._model or _name_of(request.model))
-            return request.override(
-                messages=messages, model_settings={**request.model_settings, "system_prompt": prompt}
-            )
+        shown = request.override(messages=[*_as_messages(examples), *request.messages])
+        is_aligned = isinstance(request.model, AlignedModel)
+        if is_aligned and self._prompt is None and self._registry is None:
+            return shown
         prompt = self._choose(self._model or _name_of(request.model))
-        return request.override(messages=messages, system_message=_put_before(request.system_message, prompt))
+        if is_aligned:
+            return shown.override(model_settings={**request.model_settings, "system_prompt": prompt})
+        return shown.override(system_message=_put_before(request.system_message, prompt))
 
     def _choose(self, model: str) -> str:
         if isinstance(self._prompt, PromptSlot):

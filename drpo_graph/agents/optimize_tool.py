@@ -1,16 +1,15 @@
 """An optimisation as an agent's tool: it starts or continues a run, tells its progress, and is told how it ended."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from langchain_core.tools import StructuredTool
 from langgraph.config import get_stream_writer
 from langgraph.runtime import get_runtime
-from pydantic import ValidationError
 
 from drpo_graph.agents.prompt_slot import PromptSlot
 from drpo_graph.agents.swapping import Swap, SwapRule, swap_if_better
-from drpo_graph.agents.tool_arguments import Choices, build_arguments, explain_refusal, read_choices
+from drpo_graph.agents.tool_arguments import build_arguments, explain_refusal
 from drpo_graph.data.datasets import load_bundled_queries
 from drpo_graph.errors import BudgetSpentError, DRPOError, ReviewNeededError, RunExistsError, UsageError
 from drpo_graph.events.schema import Event
@@ -83,12 +82,12 @@ def make_optimize_tool(
         settings, training, tuple(validation), slot, rules, options=options or RunOptions(), parts=parts or Parts()
     )
     return StructuredTool.from_function(
-        func=work.call_blocking,
+        func=lambda **given: wait_for(work.call(**given)),
         coroutine=work.call,
         name=rules.name,
         description=_DESCRIPTION,
         args_schema=arguments,
-        handle_validation_error=_refuse,
+        handle_validation_error=explain_refusal,
     )
 
 
@@ -105,33 +104,34 @@ class _ToolWork:
     parts: Parts = field(kw_only=True)
     num_started: int = 0
 
-    async def call(self, **given: object) -> str:
-        """Carry out a run and return what the agent is told."""
-        choices = read_choices(given)
-        thread_id = choices.thread_id or f"{self.rules.name}-{_find_task_id() or new_thread_id()}"
+    async def call(
+        self, *, thread_id: str | None = None, queries: Sequence[str] | None = None, **choices: float | None
+    ) -> str:
+        """Carry out a run, or continue the one that is named, and return what the agent is told."""
+        run_id = thread_id or f"{self.rules.name}-{_find_task_id() or new_thread_id()}"
+        chosen = {name: value for name, value in choices.items() if value is not None}
         options = replace(self.options, sinks=(*self.options.sinks, _open_stream()))
         try:
-            if choices.thread_id is None:
-                result = await self._start(choices, thread_id, options)
+            if thread_id is None:
+                result = await self._start(run_id, chosen, queries, options=options)
+            elif run_id.startswith(f"{self.rules.name}-"):
+                result = await self._resume(run_id, chosen, options)
             else:
-                result = await self._continue(choices, thread_id, options)
+                raise UsageError(f"Run {run_id!r} is none of this tool's: their names begin with {self.rules.name}-.")
         except DRPOError as error:
-            return self._explain(error, choices, thread_id)
+            return self._explain(error, chosen, run_id)
         return _describe(result, self._offer(result))
 
-    def call_blocking(self, **given: object) -> str:
-        """Do the same where the agent is called synchronously."""
-        return wait_for(self.call(**given))
-
-    async def _start(self, choices: Choices, thread_id: str, options: RunOptions) -> RunResult:
+    async def _start(
+        self, thread_id: str, chosen: Mapping[str, float], queries: Sequence[str] | None, *, options: RunOptions
+    ) -> RunResult:
         if self.num_started >= self.rules.max_runs:
             raise UsageError(f"The developer allows {self.rules.max_runs} new run(s), and they were started.")
         self.num_started += 1
-        chosen = {"depth": choices.depth, "num_queries": choices.num_queries}
-        values = {name: one for name, one in chosen.items() if one is not None} | dict(choices.caps)
-        training = self.queries if choices.queries is None else choices.queries
-        number = values.get("num_queries", self.settings.num_queries)
-        if isinstance(number, int):
+        training = self.queries if queries is None else queries
+        values: dict[str, object] = {**chosen}
+        number = chosen.get("num_queries", self.settings.num_queries)
+        if number is not None:
             values["num_queries"] = min(number, len(training))
         if self.slot is not None:
             values["initial_prompt"] = self.slot.current.text
@@ -148,18 +148,13 @@ class _ToolWork:
         except RunExistsError:
             # The agent was stopped in the middle of this very call, and goes on with it.
             self.num_started -= 1
-            return await self._resume(choices, thread_id, options)
+            return await self._resume(thread_id, chosen, options)
         except UsageError:
             self.num_started -= 1  # Nothing was started.
             raise
 
-    async def _continue(self, choices: Choices, thread_id: str, options: RunOptions) -> RunResult:
-        if not thread_id.startswith(f"{self.rules.name}-"):
-            raise UsageError(f"Run {thread_id!r} is none of this tool's: their names begin with {self.rules.name}-.")
-        return await self._resume(choices, thread_id, options)
-
-    async def _resume(self, choices: Choices, thread_id: str, options: RunOptions) -> RunResult:
-        changes: dict[str, object] = {cap: getattr(self.settings, cap) for cap in CAPS} | dict(choices.caps)
+    async def _resume(self, thread_id: str, chosen: Mapping[str, float], options: RunOptions) -> RunResult:
+        changes: dict[str, object] = {cap: chosen.get(cap, getattr(self.settings, cap)) for cap in CAPS}
         if self.settings.reward:
             # A checkpoint's word loads no reward function; the developer's does.
             changes["reward"] = self.settings.reward
@@ -174,7 +169,7 @@ class _ToolWork:
             # What was found is told all the same.
             return Swap(None, redact(str(error)))
 
-    def _explain(self, error: DRPOError, choices: Choices, thread_id: str) -> str:
+    def _explain(self, error: DRPOError, chosen: Mapping[str, float], thread_id: str) -> str:
         told = redact(str(error))
         if not error.is_resumable:
             return f"The optimisation was not carried out. {told}"
@@ -185,8 +180,8 @@ class _ToolWork:
             return f"The optimisation was stopped. {told} To continue it, {again}: no finished call is made twice."
         larger = [
             f"{cap} (at most {getattr(self.settings, cap):g})"
-            for cap, chosen in choices.caps.items()
-            if isinstance(chosen, int | float) and chosen < getattr(self.settings, cap)
+            for cap in CAPS
+            if cap in chosen and chosen[cap] < getattr(self.settings, cap)
         ]
         if larger:
             return f"The budget is spent. {told} To continue, {again} and a larger {' or '.join(larger)}."
@@ -204,10 +199,6 @@ def _find_task_id() -> str | None:
         return None
     info = runtime.execution_info if runtime is not None else None
     return info.task_id if info is not None and info.thread_id is not None else None
-
-
-def _refuse(error: ValidationError) -> str:
-    return explain_refusal(error)
 
 
 def _open_stream() -> Callable[[Event], None]:

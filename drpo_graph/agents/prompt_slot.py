@@ -5,7 +5,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
 from filelock import FileLock, Timeout
 from pydantic import Field, ValidationError
@@ -50,16 +49,6 @@ class _Content(Record):
     placeholders: FieldStyle | None = None
     versions: tuple[SlotVersion, ...]
 
-    def find(self, version: int | None) -> SlotVersion | None:
-        return next((one for one in self.versions if one.version == version), None)
-
-
-class _Seen(NamedTuple):
-    """What was read, and what the file looked like then."""
-
-    mark: tuple[int, ...]
-    content: _Content
-
 
 class PromptSlot:
     """A prompt that can be swapped under a running app.
@@ -79,9 +68,14 @@ class PromptSlot:
 
     def __init__(self, path: Path, *, initial: str | None = None, placeholders: PlaceholderStyle = "none") -> None:
         self.path = path
-        self._seen: _Seen | None = None
+        self._seen: tuple[tuple[int, ...], _Content] | None = None
+        """What the file looked like when it was read, and what was in it."""
         if initial is not None and not path.exists():
-            self._begin(initial, find_style(initial, placeholders))
+            style = find_style(initial, placeholders)
+            with self._hold():
+                if not path.exists():  # Another process may have begun it meanwhile.
+                    first = self._make(initial, number=1, replaced=None)
+                    self._write(_Content(current=1, placeholders=style, versions=(first,)))
         self._read()
 
     def __repr__(self) -> str:
@@ -95,9 +89,7 @@ class PromptSlot:
             UsageError: the file cannot be read.
         """
         content = self._read()
-        found = content.find(content.current)
-        assert found is not None  # _read has looked.
-        return found
+        return self._require(content, content.current)
 
     @property
     def versions(self) -> tuple[SlotVersion, ...]:
@@ -124,15 +116,15 @@ class PromptSlot:
             content = self._read()
             former = self._require(content, content.current)
             if if_version not in (None, former.version):
-                raise UsageError(
-                    f"Prompt slot {self.path}: version {former.version} is in use, not {if_version}. Compare with that "
-                    "one before it is replaced."
+                raise self._error(
+                    f"version {former.version} is in use, not {if_version}. Compare with that one before it is "
+                    "replaced."
                 )
             number = max(one.version for one in content.versions) + 1
             made = self._make(prompt, number=number, replaced=former.version)
             problem = content.placeholders and describe_changes(made.text, former.text, content.placeholders)
             if problem:
-                raise UsageError(f"Prompt slot {self.path}: {problem}.")
+                raise self._error(f"{problem}.")
             kept = (*content.versions, made)[-MAX_VERSIONS:]
             self._write(content.model_copy(update={"current": number, "versions": kept}))
         return made
@@ -150,83 +142,70 @@ class PromptSlot:
             content = self._read()
             wanted = self._require(content, content.current).replaced if to is None else to
             if wanted is None:
-                raise UsageError(f"Prompt slot {self.path}: version {content.current} is the first: none is before it.")
+                raise self._error(f"version {content.current} is the first: none is before it.")
             found = self._require(content, wanted)
             self._write(content.model_copy(update={"current": found.version}))
         return found
 
-    def _begin(self, initial: str, style: FieldStyle | None) -> None:
-        with self._hold():
-            if not self.path.exists():  # Another process may have begun it meanwhile.
-                first = self._make(initial, number=1, replaced=None)
-                self._write(_Content(current=1, placeholders=style, versions=(first,)))
-
     def _make(self, prompt: str | RunResult, *, number: int, replaced: int | None) -> SlotVersion:
         text = clean_surrogates(prompt.system_prompt if isinstance(prompt, RunResult) else prompt)
         if not text.strip():
-            raise UsageError(f"Prompt slot {self.path}: the prompt is blank. Give a text.")
+            raise self._error("the prompt is blank. Give a text.")
         made = SlotVersion(version=number, text=text, replaced=replaced, time=time.time())
         if isinstance(prompt, str):
             return made
         known = RegisteredPrompt.from_result(prompt, model=str(self.path))
-        rewards = {"reward": known.reward, "initial_reward": known.initial_reward}
-        return made.model_copy(update={"run": prompt.thread_id, **rewards})
+        return made.model_copy(update=known.model_dump(include={"run", "reward", "initial_reward"}))
 
     def _require(self, content: _Content, version: int) -> SlotVersion:
-        found = content.find(version)
+        found = next((one for one in content.versions if one.version == version), None)
         if found is None:
             known = ", ".join(str(one.version) for one in content.versions)
-            raise UsageError(f"Prompt slot {self.path}: there is no version {version}: expected one of {known}.")
+            raise self._error(f"there is no version {version}: expected one of {known}.")
         return found
 
     def _read(self) -> _Content:
         seen = self._seen  # One read: another thread may replace it.
         try:
             mark = _mark_of(self.path)
-            if seen is not None and seen.mark == mark:
-                return seen.content
+            if seen is not None and seen[0] == mark:
+                return seen[1]
             content = _Content.model_validate_json(self.path.read_bytes())
         except FileNotFoundError as error:
-            raise UsageError(f"Prompt slot {self.path}: there is no file. Give it an initial prompt.") from error
+            raise self._error("there is no file. Give it an initial prompt.") from error
         except OSError as error:
-            raise UsageError(f"Prompt slot {self.path}: {error.strerror or error}. Make the file readable.") from error
+            raise self._error(f"{error.strerror or error}. Make the file readable.") from error
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(str(one) for one in first["loc"])
-            raise UsageError(
-                f"Prompt slot {self.path}: {place + ': ' if place else ''}{first['msg']}. Mend the file or remove it."
-            ) from error
+            raise self._error(f"{place + ': ' if place else ''}{first['msg']}. Mend the file or remove it.") from error
         self._require(content, content.current)
         if content.format != _FORMAT:
-            raise UsageError(f"Prompt slot {self.path}: it has format {content.format}, this version reads {_FORMAT}.")
+            raise self._error(f"it has format {content.format}, this version reads {_FORMAT}.")
         # If it was replaced between the two steps, the mark is too old: the next reader reads it once more.
-        self._seen = _Seen(mark, content)
+        self._seen = (mark, content)
         return content
 
     def _write(self, content: _Content) -> None:
-        try:
-            write_atomically(self.path, (content.model_dump_json(indent=2) + "\n").encode())
-        except OSError as error:
-            raise UsageError(f"Prompt slot {self.path}: {error.strerror or error}. Give a file to write to.") from error
+        write_atomically(self.path, (content.model_dump_json(indent=2) + "\n").encode())
 
     @contextmanager
     def _hold(self) -> Iterator[None]:
-        """Keep other threads and processes from writing meanwhile."""
+        """Keep other threads and processes from writing meanwhile; what cannot be written is the slot's error."""
         lock_file = self.path.with_name(f"{self.path.name}.lock")
-        # A lock object of its own each time: one that is shared lets a second thread in.
-        lock = FileLock(lock_file, timeout=_LOCK_TIMEOUT_S)
         try:
             make_private_folder(lock_file.parent)
             create_private_file(lock_file)
-            lock.acquire()
+            # A lock object of its own each time: one that is shared lets a second thread in.
+            with FileLock(lock_file, timeout=_LOCK_TIMEOUT_S):
+                yield
         except Timeout as error:
-            raise UsageError(f"Prompt slot {self.path}: another process holds it. Try again.") from error
+            raise self._error("another process holds it. Try again.") from error
         except OSError as error:
-            raise UsageError(f"Prompt slot {self.path}: {error.strerror or error}. Give a file to write to.") from error
-        try:
-            yield
-        finally:
-            lock.release()
+            raise self._error(f"{error.strerror or error}. Give a file to write to.") from error
+
+    def _error(self, problem: str) -> UsageError:
+        return UsageError(f"Prompt slot {self.path}: {problem}")
 
 
 def _mark_of(path: Path) -> tuple[int, ...]:

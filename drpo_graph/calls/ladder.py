@@ -35,6 +35,17 @@ class Sample(NamedTuple, Generic[T]):
     key: str | None = None
     """The ledger key of the call it came from."""
 
+    def require(self, what: str) -> T:
+        """Return the value; ``what`` begins the message where there is none.
+
+        Raises:
+            ReplyError: there is none.
+        """
+        if self.value is not None:
+            return self.value
+        detail, kind = (self.failure.detail, self.failure.kind) if self.failure else ("no reply", "empty")
+        raise ReplyError(f"{what}: {detail}", kind=kind)
+
 
 def _is_untold(choice: Choice) -> bool:
     """Return whether a reply has digits, and came without the probabilities of any."""

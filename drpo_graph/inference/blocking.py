@@ -20,27 +20,19 @@ class _Loop:
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._live, name="drpo-aligned", daemon=True)
-        self._thread.start()
+        self._end_asked = asyncio.Event()
+        self.thread = threading.Thread(target=self._live, name="drpo-aligned", daemon=True)
+        self.thread.start()
         atexit.register(self._end)
 
-    @property
-    def is_here(self) -> bool:
-        """Whether the running thread is the loop's."""
-        return threading.current_thread() is self._thread
-
     def _live(self) -> None:
-        asyncio.set_event_loop(self.loop)
-        try:
-            self.loop.run_forever()
-        finally:
-            # Closes the HTTP clients that were opened on it.
-            self.loop.run_until_complete(self.loop.shutdown_asyncgens())
-            self.loop.close()
+        # Its end closes the HTTP clients that were opened on it.
+        with asyncio.Runner(loop_factory=lambda: self.loop) as runner:
+            runner.run(self._end_asked.wait())
 
     def _end(self) -> None:
-        self.loop.call_soon_threadsafe(self.loop.stop)
-        self._thread.join(_END_WAIT_S)
+        self.loop.call_soon_threadsafe(self._end_asked.set)
+        self.thread.join(_END_WAIT_S)
 
 
 _lock = threading.Lock()
@@ -54,7 +46,7 @@ def wait_for(work: Coroutine[object, object, T]) -> T:
         UsageError: the calling thread is the one that would do the work.
     """
     chosen = _running_loop()
-    if chosen.is_here:
+    if threading.current_thread() is chosen.thread:
         work.close()
         raise UsageError("A synchronous call inside of one would wait for itself: use the asynchronous method.")
     future = asyncio.run_coroutine_threadsafe(work, chosen.loop)
@@ -77,15 +69,11 @@ def iterate(values: AsyncIterator[T]) -> Iterator[T]:
         close = getattr(values, "aclose", None)
         if close is not None:
             with suppress(RuntimeError):  # It was never begun on this loop.
-                wait_for(_close(close()))
+                wait_for(close())
 
 
 async def _next(values: AsyncIterator[T]) -> T:
     return await anext(values)
-
-
-async def _close(closing: Coroutine[object, object, None]) -> None:
-    await closing
 
 
 def _running_loop() -> _Loop:

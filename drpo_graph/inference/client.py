@@ -10,10 +10,9 @@ from langgraph.store.memory import InMemoryStore
 
 from drpo_graph.calls.channel import CallChannel, Learned
 from drpo_graph.calls.client_setup import find_capabilities, fit_client, make_learned
-from drpo_graph.calls.ladder import Sample
 from drpo_graph.calls.ledger import CallRecord, Ledger
 from drpo_graph.calls.roles import RoleModel
-from drpo_graph.errors import ReplyError, SettingsError
+from drpo_graph.errors import SettingsError
 from drpo_graph.events.emitter import Emitter
 from drpo_graph.inference.feed import ResponseFeed, feed_from
 from drpo_graph.models.capabilities import CapabilityCache
@@ -40,25 +39,13 @@ class Answer(NamedTuple):
     usage: Usage
 
 
-class _Fitted(NamedTuple):
-    client: ModelClient
-    learned: Learned
-
-
 @dataclass(slots=True)
 class _Fitting:
-    """The client as one event loop's servers showed what they can do."""
+    """The client as one event loop's servers showed what they can do, and what they have refused since."""
 
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    fitted: _Fitted | None = None
-
-
-class _Call(NamedTuple):
-    """One question: its model, and the records that last as long as it."""
-
-    model: RoleModel
-    ledger: Ledger
-    archive: Archive
+    client: ModelClient | None = None
+    learned: Learned = field(default_factory=Learned)
 
 
 class AlignedClient:
@@ -98,11 +85,7 @@ class AlignedClient:
             )
 
     async def respond(self, render: Render, *, role: RoleSettings) -> Answer:
-        """Return the response to what ``render`` makes.
-
-        Args:
-            render: Makes the request.
-            role: How the model is sampled.
+        """Return the response to what ``render`` makes, sampled as ``role`` says.
 
         Raises:
             ModelCallError: the endpoint cannot be used, or failed again and again.
@@ -113,18 +96,13 @@ class AlignedClient:
     async def stream(self, render: Render, *, role: RoleSettings) -> AsyncGenerator[str | Answer]:
         """Yield the response in pieces, which together are what :meth:`respond` returns, and that at last.
 
-        Args:
-            render: Makes the request.
-            role: How the model is sampled.
-
         Raises:
             ModelCallError: as :meth:`respond`; or it broke off after its beginning was shown.
             ReplyError: there is no usable response.
         """
-        fitted = await self._fit()
-        feed = ResponseFeed(self._prompts.response_format(fitted.client.prompt_format))
-        call = await self._open(role, feed)
-        asking = asyncio.create_task(self._ask(call, render))
+        model = await self._open(role)
+        feed = ResponseFeed(model.response_format)
+        asking = asyncio.create_task(self._ask(feed_from(model, feed), render))
         asking.add_done_callback(lambda _: feed.end())
         try:
             async for piece in feed:
@@ -139,41 +117,29 @@ class AlignedClient:
                 asking.cancel()
                 await asyncio.wait([asking])
 
-    async def _ask(self, call: _Call, render: Render) -> Answer:
-        sample: Sample[str] = await call.model.respond(render(call.model.response_format))
-        if sample.value is None or sample.key is None:
-            reason = sample.failure
-            raise ReplyError(
-                f"The model {self.name!r} gave no response: {reason.detail if reason else 'no reply'}",
-                kind=reason.kind if reason else "empty",
-            )
-        stored = await call.archive.get("calls", sample.key)
+    async def _ask(self, model: RoleModel, render: Render) -> Answer:
+        sample = await model.respond(render(model.response_format))
+        text = sample.require(f"The model {self.name!r} gave no response")
+        assert sample.key is not None, "a value comes from a call"
+        stored = await model.channel.archive.get("calls", sample.key)
         choices = CallRecord.model_validate(stored).choices
-        usage = call.ledger.usage_by_role.get("base", Usage())
-        return Answer(sample.value, choices[0].finish_reason, usage)
+        return Answer(text, choices[0].finish_reason, model.channel.ledger.usage_by_role.get("base", Usage()))
 
-    async def _fit(self) -> _Fitted:
+    async def _open(self, role: RoleSettings) -> RoleModel:
+        """Return the model with records of its own: a question that is asked twice is two questions."""
+        archive = Archive(InMemoryStore(), uuid.uuid4().hex)
         fitting = self._fittings.get()
         async with fitting.lock:
-            if fitting.fitted is None:
-                archive = Archive(InMemoryStore(), "fitting")
+            if fitting.client is None:
                 may_ask = self._settings.probe
                 found = await find_capabilities(self._client, archive=archive, cache=CapabilityCache(), may_ask=may_ask)
-                fitting.fitted = _Fitted(fit_client(self._client, found), make_learned(None, found))
-            return fitting.fitted
-
-    async def _open(self, role: RoleSettings, feed: ResponseFeed | None = None) -> _Call:
-        """Return a call with records of its own: a question that is asked twice is two questions."""
-        fitted = await self._fit()
-        client = replace(fitted.client, settings=role.model_copy(update={"model": self.name}))
-        archive = Archive(InMemoryStore(), uuid.uuid4().hex)
-        ledger = Ledger(archive, StopSignal())
+                fitting.client, fitting.learned = fit_client(self._client, found), make_learned(None, found)
         channel = CallChannel(
-            client=client if feed is None else feed_from(client, feed),
+            client=replace(fitting.client, settings=role.model_copy(update={"model": self.name})),
             settings=self._settings,
-            ledger=ledger,
+            ledger=Ledger(archive, StopSignal()),
             archive=archive,
             emitter=Emitter("aligned", is_streamed=False),
-            learned=fitted.learned,
+            learned=fitting.learned,
         )
-        return _Call(RoleModel(channel, self._prompts), ledger, archive)
+        return RoleModel(channel, self._prompts)

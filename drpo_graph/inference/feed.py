@@ -10,6 +10,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
+from drpo_graph.calls.roles import RoleModel
 from drpo_graph.errors import ModelCallError
 from drpo_graph.models.clients import ModelClient
 from drpo_graph.models.failures import MalformedReplyError, classify_failure
@@ -115,9 +116,11 @@ class _FeedingTransport:
         return ModelCallError(message, kind="broken_off", role=self.client.role)
 
 
-def feed_from(client: ModelClient, feed: ResponseFeed) -> ModelClient:
-    """Return the client with its replies shown while they come."""
+def feed_from(model: RoleModel, feed: ResponseFeed) -> RoleModel:
+    """Return the model with its replies shown while they come."""
+    client = model.channel.client
     replicas = tuple(
         replace(one, transport=_FeedingTransport(one.transport, feed, client, one.secret)) for one in client.replicas
     )
-    return replace(client, balancer=replace(client.balancer, replicas=replicas))
+    feeding = replace(client, balancer=replace(client.balancer, replicas=replicas))
+    return replace(model, channel=replace(model.channel, client=feeding))

@@ -9,15 +9,15 @@ from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackMana
 from langchain_core.language_models import BaseChatModel, LanguageModelInput
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
-from langchain_core.prompt_values import ChatPromptValue, PromptValue
-from langchain_core.runnables import Runnable, RunnableLambda
+from langchain_core.prompt_values import PromptValue
+from langchain_core.runnables import Runnable, RunnableLambda, RunnableSequence
 from pydantic import ConfigDict, Field, PrivateAttr, SkipValidation
 
 from drpo_graph.errors import SettingsError
 from drpo_graph.inference.blocking import iterate, wait_for
-from drpo_graph.inference.client import AlignedClient, Answer
+from drpo_graph.inference.client import AlignedClient
 from drpo_graph.inference.prompt_choice import ChosenPrompt, GivenPrompt, PromptSource, choose_prompt
-from drpo_graph.inference.question import Question, as_usage, read_conversation, read_fields
+from drpo_graph.inference.question import Question, read_conversation, read_fields
 from drpo_graph.parts.protocols import ExampleRetriever
 from drpo_graph.records import ICLExample
 from drpo_graph.settings.layers import build_settings
@@ -102,7 +102,7 @@ class AlignedModel(BaseChatModel):
 
     def as_node(self) -> Runnable[Mapping[str, object], dict[str, list[AIMessage]]]:
         """Return the model as a node of a LangGraph graph whose state has ``messages``: it adds its response."""
-        return RunnableLambda(_read_state) | self | RunnableLambda(_as_update)
+        return RunnableSequence(self, RunnableLambda(_as_update))
 
     async def find_examples(self, query: str, *, num_icl: int | None = None) -> Sequence[ICLExample]:
         """Return the ICL examples that a query is shown with.
@@ -134,9 +134,7 @@ class AlignedModel(BaseChatModel):
         }
 
     def _convert_input(self, model_input: LanguageModelInput | Mapping[str, object]) -> PromptValue:
-        if isinstance(model_input, Mapping):
-            return ChatPromptValue(messages=cast(Any, read_fields(model_input)))
-        return super()._convert_input(model_input)
+        return super()._convert_input(read_fields(model_input) if isinstance(model_input, Mapping) else model_input)
 
     async def _agenerate(
         self,
@@ -147,11 +145,7 @@ class AlignedModel(BaseChatModel):
     ) -> ChatResult:
         question = await self._prepare(messages, stop, choices=kwargs)
         answer = await self._client.respond(question.render, role=question.role)
-        message = AIMessage(
-            content=answer.text,
-            usage_metadata=as_usage(answer.usage),
-            response_metadata=question.describe(answer, model=self._client.name),
-        )
+        message = AIMessage(content=answer.text, **question.describe(answer, model=self._client.name))
         return ChatResult(generations=[ChatGeneration(message=message)])
 
     async def _astream(
@@ -164,7 +158,11 @@ class AlignedModel(BaseChatModel):
         question = await self._prepare(messages, stop, choices=kwargs)
         async with aclosing(self._client.stream(question.render, role=question.role)) as pieces:
             async for piece in pieces:
-                chunk = self._as_chunk(piece, question)
+                if isinstance(piece, str):
+                    message = AIMessageChunk(content=piece)
+                else:
+                    message = AIMessageChunk(content="", **question.describe(piece, model=self._client.name))
+                chunk = ChatGenerationChunk(message=message)
                 if run_manager is not None:
                     await run_manager.on_llm_new_token(str(chunk.text), chunk=chunk)
                 yield chunk
@@ -189,17 +187,6 @@ class AlignedModel(BaseChatModel):
             if run_manager is not None:
                 run_manager.on_llm_new_token(str(chunk.text), chunk=chunk)
             yield chunk
-
-    def _as_chunk(self, piece: str | Answer, question: Question) -> ChatGenerationChunk:
-        if isinstance(piece, str):
-            return ChatGenerationChunk(message=AIMessageChunk(content=piece))
-        return ChatGenerationChunk(
-            message=AIMessageChunk(
-                content="",
-                usage_metadata=as_usage(piece.usage),
-                response_metadata=question.describe(piece, model=self._client.name),
-            )
-        )
 
     def _read_settings(self) -> Settings:
         # Who asks a model for an answer does not wait ten minutes for a lost server, as a run does.
@@ -228,14 +215,7 @@ class AlignedModel(BaseChatModel):
         own = cast(GivenPrompt | None, choices.get("system_prompt"))
         prompt = self._prompt if own is None else choose_prompt(own, model=self._client.name)
         examples = await self.find_examples(conversation.query, num_icl=cast(int | None, choices.get("num_icl")))
-        return Question(
-            role=role,
-            prompt=prompt,
-            system_prompt="\n\n".join(part for part in (prompt.text, conversation.system) if part),
-            history=conversation.history,
-            query=conversation.query,
-            examples=examples,
-        )
+        return Question(role, prompt, conversation, examples)
 
 
 def check_num_icl(num_icl: int, *, has_retriever: bool) -> None:
@@ -248,10 +228,6 @@ def check_num_icl(num_icl: int, *, has_retriever: bool) -> None:
         raise SettingsError(f"num_icl={num_icl}: expected 0 to {MAX_NUM_ICL} ICL examples.")
     if num_icl and not has_retriever:
         raise SettingsError(f"num_icl={num_icl}: there is nothing to find examples with. Give a retriever.")
-
-
-def _read_state(state: Mapping[str, object]) -> list[BaseMessage]:
-    return read_fields({"messages": state["messages"]})
 
 
 def _as_update(message: AIMessage) -> dict[str, list[AIMessage]]:

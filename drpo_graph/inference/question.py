@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from langchain_core.messages import (
     AIMessage,
@@ -13,54 +13,13 @@ from langchain_core.messages import (
     convert_to_messages,
 )
 from langchain_core.messages.ai import InputTokenDetails, UsageMetadata
-from pydantic import JsonValue
 
 from drpo_graph.errors import UsageError
 from drpo_graph.inference.client import Answer
 from drpo_graph.inference.prompt_choice import ChosenPrompt
 from drpo_graph.prompts.library import Message, ResponseFormat
-from drpo_graph.records import ICLExample, Usage
+from drpo_graph.records import ICLExample
 from drpo_graph.settings.settings import RoleSettings
-
-_KEYS = ("query", "history", "messages")
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """What is asked, with what around it, and how the response is sampled."""
-
-    role: RoleSettings
-    prompt: ChosenPrompt
-    system_prompt: str
-    """The chosen prompt, and what the conversation's own system messages say."""
-    history: Sequence[Message]
-    query: str
-    examples: Sequence[ICLExample]
-
-    def render(self, form: ResponseFormat) -> list[Message]:
-        """Return the request, as the search makes it."""
-        return form.render(
-            system_prompt=self.system_prompt, query=self.query, examples=self.examples, history=self.history
-        )
-
-    def describe(self, answer: Answer, *, model: str) -> dict[str, JsonValue]:
-        """Return where a response comes from, for its message."""
-        return {
-            "model_name": model,
-            "finish_reason": answer.finish_reason,
-            "system_prompt_source": self.prompt.source,
-            "icl_queries": [example.query for example in self.examples],
-        }
-
-
-def as_usage(usage: Usage) -> UsageMetadata:
-    """Return a usage as LangChain's messages carry it."""
-    return UsageMetadata(
-        input_tokens=usage.prompt_tokens,
-        output_tokens=usage.completion_tokens,
-        total_tokens=usage.prompt_tokens + usage.completion_tokens,
-        input_token_details=InputTokenDetails(cache_read=usage.cached_tokens),
-    )
 
 
 class Conversation(NamedTuple):
@@ -73,17 +32,50 @@ class Conversation(NamedTuple):
     query: str
 
 
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is asked, with what around it, and how the response is sampled."""
+
+    role: RoleSettings
+    prompt: ChosenPrompt
+    conversation: Conversation
+    examples: Sequence[ICLExample]
+
+    def render(self, form: ResponseFormat) -> list[Message]:
+        """Return the request, as the search makes it."""
+        own, history, query = self.conversation
+        system_prompt = "\n\n".join(part for part in (self.prompt.text, own) if part)
+        return form.render(system_prompt=system_prompt, query=query, examples=self.examples, history=history)
+
+    def describe(self, answer: Answer, *, model: str) -> dict[str, Any]:
+        """Return what the response's message tells beside its text: what it cost, and where it comes from."""
+        usage = answer.usage
+        return {
+            "usage_metadata": UsageMetadata(
+                input_tokens=usage.prompt_tokens,
+                output_tokens=usage.completion_tokens,
+                total_tokens=usage.prompt_tokens + usage.completion_tokens,
+                input_token_details=InputTokenDetails(cache_read=usage.cached_tokens),
+            ),
+            "response_metadata": {
+                "model_name": model,
+                "finish_reason": answer.finish_reason,
+                "system_prompt_source": self.prompt.source,
+                "icl_queries": [example.query for example in self.examples],
+            },
+        }
+
+
 def read_fields(given: Mapping[str, object]) -> list[BaseMessage]:
     """Return the messages in a dict: its ``history`` and its ``query``, or its ``messages``.
 
     Raises:
-        UsageError: it has neither, both, or something else.
+        UsageError: it has neither, or something else beside a query.
     """
-    unknown = sorted(set(map(str, given)) - set(_KEYS))
     if "messages" in given:
         # A graph's state: its other keys are not ours.
         return _to_messages(given["messages"], "messages")
-    if "query" not in given or unknown:
+    if "query" not in given or set(given) - {"query", "history"}:
         found = ", ".join(map(repr, given)) or "nothing"
         raise UsageError(f"The input has the keys {found}: expected 'query' (and 'history'), or 'messages'.")
     return [*_to_messages(given.get("history") or [], "history"), *_to_messages(given["query"], "query")]
@@ -112,11 +104,10 @@ def _as_turn(message: BaseMessage) -> Message:
 
 
 def _text_of(message: BaseMessage) -> str:
-    if isinstance(message.content, list):
-        blocks = [block for block in message.content if not isinstance(block, str) and block.get("type") != "text"]
-        if blocks:
-            kinds = ", ".join(sorted({str(block.get("type")) for block in blocks}))
-            raise UsageError(f"A message has content of type {kinds}: expected text.")
+    blocks = message.content if isinstance(message.content, list) else []
+    kinds = {str(block.get("type")) for block in blocks if not isinstance(block, str)} - {"text"}
+    if kinds:
+        raise UsageError(f"A message has content of type {', '.join(sorted(kinds))}: expected text.")
     return str(message.text)
 
 

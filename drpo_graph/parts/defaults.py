@@ -5,11 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import ClassVar, TypeVar
+from typing import ClassVar
 
 from pydantic import JsonValue
 
-from drpo_graph.calls.ladder import Sample
 from drpo_graph.calls.roles import Models
 from drpo_graph.errors import ReplyError, SettingsError
 from drpo_graph.models.request import Choice, ReplySchema
@@ -34,8 +33,6 @@ from drpo_graph.prompts.library import PromptLibrary
 from drpo_graph.records import MAX_SCORE, MIN_SCORE, Critique, Metric, MetricScore, MetricSelection, Query, Rollout
 from drpo_graph.settings.settings import Settings
 
-T = TypeVar("T")
-
 _MAX_NAME_CHARS = 40
 
 REWARD_METRIC = Metric(name="Reward", definition="The score of a reward function.")
@@ -58,7 +55,7 @@ class LLMMetricSelector:
             parse=partial(parse_metric_selection, known=self.prompts.metrics, max_metrics=max_metrics),
             schema=_selection_schema(self.prompts.metrics, self.settings),
         )
-        return _value_of(samples[0], f"metrics for query {query.id!r}")
+        return samples[0].require(f"metrics for query {query.id!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +104,7 @@ class LLMCritic:
             soften=_soften if self.settings.soft_scores else None,
             schema=_critique_schema(selection.metrics, self.settings.max_rationale_chars),
         )
-        return _value_of(samples[0], f"critique on query {query.id!r}")
+        return samples[0].require(f"critique on query {query.id!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +164,7 @@ class LLMRewriter:
         )
         rewrites = [sample.value for sample in samples if sample.value is not None]
         if not rewrites:
-            _value_of(samples[0], f"rewrite of candidate {request.candidate_id!r}")
+            samples[0].require(f"rewrite of candidate {request.candidate_id!r}")
         return rewrites
 
 
@@ -183,13 +180,6 @@ def choose_examples(examples: Sequence[tuple[Query, Rollout]], *, settings: Sett
             break
         chosen.append((query, rollout))
     return chosen
-
-
-def _value_of(sample: Sample[T], what: str) -> T:
-    if sample.value is None:
-        reason = sample.failure
-        raise ReplyError(f"{what}: {reason.detail if reason else 'no reply'}", kind=reason.kind if reason else "empty")
-    return sample.value
 
 
 def _soften(critique: Critique, choice: Choice) -> Critique:

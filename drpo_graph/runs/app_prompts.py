@@ -70,15 +70,16 @@ async def optimize_prompts(
         before = dict(found)
         for name in prompts:
             run_id = f"{thread_id}-{number}-{name}"
-            one = OnePromptOfApp(respond, name, dict(found))
-            result = await _carry_out(
-                run_id,
-                queries,
-                validation,
-                settings=settings.model_copy(update={"initial_prompt": found[name]}),
-                options=replace(options, log_dir=options.log_dir / run_id) if options.log_dir else options,
-                parts=replace(parts, responder=one),
-            )
+            own = settings.model_copy(update={"initial_prompt": found[name]})
+            place = replace(options, log_dir=options.log_dir / run_id) if options.log_dir else options
+            app = replace(parts, responder=OnePromptOfApp(respond, name, dict(found)))
+            try:
+                result = await optimize(
+                    queries, settings=own, validation=validation, thread_id=run_id, options=place, parts=app
+                )
+            except RunExistsError:
+                # All of its settings are compared: a run of another app, or of other prompts, is refused.
+                result = await resume(run_id, options=place, parts=app, changes=own.model_dump(), queries=queries)
             runs.append(result)
             found[name] = result.system_prompt
             logger.info("round %s: prompt %r has reward %s", number, name, result.reward)
@@ -87,26 +88,6 @@ async def optimize_prompts(
     return PromptsResult(
         thread_id=thread_id, prompts=found, initial_prompts=dict(prompts), rounds=number, runs=tuple(runs)
     )
-
-
-async def _carry_out(
-    run_id: str,
-    queries: Sequence[str | Query],
-    validation: Sequence[str | Query],
-    *,
-    settings: Settings,
-    options: RunOptions,
-    parts: Parts,
-) -> RunResult:
-    """Return one run's result: of a new run, of one that goes on, or of one that had finished before."""
-    try:
-        return await optimize(
-            queries, settings=settings, validation=validation, thread_id=run_id, options=options, parts=parts
-        )
-    except RunExistsError:
-        # All of its settings are compared: a run of another app, or of other prompts, is refused.
-        changes = settings.model_dump()
-        return await resume(run_id, options=options, parts=parts, changes=changes, queries=queries)
 
 
 def _check(prompts: Mapping[str, str], thread_id: str, rounds: int, parts: Parts) -> None:

@@ -5,7 +5,6 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
 
 from langgraph.store.memory import InMemoryStore
 
@@ -69,19 +68,20 @@ async def check_roles(
         ModelCallError: an endpoint cannot be used at all, as its probe found.
     """
     plain = build_context(settings, store=InMemoryStore())
-    watched = {role: _watch(client) for role, client in plain.clients.items()}
-    clients = {role: one.client for role, one in watched.items()}
+    notes = {role: _Notes() for role in plain.clients}
+    clients = {role: _watch(client, notes[role]) for role, client in plain.clients.items()}
     context = replace(plain, clients=clients, is_streamed=False)
     desk = _Desk(context, await context.session(_RUN_ID), query or load_bundled_queries()[0])
     checks = []
     for role, sample in desk.samples().items():
         if role in roles:
-            checks.append(await _check(role, settings, notes=watched[role].notes, sample=sample))
+            checks.append(await _check(role, desk, notes=notes[role], sample=sample))
             on_done(checks[-1])
     return tuple(checks)
 
 
-async def _check(role: Role, settings: Settings, *, notes: "_Notes", sample: Callable[[], Awaitable[str]]) -> RoleCheck:
+async def _check(role: Role, desk: "_Desk", *, notes: "_Notes", sample: Callable[[], Awaitable[str]]) -> RoleCheck:
+    settings = desk.context.settings
     started = time.monotonic()
     notes.deadline = started + settings.timeout_s
     reading, problem = "", ""
@@ -105,7 +105,7 @@ async def _check(role: Role, settings: Settings, *, notes: "_Notes", sample: Cal
         endpoint=notes.requests[-1].endpoint if notes.requests else "",
         num_requests=len(notes.requests),
         duration_s=round(time.monotonic() - started, 3),
-        usage=notes.usage,
+        usage=desk.session.ledger.usage_by_role.get(role, Usage()),
     )
 
 
@@ -124,44 +124,30 @@ class _Notes:
         """How the last reply was asked for; empty where none was."""
         return self.requests[-1].mode if self.requests else ""
 
-    @property
-    def usage(self) -> Usage:
-        """What the replies cost."""
-        total = Usage()
-        for reply in self.replies:
-            total = total.plus(reply.usage)
-        return total
 
-
+@dataclass(frozen=True, slots=True)
 class _WatchedTransport:
     """A transport that takes notes, and heeds the deadline in them."""
 
-    def __init__(self, transport: Transport, notes: _Notes) -> None:
-        self._transport = transport
-        self._notes = notes
+    transport: Transport
+    notes: _Notes
 
     async def send(self, request: Request) -> Reply:
         """Return the reply to one request."""
-        self._notes.requests.append(request)
+        self.notes.requests.append(request)
         try:
-            async with asyncio.timeout(max(0.0, self._notes.deadline - time.monotonic())):
-                reply = await self._transport.send(request)
+            async with asyncio.timeout(max(0.0, self.notes.deadline - time.monotonic())):
+                reply = await self.transport.send(request)
         except TimeoutError:
-            self._notes.is_late = True
+            self.notes.is_late = True
             raise
-        self._notes.replies.append(reply)
+        self.notes.replies.append(reply)
         return reply
 
 
-class _Watched(NamedTuple):
-    client: ModelClient
-    notes: _Notes
-
-
-def _watch(client: ModelClient) -> _Watched:
-    notes = _Notes()
+def _watch(client: ModelClient, notes: _Notes) -> ModelClient:
     replicas = tuple(replace(one, transport=_WatchedTransport(one.transport, notes)) for one in client.replicas)
-    return _Watched(replace(client, balancer=replace(client.balancer, replicas=replicas)), notes)
+    return replace(client, balancer=replace(client.balancer, replicas=replicas))
 
 
 @dataclass(slots=True)
@@ -187,14 +173,8 @@ class _Desk:
     async def _sample_response(self) -> str:
         base, prompt = self.session.models.base, self.context.settings.initial_prompt
         sample = await base.respond(base.response_format.render(system_prompt=prompt, query=self.query.text))
-        if sample.value is None:
-            reason = sample.failure
-            raise ReplyError(
-                f"query {self.query.id!r}: {reason.detail if reason else 'no reply'}",
-                kind=reason.kind if reason else "empty",
-            )
-        self.response = sample.value
-        return sample.value
+        self.response = sample.require(f"query {self.query.id!r}")
+        return self.response
 
     async def _sample_metrics(self) -> str:
         selector = self.context.components.selector

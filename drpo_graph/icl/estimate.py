@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from drpo_graph.prompts.library import PromptLibrary
 from drpo_graph.records import ROLES, ICLExample, Query, Role, Rollout
-from drpo_graph.search.estimate import Dataset, Estimate, Measure, Workload, add_up, measure_call
+from drpo_graph.search.estimate import Dataset, Estimate, Measure, add_up, measure_call
+from drpo_graph.search.workload import Workload
 from drpo_graph.settings.settings import Settings
 
 _BYTES_PER_TOKEN = {False: 4, True: 2}

@@ -5,18 +5,10 @@ from collections.abc import Mapping, Sequence
 from drpo_graph.events.schema import Remaining
 from drpo_graph.records import Query
 from drpo_graph.retrieval import EmbeddingRetriever
-from drpo_graph.search.estimate import (
-    Dataset,
-    Estimate,
-    Workload,
-    estimate_remaining,
-    estimate_run,
-    find_shortage,
-    plan_levels,
-    plan_validation,
-)
+from drpo_graph.search.estimate import Dataset, Estimate, estimate_remaining, estimate_run, find_shortage
 from drpo_graph.search.session import RunContext, RunSession
 from drpo_graph.search.state import SearchState
+from drpo_graph.search.workload import Workload, plan_levels, plan_validation
 from drpo_graph.settings.limits import CAPS, Cap
 
 _CLEAR_LEVEL = 1

@@ -16,15 +16,9 @@ from drpo_graph.graph import build_graph
 from drpo_graph.models.request import Reply, Request
 from drpo_graph.prompts import load_prompts
 from drpo_graph.records import ROLES, Query, Usage
-from drpo_graph.search.estimate import (
-    Dataset,
-    Workload,
-    estimate_remaining,
-    estimate_run,
-    find_shortage,
-    plan_levels,
-)
+from drpo_graph.search.estimate import Dataset, estimate_remaining, estimate_run, find_shortage
 from drpo_graph.search.hosting import RECURSION_LIMIT
+from drpo_graph.search.workload import Workload, plan_levels
 from drpo_graph.settings.limits import Limits
 from drpo_graph.settings.prices import Price
 from drpo_graph.settings.settings import Settings

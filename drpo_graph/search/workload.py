@@ -1,0 +1,102 @@
+"""What the levels of a search ask of the roles, by counting.
+
+In the worst case that is an upper bound: easy levels add all that they may, every level that can be is run a second
+time, every reply is asked for as often as one can be, and no two candidates share a call.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from drpo_graph.records import Role
+from drpo_graph.search.levels import has_fixed_queries, query_indices, repeat_indices
+from drpo_graph.settings.settings import Settings
+
+
+class Workload(NamedTuple):
+    """What one level, or the validation, asks of the roles."""
+
+    selections: int = 0
+    """Queries whose metrics are selected."""
+    rewrites: int = 0
+    """Candidates to rewrite, each by one request with ``n_actions`` samples."""
+    rollouts: int = 0
+
+    def plus(self, other: "Workload") -> "Workload":
+        """Return the sum."""
+        return Workload(*(one + two for one, two in zip(self, other, strict=True)))
+
+
+def plan_levels(
+    settings: Settings, *, num_queries: int, first: int = 0, last: int, num_parents: int = 1, num_repeats: int = 0
+) -> list[Workload]:
+    """Return what each level from the first to the last asks for, if no parent is easy and none is run again.
+
+    Args:
+        settings: What the run does.
+        num_queries: Training queries.
+        first: The first level; 0 is the root's evaluation.
+        last: The last level, should the queries last so far.
+        num_parents: Candidates in the beam before the first level.
+        num_repeats: Levels that were run again before it, each on a round of queries.
+    """
+    # A kept parent on the queries that it was run on costs nothing.
+    is_kept_free = has_fixed_queries(settings, num_queries=num_queries)
+    num_children = settings.n_actions + settings.keep_parents
+    rounds = _plan_rounds(settings, num_queries=num_queries, last=last + num_repeats)
+    levels = []
+    for level in range(first, last + 1):
+        selections, size = rounds[level + num_repeats]
+        if level == 0:
+            levels.append(Workload(selections, 0, size))
+        elif size:
+            per_parent = settings.n_actions if is_kept_free else num_children
+            levels.append(Workload(selections, num_parents, num_parents * per_parent * size))
+            num_parents = min(settings.beam_size, num_parents * num_children)
+    return levels
+
+
+def _plan_rounds(settings: Settings, *, num_queries: int, last: int) -> list[tuple[int, int]]:
+    """Return of each round of queries how many are new, and how many it has."""
+    seen: set[int] = set()
+    rounds = []
+    for number in range(last + 1):
+        indices = set(query_indices(number, settings=settings, num_queries=num_queries))
+        rounds.append((len(indices - seen), len(indices)))
+        seen |= indices
+    return rounds
+
+
+def repeat_all(levels: Sequence[Workload], settings: Settings, *, num_queries: int) -> list[Workload]:
+    """Return the levels from the root on if each that can be is run a second time, on the queries of the next round."""
+    # A round has at most as many queries as those before it, so a level that comes later is not larger for that.
+    num_rounds = [
+        2
+        if any(repeat_indices(n, settings=settings, num_queries=num_queries) for n in range(level, 2 * level + 1))
+        else 1
+        for level in range(len(levels))
+    ]
+    rounds = _plan_rounds(settings, num_queries=num_queries, last=2 * len(levels) - 1)
+    return [
+        work._replace(
+            selections=sum(new for new, _ in rounds[2 * level : 2 * level + 2]),
+            rollouts=work.rollouts * num_rounds[level],
+        )
+        for level, work in enumerate(levels)
+    ]
+
+
+def plan_validation(settings: Settings, *, num_validation: int) -> Workload:
+    """Return what selection on held-out queries asks for: the root, the beam and the best, each on every query."""
+    return Workload(num_validation, 0, (1 + 2 * settings.beam_size) * num_validation)
+
+
+def count_calls(work: Workload, settings: Settings, *, is_worst: bool) -> dict[Role, int]:
+    """Return the calls of each role that a workload takes."""
+    asked, repaired = (settings.max_reply_attempts, 1) if is_worst and not settings.is_compat else (1, 0)
+    return {
+        "base": work.rollouts * asked,
+        "metrics": work.selections * (asked + repaired) * settings.has_judge,
+        "critic": work.rollouts * (asked + repaired) * settings.has_judge,
+        # A server that ignores n is asked once per sample.
+        "optimizer": work.rewrites * (settings.n_actions if is_worst else 1) * (asked + repaired),
+    }

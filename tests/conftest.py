@@ -5,6 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support.command import Drpo
+
 
 @pytest.fixture(scope="session", autouse=True)
 def cache_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
@@ -21,3 +23,9 @@ def fresh_clients() -> Iterator[None]:
     utils = sys.modules.get("langchain_openai.chat_models._client_utils")
     if utils is not None:
         utils._cached_async_httpx_client.cache_clear()
+
+
+@pytest.fixture
+def drpo(capsys: pytest.CaptureFixture[str]) -> Drpo:
+    """The command line in this process."""
+    return Drpo(capsys)

@@ -5,7 +5,7 @@ import pytest
 
 from drpo_graph.cli.app import _run
 from drpo_graph.records import RunResult
-from tests.support.command import SMALL, Drpo, enter, read_result, serve_world
+from tests.support.command import SMALL, enter, read_result, serve_world
 from tests.support.fake_server import FakeServer
 
 
@@ -27,12 +27,6 @@ def slow_world() -> Iterator[FakeServer]:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, world: FakeServer) -> Path:
     """An empty working folder, and an environment that leads to the world."""
     return enter(tmp_path, monkeypatch, world)
-
-
-@pytest.fixture
-def drpo(capsys: pytest.CaptureFixture[str]) -> Drpo:
-    """The command line in this process."""
-    return Drpo(capsys)
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from drpo_graph.cli.app import _run
-from tests.support.command import SMALL, Drpo, enter, serve_world
+from tests.support.command import SMALL, enter, serve_world
 from tests.support.fake_server import FakeServer
 
 pytest.importorskip("psycopg", reason="needs the extra test-postgres")
@@ -53,12 +53,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, world: FakeServer) -
     for name in ("PGPASSWORD", "PGHOST", "PGUSER", "PGDATABASE"):
         monkeypatch.delenv(name, raising=False)
     return enter(tmp_path, monkeypatch, world)
-
-
-@pytest.fixture
-def drpo(capsys: pytest.CaptureFixture[str]) -> Drpo:
-    """The command line in this process."""
-    return Drpo(capsys)
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,9 @@ from typing import Literal, NamedTuple
 from langchain_core.embeddings import Embeddings
 
 from drpo_graph.errors import EmbeddingsError
+from drpo_graph.models.transport import PerLoop
 from drpo_graph.safety.private_files import create_private_file, make_private_folder
+from drpo_graph.single_flight import SingleFlight
 
 Kind = Literal["query", "document"]
 """Some models embed a question otherwise than what it is looked up in."""
@@ -50,7 +52,7 @@ class CachedEmbeddings(Embeddings):
     def __init__(self, embeddings: Embeddings, *, model: str, file: Path | None = None) -> None:
         self._embeddings, self._model = embeddings, model
         self._memory: OrderedDict[str, array[float]] = OrderedDict()
-        self._in_flight: dict[tuple[asyncio.AbstractEventLoop, str], asyncio.Task[dict[str, array[float]]]] = {}
+        self._in_flight: PerLoop[SingleFlight[str, dict[str, array[float]]]] = PerLoop(SingleFlight)
         self._lock = threading.Lock()
         self._counts = CacheCounts()
         self._size: int | None = None
@@ -91,17 +93,15 @@ class CachedEmbeddings(Embeddings):
         return [list(known[key]) for key in keys]
 
     async def _aembed(self, texts: Sequence[str], kind: Kind) -> list[list[float]]:
-        loop = asyncio.get_running_loop()
+        in_flight = self._in_flight.get()
         keys = [self._key(text, kind) for text in texts]
-        tasks = {key: task for key in keys if (task := self._in_flight.get((loop, key))) is not None}
+        tasks = {key: in_flight.tasks[key] for key in keys if key in in_flight.tasks}
         self._count(num_from_memory=sum(key in tasks for key in keys))
         known = self._recall([key for key in keys if key not in tasks])
         absent = _without(keys, {**known, **tasks})
         if missing := {key: text for key, text in zip(keys, texts, strict=True) if key in absent}:
-            task = asyncio.create_task(self._fetch(missing, kind))
-            for key in missing:
-                self._in_flight[(loop, key)] = tasks[key] = task
-            task.add_done_callback(lambda done: self._land(loop, missing, done))
+            task = in_flight.begin(missing, self._fetch(missing, kind))
+            tasks.update(dict.fromkeys(missing, task))
         for task in set(tasks.values()):
             # Shielded: others may wait for the same text.
             known.update(await asyncio.shield(task))
@@ -123,17 +123,6 @@ class CachedEmbeddings(Embeddings):
             else await asyncio.to_thread(self._keep, missing, vectors)
         )
         return {**found, **new}
-
-    def _land(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        keys: Mapping[str, str],
-        done: "asyncio.Task[dict[str, array[float]]]",
-    ) -> None:
-        for key in keys:
-            self._in_flight.pop((loop, key), None)
-        if not done.cancelled():
-            done.exception()  # Marks it as seen: those who waited, if any are left, got it too.
 
     def _key(self, text: str, kind: Kind) -> str:
         # A lone surrogate, which JSON may bring, has no UTF-8.

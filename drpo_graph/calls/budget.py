@@ -25,6 +25,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from pydantic import Field
@@ -36,7 +37,7 @@ from drpo_graph.models.failures import classify_failure
 from drpo_graph.models.request import Request
 from drpo_graph.records import Record, Usage
 from drpo_graph.settings.limits import Amount, Cap, Limits, flag_of, tell_amount
-from drpo_graph.settings.prices import PICODOLLARS, PriceBook, to_dollars
+from drpo_graph.settings.prices import PriceBook, to_dollars
 from drpo_graph.storage.archive import Archive
 
 Clock = Callable[[], float]
@@ -87,9 +88,9 @@ class BudgetPart(Record):
     """What one process spent beyond the calls in the ledger, as the archive keeps it."""
 
     elapsed_s: float = 0.0
-    charged: tuple[int, int, int] = Amount()
+    charged: Amount = Amount()
     """Requests without a usable reply that may have been billed, and use that no server told."""
-    in_work: dict[str, tuple[int, int, int]] = Field(default_factory=dict)
+    in_work: dict[str, Amount] = Field(default_factory=dict)
     """By ledger key, calls that were sent and not in the ledger when this was written: what each had reserved, or used.
     Of a process that has gone, those that never got there are lost."""
 
@@ -99,23 +100,23 @@ class BudgetPart(Record):
         Args:
             finished: What the calls in the ledger used, by key.
         """
-        charged = Amount(*self.charged)
+        charged = self.charged
         for key, amount in self.in_work.items():
             usage = finished.get(key)
             if usage is None:
-                charged = charged.plus(Amount(*amount))
+                charged = charged.plus(amount)
             elif _is_untold(usage):
-                charged = charged.plus(Amount(*amount)._replace(calls=0))
+                charged = charged.plus(amount._replace(calls=0))
         return self.model_copy(update={"charged": charged, "in_work": {}})
 
 
+@dataclass(slots=True)
 class Hold:
     """A reservation; :meth:`settle` it with the reply's usage."""
 
-    def __init__(self, key: str, amount: Amount) -> None:
-        self.key = key
-        self.amount = amount
-        self.usage: Usage | None = None
+    key: str
+    amount: Amount
+    usage: Usage | None = None
 
     def settle(self, usage: Usage) -> None:
         """Take what the call really used."""
@@ -164,7 +165,7 @@ class Budget:
                 # To be stored so before this process makes one of these calls again, and has it in the ledger.
                 part = self._written_off[name] = part.write_off(finished or {})
             self._former_s += part.elapsed_s
-            self.spent = self.spent.plus(Amount(*part.charged))
+            self.spent = self.spent.plus(part.charged)
         self._part = f"{len(stored) + 1:06d}"
 
     def count(self, model: str, usage: Usage) -> None:
@@ -190,19 +191,11 @@ class Budget:
         """
         limit = self.limits.max_time
         if limit is not None and self.elapsed_s >= limit:
-            raise BudgetSpentError(
-                f"The time is up: {tell_amount('max_time', self.elapsed_s, limit=limit)} ({flag_of('max_time')}).",
-                resume_flags=f"{flag_of('max_time')} {math.ceil(max(2 * limit, self.elapsed_s + limit))}",
-            )
+            raise self._spent("max_time", limit, what="The time is up")
 
     def spent_of(self, cap: Cap) -> float:
         """Return what is spent of what a cap bounds, in its own unit."""
-        return {
-            "max_calls": self.spent.calls,
-            "max_tokens": self.spent.tokens,
-            "max_cost": to_dollars(self.spent.picodollars),
-            "max_time": self.elapsed_s,
-        }[cap]
+        return self.elapsed_s if cap == "max_time" else _in_unit(cap, self.spent)
 
     @asynccontextmanager
     async def hold(self, demand: Demand, guard: Guard = wait_out) -> AsyncIterator[Hold]:
@@ -265,7 +258,7 @@ class Budget:
                     if exceeded is None:
                         return self._take(amount)
                     if not self.num_in_flight:
-                        raise self._spent(exceeded, amount)
+                        raise self._spent(exceeded, _in_unit(exceeded, amount))
                 turn.clear()
                 await guard(_wait_for(turn))
         finally:
@@ -320,12 +313,11 @@ class Budget:
         num_tokens = usage.prompt_tokens + usage.completion_tokens
         return Amount(usage.calls, num_tokens, self.prices.cost_of(model, usage) or 0)
 
-    def _spent(self, cap: Cap, needed: Amount) -> BudgetSpentError:
+    def _spent(self, cap: Cap, needs: float, *, what: str = "The budget is spent") -> BudgetSpentError:
         limit = getattr(self.limits, cap)
         spent = self.spent_of(cap)
-        needs = {"max_calls": needed.calls, "max_tokens": needed.tokens}.get(cap, needed.picodollars / PICODOLLARS)
         share = tell_amount(cap, spent, limit=limit)
-        message = f"The budget is spent: {share} ({flag_of(cap)})."
+        message = f"{what}: {share} ({flag_of(cap)})."
         if spent < limit:
             rest = "What is left of the budget is too little for the next call"
             message = f"{rest}: {share} spent ({flag_of(cap)}), it may need {tell_amount(cap, needs)}."
@@ -333,6 +325,11 @@ class Budget:
         enough = max(2 * limit, spent + needs)
         larger = f"{math.ceil(enough * 100) / 100:g}" if cap == "max_cost" else str(math.ceil(enough))
         return BudgetSpentError(message, resume_flags=f"{flag_of(cap)} {larger}")
+
+
+def _in_unit(cap: Cap, amount: Amount) -> float:
+    """Return how much of what a cap bounds an amount is, in the cap's own unit."""
+    return {"max_calls": amount.calls, "max_tokens": amount.tokens}.get(cap, to_dollars(amount.picodollars))
 
 
 async def _wait_for(turn: asyncio.Event) -> None:

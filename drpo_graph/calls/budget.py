@@ -31,7 +31,7 @@ from typing import NamedTuple
 from pydantic import Field
 
 from drpo_graph.errors import BudgetSpentError
-from drpo_graph.models.context_window import MESSAGE_TOKENS, TEMPLATE_TOKENS
+from drpo_graph.models.context_window import most_tokens
 from drpo_graph.models.endpoint_gate import Guard, wait_out
 from drpo_graph.models.failures import classify_failure
 from drpo_graph.models.request import Request
@@ -54,12 +54,10 @@ class Demand(NamedTuple):
     """What decides how much a request may use."""
 
     model: str
-    num_bytes: int
-    """Of the prompt. No tokenizer in use makes more tokens of a text than it has bytes."""
+    max_prompt: int
+    """Tokens of the prompt, at most."""
     max_completion: int
     """Tokens of all samples together."""
-    extra_tokens: int = 0
-    """What a chat template may add."""
 
 
 def demand_of(request: Request, model: str) -> Demand:
@@ -68,12 +66,7 @@ def demand_of(request: Request, model: str) -> Demand:
     if request.schema is not None and request.mode in ("json_schema", "tool"):
         # Servers put the schema into the prompt.
         texts.append(json.dumps(request.schema.schema))
-    return Demand(
-        model=model,
-        num_bytes=sum(len(text.encode("utf-8", "replace")) for text in texts),
-        max_completion=request.max_tokens * request.num_samples,
-        extra_tokens=TEMPLATE_TOKENS + MESSAGE_TOKENS * len(texts),
-    )
+    return Demand(model, most_tokens(texts), max_completion=request.max_tokens * request.num_samples)
 
 
 class UnsavedBudgetError(Exception):
@@ -305,8 +298,7 @@ class Budget:
 
     def _most(self, demand: Demand) -> Amount:
         """Return what a request may use at most."""
-        num_prompt = demand.num_bytes + demand.extra_tokens
-        usage = Usage(calls=1, prompt_tokens=num_prompt, completion_tokens=demand.max_completion)
+        usage = Usage(calls=1, prompt_tokens=demand.max_prompt, completion_tokens=demand.max_completion)
         return self._amount_of(demand.model, usage)
 
     def _amount_of(self, model: str, usage: Usage) -> Amount:

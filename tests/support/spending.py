@@ -18,9 +18,9 @@ class Clock:
         return self.now
 
 
-def demand(num_bytes: int = 0, max_completion: int = 0) -> Demand:
+def demand(max_prompt: int = 0, max_completion: int = 0) -> Demand:
     """Return the demand of a request without a template."""
-    return Demand(MODEL, num_bytes, max_completion)
+    return Demand(MODEL, max_prompt, max_completion)
 
 
 def usage(prompt: int = 0, completion: int = 0) -> Usage:

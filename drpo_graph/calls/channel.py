@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from pydantic import JsonValue
+from pydantic import BaseModel
 
 from drpo_graph.calls.budget import demand_of
 from drpo_graph.calls.failed_samples import FailureBudget
@@ -33,8 +33,7 @@ _MAX_EXHAUSTED = 2
 _FIRST_CONTACT_RETRIES = 2
 
 
-@dataclass(slots=True)
-class Learned:
+class Learned(BaseModel):
     """What a model's server turned out to refuse; kept with the run, so that a resumed run asks the same way."""
 
     rung: int = 0
@@ -80,13 +79,15 @@ class CallChannel:
             attempt: How many replies to this very request were unusable before.
             sample_index: Which of several equal requests this is, where one request gives one sample.
         """
-        identity: dict[str, JsonValue] = {
-            "role": self.client.role,
-            "model": self.client.settings.model,
-            "attempt": attempt,
-            "sample_index": sample_index,
-        }
-        return call_key({**identity, **request.key_parts()})
+        return call_key(
+            {
+                "role": self.client.role,
+                "model": self.client.settings.model,
+                "attempt": attempt,
+                "sample_index": sample_index,
+                **request.key_parts(),
+            }
+        )
 
     async def call(self, key: str, request: Request) -> LedgerEntry:
         """Return one finished call, from the ledger where it stands already.
@@ -114,16 +115,8 @@ class CallChannel:
         """Remember, with the run, what the server refuses."""
         for name, value in changes.items():
             setattr(self.learned, name, value)
-        await self.archive.put(
-            "learned",
-            f"{self.client.role}/{self.client.settings.model}",
-            {
-                "rung": self.learned.rung,
-                "merges_system": self.learned.merges_system,
-                "ignores_n": self.learned.ignores_n,
-                "top_logprobs": self.learned.top_logprobs,
-            },
-        )
+        key = f"{self.client.role}/{self.client.settings.model}"
+        await self.archive.put("learned", key, self.learned.model_dump(mode="json"))
 
     async def _make(self, key: str, request: Request) -> CallRecord:
         tries = Tries()

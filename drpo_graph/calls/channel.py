@@ -28,6 +28,13 @@ from drpo_graph.settings.settings import Settings
 from drpo_graph.stop import await_unless_stopped
 from drpo_graph.storage.archive import Archive
 
+_CHECK_KEY = "Check the API key and its environment variable."
+_ADVICE_BY_KIND = {
+    "http_401": _CHECK_KEY,
+    "http_403": _CHECK_KEY,
+    "http_404": "Check the model's name and the base URL.",
+    "quota": "The account has no credit left: top it up, then resume.",
+}
 _MAX_BACKOFF_S = 60.0
 _MAX_EXHAUSTED = 2
 _FIRST_CONTACT_RETRIES = 2
@@ -166,27 +173,13 @@ class CallChannel:
 
     @property
     def _servers(self) -> Servers:
-        client = self.client
         return Servers(
-            role=client.role,
-            model=client.settings.model,
-            balancer=client.balancer,
+            client=self.client,
             settings=self.settings,
             emitter=self.emitter,
             stop=self.ledger.stop,
             has_ended=self.has_ended,
         )
-
-    async def _fit(self, request: Request) -> Request:
-        """Return the request, shortened to the model's context where only its reply is too long.
-
-        Raises:
-            RefusedRequestError: its prompt alone is longer.
-        """
-        fitting = await self.client.window.fit(request) if self.client.window is not None else request
-        if isinstance(fitting, CallFailure):
-            raise RefusedRequestError(fitting)
-        return fitting
 
     async def _send_once(self, request: Request, replica: Replica, *, probe: Circuit | None) -> Reply | None:
         """Return the reply, or ``None`` where the endpoint was lost before the call could be sent."""
@@ -203,7 +196,9 @@ class CallChannel:
         return _clean(reply, replica.secret)
 
     async def _send_now(self, request: Request, replica: Replica) -> Reply:
-        fitting = await self._fit(request)
+        fitting = await self.client.window.fit(request) if self.client.window is not None else request
+        if isinstance(fitting, CallFailure):
+            raise RefusedRequestError(fitting)
         hold = self.ledger.budget.hold(demand_of(fitting, self.client.settings.model), self.ledger.stop.guard)
         async with hold as held, asyncio.timeout(self.settings.timeout_s):
             reply = await replica.transport.send(fitting)
@@ -269,9 +264,9 @@ class CallChannel:
         never_succeeded = replica.gate().num_successes == 0
         is_settings_fault = failure.remedy == "reject" and never_succeeded and not is_context_overflow(failure)
         if failure.remedy == "stop" or is_settings_fault:
+            advice = _ADVICE_BY_KIND.get(failure.kind, "Check the role's settings.")
             return ModelCallError(
-                f"{self._name(replica)} refused the call ({failure.kind}): {_sentence(failure.message)} "
-                f"{_advice(failure)}",
+                f"{self._name(replica)} refused the call ({failure.kind}): {_sentence(failure.message)} {advice}",
                 kind=failure.kind,
                 role=self.client.role,
             )
@@ -304,25 +299,12 @@ def _clean(reply: Reply, secret: str) -> Reply:
     def clean(text: str) -> str:
         return mask(clean_surrogates(text), secret=secret)
 
-    texts = [(clean(one.text), one.refusal and clean(one.refusal)) for one in reply.choices]
-    if all((one.text, one.refusal) == own for one, own in zip(reply.choices, texts, strict=True)):
-        return reply
-    cleaned = [
-        one.model_copy(update={"text": text, "refusal": refusal})
-        for one, (text, refusal) in zip(reply.choices, texts, strict=True)
-    ]
+    cleaned = (
+        one.model_copy(update={"text": clean(one.text), "refusal": one.refusal and clean(one.refusal)})
+        for one in reply.choices
+    )
     return Reply(tuple(cleaned), reply.usage)
 
 
 def _sentence(text: str) -> str:
     return text if text.endswith((".", "!", "?")) else f"{text}."
-
-
-def _advice(failure: CallFailure) -> str:
-    if failure.kind in ("http_401", "http_403"):
-        return "Check the API key and its environment variable."
-    if failure.kind == "quota":
-        return "The account has no credit left: top it up, then resume."
-    if failure.kind == "http_404":
-        return "Check the model's name and the base URL."
-    return "Check the role's settings."

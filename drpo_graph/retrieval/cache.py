@@ -7,8 +7,8 @@ import sqlite3
 import threading
 from array import array
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -109,7 +109,7 @@ class CachedEmbeddings(Embeddings):
 
     async def _fetch(self, texts: Mapping[str, str], kind: Kind) -> dict[str, "array[float]"]:
         # In a thread: another process may hold the file, and the loop has other work.
-        found = {} if self._file is None else await asyncio.to_thread(self._read, list(texts))
+        found = await asyncio.to_thread(self._read, list(texts))
         missing = {key: text for key, text in texts.items() if key not in found}
         if not missing:
             return found
@@ -117,12 +117,7 @@ class CachedEmbeddings(Embeddings):
             vectors = [await self._embeddings.aembed_query(text) for text in missing.values()]
         else:
             vectors = await self._embeddings.aembed_documents(list(missing.values()))
-        new = (
-            self._keep(missing, vectors)
-            if self._file is None
-            else await asyncio.to_thread(self._keep, missing, vectors)
-        )
-        return {**found, **new}
+        return {**found, **await asyncio.to_thread(self._keep, missing, vectors)}
 
     def _key(self, text: str, kind: Kind) -> str:
         # A lone surrogate, which JSON may bring, has no UTF-8.
@@ -189,49 +184,45 @@ class _CacheFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        try:
+        with self._explaining():
             make_private_folder(path.parent)
             create_private_file(path)
             with closing(self._connect()) as connection, connection:
                 connection.execute(_SCHEMA)
-        except (sqlite3.Error, OSError) as error:
-            raise self._explain(error) from error
 
     def read(self, keys: Sequence[str]) -> dict[str, "array[float]"]:
         """Return the vectors that are there."""
         found: dict[str, array[float]] = {}
-        try:
-            with closing(self._connect()) as connection:
-                for start in range(0, len(keys), _MAX_VARIABLES):
-                    some = keys[start : start + _MAX_VARIABLES]
-                    marks = ",".join("?" * len(some))
-                    rows = connection.execute(f"SELECT key, vector FROM embeddings WHERE key IN ({marks})", some)
-                    found.update((key, array("d", blob)) for key, blob in rows)
-        except (sqlite3.Error, OSError, TypeError, ValueError) as error:
-            raise self._explain(error) from error
+        with self._explaining(), closing(self._connect()) as connection:
+            for start in range(0, len(keys), _MAX_VARIABLES):
+                some = keys[start : start + _MAX_VARIABLES]
+                marks = ",".join("?" * len(some))
+                rows = connection.execute(f"SELECT key, vector FROM embeddings WHERE key IN ({marks})", some)
+                found.update((key, array("d", blob)) for key, blob in rows)
         return found
 
     def write(self, vectors: Mapping[str, "array[float]"]) -> None:
         """Add vectors; those that another process has added meanwhile are the same."""
         rows = [(key, vector.tobytes()) for key, vector in vectors.items()]
-        try:
-            with closing(self._connect()) as connection, connection:
-                connection.executemany("INSERT OR IGNORE INTO embeddings VALUES (?, ?)", rows)
-        except (sqlite3.Error, OSError) as error:
-            raise self._explain(error) from error
+        with self._explaining(), closing(self._connect()) as connection, connection:
+            connection.executemany("INSERT OR IGNORE INTO embeddings VALUES (?, ?)", rows)
 
     def _connect(self) -> sqlite3.Connection:
         return sqlite3.connect(self._path, timeout=_LOCK_WAIT_S)
 
-    def _explain(self, error: Exception) -> EmbeddingsError:
-        if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
-            return EmbeddingsError(
-                f"The embeddings cache {self._path} is held by another process, for {_LOCK_WAIT_S:g} s now. Wait "
-                "for it, or name another file, then resume."
-            )
-        return EmbeddingsError(
-            f"The embeddings cache {self._path} cannot be used: {error}. Delete it, or name another file, then resume."
-        )
+    @contextmanager
+    def _explaining(self) -> Iterator[None]:
+        """Say, where the file cannot be used, what to do."""
+        try:
+            yield
+        except (sqlite3.Error, OSError, TypeError, ValueError) as error:
+            said = f"cannot be used: {error}. Delete it, or name another file, then resume."
+            if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
+                said = (
+                    f"is held by another process, for {_LOCK_WAIT_S:g} s now. Wait for it, or name another file, then "
+                    "resume."
+                )
+            raise EmbeddingsError(f"The embeddings cache {self._path} {said}") from error
 
 
 def _without(keys: Sequence[str], known: Mapping[str, object]) -> list[str]:

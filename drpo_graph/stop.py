@@ -62,7 +62,7 @@ class StopSignal:
         if self._reason is not None:
             raise RunInterruptedError(self._reason) from self._cause
 
-    async def guard(self, waiting: Coroutine[object, object, None]) -> None:
+    async def guard(self, waiting: Coroutine[object, object, object]) -> None:
         """Await something that only time ends, but no longer than until a stop is requested.
 
         Raises:
@@ -87,18 +87,14 @@ async def await_unless_stopped(stop: StopSignal, work: Coroutine[object, object,
     """
     task = asyncio.ensure_future(work)
     try:
-        await stop.guard(_wait_for(task))
+        await stop.guard(asyncio.wait([task]))
     except RunInterruptedError:
         if not task.done():
             raise
     finally:
         task.cancel()
         # What it holds is given back before anyone goes on.
-        await _wait_for(task)
+        await asyncio.wait([task])
         if not task.cancelled():
             task.exception()  # Marks it as seen, where the stop goes before it.
     return task.result()
-
-
-async def _wait_for(task: "asyncio.Task[T]") -> None:
-    await asyncio.wait([task])

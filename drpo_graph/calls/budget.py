@@ -253,7 +253,7 @@ class Budget:
                     if not self.num_in_flight:
                         raise self._spent(exceeded, _in_unit(exceeded, amount))
                 turn.clear()
-                await guard(_wait_for(turn))
+                await guard(turn.wait())
         finally:
             self._waiters.remove(turn)
             self._wake()
@@ -322,10 +322,6 @@ class Budget:
 def _in_unit(cap: Cap, amount: Amount) -> float:
     """Return how much of what a cap bounds an amount is, in the cap's own unit."""
     return {"max_calls": amount.calls, "max_tokens": amount.tokens}.get(cap, to_dollars(amount.picodollars))
-
-
-async def _wait_for(turn: asyncio.Event) -> None:
-    await turn.wait()
 
 
 def _may_be_billed(error: BaseException) -> bool:

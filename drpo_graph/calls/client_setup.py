@@ -126,8 +126,7 @@ class _TokenCounter:
 
         prompt: Sequence[Message] | str = request.messages
         if request.endpoint == "completions":
-            messages = [(one["role"], one["content"]) for one in request.messages]
-            prompt = join_messages(messages, is_structured=request.schema is not None)
+            prompt = join_messages(request.messages, is_structured=request.schema is not None)
         return await count_tokens(self._address, self._dialect, prompt, wire=self._wires.get())
 
     def _open(self) -> "Wire":

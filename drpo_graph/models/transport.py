@@ -162,8 +162,7 @@ class CompletionsTransport:
 
     @staticmethod
     def _body(request: Request) -> dict[str, JsonValue]:
-        messages = [(one["role"], one["content"]) for one in request.messages]
-        prompt = join_messages(messages, is_structured=request.schema is not None)
+        prompt = join_messages(request.messages, is_structured=request.schema is not None)
         body: dict[str, JsonValue] = {"prompt": prompt, **_sampling_fields(request)}
         if request.stop:
             body["stop"] = list(request.stop)

@@ -169,12 +169,12 @@ async def test_a_request_without_a_reply_counts_as_reserved_where_it_may_have_be
 
 def test_a_request_s_demand_is_its_bytes_its_samples_and_what_a_template_may_add() -> None:
     messages: Sequence[Message] = ({"role": "system", "content": "Réponds."}, {"role": "user", "content": "Why?"})
-    plain = demand_of(Request(messages, num_samples=3, max_tokens=50), MODEL)
-    assert plain == Demand(MODEL, 9 + 4 + TEMPLATE_TOKENS + 2 * MESSAGE_TOKENS, 150)
+    plain = demand_of("key", Request(messages, num_samples=3, max_tokens=50), model=MODEL)
+    assert plain == Demand("key", MODEL, 9 + 4 + TEMPLATE_TOKENS + 2 * MESSAGE_TOKENS, 150)
     schema = ReplySchema("score", {"type": "object"})
     in_prompt = 18 + MESSAGE_TOKENS
     for mode, num_more in (("json_schema", in_prompt), ("tool", in_prompt), ("json", 0), ("text", 0)):
-        asked = demand_of(Request(messages, max_tokens=50, mode=mode, schema=schema), MODEL)
+        asked = demand_of("key", Request(messages, max_tokens=50, mode=mode, schema=schema), model=MODEL)
         assert asked.max_prompt == plain.max_prompt + num_more, mode
 
 

@@ -24,7 +24,6 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -42,17 +41,16 @@ from drpo_graph.storage.archive import Archive
 
 Clock = Callable[[], float]
 
-call_in_work: ContextVar[str] = ContextVar("call_in_work")
-"""The ledger key of the call that the running task makes."""
-
 _BILLED_KINDS = frozenset({"timeout", "malformed", "http_504"})
 """Failures after which the server may have done its work, and billed it."""
 _SAVE_EVERY_S = 1.0
 
 
 class Demand(NamedTuple):
-    """What decides how much a request may use."""
+    """A request of a call, and what decides how much it may use."""
 
+    key: str
+    """The call's, in the ledger."""
     model: str
     max_prompt: int
     """Tokens of the prompt, at most."""
@@ -60,13 +58,13 @@ class Demand(NamedTuple):
     """Tokens of all samples together."""
 
 
-def demand_of(request: Request, model: str) -> Demand:
-    """Return what decides how much of the budget a request may use."""
+def demand_of(key: str, request: Request, *, model: str) -> Demand:
+    """Return what decides how much of the budget a request of a call may use."""
     texts = [one["content"] for one in request.messages]
     if request.schema is not None and request.mode in ("json_schema", "tool"):
         # Servers put the schema into the prompt.
         texts.append(json.dumps(request.schema.schema))
-    return Demand(model, most_tokens(texts), max_completion=request.max_tokens * request.num_samples)
+    return Demand(key, model, most_tokens(texts), max_completion=request.max_tokens * request.num_samples)
 
 
 class UnsavedBudgetError(Exception):
@@ -133,7 +131,6 @@ class Budget:
         self._former_s = 0.0
         self._charged = Amount()
         self._in_work: dict[str, Amount] = {}
-        self._num_unnamed = 0
         self._waiters: deque[asyncio.Event] = deque()
         self._archive: Archive | None = None
         self._part = "000001"
@@ -249,7 +246,7 @@ class Budget:
                 exceeded = self.limits.find_exceeded(self.spent.plus(self.reserved).plus(amount))
                 if self._waiters[0] is turn:
                     if exceeded is None:
-                        return self._take(amount)
+                        return self._take(demand.key, amount)
                     if not self.num_in_flight:
                         raise self._spent(exceeded, _in_unit(exceeded, amount))
                 turn.clear()
@@ -258,12 +255,7 @@ class Budget:
             self._waiters.remove(turn)
             self._wake()
 
-    def _take(self, amount: Amount) -> Hold:
-        key = call_in_work.get("")
-        if not key:
-            # No call of a ledger: nothing will take it out of what is in work.
-            self._num_unnamed += 1
-            key = f"{self._part}/{self._num_unnamed}"
+    def _take(self, key: str, amount: Amount) -> Hold:
         # Of a call whose reply could not be stored: made again, it is billed again.
         self._charged = self._charged.plus(self._in_work.pop(key, Amount()))
         self._in_work[key] = amount

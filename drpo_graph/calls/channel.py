@@ -128,7 +128,7 @@ class CallChannel:
     async def _make(self, key: str, request: Request) -> CallRecord:
         tries = Tries()
         try:
-            reply = await self._send(request, tries)
+            reply = await self._send(key, request, tries=tries)
         except Exception:
             # However it ended, by an outage or a stop as well: no record will tell of them.
             await self.ledger.failures.add_tries(key, tries.retries)
@@ -142,14 +142,14 @@ class CallChannel:
             retries=tries.retries,
         )
 
-    async def _send(self, request: Request, tries: Tries) -> Reply:
+    async def _send(self, key: str, request: Request, *, tries: Tries) -> Reply:
         servers = self._servers
         replica: Replica | None = None
         while True:
             probe = await servers.admit(tries)
             replica = servers.replica_of(probe) if probe else self.client.balancer.choose(request, avoid=replica)
             try:
-                reply = await self._send_once(request, replica, probe=probe)
+                reply = await self._send_once(key, request, replica=replica, probe=probe)
                 if reply is None:
                     continue
                 return reply
@@ -181,25 +181,26 @@ class CallChannel:
             has_ended=self.has_ended,
         )
 
-    async def _send_once(self, request: Request, replica: Replica, *, probe: Circuit | None) -> Reply | None:
+    async def _send_once(self, key: str, request: Request, *, replica: Replica, probe: Circuit | None) -> Reply | None:
         """Return the reply, or ``None`` where the endpoint was lost before the call could be sent."""
         gate = replica.gate()
         async with gate.slot(self.ledger.stop.guard):
             self.ledger.stop.check()
             if probe is None and self._servers.are_lost:
                 return None
-            sending = self._send_now(request, replica)
+            sending = self._send_now(key, request, replica=replica)
             # Whether a lost server answers a probe is not known: a stop does not wait for it, as it does for a call.
             reply = await (sending if probe is None else await_unless_stopped(self.ledger.stop, sending))
         gate.note_success()
         self._servers.circuit_of(replica).note_success()
         return _clean(reply, replica.secret)
 
-    async def _send_now(self, request: Request, replica: Replica) -> Reply:
+    async def _send_now(self, key: str, request: Request, *, replica: Replica) -> Reply:
         fitting = await self.client.window.fit(request) if self.client.window is not None else request
         if isinstance(fitting, CallFailure):
             raise RefusedRequestError(fitting)
-        hold = self.ledger.budget.hold(demand_of(fitting, self.client.settings.model), self.ledger.stop.guard)
+        demand = demand_of(key, fitting, model=self.client.settings.model)
+        hold = self.ledger.budget.hold(demand, self.ledger.stop.guard)
         async with hold as held, asyncio.timeout(self.settings.timeout_s):
             reply = await replica.transport.send(fitting)
             held.settle(reply.usage)

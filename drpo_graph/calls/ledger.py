@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from pydantic import Field, JsonValue
 
-from drpo_graph.calls.budget import Budget, UnsavedBudgetError, call_in_work
+from drpo_graph.calls.budget import Budget, UnsavedBudgetError
 from drpo_graph.calls.failed_samples import FailureNotes
 from drpo_graph.errors import BudgetSpentError
 from drpo_graph.models.request import Choice
@@ -43,9 +43,8 @@ class CallRecord(Record):
 
 
 class LedgerEntry(NamedTuple):
-    """A call's key and record, and whether it had been paid for before."""
+    """A call's record, and whether it had been paid for before."""
 
-    key: str
     record: CallRecord
     is_replayed: bool
 
@@ -116,11 +115,11 @@ class Ledger:
         if key in self._stored_keys:
             stored = await self._archive.get("calls", key)
             if stored is not None:
-                return LedgerEntry(key, CallRecord.model_validate(stored), is_replayed=True)
+                return LedgerEntry(CallRecord.model_validate(stored), is_replayed=True)
         if key not in self._in_flight.tasks:
             self.stop.check()
         record = await self._in_flight.share(key, lambda: self._make(key, call, on_commit))
-        return LedgerEntry(key, record, is_replayed=False)
+        return LedgerEntry(record, is_replayed=False)
 
     async def release(self, question: str, keys: Iterable[str]) -> None:
         """Let the finished calls of a question be made again; they stay in the tally of what was used.
@@ -181,7 +180,6 @@ class Ledger:
     ) -> CallRecord:
         if self.budget.limits.max_time is not None and (self._timekeeper is None or self._timekeeper.done()):
             self._timekeeper = asyncio.create_task(self._keep_time())
-        call_in_work.set(key)
         try:
             record = await call()
         except UnsavedBudgetError as error:

@@ -82,9 +82,10 @@ class CachedEmbeddings(Embeddings):
 
     def _embed(self, texts: Sequence[str], kind: Kind) -> list[list[float]]:
         keys = [self._key(text, kind) for text in texts]
+        text_by_key = dict(zip(keys, texts, strict=True))
         known = self._recall(keys)
-        known.update(self._read(_without(keys, known)))
-        if missing := {key: text for key, text in zip(keys, texts, strict=True) if key not in known}:
+        known.update(self._read([key for key in text_by_key if key not in known]))
+        if missing := {key: text for key, text in text_by_key.items() if key not in known}:
             if kind == "query":
                 vectors = [self._embeddings.embed_query(text) for text in missing.values()]
             else:
@@ -98,8 +99,8 @@ class CachedEmbeddings(Embeddings):
         tasks = {key: in_flight.tasks[key] for key in keys if key in in_flight.tasks}
         self._count(num_from_memory=sum(key in tasks for key in keys))
         known = self._recall([key for key in keys if key not in tasks])
-        absent = _without(keys, {**known, **tasks})
-        if missing := {key: text for key, text in zip(keys, texts, strict=True) if key in absent}:
+        here = known.keys() | tasks.keys()
+        if missing := {key: text for key, text in zip(keys, texts, strict=True) if key not in here}:
             task = in_flight.begin(missing, self._fetch(missing, kind))
             tasks.update(dict.fromkeys(missing, task))
         for task in set(tasks.values()):
@@ -223,10 +224,6 @@ class _CacheFile:
                     "resume."
                 )
             raise EmbeddingsError(f"The embeddings cache {self._path} {said}") from error
-
-
-def _without(keys: Sequence[str], known: Mapping[str, object]) -> list[str]:
-    return [key for key in dict.fromkeys(keys) if key not in known]
 
 
 def is_usable(vector: Sequence[object]) -> bool:

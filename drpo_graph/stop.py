@@ -1,13 +1,16 @@
-"""Ask a process's runs to stop: no further call begins, those in flight go on."""
+"""Work under way: how it is asked to stop, and shared by all who ask for the same."""
 
 import asyncio
 import weakref
-from collections.abc import Callable, Coroutine
-from typing import TypeVar
+from collections.abc import Callable, Collection, Coroutine
+from functools import partial
+from typing import Generic, TypeVar
 
 from drpo_graph.errors import RunInterruptedError
 
 T = TypeVar("T")
+
+K = TypeVar("K")
 
 
 class StopSignal:
@@ -62,7 +65,7 @@ class StopSignal:
         if self._reason is not None:
             raise RunInterruptedError(self._reason) from self._cause
 
-    async def guard(self, waiting: Coroutine[object, object, None]) -> None:
+    async def guard(self, waiting: Coroutine[object, object, object]) -> None:
         """Await something that only time ends, but no longer than until a stop is requested.
 
         Raises:
@@ -87,18 +90,46 @@ async def await_unless_stopped(stop: StopSignal, work: Coroutine[object, object,
     """
     task = asyncio.ensure_future(work)
     try:
-        await stop.guard(_wait_for(task))
+        await stop.guard(asyncio.wait([task]))
     except RunInterruptedError:
         if not task.done():
             raise
     finally:
         task.cancel()
         # What it holds is given back before anyone goes on.
-        await _wait_for(task)
+        await asyncio.wait([task])
         if not task.cancelled():
             task.exception()  # Marks it as seen, where the stop goes before it.
     return task.result()
 
 
-async def _wait_for(task: "asyncio.Task[T]") -> None:
-    await asyncio.wait([task])
+class SingleFlight(Generic[K, T]):
+    """Work under way, by key: whoever asks for it meanwhile gets the same result, or the same error.
+
+    It goes on when those who wait for it are cancelled. Once it has ended it is forgotten, and done anew for those who
+    ask then. Bound to one event loop.
+    """
+
+    def __init__(self) -> None:
+        self.tasks: dict[K, asyncio.Task[T]] = {}
+        """What is under way."""
+
+    async def share(self, key: K, work: Callable[[], Coroutine[object, object, T]]) -> T:
+        """Return what the work under way for a key comes to; it is begun where there is none."""
+        task = self.tasks.get(key)
+        if task is None:
+            task = self.begin([key], work())
+        return await asyncio.shield(task)
+
+    def begin(self, keys: Collection[K], work: Coroutine[object, object, T]) -> asyncio.Task[T]:
+        """Return a task that does the work for several keys at once; shield it when awaiting it."""
+        task = asyncio.create_task(work)
+        self.tasks.update(dict.fromkeys(keys, task))
+        task.add_done_callback(partial(self._forget, keys))
+        return task
+
+    def _forget(self, keys: Collection[K], done: asyncio.Task[T]) -> None:
+        for key in keys:
+            del self.tasks[key]
+        if not done.cancelled():
+            done.exception()  # Marks it as seen: those who waited, if any are left, got it too.

@@ -54,7 +54,7 @@ async def _find_examples(query: Query, session: RunSession, context: RunContext)
     examples = await _kept_examples(query, session, context)
     if examples is None:
         # Siblings on one query ask at the same moment; they share one search.
-        await session.share(f"examples/{query.id}", lambda: _retrieve(query, session, context))
+        await session.shared_work.share(f"examples/{query.id}", lambda: _retrieve(query, session, context))
         examples = await _kept_examples(query, session, context)
     assert examples is not None, "they were just put there"
     return examples

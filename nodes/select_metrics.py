@@ -19,7 +19,7 @@ async def select_metrics(state: MetricsTask | RolloutState, runtime: Runtime[Run
     query_id = state["query_id"]
     if await session.archive.metrics_for(query_id) is None:
         # Siblings on one query ask at the same moment; they share one selection.
-        await session.share(f"metrics/{query_id}", lambda: _select(query_id, session, runtime.context))
+        await session.shared_work.share(f"metrics/{query_id}", lambda: _select(query_id, session, runtime.context))
     return {}
 
 

@@ -85,14 +85,14 @@ def join_turns(turns: Sequence[Message]) -> str:
     return "\n\n".join(opened).removeprefix("# Query\n")
 
 
-def join_messages(messages: Sequence[tuple[str, str]], *, is_structured: bool) -> str:
-    """Return a conversation of roles and texts as one text for a base model to continue.
+def join_messages(messages: Sequence[Message], *, is_structured: bool) -> str:
+    """Return a conversation as one text for a base model to continue.
 
     Args:
-        messages: Role and text of each message.
+        messages: The conversation.
         is_structured: Whether a reply of our form comes next; a heading announces it then.
     """
-    texts = [f"{REPLY_HEADING}\n{text}" if role == "assistant" else text for role, text in messages]
+    texts = [f"{REPLY_HEADING}\n{one['content']}" if one["role"] == "assistant" else one["content"] for one in messages]
     prompt = "\n\n".join(texts)
     return f"{prompt.rstrip()}\n\n{REPLY_HEADING}\n" if is_structured else prompt
 

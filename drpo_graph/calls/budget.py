@@ -24,25 +24,22 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from pydantic import Field
 
 from drpo_graph.errors import BudgetSpentError
-from drpo_graph.models.context_window import MESSAGE_TOKENS, TEMPLATE_TOKENS
+from drpo_graph.models.context_window import most_tokens
 from drpo_graph.models.endpoint_gate import Guard, wait_out
 from drpo_graph.models.failures import classify_failure
 from drpo_graph.models.request import Request
 from drpo_graph.records import Record, Usage
 from drpo_graph.settings.limits import Amount, Cap, Limits, flag_of, tell_amount
-from drpo_graph.settings.prices import PICODOLLARS, PriceBook, to_dollars
+from drpo_graph.settings.prices import PriceBook, to_dollars
 from drpo_graph.storage.archive import Archive
 
 Clock = Callable[[], float]
-
-call_in_work: ContextVar[str] = ContextVar("call_in_work")
-"""The ledger key of the call that the running task makes."""
 
 _BILLED_KINDS = frozenset({"timeout", "malformed", "http_504"})
 """Failures after which the server may have done its work, and billed it."""
@@ -50,29 +47,24 @@ _SAVE_EVERY_S = 1.0
 
 
 class Demand(NamedTuple):
-    """What decides how much a request may use."""
+    """A request of a call, and what decides how much it may use."""
 
+    key: str
+    """The call's, in the ledger."""
     model: str
-    num_bytes: int
-    """Of the prompt. No tokenizer in use makes more tokens of a text than it has bytes."""
+    max_prompt: int
+    """Tokens of the prompt, at most."""
     max_completion: int
     """Tokens of all samples together."""
-    extra_tokens: int = 0
-    """What a chat template may add."""
 
 
-def demand_of(request: Request, model: str) -> Demand:
-    """Return what decides how much of the budget a request may use."""
+def demand_of(key: str, request: Request, *, model: str) -> Demand:
+    """Return what decides how much of the budget a request of a call may use."""
     texts = [one["content"] for one in request.messages]
     if request.schema is not None and request.mode in ("json_schema", "tool"):
         # Servers put the schema into the prompt.
         texts.append(json.dumps(request.schema.schema))
-    return Demand(
-        model=model,
-        num_bytes=sum(len(text.encode("utf-8", "replace")) for text in texts),
-        max_completion=request.max_tokens * request.num_samples,
-        extra_tokens=TEMPLATE_TOKENS + MESSAGE_TOKENS * len(texts),
-    )
+    return Demand(key, model, most_tokens(texts), max_completion=request.max_tokens * request.num_samples)
 
 
 class UnsavedBudgetError(Exception):
@@ -87,9 +79,9 @@ class BudgetPart(Record):
     """What one process spent beyond the calls in the ledger, as the archive keeps it."""
 
     elapsed_s: float = 0.0
-    charged: tuple[int, int, int] = Amount()
+    charged: Amount = Amount()
     """Requests without a usable reply that may have been billed, and use that no server told."""
-    in_work: dict[str, tuple[int, int, int]] = Field(default_factory=dict)
+    in_work: dict[str, Amount] = Field(default_factory=dict)
     """By ledger key, calls that were sent and not in the ledger when this was written: what each had reserved, or used.
     Of a process that has gone, those that never got there are lost."""
 
@@ -99,23 +91,23 @@ class BudgetPart(Record):
         Args:
             finished: What the calls in the ledger used, by key.
         """
-        charged = Amount(*self.charged)
+        charged = self.charged
         for key, amount in self.in_work.items():
             usage = finished.get(key)
             if usage is None:
-                charged = charged.plus(Amount(*amount))
+                charged = charged.plus(amount)
             elif _is_untold(usage):
-                charged = charged.plus(Amount(*amount)._replace(calls=0))
+                charged = charged.plus(amount._replace(calls=0))
         return self.model_copy(update={"charged": charged, "in_work": {}})
 
 
+@dataclass(slots=True)
 class Hold:
     """A reservation; :meth:`settle` it with the reply's usage."""
 
-    def __init__(self, key: str, amount: Amount) -> None:
-        self.key = key
-        self.amount = amount
-        self.usage: Usage | None = None
+    key: str
+    amount: Amount
+    usage: Usage | None = None
 
     def settle(self, usage: Usage) -> None:
         """Take what the call really used."""
@@ -139,7 +131,6 @@ class Budget:
         self._former_s = 0.0
         self._charged = Amount()
         self._in_work: dict[str, Amount] = {}
-        self._num_unnamed = 0
         self._waiters: deque[asyncio.Event] = deque()
         self._archive: Archive | None = None
         self._part = "000001"
@@ -164,7 +155,7 @@ class Budget:
                 # To be stored so before this process makes one of these calls again, and has it in the ledger.
                 part = self._written_off[name] = part.write_off(finished or {})
             self._former_s += part.elapsed_s
-            self.spent = self.spent.plus(Amount(*part.charged))
+            self.spent = self.spent.plus(part.charged)
         self._part = f"{len(stored) + 1:06d}"
 
     def count(self, model: str, usage: Usage) -> None:
@@ -190,19 +181,11 @@ class Budget:
         """
         limit = self.limits.max_time
         if limit is not None and self.elapsed_s >= limit:
-            raise BudgetSpentError(
-                f"The time is up: {tell_amount('max_time', self.elapsed_s, limit=limit)} ({flag_of('max_time')}).",
-                resume_flags=f"{flag_of('max_time')} {math.ceil(max(2 * limit, self.elapsed_s + limit))}",
-            )
+            raise self._spent("max_time", limit, what="The time is up")
 
     def spent_of(self, cap: Cap) -> float:
         """Return what is spent of what a cap bounds, in its own unit."""
-        return {
-            "max_calls": self.spent.calls,
-            "max_tokens": self.spent.tokens,
-            "max_cost": to_dollars(self.spent.picodollars),
-            "max_time": self.elapsed_s,
-        }[cap]
+        return self.elapsed_s if cap == "max_time" else _in_unit(cap, self.spent)
 
     @asynccontextmanager
     async def hold(self, demand: Demand, guard: Guard = wait_out) -> AsyncIterator[Hold]:
@@ -263,21 +246,16 @@ class Budget:
                 exceeded = self.limits.find_exceeded(self.spent.plus(self.reserved).plus(amount))
                 if self._waiters[0] is turn:
                     if exceeded is None:
-                        return self._take(amount)
+                        return self._take(demand.key, amount)
                     if not self.num_in_flight:
-                        raise self._spent(exceeded, amount)
+                        raise self._spent(exceeded, _in_unit(exceeded, amount))
                 turn.clear()
-                await guard(_wait_for(turn))
+                await guard(turn.wait())
         finally:
             self._waiters.remove(turn)
             self._wake()
 
-    def _take(self, amount: Amount) -> Hold:
-        key = call_in_work.get("")
-        if not key:
-            # No call of a ledger: nothing will take it out of what is in work.
-            self._num_unnamed += 1
-            key = f"{self._part}/{self._num_unnamed}"
+    def _take(self, key: str, amount: Amount) -> Hold:
         # Of a call whose reply could not be stored: made again, it is billed again.
         self._charged = self._charged.plus(self._in_work.pop(key, Amount()))
         self._in_work[key] = amount
@@ -312,20 +290,18 @@ class Budget:
 
     def _most(self, demand: Demand) -> Amount:
         """Return what a request may use at most."""
-        num_prompt = demand.num_bytes + demand.extra_tokens
-        usage = Usage(calls=1, prompt_tokens=num_prompt, completion_tokens=demand.max_completion)
+        usage = Usage(calls=1, prompt_tokens=demand.max_prompt, completion_tokens=demand.max_completion)
         return self._amount_of(demand.model, usage)
 
     def _amount_of(self, model: str, usage: Usage) -> Amount:
         num_tokens = usage.prompt_tokens + usage.completion_tokens
         return Amount(usage.calls, num_tokens, self.prices.cost_of(model, usage) or 0)
 
-    def _spent(self, cap: Cap, needed: Amount) -> BudgetSpentError:
+    def _spent(self, cap: Cap, needs: float, *, what: str = "The budget is spent") -> BudgetSpentError:
         limit = getattr(self.limits, cap)
         spent = self.spent_of(cap)
-        needs = {"max_calls": needed.calls, "max_tokens": needed.tokens}.get(cap, needed.picodollars / PICODOLLARS)
         share = tell_amount(cap, spent, limit=limit)
-        message = f"The budget is spent: {share} ({flag_of(cap)})."
+        message = f"{what}: {share} ({flag_of(cap)})."
         if spent < limit:
             rest = "What is left of the budget is too little for the next call"
             message = f"{rest}: {share} spent ({flag_of(cap)}), it may need {tell_amount(cap, needs)}."
@@ -335,8 +311,9 @@ class Budget:
         return BudgetSpentError(message, resume_flags=f"{flag_of(cap)} {larger}")
 
 
-async def _wait_for(turn: asyncio.Event) -> None:
-    await turn.wait()
+def _in_unit(cap: Cap, amount: Amount) -> float:
+    """Return how much of what a cap bounds an amount is, in the cap's own unit."""
+    return {"max_calls": amount.calls, "max_tokens": amount.tokens}.get(cap, to_dollars(amount.picodollars))
 
 
 def _may_be_billed(error: BaseException) -> bool:

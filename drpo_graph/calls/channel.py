@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from pydantic import JsonValue
+from pydantic import BaseModel
 
 from drpo_graph.calls.budget import demand_of
 from drpo_graph.calls.failed_samples import FailureBudget
@@ -28,13 +28,19 @@ from drpo_graph.settings.settings import Settings
 from drpo_graph.stop import await_unless_stopped
 from drpo_graph.storage.archive import Archive
 
+_CHECK_KEY = "Check the API key and its environment variable."
+_ADVICE_BY_KIND = {
+    "http_401": _CHECK_KEY,
+    "http_403": _CHECK_KEY,
+    "http_404": "Check the model's name and the base URL.",
+    "quota": "The account has no credit left: top it up, then resume.",
+}
 _MAX_BACKOFF_S = 60.0
 _MAX_EXHAUSTED = 2
 _FIRST_CONTACT_RETRIES = 2
 
 
-@dataclass(slots=True)
-class Learned:
+class Learned(BaseModel):
     """What a model's server turned out to refuse; kept with the run, so that a resumed run asks the same way."""
 
     rung: int = 0
@@ -80,13 +86,15 @@ class CallChannel:
             attempt: How many replies to this very request were unusable before.
             sample_index: Which of several equal requests this is, where one request gives one sample.
         """
-        identity: dict[str, JsonValue] = {
-            "role": self.client.role,
-            "model": self.client.settings.model,
-            "attempt": attempt,
-            "sample_index": sample_index,
-        }
-        return call_key({**identity, **request.key_parts()})
+        return call_key(
+            {
+                "role": self.client.role,
+                "model": self.client.settings.model,
+                "attempt": attempt,
+                "sample_index": sample_index,
+                **request.key_parts(),
+            }
+        )
 
     async def call(self, key: str, request: Request) -> LedgerEntry:
         """Return one finished call, from the ledger where it stands already.
@@ -114,21 +122,13 @@ class CallChannel:
         """Remember, with the run, what the server refuses."""
         for name, value in changes.items():
             setattr(self.learned, name, value)
-        await self.archive.put(
-            "learned",
-            f"{self.client.role}/{self.client.settings.model}",
-            {
-                "rung": self.learned.rung,
-                "merges_system": self.learned.merges_system,
-                "ignores_n": self.learned.ignores_n,
-                "top_logprobs": self.learned.top_logprobs,
-            },
-        )
+        key = f"{self.client.role}/{self.client.settings.model}"
+        await self.archive.put("learned", key, self.learned.model_dump(mode="json"))
 
     async def _make(self, key: str, request: Request) -> CallRecord:
         tries = Tries()
         try:
-            reply = await self._send(request, tries)
+            reply = await self._send(key, request, tries=tries)
         except Exception:
             # However it ended, by an outage or a stop as well: no record will tell of them.
             await self.ledger.failures.add_tries(key, tries.retries)
@@ -142,14 +142,14 @@ class CallChannel:
             retries=tries.retries,
         )
 
-    async def _send(self, request: Request, tries: Tries) -> Reply:
+    async def _send(self, key: str, request: Request, *, tries: Tries) -> Reply:
         servers = self._servers
         replica: Replica | None = None
         while True:
             probe = await servers.admit(tries)
             replica = servers.replica_of(probe) if probe else self.client.balancer.choose(request, avoid=replica)
             try:
-                reply = await self._send_once(request, replica, probe=probe)
+                reply = await self._send_once(key, request, replica=replica, probe=probe)
                 if reply is None:
                     continue
                 return reply
@@ -173,45 +173,34 @@ class CallChannel:
 
     @property
     def _servers(self) -> Servers:
-        client = self.client
         return Servers(
-            role=client.role,
-            model=client.settings.model,
-            balancer=client.balancer,
+            client=self.client,
             settings=self.settings,
             emitter=self.emitter,
             stop=self.ledger.stop,
             has_ended=self.has_ended,
         )
 
-    async def _fit(self, request: Request) -> Request:
-        """Return the request, shortened to the model's context where only its reply is too long.
-
-        Raises:
-            RefusedRequestError: its prompt alone is longer.
-        """
-        fitting = await self.client.window.fit(request) if self.client.window is not None else request
-        if isinstance(fitting, CallFailure):
-            raise RefusedRequestError(fitting)
-        return fitting
-
-    async def _send_once(self, request: Request, replica: Replica, *, probe: Circuit | None) -> Reply | None:
+    async def _send_once(self, key: str, request: Request, *, replica: Replica, probe: Circuit | None) -> Reply | None:
         """Return the reply, or ``None`` where the endpoint was lost before the call could be sent."""
         gate = replica.gate()
         async with gate.slot(self.ledger.stop.guard):
             self.ledger.stop.check()
             if probe is None and self._servers.are_lost:
                 return None
-            sending = self._send_now(request, replica)
+            sending = self._send_now(key, request, replica=replica)
             # Whether a lost server answers a probe is not known: a stop does not wait for it, as it does for a call.
             reply = await (sending if probe is None else await_unless_stopped(self.ledger.stop, sending))
         gate.note_success()
         self._servers.circuit_of(replica).note_success()
         return _clean(reply, replica.secret)
 
-    async def _send_now(self, request: Request, replica: Replica) -> Reply:
-        fitting = await self._fit(request)
-        hold = self.ledger.budget.hold(demand_of(fitting, self.client.settings.model), self.ledger.stop.guard)
+    async def _send_now(self, key: str, request: Request, *, replica: Replica) -> Reply:
+        fitting = await self.client.window.fit(request) if self.client.window is not None else request
+        if isinstance(fitting, CallFailure):
+            raise RefusedRequestError(fitting)
+        demand = demand_of(key, fitting, model=self.client.settings.model)
+        hold = self.ledger.budget.hold(demand, self.ledger.stop.guard)
         async with hold as held, asyncio.timeout(self.settings.timeout_s):
             reply = await replica.transport.send(fitting)
             held.settle(reply.usage)
@@ -276,9 +265,9 @@ class CallChannel:
         never_succeeded = replica.gate().num_successes == 0
         is_settings_fault = failure.remedy == "reject" and never_succeeded and not is_context_overflow(failure)
         if failure.remedy == "stop" or is_settings_fault:
+            advice = _ADVICE_BY_KIND.get(failure.kind, "Check the role's settings.")
             return ModelCallError(
-                f"{self._name(replica)} refused the call ({failure.kind}): {_sentence(failure.message)} "
-                f"{_advice(failure)}",
+                f"{self._name(replica)} refused the call ({failure.kind}): {_sentence(failure.message)} {advice}",
                 kind=failure.kind,
                 role=self.client.role,
             )
@@ -311,25 +300,12 @@ def _clean(reply: Reply, secret: str) -> Reply:
     def clean(text: str) -> str:
         return mask(clean_surrogates(text), secret=secret)
 
-    texts = [(clean(one.text), one.refusal and clean(one.refusal)) for one in reply.choices]
-    if all((one.text, one.refusal) == own for one, own in zip(reply.choices, texts, strict=True)):
-        return reply
-    cleaned = [
-        one.model_copy(update={"text": text, "refusal": refusal})
-        for one, (text, refusal) in zip(reply.choices, texts, strict=True)
-    ]
+    cleaned = (
+        one.model_copy(update={"text": clean(one.text), "refusal": one.refusal and clean(one.refusal)})
+        for one in reply.choices
+    )
     return Reply(tuple(cleaned), reply.usage)
 
 
 def _sentence(text: str) -> str:
     return text if text.endswith((".", "!", "?")) else f"{text}."
-
-
-def _advice(failure: CallFailure) -> str:
-    if failure.kind in ("http_401", "http_403"):
-        return "Check the API key and its environment variable."
-    if failure.kind == "quota":
-        return "The account has no credit left: top it up, then resume."
-    if failure.kind == "http_404":
-        return "Check the model's name and the base URL."
-    return "Check the role's settings."

@@ -15,7 +15,6 @@ from drpo_graph.models.capabilities import Address, Capabilities, CapabilityCach
 from drpo_graph.models.clients import ModelClient
 from drpo_graph.models.context_window import ContextWindow
 from drpo_graph.models.request import Request
-from drpo_graph.models.token_scores import MAX_TOP_LOGPROBS
 from drpo_graph.models.transport import PerLoop
 from drpo_graph.prompts.flat import join_messages
 from drpo_graph.prompts.library import Message
@@ -127,8 +126,7 @@ class _TokenCounter:
 
         prompt: Sequence[Message] | str = request.messages
         if request.endpoint == "completions":
-            messages = [(one["role"], one["content"]) for one in request.messages]
-            prompt = join_messages(messages, is_structured=request.schema is not None)
+            prompt = join_messages(request.messages, is_structured=request.schema is not None)
         return await count_tokens(self._address, self._dialect, prompt, wire=self._wires.get())
 
     def _open(self) -> "Wire":
@@ -140,18 +138,12 @@ class _TokenCounter:
 
 def make_learned(stored: Mapping[str, JsonValue] | None, capabilities: Capabilities | None) -> Learned:
     """Return what is known of a model's server: what the run has learnt from refusals, else what the probe found."""
-    if stored is None:
-        known = capabilities or Capabilities()
-        return Learned(
-            rung=LADDER.index(known.first_rung),
-            merges_system=known.has_system_role is False,
-            ignores_n=known.has_n is False,
-            # Whether it tells probabilities shows at the first critique, which warns when it does not.
-        )
-    rung, top_logprobs = stored["rung"], stored.get("top_logprobs")
+    if stored is not None:
+        return Learned.model_validate(stored)
+    known = capabilities or Capabilities()
     return Learned(
-        rung=rung if isinstance(rung, int) else 0,
-        merges_system=bool(stored["merges_system"]),
-        ignores_n=bool(stored["ignores_n"]),
-        top_logprobs=top_logprobs if isinstance(top_logprobs, int) else MAX_TOP_LOGPROBS,
+        rung=LADDER.index(known.first_rung),
+        merges_system=known.has_system_role is False,
+        ignores_n=known.has_n is False,
+        # Whether it tells probabilities shows at the first critique, which warns when it does not.
     )

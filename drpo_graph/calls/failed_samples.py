@@ -6,7 +6,6 @@ A run whose critic was broken for a while holds its replies to be final. The use
 
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal
 
 from pydantic import JsonValue
 
@@ -14,8 +13,7 @@ from drpo_graph.errors import TooManyFailuresError
 from drpo_graph.records import Failure, Role
 from drpo_graph.storage.archive import Archive
 
-_Where = Literal["call", "reply"]
-_SAMPLE = "sample/"
+_CALL, _REPLY, _SAMPLE = "call/", "reply/", "sample/"
 
 WINDOW = 50
 """The share is that of so many last samples."""
@@ -70,30 +68,29 @@ class FailureNotes:
         """Note which of a call's replies could not be used."""
         kinds = Counter(str(one.kind) for one in failures)
         if kinds:
-            await self._archive.put("failures", f"reply/{key}", dict(kinds))
+            await self._archive.put("failures", _REPLY + key, dict(kinds))
 
     async def add_tries(self, key: str, tries: Mapping[str, int]) -> None:
         """Note the tries that failed before a call was refused or given up, by kind, with those noted of it before."""
         if tries:
-            former = await self._archive.get("failures", f"call/{key}") or {}
-            await self._archive.put("failures", f"call/{key}", dict(Counter(tries) + _count(former)))
+            former = await self._archive.get("failures", _CALL + key) or {}
+            await self._archive.put("failures", _CALL + key, dict(Counter(tries) + _count(former)))
 
 
-def count_noted(notes: Mapping[str, Mapping[str, JsonValue]], where: _Where) -> Counter[str]:
-    """Return the failed tries of calls that gave nothing, or the replies that could not be used, by kind."""
-    counts: Counter[str] = Counter()
-    for key, stored in notes.items():
-        if key.startswith(f"{where}/"):
-            counts.update(_count(stored))
-    return counts
+def count_replies(notes: Mapping[str, Mapping[str, JsonValue]]) -> Counter[str]:
+    """Return the replies that could not be used, by kind."""
+    return sum((_count(stored) for key, stored in notes.items() if key.startswith(_REPLY)), Counter())
 
 
-def count_samples(notes: Mapping[str, Mapping[str, JsonValue]], roles: Iterable[Role]) -> Counter[str]:
-    """Return the samples of some roles that failed, by kind."""
+def count_failures(notes: Mapping[str, Mapping[str, JsonValue]]) -> Counter[str]:
+    """Return, by kind, the failed tries of calls that gave nothing, and the failed samples that no rollout tells of."""
     counts: Counter[str] = Counter()
     for key, stored in notes.items():
         failures = stored.get("failures")
-        if key.startswith(_SAMPLE) and stored.get("role") in tuple(roles) and isinstance(failures, dict):
+        if key.startswith(_CALL):
+            counts.update(_count(stored))
+        # Those of the other roles, and of a part in their place, are the rollouts'.
+        elif key.startswith(_SAMPLE) and stored.get("role") in ("metrics", "optimizer") and isinstance(failures, dict):
             counts.update(_count(failures))
     return counts
 

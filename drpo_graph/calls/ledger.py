@@ -14,13 +14,13 @@ from typing import NamedTuple
 
 from pydantic import Field, JsonValue
 
-from drpo_graph.calls.budget import Budget, UnsavedBudgetError, call_in_work
+from drpo_graph.calls.budget import Budget, UnsavedBudgetError
 from drpo_graph.calls.failed_samples import FailureNotes
 from drpo_graph.errors import BudgetSpentError
 from drpo_graph.models.request import Choice
 from drpo_graph.records import Record, Role, Usage
 from drpo_graph.settings.prices import to_dollars
-from drpo_graph.stop import StopSignal
+from drpo_graph.stop import SingleFlight, StopSignal
 from drpo_graph.storage.archive import STORE_ERRORS, Archive, Change
 
 logger = logging.getLogger(__name__)
@@ -42,9 +42,8 @@ class CallRecord(Record):
 
 
 class LedgerEntry(NamedTuple):
-    """A call's key and record, and whether it had been paid for before."""
+    """A call's record, and whether it had been paid for before."""
 
-    key: str
     record: CallRecord
     is_replayed: bool
 
@@ -68,7 +67,7 @@ class Ledger:
         self.failures = FailureNotes(archive)
         self._archive = archive
         self._stored_keys: set[str] = set()
-        self._in_flight: dict[str, asyncio.Task[CallRecord]] = {}
+        self._in_flight: SingleFlight[str, CallRecord] = SingleFlight()
         self._releases: dict[str, asyncio.Task[None]] = {}
         self._timekeeper: asyncio.Task[None] | None = None
         self.usage_by_role: dict[str, Usage] = {}
@@ -115,16 +114,11 @@ class Ledger:
         if key in self._stored_keys:
             stored = await self._archive.get("calls", key)
             if stored is not None:
-                return LedgerEntry(key, CallRecord.model_validate(stored), is_replayed=True)
-        task = self._in_flight.get(key)
-        if task is None:
+                return LedgerEntry(CallRecord.model_validate(stored), is_replayed=True)
+        if key not in self._in_flight.tasks:
             self.stop.check()
-            task = asyncio.create_task(self._make(key, call, on_commit))
-            self._in_flight[key] = task
-            task.add_done_callback(lambda done: self._forget(key, done))
-            if self.budget.limits.max_time is not None and (self._timekeeper is None or self._timekeeper.done()):
-                self._timekeeper = asyncio.create_task(self._keep_time())
-        return LedgerEntry(key, await asyncio.shield(task), is_replayed=False)
+        record = await self._in_flight.share(key, lambda: self._make(key, call, on_commit))
+        return LedgerEntry(record, is_replayed=False)
 
     async def release(self, question: str, keys: Iterable[str]) -> None:
         """Let the finished calls of a question be made again; they stay in the tally of what was used.
@@ -144,12 +138,12 @@ class Ledger:
     @property
     def num_in_flight(self) -> int:
         """Calls begun and not yet committed."""
-        return len(self._in_flight)
+        return len(self._in_flight.tasks)
 
     async def drain(self) -> None:
         """Return when every call in flight is committed or has failed, and what was spent is stored."""
-        while self._in_flight:
-            await asyncio.wait(list(self._in_flight.values()))
+        while self._in_flight.tasks:
+            await asyncio.wait(self._in_flight.tasks.values())
             await asyncio.sleep(0)
         await asyncio.gather(*self._releases.values(), return_exceptions=True)
         if self._timekeeper is not None:
@@ -183,7 +177,8 @@ class Ledger:
         call: Callable[[], Awaitable[CallRecord]],
         on_commit: Callable[[CallRecord], None] | None,
     ) -> CallRecord:
-        call_in_work.set(key)
+        if self.budget.limits.max_time is not None and (self._timekeeper is None or self._timekeeper.done()):
+            self._timekeeper = asyncio.create_task(self._keep_time())
         try:
             record = await call()
         except UnsavedBudgetError as error:
@@ -213,7 +208,7 @@ class Ledger:
 
     async def _keep_time(self) -> None:
         """While calls are in flight, store the time worked; stop the run when it is up, even one that only waits."""
-        while self._in_flight:
+        while self._in_flight.tasks:
             try:
                 self.budget.check_time()
             except BudgetSpentError as error:
@@ -230,11 +225,6 @@ class Ledger:
             logger.debug("What the run has spent could not be stored: %s", error)
             return error
         return None
-
-    def _forget(self, key: str, done: asyncio.Task[CallRecord]) -> None:
-        self._in_flight.pop(key, None)
-        if not done.cancelled():
-            done.exception()  # Marks it as seen: its waiters, if any are left, got it too.
 
     def _tally(self, record: CallRecord) -> None:
         cost, former = self.budget.prices.cost_of(record.model, record.usage), self._cost_by_role.get(record.role, 0)

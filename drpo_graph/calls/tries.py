@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 from drpo_graph.errors import ModelCallError
 from drpo_graph.events.emitter import Emitter
-from drpo_graph.models.balancer import Balancer, Replica
+from drpo_graph.models.balancer import Replica
+from drpo_graph.models.clients import ModelClient
 from drpo_graph.models.failures import CallFailure
 from drpo_graph.models.outages import Circuit, OutageOverdueError, Waiting, are_lost
-from drpo_graph.records import Role
 from drpo_graph.settings.settings import Settings
 from drpo_graph.stop import StopSignal
 
@@ -42,9 +42,7 @@ class Attempt(NamedTuple):
 class Servers:
     """The servers of a role's model, as a run's calls find them."""
 
-    role: Role
-    model: str
-    balancer: Balancer
+    client: ModelClient
     settings: Settings
     emitter: Emitter
     stop: StopSignal
@@ -66,14 +64,14 @@ class Servers:
                 guard=self.stop.guard,
             )
         except OutageOverdueError as error:
-            outage = error.outage
+            outage, failure = error.outage, error.outage.failure
             limit = "and its server has ended" if error.is_for_good else "longer than max_outage_s allows"
-            said = outage.failure.message.rstrip(".!?")
+            said = failure.message.rstrip(".!?")
             raise ModelCallError(
-                f"The {self.role} model {self.model!r} at {outage.endpoint} has been away for {outage.lasted_s:.0f} s, "
-                f"{limit} ({outage.failure.kind}: {said}). Start its server again, then resume.",
-                kind="unreachable" if outage.failure.kind == "connection" else outage.failure.kind,
-                role=self.role,
+                f"The {self.client.role} model {self.client.settings.model!r} at {outage.endpoint} has been away for "
+                f"{outage.lasted_s:.0f} s, {limit} ({failure.kind}: {said}). Start its server again, then resume.",
+                kind="unreachable" if failure.kind == "connection" else failure.kind,
+                role=self.client.role,
             ) from error
 
     @property
@@ -83,11 +81,11 @@ class Servers:
 
     def circuit_of(self, replica: Replica) -> Circuit:
         """Return whether the model is lost at one of its servers."""
-        return replica.gate().circuit_of(self.model)
+        return replica.gate().circuit_of(self.client.settings.model)
 
     def replica_of(self, circuit: Circuit) -> Replica:
         """Return the server that a circuit is of."""
-        return next(one for one in self.balancer.replicas if self.circuit_of(one) is circuit)
+        return next(one for one in self.client.replicas if self.circuit_of(one) is circuit)
 
     def note_failure(self, failed: Attempt) -> None:
         """Take a failed try for what it says about the endpoint."""
@@ -108,8 +106,8 @@ class Servers:
     @property
     def _waits(self) -> bool:
         """Whether a loss is waited out: a server that was never reached is no outage but a mistake, told at once."""
-        return self.settings.max_outage_s > 0 and not self.balancer.is_untried
+        return self.settings.max_outage_s > 0 and not self.client.balancer.is_untried
 
     @property
     def _circuits(self) -> list[Circuit]:
-        return [self.circuit_of(replica) for replica in self.balancer.replicas]
+        return [self.circuit_of(replica) for replica in self.client.replicas]

@@ -1,12 +1,11 @@
 """The steps of ICL optimisation. Every call goes through the ledger, so a step that runs again pays for nothing."""
 
 import random
-from collections import Counter
 
 from langgraph.runtime import Runtime
 from pydantic import JsonValue, ValidationError
 
-from drpo_graph.calls.failed_samples import count_noted, count_samples
+from drpo_graph.calls.failed_samples import count_failures
 from drpo_graph.errors import DatasetError, ReplyError, StateFormatError
 from drpo_graph.events.schema import ICLExampleFinished, ICLFinished, ICLStarted, RolloutScored
 from drpo_graph.icl.state import ExampleState, ICLState, JudgedRef, JudgeTask, OutcomeRef
@@ -199,10 +198,7 @@ async def conclude(state: ICLState, runtime: Runtime[RunContext]) -> ICLState:
     session = await session_of(runtime, state["run_id"])
     by_id = {one["query_id"]: one for one in state["outcomes"]}
     outcomes = [await _describe(session, by_id[one]) for one in state["query_ids"]]
-    failures = Counter(session.ledger.retries_by_kind)
-    notes = await session.archive.get_all("failures")
-    failures.update(count_samples(notes, ("metrics", "optimizer")))
-    failures.update(count_noted(notes, "call"))
+    failures = session.ledger.retries_by_kind + count_failures(await session.archive.get_all("failures"))
     for stored in (await session.archive.get_all("rollouts")).values():
         if (failure := Rollout.model_validate(stored).failure) is not None:
             failures[failure.kind] += 1

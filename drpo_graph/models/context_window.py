@@ -1,6 +1,6 @@
 """Whether a request fits the model's context: found out before it is sent, not read off a truncated answer."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
 from drpo_graph.models.failures import OVERFLOW, CallFailure
@@ -36,7 +36,12 @@ class ContextWindow:
         return CallFailure(OVERFLOW, "reject", message)
 
     def _is_surely_short(self, request: Request) -> bool:
-        # No tokenizer in use makes more tokens of a text than it has bytes.
-        num_bytes = sum(len(message["content"].encode()) for message in request.messages)
-        extra = TEMPLATE_TOKENS + MESSAGE_TOKENS * len(request.messages)
-        return num_bytes + extra + request.max_tokens <= self.max_tokens
+        num_tokens = most_tokens([message["content"] for message in request.messages])
+        return num_tokens + request.max_tokens <= self.max_tokens
+
+
+def most_tokens(texts: Sequence[str]) -> int:
+    """Return how many tokens a prompt of these messages has at most, in whatever template it is put."""
+    # No tokenizer in use makes more tokens of a text than it has bytes.
+    num_bytes = sum(len(text.encode("utf-8", "replace")) for text in texts)
+    return num_bytes + TEMPLATE_TOKENS + MESSAGE_TOKENS * len(texts)

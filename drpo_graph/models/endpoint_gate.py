@@ -16,7 +16,7 @@ from asyncio_throttle.throttler import Throttler
 from drpo_graph.models.outages import Circuit
 from drpo_graph.models.prefix_cache import PrefixMemory
 
-Waiting = Coroutine[object, object, None]
+Waiting = Coroutine[object, object, object]
 Guard = Callable[[Waiting], Awaitable[None]]
 """Awaits something that only time ends; may raise instead, e.g. because the run was asked to stop."""
 

@@ -22,7 +22,7 @@ _MAX_PROBE_PAUSE_S = 30.0
 _GATEWAY_KINDS = frozenset({"http_502", "http_503", "http_504"})
 """What stands in front of the model says that it is not there: no fault of the request, even if one call hears it."""
 
-Guard = Callable[[Coroutine[object, object, None]], Awaitable[None]]
+Guard = Callable[[Coroutine[object, object, object]], Awaitable[None]]
 
 
 @dataclass(eq=False, slots=True)

@@ -63,7 +63,7 @@ class PerLoop(Generic[T]):
         """Return the running loop's value; those of closed loops are let go."""
         loop = asyncio.get_running_loop()
         if loop not in self._values:
-            for closed in [one for one in self._values if one.is_closed()]:
+            for closed in [one for one in list(self._values) if one.is_closed()]:
                 self._values.pop(closed, None)
             self._values[loop] = self._build()
         return self._values[loop]
@@ -162,8 +162,7 @@ class CompletionsTransport:
 
     @staticmethod
     def _body(request: Request) -> dict[str, JsonValue]:
-        messages = [(one["role"], one["content"]) for one in request.messages]
-        prompt = join_messages(messages, is_structured=request.schema is not None)
+        prompt = join_messages(request.messages, is_structured=request.schema is not None)
         body: dict[str, JsonValue] = {"prompt": prompt, **_sampling_fields(request)}
         if request.stop:
             body["stop"] = list(request.stop)

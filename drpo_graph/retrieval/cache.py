@@ -7,15 +7,17 @@ import sqlite3
 import threading
 from array import array
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from langchain_core.embeddings import Embeddings
 
 from drpo_graph.errors import EmbeddingsError
+from drpo_graph.models.transport import PerLoop
 from drpo_graph.safety.private_files import create_private_file, make_private_folder
+from drpo_graph.stop import SingleFlight
 
 Kind = Literal["query", "document"]
 """Some models embed a question otherwise than what it is looked up in."""
@@ -50,7 +52,7 @@ class CachedEmbeddings(Embeddings):
     def __init__(self, embeddings: Embeddings, *, model: str, file: Path | None = None) -> None:
         self._embeddings, self._model = embeddings, model
         self._memory: OrderedDict[str, array[float]] = OrderedDict()
-        self._in_flight: dict[tuple[asyncio.AbstractEventLoop, str], asyncio.Task[dict[str, array[float]]]] = {}
+        self._in_flight: PerLoop[SingleFlight[str, dict[str, array[float]]]] = PerLoop(SingleFlight)
         self._lock = threading.Lock()
         self._counts = CacheCounts()
         self._size: int | None = None
@@ -80,9 +82,10 @@ class CachedEmbeddings(Embeddings):
 
     def _embed(self, texts: Sequence[str], kind: Kind) -> list[list[float]]:
         keys = [self._key(text, kind) for text in texts]
+        text_by_key = dict(zip(keys, texts, strict=True))
         known = self._recall(keys)
-        known.update(self._read(_without(keys, known)))
-        if missing := {key: text for key, text in zip(keys, texts, strict=True) if key not in known}:
+        known.update(self._read([key for key in text_by_key if key not in known]))
+        if missing := {key: text for key, text in text_by_key.items() if key not in known}:
             if kind == "query":
                 vectors = [self._embeddings.embed_query(text) for text in missing.values()]
             else:
@@ -91,17 +94,15 @@ class CachedEmbeddings(Embeddings):
         return [list(known[key]) for key in keys]
 
     async def _aembed(self, texts: Sequence[str], kind: Kind) -> list[list[float]]:
-        loop = asyncio.get_running_loop()
+        in_flight = self._in_flight.get()
         keys = [self._key(text, kind) for text in texts]
-        tasks = {key: task for key in keys if (task := self._in_flight.get((loop, key))) is not None}
+        tasks = {key: in_flight.tasks[key] for key in keys if key in in_flight.tasks}
         self._count(num_from_memory=sum(key in tasks for key in keys))
         known = self._recall([key for key in keys if key not in tasks])
-        absent = _without(keys, {**known, **tasks})
-        if missing := {key: text for key, text in zip(keys, texts, strict=True) if key in absent}:
-            task = asyncio.create_task(self._fetch(missing, kind))
-            for key in missing:
-                self._in_flight[(loop, key)] = tasks[key] = task
-            task.add_done_callback(lambda done: self._land(loop, missing, done))
+        here = known.keys() | tasks.keys()
+        if missing := {key: text for key, text in zip(keys, texts, strict=True) if key not in here}:
+            task = in_flight.begin(missing, self._fetch(missing, kind))
+            tasks.update(dict.fromkeys(missing, task))
         for task in set(tasks.values()):
             # Shielded: others may wait for the same text.
             known.update(await asyncio.shield(task))
@@ -109,7 +110,7 @@ class CachedEmbeddings(Embeddings):
 
     async def _fetch(self, texts: Mapping[str, str], kind: Kind) -> dict[str, "array[float]"]:
         # In a thread: another process may hold the file, and the loop has other work.
-        found = {} if self._file is None else await asyncio.to_thread(self._read, list(texts))
+        found = await asyncio.to_thread(self._read, list(texts))
         missing = {key: text for key, text in texts.items() if key not in found}
         if not missing:
             return found
@@ -117,23 +118,7 @@ class CachedEmbeddings(Embeddings):
             vectors = [await self._embeddings.aembed_query(text) for text in missing.values()]
         else:
             vectors = await self._embeddings.aembed_documents(list(missing.values()))
-        new = (
-            self._keep(missing, vectors)
-            if self._file is None
-            else await asyncio.to_thread(self._keep, missing, vectors)
-        )
-        return {**found, **new}
-
-    def _land(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        keys: Mapping[str, str],
-        done: "asyncio.Task[dict[str, array[float]]]",
-    ) -> None:
-        for key in keys:
-            self._in_flight.pop((loop, key), None)
-        if not done.cancelled():
-            done.exception()  # Marks it as seen: those who waited, if any are left, got it too.
+        return {**found, **await asyncio.to_thread(self._keep, missing, vectors)}
 
     def _key(self, text: str, kind: Kind) -> str:
         # A lone surrogate, which JSON may bring, has no UTF-8.
@@ -200,53 +185,45 @@ class _CacheFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        try:
+        with self._explaining():
             make_private_folder(path.parent)
             create_private_file(path)
             with closing(self._connect()) as connection, connection:
                 connection.execute(_SCHEMA)
-        except (sqlite3.Error, OSError) as error:
-            raise self._explain(error) from error
 
     def read(self, keys: Sequence[str]) -> dict[str, "array[float]"]:
         """Return the vectors that are there."""
         found: dict[str, array[float]] = {}
-        try:
-            with closing(self._connect()) as connection:
-                for start in range(0, len(keys), _MAX_VARIABLES):
-                    some = keys[start : start + _MAX_VARIABLES]
-                    marks = ",".join("?" * len(some))
-                    rows = connection.execute(f"SELECT key, vector FROM embeddings WHERE key IN ({marks})", some)
-                    found.update((key, array("d", blob)) for key, blob in rows)
-        except (sqlite3.Error, OSError, TypeError, ValueError) as error:
-            raise self._explain(error) from error
+        with self._explaining(), closing(self._connect()) as connection:
+            for start in range(0, len(keys), _MAX_VARIABLES):
+                some = keys[start : start + _MAX_VARIABLES]
+                marks = ",".join("?" * len(some))
+                rows = connection.execute(f"SELECT key, vector FROM embeddings WHERE key IN ({marks})", some)
+                found.update((key, array("d", blob)) for key, blob in rows)
         return found
 
     def write(self, vectors: Mapping[str, "array[float]"]) -> None:
         """Add vectors; those that another process has added meanwhile are the same."""
         rows = [(key, vector.tobytes()) for key, vector in vectors.items()]
-        try:
-            with closing(self._connect()) as connection, connection:
-                connection.executemany("INSERT OR IGNORE INTO embeddings VALUES (?, ?)", rows)
-        except (sqlite3.Error, OSError) as error:
-            raise self._explain(error) from error
+        with self._explaining(), closing(self._connect()) as connection, connection:
+            connection.executemany("INSERT OR IGNORE INTO embeddings VALUES (?, ?)", rows)
 
     def _connect(self) -> sqlite3.Connection:
         return sqlite3.connect(self._path, timeout=_LOCK_WAIT_S)
 
-    def _explain(self, error: Exception) -> EmbeddingsError:
-        if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
-            return EmbeddingsError(
-                f"The embeddings cache {self._path} is held by another process, for {_LOCK_WAIT_S:g} s now. Wait "
-                "for it, or name another file, then resume."
-            )
-        return EmbeddingsError(
-            f"The embeddings cache {self._path} cannot be used: {error}. Delete it, or name another file, then resume."
-        )
-
-
-def _without(keys: Sequence[str], known: Mapping[str, object]) -> list[str]:
-    return [key for key in dict.fromkeys(keys) if key not in known]
+    @contextmanager
+    def _explaining(self) -> Iterator[None]:
+        """Say, where the file cannot be used, what to do."""
+        try:
+            yield
+        except (sqlite3.Error, OSError, TypeError, ValueError) as error:
+            said = f"cannot be used: {error}. Delete it, or name another file, then resume."
+            if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
+                said = (
+                    f"is held by another process, for {_LOCK_WAIT_S:g} s now. Wait for it, or name another file, then "
+                    "resume."
+                )
+            raise EmbeddingsError(f"The embeddings cache {self._path} {said}") from error
 
 
 def is_usable(vector: Sequence[object]) -> bool:

@@ -1,5 +1,7 @@
 """Embeddings of an OpenAI-compatible ``/v1/embeddings``, through LangChain's client, which is imported on first use."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -17,6 +19,9 @@ if TYPE_CHECKING:
 
 _TIMEOUT_S = 60.0
 _MAX_RETRIES = 2
+_MAX_QUOTED = 300
+_MALFORMED = (AttributeError, IndexError, KeyError, TypeError, ValueError)
+"""What LangChain's client raises on an answer that holds no embeddings."""
 
 
 class EndpointEmbeddings(Embeddings):
@@ -38,13 +43,8 @@ class EndpointEmbeddings(Embeddings):
         Raises:
             EmbeddingsError: the endpoint cannot be used.
         """
-        import openai
-
-        try:
-            vectors = self._blocking_client.embed_documents(texts)
-        except (openai.OpenAIError, *_MALFORMED) as error:
-            raise self._explain(error) from error
-        return self._check(vectors, num_texts=len(texts))
+        with self._explaining():
+            return _check(self._blocking_client.embed_documents(texts), num_texts=len(texts))
 
     def embed_query(self, text: str) -> list[float]:
         """Return a text's embedding."""
@@ -56,13 +56,8 @@ class EndpointEmbeddings(Embeddings):
         Raises:
             EmbeddingsError: the endpoint cannot be used.
         """
-        import openai
-
-        try:
-            vectors = await self._clients.get().aembed_documents(texts)
-        except (openai.OpenAIError, *_MALFORMED) as error:
-            raise self._explain(error) from error
-        return self._check(vectors, num_texts=len(texts))
+        with self._explaining():
+            return _check(await self._clients.get().aembed_documents(texts), num_texts=len(texts))
 
     async def aembed_query(self, text: str) -> list[float]:
         """Return a text's embedding."""
@@ -91,23 +86,26 @@ class EndpointEmbeddings(Embeddings):
             http_async_client=http_client,
         )
 
-    def _check(self, vectors: list[list[float]], *, num_texts: int) -> list[list[float]]:
-        sizes = {len(vector) for vector in vectors}
-        if len(vectors) != num_texts or len(sizes) != 1 or 0 in sizes:
-            raise self._explain(ValueError(f"{num_texts} texts got {len(vectors)} vectors of sizes {sorted(sizes)}"))
-        if not all(map(is_usable, vectors)):
-            raise self._explain(ValueError("a vector holds what is no number, or nothing but zeros"))
-        return vectors
+    @contextmanager
+    def _explaining(self) -> Iterator[None]:
+        """Say, where the endpoint cannot be used, what to do."""
+        import openai
 
-    def _explain(self, error: Exception) -> EmbeddingsError:
-        reason = redact(str(error), secret=self._api_key.get_secret_value())
-        return EmbeddingsError(
-            f"The embeddings model {self._name!r} at {self._base_url} cannot be used: {type(error).__name__}: "
-            f"{reason[:_MAX_QUOTED]} Check the address and the key, or start the server, then resume; a server that "
-            "has moved is given by --set embeddings_base_url=URL."
-        )
+        try:
+            yield
+        except (openai.OpenAIError, *_MALFORMED) as error:
+            reason = redact(str(error), secret=self._api_key.get_secret_value())
+            raise EmbeddingsError(
+                f"The embeddings model {self._name!r} at {self._base_url} cannot be used: {type(error).__name__}: "
+                f"{reason[:_MAX_QUOTED]} Check the address and the key, or start the server, then resume; a server "
+                "that has moved is given by --set embeddings_base_url=URL."
+            ) from error
 
 
-_MAX_QUOTED = 300
-_MALFORMED = (AttributeError, IndexError, KeyError, TypeError, ValueError)
-"""What LangChain's client raises on an answer that holds no embeddings."""
+def _check(vectors: list[list[float]], *, num_texts: int) -> list[list[float]]:
+    sizes = {len(vector) for vector in vectors}
+    if len(vectors) != num_texts or len(sizes) != 1 or 0 in sizes:
+        raise ValueError(f"{num_texts} texts got {len(vectors)} vectors of sizes {sorted(sizes)}")
+    if not all(map(is_usable, vectors)):
+        raise ValueError("a vector holds what is no number, or nothing but zeros")
+    return vectors

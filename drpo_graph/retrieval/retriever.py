@@ -1,7 +1,6 @@
 """Find the ICL examples that are nearest to a query, with LangChain's vector store and example selector."""
 
 import asyncio
-import weakref
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -9,6 +8,7 @@ from langchain_core.embeddings import Embeddings
 from langchain_core.example_selectors import SemanticSimilarityExampleSelector
 from langchain_core.vectorstores import InMemoryVectorStore
 
+from drpo_graph.models.transport import PerLoop
 from drpo_graph.records import ICLExample
 from drpo_graph.retrieval.cache import CachedEmbeddings
 from drpo_graph.retrieval.embeddings import make_embeddings
@@ -36,7 +36,7 @@ class EmbeddingRetriever:
         self._store = InMemoryVectorStore(embeddings)
         self._is_filled = False
         # A lock belongs to its event loop, and one retriever may serve several.
-        self._locks: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = weakref.WeakKeyDictionary()
+        self._locks = PerLoop(asyncio.Lock)
 
     @property
     def examples(self) -> tuple[ICLExample, ...]:
@@ -56,7 +56,7 @@ class EmbeddingRetriever:
         """Embed the examples, once for all who ask."""
         if self._is_filled:
             return
-        async with self._locks.setdefault(asyncio.get_running_loop(), asyncio.Lock()):
+        async with self._locks.get():
             if not self._is_filled:
                 await self._store.aadd_texts(
                     [example.query for example in self._examples],

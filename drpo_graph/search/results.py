@@ -1,12 +1,11 @@
 """What a run found, from its records: at its end, or as far as it came when it was stopped."""
 
-from collections import Counter
 from collections.abc import Mapping
 from typing import TypedDict
 
 from pydantic import JsonValue
 
-from drpo_graph.calls.failed_samples import count_noted, count_samples
+from drpo_graph.calls.failed_samples import count_failures, count_replies
 from drpo_graph.calls.ledger import Ledger
 from drpo_graph.records import ROOT_ID, Rollout, RunResult, RunStatus, Usage, Validation, mean
 from drpo_graph.search.state import STATE_FORMAT, SearchState
@@ -70,7 +69,7 @@ async def _count(archive: Archive, ledger: Ledger) -> _Counts:
         "usage_by_role": dict(sorted(ledger.usage_by_role.items())),
         "cost_by_role": dict(sorted(ledger.cost_by_role.items())),
         "failures_by_kind": await _count_failures(archive, ledger, notes),
-        "unusable_by_kind": dict(sorted(count_noted(notes, "reply").items())),
+        "unusable_by_kind": dict(sorted(count_replies(notes).items())),
     }
 
 
@@ -90,10 +89,7 @@ async def _count_failures(
     archive: Archive, ledger: Ledger, notes: Mapping[str, Mapping[str, JsonValue]]
 ) -> dict[str, int]:
     """Return failures by kind; a kept prompt that meets its parent's failure again counts it once."""
-    failures = Counter(ledger.retries_by_kind)
-    # Those of the other roles, and of a part in their place, are the rollouts'.
-    failures.update(count_samples(notes, ("metrics", "optimizer")))
-    failures.update(count_noted(notes, "call"))
+    failures = ledger.retries_by_kind + count_failures(notes)
     seen = set()
     for stored in (await archive.get_all("rollouts")).values():
         rollout = Rollout.model_validate(stored)

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -24,7 +24,7 @@ from drpo_graph.prompts.library import PromptLibrary
 from drpo_graph.records import Role
 from drpo_graph.search.fingerprint import check_same, make_fingerprints
 from drpo_graph.settings.settings import Settings
-from drpo_graph.stop import StopSignal
+from drpo_graph.stop import SingleFlight, StopSignal
 from drpo_graph.storage.archive import Archive
 
 
@@ -39,25 +39,12 @@ class RunSession:
     emitter: Emitter
     started_at: float
     """When this process took up the run, in seconds since the epoch."""
-    _shared: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+    shared_work: SingleFlight[str, None] = field(default_factory=SingleFlight)
+    """What several tasks of a step need, by name."""
 
     def warn(self, message: str) -> None:
         """Tell what affects the result, or may."""
         self.emitter.emit(Warned(run_id=self.run_id, message=message))
-
-    async def share(self, name: str, work: Callable[[], Coroutine[None, None, None]]) -> None:
-        """Do a piece of work once for all who ask for it at the same time."""
-        task = self._shared.get(name)
-        if task is None:
-            task = asyncio.create_task(work())
-            self._shared[name] = task
-            task.add_done_callback(lambda done: self._forget(name, done))
-        await asyncio.shield(task)
-
-    def _forget(self, name: str, done: asyncio.Task[None]) -> None:
-        self._shared.pop(name, None)
-        if not done.cancelled():
-            done.exception()  # Marks it as seen: those who waited, if any are left, got it too.
 
 
 @dataclass(frozen=True, slots=True)

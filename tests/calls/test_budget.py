@@ -104,18 +104,18 @@ async def test_the_cap_that_is_proposed_has_room_for_the_next_call() -> None:
 async def test_what_a_model_counted_before_says_nothing_of_the_next_prompt() -> None:
     budget = Budget(Limits(max_tokens=10_000))
     # A long English prompt, six bytes a token; then a short one, most of which is the chat template.
-    await spend(budget, Demand(MODEL, 6000, 10, 96), usage(1000, 1))
-    async with budget.hold(Demand(MODEL, 60, 10, 96)) as hold:
+    await spend(budget, demand(6096, 10), usage(1000, 1))
+    async with budget.hold(demand(60 + 96, 10)) as hold:
         assert budget.reserved.tokens == 60 + 96 + 10
         hold.settle(usage(60, 10))
 
 
 async def test_dense_prompts_after_sparse_ones_do_not_pass_a_cap() -> None:
     budget = Budget(Limits(max_tokens=20_000))
-    await spend(budget, Demand(MODEL, 4000, 50, 96), usage(1000, 10))
+    await spend(budget, demand(4096, 50), usage(1000, 10))
 
     async def ask_dense() -> None:
-        async with budget.hold(Demand(MODEL, 3000, 10, 96)) as hold:
+        async with budget.hold(demand(3096, 10)) as hold:
             await asyncio.sleep(0)
             hold.settle(usage(2000, 10))
 
@@ -169,18 +169,19 @@ async def test_a_request_without_a_reply_counts_as_reserved_where_it_may_have_be
 
 def test_a_request_s_demand_is_its_bytes_its_samples_and_what_a_template_may_add() -> None:
     messages: Sequence[Message] = ({"role": "system", "content": "Réponds."}, {"role": "user", "content": "Why?"})
-    plain = demand_of(Request(messages, num_samples=3, max_tokens=50), MODEL)
-    assert plain == Demand(MODEL, 9 + 4, 150, TEMPLATE_TOKENS + 2 * MESSAGE_TOKENS)
+    plain = demand_of("key", Request(messages, num_samples=3, max_tokens=50), model=MODEL)
+    assert plain == Demand("key", MODEL, 9 + 4 + TEMPLATE_TOKENS + 2 * MESSAGE_TOKENS, 150)
     schema = ReplySchema("score", {"type": "object"})
-    for mode, num_more in (("json_schema", 18), ("tool", 18), ("json", 0), ("text", 0)):
-        asked = demand_of(Request(messages, max_tokens=50, mode=mode, schema=schema), MODEL)
-        assert asked.num_bytes == plain.num_bytes + num_more, mode
+    in_prompt = 18 + MESSAGE_TOKENS
+    for mode, num_more in (("json_schema", in_prompt), ("tool", in_prompt), ("json", 0), ("text", 0)):
+        asked = demand_of("key", Request(messages, max_tokens=50, mode=mode, schema=schema), model=MODEL)
+        assert asked.max_prompt == plain.max_prompt + num_more, mode
 
 
 class PlannedCall(NamedTuple):
     """A call of the property test."""
 
-    num_bytes: int
+    max_prompt: int
     max_completion: int
     share: float
     """Of its demand, what it uses."""
@@ -204,7 +205,7 @@ async def carry_out(budget: Budget, call: PlannedCall, draw: random.Random) -> s
         assert budget.limits.find_exceeded(budget.spent.plus(budget.reserved)) is None
 
     try:
-        async with budget.hold(demand(call.num_bytes, call.max_completion)) as hold:
+        async with budget.hold(demand(call.max_prompt, call.max_completion)) as hold:
             check()
             for _ in range(draw.randrange(4)):
                 await asyncio.sleep(0)
@@ -213,7 +214,7 @@ async def carry_out(budget: Budget, call: PlannedCall, draw: random.Random) -> s
                 raise TimeoutError
             if call.end == "refused":
                 raise ConnectionRefusedError
-            hold.settle(usage(int(call.share * call.num_bytes), int(call.share * call.max_completion)))
+            hold.settle(usage(int(call.share * call.max_prompt), int(call.share * call.max_completion)))
     except BudgetSpentError:
         assert budget.num_in_flight == 0
         return "spent"

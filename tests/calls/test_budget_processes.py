@@ -92,7 +92,7 @@ def make_call(
     """Return a call that notes when it is sent; it takes a while."""
 
     async def call() -> CallRecord:
-        async with ledger.budget.hold(demand(0, 100)) as hold:
+        async with ledger.budget.hold(demand(0, 100, key=key)) as hold:
             sent.append(key)
             for _ in range(5):
                 await asyncio.sleep(0)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from drpo_graph.prompts.flat import FLAT_STOPS, MAX_STOPS, clean_answer, join_messages, merge_stops
 from drpo_graph.prompts.library import load_prompts
+from drpo_graph.prompts.messages import Message
 from tests.support.fake_server import Reply, ServerOptions
 from tests.support.roles import QUESTION, SCORE_SCHEMA, answer, open_desk, parse_answer, script, serve
 
@@ -103,7 +104,12 @@ def test_chat_response_is_only_stripped() -> None:
 
 
 def test_structured_reply_is_announced() -> None:
-    messages = [("system", "S"), ("user", "U\n"), ("assistant", "A"), ("user", "R")]
+    messages: list[Message] = [
+        {"role": "system", "content": "S"},
+        {"role": "user", "content": "U\n"},
+        {"role": "assistant", "content": "A"},
+        {"role": "user", "content": "R"},
+    ]
     assert join_messages(messages, is_structured=False) == "S\n\nU\n\n\n# Reply\nA\n\nR"
     assert join_messages(messages[:2], is_structured=True) == "S\n\nU\n\n# Reply\n"
 

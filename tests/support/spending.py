@@ -1,5 +1,7 @@
 """What tests of the budget spend: prices, demands, usage, and time that passes when it is told to."""
 
+import itertools
+
 from drpo_graph.calls.budget import Budget, Demand
 from drpo_graph.records import Usage
 
@@ -18,9 +20,12 @@ class Clock:
         return self.now
 
 
-def demand(num_bytes: int = 0, max_completion: int = 0) -> Demand:
-    """Return the demand of a request without a template."""
-    return Demand(MODEL, num_bytes, max_completion)
+_numbers = itertools.count()
+
+
+def demand(max_prompt: int = 0, max_completion: int = 0, *, key: str = "") -> Demand:
+    """Return the demand of a call's request; of a new call where it has no key."""
+    return Demand(key or f"call {next(_numbers)}", MODEL, max_prompt, max_completion)
 
 
 def usage(prompt: int = 0, completion: int = 0) -> Usage:

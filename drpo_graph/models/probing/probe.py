@@ -2,7 +2,6 @@
 
 import asyncio
 import re
-import weakref
 from functools import partial
 from typing import NamedTuple
 
@@ -13,7 +12,9 @@ from drpo_graph.models.http_json import Answer, HttpClient, Wire
 from drpo_graph.models.probing.replies import ProbeReply
 from drpo_graph.models.probing.requests import PLAIN, Asker, ask_all
 from drpo_graph.models.token_counts import read_count
+from drpo_graph.models.transport import PerLoop
 from drpo_graph.safety.texts import shorten
+from drpo_graph.stop import SingleFlight
 
 _TIMEOUT_S = 60.0
 _MAX_NAMED = 5
@@ -77,25 +78,11 @@ async def capabilities_of(
     Raises:
         ModelCallError: the endpoint cannot be used at all (wrong key, unknown model, unreachable).
     """
-    running = _running.setdefault(asyncio.get_running_loop(), {})
-    key = (address, identity)
-    task = running.get(key)
-    if task is None:
-        find = partial(_recall_or_probe, address, identity, cache=cache)
-        task = asyncio.create_task(find(timeout_s=timeout_s, http_client=http_client))
-        running[key] = task
-        task.add_done_callback(lambda done: _forget(key, done))
-    return await asyncio.shield(task)
+    find = partial(_recall_or_probe, address, identity, cache=cache, timeout_s=timeout_s, http_client=http_client)
+    return await _probes.get().share((address, identity), find)
 
 
-_Running = dict[tuple[Address, str], asyncio.Task[Capabilities]]
-_running: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Running]" = weakref.WeakKeyDictionary()
-
-
-def _forget(key: tuple[Address, str], done: asyncio.Task[Capabilities]) -> None:
-    _running.get(done.get_loop(), {}).pop(key, None)
-    if not done.cancelled():
-        done.exception()  # Marks it as seen: its waiters, if any are left, got it too.
+_probes: PerLoop[SingleFlight[tuple[Address, str], Capabilities]] = PerLoop(SingleFlight)
 
 
 async def _recall_or_probe(

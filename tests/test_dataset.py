@@ -406,7 +406,7 @@ def test_adding_a_kind_does_not_change_which_queries_of_another_kind_are_drawn()
 
 def test_order_does_not_depend_on_the_hash_seed() -> None:
     program = (
-        "from drpo_graph.data.datasets import dataset_hash, order_queries\n"
+        "from drpo_graph.data.order import dataset_hash, order_queries\n"
         "from drpo_graph.records import Query\n"
         "queries = [Query(id=str(n), text='t', kind='abc'[n % 3]) for n in range(30)]\n"
         "print(dataset_hash(order_queries(queries, seed=5, num_queries=17)))\n"

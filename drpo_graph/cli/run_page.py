@@ -9,8 +9,8 @@ from rich.text import Text
 
 from drpo_graph.cli.reading import StoredRun, describe_start
 from drpo_graph.display import render_summary
-from drpo_graph.display.examples import print_examples
 from drpo_graph.display.formatting import format_reward
+from drpo_graph.display.summary import print_examples
 from drpo_graph.display.view import describe_decision
 from drpo_graph.records import Candidate
 from drpo_graph.safety.terminal import inert, inert_block

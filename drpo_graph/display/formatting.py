@@ -1,8 +1,9 @@
 """Numbers as people read them in a display: counts, durations, rewards."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
-from drpo_graph.events.schema import Remaining
+from drpo_graph.events.schema import ICLExampleFinished, Remaining
+from drpo_graph.records import ICLOutcome, mean
 from drpo_graph.safety.terminal import inert
 from drpo_graph.settings.limits import tell_money
 
@@ -51,6 +52,12 @@ def format_remaining(remaining: Remaining | None) -> str:
 def format_reward(reward: float | None) -> str:
     """Return a reward with two decimals, ``-`` when unscored."""
     return NONE if reward is None else f"{reward:.2f}"
+
+
+def format_gain(examples: Collection[ICLExampleFinished | ICLOutcome]) -> str:
+    """Return the examples' mean rewards before and after: ``2.50 -> 3.50``."""
+    before = format_reward(mean([one.initial_reward for one in examples]))
+    return f"{before} -> {format_reward(mean([one.reward for one in examples]))}"
 
 
 def format_share(part: int, whole: int) -> str:

@@ -8,18 +8,18 @@ from typing import TextIO
 
 from rich.console import Console
 
-from drpo_graph.display.examples import list_example_files
 from drpo_graph.display.formatting import (
     NONE,
     format_count,
     format_duration,
     format_estimate,
+    format_gain,
     format_models,
     format_remaining,
     format_reward,
 )
 from drpo_graph.display.streams import quiet
-from drpo_graph.display.summary import print_stop, print_summary
+from drpo_graph.display.summary import list_example_files, print_stop, print_summary
 from drpo_graph.display.view import RunView, describe_endpoint, describe_review
 from drpo_graph.events.schema import (
     EndpointBack,
@@ -36,7 +36,7 @@ from drpo_graph.events.schema import (
     ValidationFinished,
     Warned,
 )
-from drpo_graph.records import ICLResult, mean
+from drpo_graph.records import ICLResult
 from drpo_graph.safety.terminal import inert
 from drpo_graph.settings.limits import tell_money
 
@@ -159,15 +159,17 @@ def _validation_line(event: ValidationFinished) -> str:
 
 
 def _example_line(event: ICLExampleFinished) -> str:
-    scores = f"{format_reward(event.initial_reward)} -> {format_reward(event.reward)}"
-    detail = inert(event.detail, max_chars=_MAX_LINE)
-    parts = (inert(event.example_id, max_chars=40), "unscored" if event.reward is None else scores, detail)
-    return "  ".join(filter(None, ("example", *parts, f"iterations {event.iterations}")))
+    parts = (
+        "example",
+        inert(event.example_id, max_chars=40),
+        "unscored" if event.reward is None else format_gain([event]),
+        inert(event.detail, max_chars=_MAX_LINE),
+        f"iterations {event.iterations}",
+    )
+    return "  ".join(filter(None, parts))
 
 
 def _examples_line(result: ICLResult) -> str:
-    before = format_reward(mean([one.initial_reward for one in result.examples]))
-    after = format_reward(mean([one.reward for one in result.examples]))
     calls = sum(usage.calls for usage in result.usage_by_role.values())
     counts = f"examples {len(result.examples)}  unscored {result.num_unscored}  calls {calls}"
-    return f"done  {inert(result.thread_id, max_chars=80)}  {counts}  mean reward {before} -> {after}"
+    return f"done  {inert(result.thread_id, max_chars=80)}  {counts}  mean reward {format_gain(result.examples)}"

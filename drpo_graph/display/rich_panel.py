@@ -9,10 +9,9 @@ from typing import TextIO
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
 
-from drpo_graph.display.examples import list_example_files, print_examples
 from drpo_graph.display.panel import render_panel
 from drpo_graph.display.streams import quiet
-from drpo_graph.display.summary import print_stop, print_summary
+from drpo_graph.display.summary import list_example_files, print_examples, print_stop, print_summary
 from drpo_graph.display.view import RunView
 from drpo_graph.events.schema import Event, ICLFinished, RunFinished, RunStopped
 

@@ -200,7 +200,7 @@ class RunView:
             case ICLStarted():
                 self._start_examples(event)
             case ICLExampleFinished() if self.examples is not None:
-                self.examples.finish(event)
+                self.examples.finished[event.example_id] = event
             case ICLFinished():
                 self.phase, self._ended_at = "done", event.time
             case Warned():

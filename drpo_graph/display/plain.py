@@ -1,8 +1,7 @@
 """Lines for logs: one per level, one at the start and the end, one per warning. No colour, no control codes."""
 
 import io
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -19,7 +18,7 @@ from drpo_graph.display.formatting import (
     format_reward,
 )
 from drpo_graph.display.streams import quiet
-from drpo_graph.display.summary import list_example_files, print_stop, print_summary
+from drpo_graph.display.summary import list_example_files, print_end
 from drpo_graph.display.view import RunView, describe_endpoint, describe_review
 from drpo_graph.events.schema import (
     EndpointBack,
@@ -80,10 +79,7 @@ class PlainDisplay:
             case RunFinished():
                 elapsed_s = self._view.elapsed_s(event.time)
                 self._write(f"done  {inert(event.run_id, max_chars=80)}  {format_duration(elapsed_s)}")
-                with self._lines() as console:
-                    print_summary(
-                        console, event.result, elapsed_s=elapsed_s, files=self._files, commands=self._commands
-                    )
+                self._print_end(event, elapsed_s=elapsed_s)
             case ICLStarted():
                 verb = "resumed" if event.is_resumed else "started"
                 rounds = f"{event.num_iters} iterations of {event.num_samples}"
@@ -95,20 +91,17 @@ class PlainDisplay:
                 for path in list_example_files(self._files, event.result):
                     self._write(f"  {inert(str(path), max_chars=_MAX_LINE)}")
             case RunStopped():
-                with self._lines() as console:
-                    print_stop(console, event, commands=self._commands)
-            case _:
-                pass
+                self._print_end(event, elapsed_s=self._view.elapsed_s(event.time))
 
     def _write(self, line: str) -> None:
         self._stream.write(line + "\n")
         self._stream.flush()
 
-    @contextmanager
-    def _lines(self) -> Iterator[Console]:
-        """Give a console without colour; what is printed on it is written without the blanks that fill its lines."""
+    def _print_end(self, event: RunFinished | RunStopped, *, elapsed_s: float) -> None:
+        """Print without colour, and without the blanks that fill a console's lines."""
         page = io.StringIO()
-        yield Console(file=page, width=WIDTH, color_system=None, legacy_windows=False, highlight=False)
+        console = Console(file=page, width=WIDTH, color_system=None, legacy_windows=False, highlight=False)
+        print_end(console, event, elapsed_s=elapsed_s, files=self._files, commands=self._commands)
         for line in page.getvalue().split("\n")[:-1]:
             self._write(line.rstrip())
 

@@ -11,7 +11,7 @@ from rich.live import Live
 
 from drpo_graph.display.panel import render_panel
 from drpo_graph.display.streams import quiet
-from drpo_graph.display.summary import list_example_files, print_examples, print_stop, print_summary
+from drpo_graph.display.summary import print_end
 from drpo_graph.display.view import RunView
 from drpo_graph.events.schema import Event, ICLFinished, RunFinished, RunStopped
 
@@ -58,29 +58,11 @@ class RichDisplay:
         """Take the event in; when the run has ended, leave the last panel and print what it came to."""
         with self._lock:
             self._view.apply(event)
-        match event:
-            case RunFinished():
-                self._live.stop()
-                print_summary(
-                    self._out,
-                    event.result,
-                    elapsed_s=self._view.elapsed_s(event.time),
-                    files=self._files,
-                    commands=self._commands,
-                )
-                self._out.file.flush()
-            case ICLFinished():
-                self._live.stop()
-                print_examples(self._out, event.result)
-                for path in list_example_files(self._files, event.result):
-                    self._out.print(str(path), soft_wrap=True)
-                self._out.file.flush()
-            case RunStopped():
-                self._live.stop()
-                print_stop(self._out, event, commands=self._commands)
-                self._out.file.flush()
-            case _:
-                pass
+        if isinstance(event, RunFinished | ICLFinished | RunStopped):
+            self._live.stop()
+            elapsed_s = self._view.elapsed_s(event.time)
+            print_end(self._out, event, elapsed_s=elapsed_s, files=self._files, commands=self._commands)
+            self._out.file.flush()
 
     def stop(self) -> None:
         """Stop drawing; the last panel stays."""

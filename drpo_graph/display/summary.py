@@ -19,7 +19,7 @@ from drpo_graph.display.formatting import (
     format_reward,
     format_share,
 )
-from drpo_graph.events.schema import RunStopped
+from drpo_graph.events.schema import ICLFinished, RunFinished, RunStopped
 from drpo_graph.records import ROLES, ICLResult, PairedComparison, RunResult, Usage
 from drpo_graph.safety.terminal import inert, inert_block
 from drpo_graph.settings.limits import tell_money
@@ -39,7 +39,7 @@ def render_summary(
 ) -> RenderableType:
     """Return the closing summary of a run.
 
-    Print it with ``crop=False`` (as :func:`print_summary` does): paths and commands stay whole lines, whatever the
+    Print it with ``crop=False`` (as :func:`print_end` does): paths and commands stay whole lines, whatever the
     width, so that they can be copied.
     """
     facts = Table.grid(padding=(0, 2, 0, 0))
@@ -58,25 +58,36 @@ def render_summary(
     return Group(*parts)
 
 
-def print_summary(
-    console: Console, result: RunResult, *, elapsed_s: float, files: Sequence[Path], commands: Sequence[str]
+def print_end(
+    console: Console,
+    event: RunFinished | ICLFinished | RunStopped,
+    *,
+    elapsed_s: float,
+    files: Sequence[Path],
+    commands: Sequence[str],
 ) -> None:
-    """Print the summary of a finished run; of the commands, those that resume it no longer apply."""
-    further = [command for command in commands if not command.startswith(RESUME_COMMAND)]
-    console.print(render_summary(result, elapsed_s=elapsed_s, files=files, commands=further), crop=False)
+    """Print what a run came to, or why it stopped; of the commands, those that apply."""
+    match event:
+        case RunFinished():
+            further = [command for command in commands if not command.startswith(RESUME_COMMAND)]
+            console.print(render_summary(event.result, elapsed_s=elapsed_s, files=files, commands=further), crop=False)
+        case ICLFinished():
+            print_examples(console, event.result)
+            for path in list_example_files(files, event.result):
+                console.print(str(path), soft_wrap=True)
+        case RunStopped():
+            _print_stop(console, event, commands=commands)
 
 
-def print_stop(console: Console, event: RunStopped, *, commands: Sequence[str]) -> None:
-    """Print why the run stopped, in one line, and the command that resumes it where one can."""
+def _print_stop(console: Console, event: RunStopped, *, commands: Sequence[str]) -> None:
     style = "bold red" if event.reason == "failed" else "yellow"
     line = Text.assemble((f"{event.reason}: ", style), inert(event.message, max_chars=_MAX_LINE))
     console.print(line, crop=False, no_wrap=True, overflow="ignore")
     if event.is_resumable:
-        fallback = RESUME_COMMAND + shlex.quote(inert(event.run_id, max_chars=_MAX_LINE))
-        command = next((command for command in commands if command.startswith(RESUME_COMMAND)), fallback)
-        command = f"{command} {event.resume_flags}".rstrip()
+        resuming = (one.removeprefix(RESUME_COMMAND) for one in commands if one.startswith(RESUME_COMMAND))
+        run = next(resuming, shlex.quote(inert(event.run_id, max_chars=_MAX_LINE)))
         verb = "review" if event.reason == "waiting" else "resume"
-        command = command.replace(RESUME_COMMAND, f"drpo {verb} ", 1)
+        command = f"drpo {verb} {run} {event.resume_flags}".rstrip()
         line = Text.assemble((f"{verb} with: ", "dim"), (inert(command, max_chars=2000), "bold"))
         console.print(line, crop=False, no_wrap=True, overflow="ignore")
 

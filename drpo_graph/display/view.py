@@ -206,8 +206,6 @@ class RunView:
             case Warned():
                 self.warnings.append(event.message[:MAX_TEXT])
                 self._note(event.time, "warning", event.message)
-            case _:
-                pass
 
     def _start_run(self, event: RunStarted) -> None:
         self.run_id, self.is_resumed, self.models = event.run_id, event.is_resumed, dict(event.models)

@@ -7,6 +7,7 @@ from typing import TextIO
 
 from rich.console import Console
 
+from drpo_graph.display.base import Display
 from drpo_graph.display.formatting import (
     NONE,
     format_count,
@@ -46,19 +47,13 @@ _MAX_LINE = 400
 _MAX_BEAM = 8
 
 
-class PlainDisplay:
+class PlainDisplay(Display):
     """Writes a run as lines of text."""
 
     def __init__(self, stdout: TextIO, *, files: Sequence[Path] = (), commands: Sequence[str] = ()) -> None:
         self._stream = quiet(stdout)
         self._view = RunView()
         self._files, self._commands = tuple(files), tuple(commands)
-
-    def start(self) -> None:
-        """Do nothing: the first event says what runs."""
-
-    def stop(self) -> None:
-        """Do nothing: every line is written when it is known."""
 
     def handle(self, event: Event) -> None:
         """Take the event in; write its line if it has one."""

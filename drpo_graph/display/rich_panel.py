@@ -9,6 +9,7 @@ from typing import TextIO
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
 
+from drpo_graph.display.base import Display
 from drpo_graph.display.panel import render_panel
 from drpo_graph.display.streams import quiet
 from drpo_graph.display.summary import print_end
@@ -18,7 +19,7 @@ from drpo_graph.events.schema import Event, ICLFinished, RunFinished, RunStopped
 REFRESH_PER_SECOND = 8
 
 
-class RichDisplay:
+class RichDisplay(Display):
     """Draws a panel on stderr while the run works, and prints the summary to stdout."""
 
     def __init__(

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping
 
 from drpo_graph.events.schema import ICLExampleFinished, Remaining
-from drpo_graph.records import ICLOutcome, mean
+from drpo_graph.records import ICLOutcome, Usage, mean
 from drpo_graph.safety.terminal import inert
 from drpo_graph.settings.limits import tell_money
 
@@ -63,6 +63,12 @@ def format_gain(examples: Collection[ICLExampleFinished | ICLOutcome]) -> str:
 def format_share(part: int, whole: int) -> str:
     """Return a part as a percentage of the whole, ``-`` when there is nothing to take part of."""
     return f"{100 * part / whole:.0f}%" if whole else NONE
+
+
+def format_usage(usage: Usage) -> tuple[str, str, str, str]:
+    """Return the calls, the tokens in and out, and the share of those in that came from a prefix cache."""
+    cached = format_share(usage.cached_tokens, usage.prompt_tokens) if usage.cached_tokens else NONE
+    return str(usage.calls), format_count(usage.prompt_tokens), format_count(usage.completion_tokens), cached
 
 
 def format_kinds(count_by_kind: Mapping[str, int]) -> str:

@@ -22,7 +22,7 @@ from drpo_graph.display.formatting import (
     format_kinds,
     format_models,
     format_reward,
-    format_share,
+    format_usage,
 )
 from drpo_graph.display.view import Message, Phase, RunView
 from drpo_graph.events.schema import BeamEntry
@@ -232,20 +232,14 @@ def _roles_table(view: RunView) -> Table:
         table.add_column(name, justify="right", no_wrap=True, width=width)
     for role in ROLES:
         calls = view.calls[role]
-        table.add_row(role, *_usage_cells(calls.usage), _number(calls.retries, style="yellow"))
-    total = [cell.copy() for cell in _usage_cells(view.process_usage)]
-    table.add_row("total", *total, _number(view.num_retries, style="yellow"), style="bold")
+        table.add_row(role, *_usage_cells(calls.usage, calls.retries))
+    table.add_row("total", *_usage_cells(view.process_usage, view.num_retries), style="bold")
     return table
 
 
-def _usage_cells(usage: Usage) -> tuple[Text, Text, Text, Text]:
-    cached = format_share(usage.cached_tokens, usage.prompt_tokens) if usage.cached_tokens else NONE
-    return (
-        _number(usage.calls),
-        Text(format_count(usage.prompt_tokens)),
-        Text(format_count(usage.completion_tokens)),
-        Text(cached),
-    )
+def _usage_cells(usage: Usage, retries: int) -> tuple[RenderableType, ...]:
+    _, *tokens = format_usage(usage)
+    return _number(usage.calls), *tokens, _number(retries, style="yellow")
 
 
 def _number(count: int, *, style: str = "default") -> Text:

@@ -12,12 +12,11 @@ from rich.text import Text
 
 from drpo_graph.display.formatting import (
     NONE,
-    format_count,
     format_duration,
     format_gain,
     format_kinds,
     format_reward,
-    format_share,
+    format_usage,
 )
 from drpo_graph.events.schema import ICLFinished, RunFinished, RunStopped
 from drpo_graph.records import ROLES, ICLResult, PairedComparison, RunResult, Usage
@@ -210,21 +209,16 @@ def _cost_table(result: RunResult) -> Table:
         usage = result.usage_by_role[role]
         total = total.plus(usage)
         money = [_money(result.cost_by_role.get(role))] if has_money else []
-        table.add_row(Text(inert(role, max_chars=_LABEL_WIDTH)), *_usage_cells(usage), *money)
+        table.add_row(Text(inert(role, max_chars=_LABEL_WIDTH)), *format_usage(usage), *money)
     is_whole = set(result.usage_by_role) <= set(result.cost_by_role)
     money = [_money(sum(result.cost_by_role.values()) if is_whole else None)] if has_money else []
-    table.add_row("total", *_usage_cells(total), *money, style="bold")
+    table.add_row("total", *format_usage(total), *money, style="bold")
     return table
 
 
 def _money(dollars: float | None) -> str:
     """Return a role's cost; of a model without a price it is not known, and the total is not either."""
     return NONE if dollars is None else tell_money(dollars)
-
-
-def _usage_cells(usage: Usage) -> list[str]:
-    cached = format_share(usage.cached_tokens, usage.prompt_tokens) if usage.cached_tokens else NONE
-    return [str(usage.calls), format_count(usage.prompt_tokens), format_count(usage.completion_tokens), cached]
 
 
 def _listing(label: str, lines: Sequence[str]) -> list[RenderableType]:

@@ -14,7 +14,7 @@ _BREAKS = re.compile(r"[\t\n\r\v\f\x1c-\x1f\x85\u2028\u2029]+")
 _LINE_BREAKS = re.compile(r"\r\n|[\n\r\v\f\x85\u2028\u2029]")
 _BEGUN = r"(?:\x1b\[|\x9b)[0-?]*[ -/]*|(?:\x1b[\]PX^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x9c]*\x1b?|\x1b[ -/]*"
 # A carriage return waits for the line feed that makes one break with it, across what goes between them.
-_UNFINISHED = re.compile(rf"(?:\r(?:{_ESCAPES.pattern})*(?:{_BEGUN})?|{_BEGUN})\Z")
+_UNFINISHED = re.compile(rf"(?P<unfinished>\r(?:{_ESCAPES.pattern})*(?:{_BEGUN})?|{_BEGUN})\Z|{_ESCAPES.pattern}")
 _MAX_HELD = 4096
 # Escapes and stripped characters take room in the raw text; beyond this factor only a hostile text is cut too short.
 _RAW_FACTOR = 8
@@ -58,7 +58,8 @@ class InertStream:
     def feed(self, piece: str) -> str:
         """Return what can be shown by now: the beginning of an escape sequence waits for its end."""
         text = self._held + piece
-        unfinished = _UNFINISHED.search(text)
+        # A whole sequence is passed over: a carriage return inside it waits for nothing.
+        unfinished = next((match for match in _UNFINISHED.finditer(text) if match["unfinished"]), None)
         place = unfinished.start() if unfinished and len(unfinished[0]) <= _MAX_HELD else len(text)
         self._held = text[place:]
         return _show_lines(text[:place])

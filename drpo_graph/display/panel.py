@@ -12,7 +12,6 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from drpo_graph.display.examples import ExamplesView
 from drpo_graph.display.formatting import (
     NONE,
     format_count,
@@ -24,7 +23,7 @@ from drpo_graph.display.formatting import (
     format_reward,
     format_usage,
 )
-from drpo_graph.display.view import Message, Phase, RunView
+from drpo_graph.display.view import ExamplesView, Message, Phase, RunView
 from drpo_graph.events.schema import BeamEntry
 from drpo_graph.records import MAX_SCORE, MIN_SCORE, ROLES, Usage
 from drpo_graph.safety.terminal import inert

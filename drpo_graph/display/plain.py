@@ -21,21 +21,7 @@ from drpo_graph.display.formatting import (
 from drpo_graph.display.streams import quiet
 from drpo_graph.display.summary import list_example_files, print_end
 from drpo_graph.display.view import RunView, describe_endpoint, describe_review
-from drpo_graph.events.schema import (
-    EndpointBack,
-    EndpointLost,
-    Event,
-    ICLExampleFinished,
-    ICLFinished,
-    ICLStarted,
-    LevelFinished,
-    ReviewDecided,
-    RunFinished,
-    RunStarted,
-    RunStopped,
-    ValidationFinished,
-    Warned,
-)
+from drpo_graph.events import schema
 from drpo_graph.records import ICLResult
 from drpo_graph.safety.terminal import inert
 from drpo_graph.settings.limits import tell_money
@@ -55,44 +41,44 @@ class PlainDisplay(Display):
         self._view = RunView()
         self._files, self._commands = tuple(files), tuple(commands)
 
-    def handle(self, event: Event) -> None:
+    def handle(self, event: schema.Event) -> None:
         """Take the event in; write its line if it has one."""
         self._view.apply(event)
         match event:
-            case RunStarted():
+            case schema.RunStarted():
                 self._write(_start_line(event))
-            case LevelFinished():
+            case schema.LevelFinished():
                 self._write(_level_line(self._view, event))
-            case ValidationFinished():
+            case schema.ValidationFinished():
                 self._write(_validation_line(event))
-            case Warned():
+            case schema.Warned():
                 self._write(f"warning: {inert(event.message, max_chars=_MAX_LINE)}")
-            case EndpointLost() | EndpointBack():
+            case schema.EndpointLost() | schema.EndpointBack():
                 self._write(inert(describe_endpoint(event), max_chars=_MAX_LINE))
-            case ReviewDecided():
+            case schema.ReviewDecided():
                 self._write(f"review  {inert(describe_review(event), max_chars=_MAX_LINE)}")
-            case RunFinished():
+            case schema.RunFinished():
                 elapsed_s = self._view.elapsed_s(event.time)
                 self._write(f"done  {inert(event.run_id, max_chars=80)}  {format_duration(elapsed_s)}")
                 self._print_end(event, elapsed_s=elapsed_s)
-            case ICLStarted():
+            case schema.ICLStarted():
                 verb = "resumed" if event.is_resumed else "started"
                 rounds = f"{event.num_iters} iterations of {event.num_samples}"
                 self._write(f"{verb}  {inert(event.run_id, max_chars=80)}  examples {event.num_examples}  {rounds}")
-            case ICLExampleFinished():
+            case schema.ICLExampleFinished():
                 self._write(_example_line(event))
-            case ICLFinished():
+            case schema.ICLFinished():
                 self._write(_examples_line(event.result))
                 for path in list_example_files(self._files, event.result):
                     self._write(f"  {inert(str(path), max_chars=_MAX_LINE)}")
-            case RunStopped():
+            case schema.RunStopped():
                 self._print_end(event, elapsed_s=self._view.elapsed_s(event.time))
 
     def _write(self, line: str) -> None:
         self._stream.write(line + "\n")
         self._stream.flush()
 
-    def _print_end(self, event: RunFinished | RunStopped, *, elapsed_s: float) -> None:
+    def _print_end(self, event: schema.RunFinished | schema.RunStopped, *, elapsed_s: float) -> None:
         """Print without colour, and without the blanks that fill a console's lines."""
         page = io.StringIO()
         console = Console(file=page, width=WIDTH, color_system=None, legacy_windows=False, highlight=False)
@@ -101,7 +87,7 @@ class PlainDisplay(Display):
             self._write(line.rstrip())
 
 
-def _start_line(event: RunStarted) -> str:
+def _start_line(event: schema.RunStarted) -> str:
     parts = (
         f"{'resumed' if event.is_resumed else 'started'}  {inert(event.run_id, max_chars=80)}",
         f"levels {event.num_levels}",
@@ -112,7 +98,7 @@ def _start_line(event: RunStarted) -> str:
     return "  ".join(filter(None, parts))
 
 
-def _level_line(view: RunView, event: LevelFinished) -> str:
+def _level_line(view: RunView, event: schema.LevelFinished) -> str:
     best = NONE
     if view.best is not None:
         best = f"{format_reward(view.best.path_reward)} ({inert(view.best.candidate_id, max_chars=40)})"
@@ -136,7 +122,7 @@ def _level_line(view: RunView, event: LevelFinished) -> str:
     return "  ".join(filter(None, parts))
 
 
-def _validation_line(event: ValidationFinished) -> str:
+def _validation_line(event: schema.ValidationFinished) -> str:
     verdict = "significant improvement" if event.is_significant else "no significant improvement"
     difference = "" if event.difference is None else f"{event.difference:+.2f}"
     interval = ""
@@ -146,7 +132,7 @@ def _validation_line(event: ValidationFinished) -> str:
     return "  ".join(filter(None, ("validation", verdict, difference, interval, selected)))
 
 
-def _example_line(event: ICLExampleFinished) -> str:
+def _example_line(event: schema.ICLExampleFinished) -> str:
     parts = (
         "example",
         inert(event.example_id, max_chars=40),

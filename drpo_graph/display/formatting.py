@@ -60,15 +60,11 @@ def format_gain(examples: Collection[ICLExampleFinished | ICLOutcome]) -> str:
     return f"{before} -> {format_reward(mean([one.reward for one in examples]))}"
 
 
-def format_share(part: int, whole: int) -> str:
-    """Return a part as a percentage of the whole, ``-`` when there is nothing to take part of."""
-    return f"{100 * part / whole:.0f}%" if whole else NONE
-
-
 def format_usage(usage: Usage) -> tuple[str, str, str, str]:
     """Return the calls, the tokens in and out, and the share of those in that came from a prefix cache."""
-    cached = format_share(usage.cached_tokens, usage.prompt_tokens) if usage.cached_tokens else NONE
-    return str(usage.calls), format_count(usage.prompt_tokens), format_count(usage.completion_tokens), cached
+    prompt_tokens, cached_tokens = usage.prompt_tokens, usage.cached_tokens
+    cached = f"{100 * cached_tokens / prompt_tokens:.0f}%" if cached_tokens and prompt_tokens else NONE
+    return str(usage.calls), format_count(prompt_tokens), format_count(usage.completion_tokens), cached
 
 
 def format_kinds(count_by_kind: Mapping[str, int]) -> str:

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -23,28 +23,21 @@ class RichDisplay(Display):
     """Draws a panel on stderr while the run works, and prints the summary to stdout."""
 
     def __init__(
-        self,
-        *,
-        stdout: TextIO,
-        stderr: TextIO,
-        files: Sequence[Path] = (),
-        commands: Sequence[str] = (),
-        clock: Callable[[], float] = time.time,
+        self, *, stdout: TextIO, stderr: TextIO, files: Sequence[Path] = (), commands: Sequence[str] = ()
     ) -> None:
-        self._out, self._err = _console(stdout), _console(stderr)
+        self._out = _console(stdout)
         self._files, self._commands = tuple(files), tuple(commands)
-        self._clock = clock
         self._view = RunView()
         # Live draws on a thread of its own.
         self._lock = threading.Lock()
-        self._live = Live(self, console=self._err, refresh_per_second=REFRESH_PER_SECOND, redirect_stdout=False)
+        self._live = Live(self, console=_console(stderr), refresh_per_second=REFRESH_PER_SECOND, redirect_stdout=False)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Draw the panel for the present width."""
         with self._lock:
             panel = render_panel(
                 self._view,
-                now=self._clock(),
+                now=time.time(),
                 width=options.max_width,
                 height=console.size.height,
                 is_ascii=options.ascii_only or options.legacy_windows,

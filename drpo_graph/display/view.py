@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 from drpo_graph.display.formatting import format_duration
 from drpo_graph.events import schema
-from drpo_graph.records import ROLES, Role, RunResult, Usage
+from drpo_graph.records import ROLES, Role, Usage
 
 RATE_WINDOW_S = 30
 """Calls per second are a mean over this many seconds."""
@@ -57,7 +57,6 @@ class RunView:
     """Everything a display shows; :meth:`apply` is its only way to change."""
 
     run_id: str = ""
-    is_resumed: bool = False
     models: dict[str, str] = field(default_factory=dict)
     beam_size: int = 0
     phase: Phase = "starting"
@@ -76,7 +75,6 @@ class RunView:
     """Rollouts since the last level finished: validation."""
 
     beam: tuple[schema.BeamEntry, ...] = ()
-    initial_reward: float | None = None
     best: schema.BeamEntry | None = None
     """Best path reward since depth 1; the root until then."""
     history: dict[int, float | None] = field(default_factory=dict)
@@ -91,12 +89,9 @@ class RunView:
     """What that cost; ``None`` where a model has no price."""
     remaining: schema.Remaining | None = None
     """About what was left to do when the last level was finished."""
-    warnings: deque[str] = field(default_factory=lambda: deque(maxlen=MAX_MESSAGES))
     messages: deque[Message] = field(default_factory=lambda: deque(maxlen=MAX_MESSAGES))
     lost_endpoints: set[str] = field(default_factory=set)
     """Those that the run waits for."""
-    validation: schema.ValidationFinished | None = None
-    result: RunResult | None = None
     stopped: schema.RunStopped | None = None
     examples: ExamplesView | None = None
     """Of a run over ICL examples, which has neither levels nor a beam."""
@@ -181,10 +176,8 @@ class RunView:
                 # One server of a model is enough; what is still lost is told when it is waited for.
                 self.lost_endpoints.clear()
                 self._note(event.time, "note", describe_endpoint(event))
-            case schema.ValidationFinished():
-                self.validation = event
             case schema.RunFinished():
-                self.phase, self.result, self._ended_at = "done", event.result, event.time
+                self.phase, self._ended_at = "done", event.time
                 if event.elapsed_s:
                     self._started_at = event.time - event.elapsed_s
             case schema.RunStopped():
@@ -196,11 +189,10 @@ class RunView:
             case schema.ICLFinished():
                 self.phase, self._ended_at = "done", event.time
             case schema.Warned():
-                self.warnings.append(event.message[:MAX_TEXT])
                 self._note(event.time, "warning", event.message)
 
     def _start(self, event: schema.RunStarted | schema.ICLStarted) -> None:
-        self.run_id, self.is_resumed, self.models = event.run_id, event.is_resumed, dict(event.models)
+        self.run_id, self.models = event.run_id, dict(event.models)
         self._started_at, self._ended_at, self.stopped = event.time, None, None
         # The pause before a resume is no part of a level's duration.
         self._level_started_at = None
@@ -261,8 +253,6 @@ class RunView:
         self.history[event.level] = top.path_reward if top else None
         while len(self.history) > MAX_HISTORY:
             self.history.pop(next(iter(self.history)))
-        if event.level == 0:
-            self.initial_reward = top.reward if top else None
         # The root's own reward is no path reward: the first level replaces it, whichever is higher.
         is_first = self.best is None or all(level == 0 for level in self.history if level != event.level)
         if top is not None and (is_first or self.best is None or _path_reward(top) > _path_reward(self.best)):

@@ -9,7 +9,6 @@ from drpo_graph.events.schema import (
     CallRetried,
     EndpointBack,
     EndpointLost,
-    Event,
     LevelFinished,
     LevelStarted,
     Warned,
@@ -23,14 +22,8 @@ from tests.display.sample_events import (
     run_started,
     run_stopped,
     sample_events,
+    view_of,
 )
-
-
-def view_of(*events: Event) -> RunView:
-    view = RunView()
-    for event in events:
-        view.apply(event)
-    return view
 
 
 def level_started(level: int, *, time: float, max_depth: int = 4, num_rollouts: int = 30) -> LevelStarted:

@@ -11,6 +11,8 @@ import unicodedata
 from itertools import count
 from typing import Final
 
+from drpo_graph.safety.texts import is_unseen
+
 LABELS: Final = ("query", "answer", "prompt", "remarks", "metrics", "reasoning")
 """What our fences are called."""
 MARK_LENGTH: Final = 12
@@ -36,7 +38,6 @@ _LOOKS: dict[int, str] = {
     **{ord(one): plain for one, plain in zip(_LETTERS, _LATIN, strict=True)},
 }
 _PLAIN = re.compile(r"[\t\n\r -~]*")
-_UNSEEN = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0")
 _SUSPECT = re.compile(f"[{re.escape(_ANGLES[0] + _SQUARES[0] + _HASHES)}]")
 
 _ROLES = (
@@ -154,7 +155,7 @@ def _fold(text: str) -> tuple[str, list[int] | range]:
         if char.isascii():
             # A control character other than white space is not seen.
             plain = char if char.isprintable() or char.isspace() else ""
-        elif char in _UNSEEN or unicodedata.category(char) in ("Cf", "Mn", "Me", "Cc"):
+        elif is_unseen(char) or unicodedata.category(char) in ("Mn", "Me"):
             plain = " " if char.isspace() else ""
         else:
             plain = unicodedata.normalize("NFKC", char.translate(_LOOKS)).translate(_LOOKS)

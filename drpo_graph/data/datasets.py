@@ -144,13 +144,12 @@ def _problems_error(name: str, problems: list[str]) -> DatasetError:
     """Return an error that prints the first problems and carries them all."""
     if len(problems) == 1 and problems[0].startswith(name):
         error = DatasetError(f"{problems[0]}; correct or remove it.")
-        error.problems = tuple(problems)
-        return error
-    printed = problems[:MAX_PRINTED_PROBLEMS]
-    if len(problems) > len(printed):
-        printed.append(f"... and {len(problems) - len(printed)} more")
-    headline = f"{name}: {len(problems)} malformed record(s); correct or remove them."
-    error = DatasetError("\n".join((headline, *printed)))
+    else:
+        printed = problems[:MAX_PRINTED_PROBLEMS]
+        if len(problems) > len(printed):
+            printed.append(f"... and {len(problems) - len(printed)} more")
+        headline = f"{name}: {len(problems)} malformed record(s); correct or remove them."
+        error = DatasetError(headline, tuple(printed))
     error.problems = tuple(problems)
     return error
 

@@ -2,40 +2,14 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, Protocol, TextIO, assert_never
+from typing import Literal, TextIO, assert_never
 
+from drpo_graph.display.base import Display, NullDisplay
 from drpo_graph.display.jsonl import JsonlDisplay
 from drpo_graph.display.plain import PlainDisplay
 from drpo_graph.display.rich_panel import RichDisplay, can_show_live
-from drpo_graph.events.schema import Event
 
 DisplayKind = Literal["rich", "plain", "jsonl", "none"]
-
-
-class Display(Protocol):
-    """Shows a run's events while it runs."""
-
-    def start(self) -> None:
-        """Begin to show; called once, before the first event."""
-
-    def handle(self, event: Event) -> None:
-        """Show one event. Never raises because of where the output goes or what the event's texts hold."""
-
-    def stop(self) -> None:
-        """Give the terminal back; called once, also after a failure."""
-
-
-class NullDisplay:
-    """Shows nothing."""
-
-    def start(self) -> None:
-        """Do nothing."""
-
-    def handle(self, event: Event) -> None:
-        """Do nothing."""
-
-    def stop(self) -> None:
-        """Do nothing."""
 
 
 def make_display(

@@ -1,8 +1,9 @@
 """Numbers as people read them in a display: counts, durations, rewards."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
-from drpo_graph.events.schema import Remaining
+from drpo_graph.events.schema import ICLExampleFinished, Remaining
+from drpo_graph.records import ICLOutcome, Usage, mean
 from drpo_graph.safety.terminal import inert
 from drpo_graph.settings.limits import tell_money
 
@@ -53,9 +54,17 @@ def format_reward(reward: float | None) -> str:
     return NONE if reward is None else f"{reward:.2f}"
 
 
-def format_share(part: int, whole: int) -> str:
-    """Return a part as a percentage of the whole, ``-`` when there is nothing to take part of."""
-    return f"{100 * part / whole:.0f}%" if whole else NONE
+def format_gain(examples: Collection[ICLExampleFinished | ICLOutcome]) -> str:
+    """Return the examples' mean rewards before and after: ``2.50 -> 3.50``."""
+    before = format_reward(mean([one.initial_reward for one in examples]))
+    return f"{before} -> {format_reward(mean([one.reward for one in examples]))}"
+
+
+def format_usage(usage: Usage) -> tuple[str, str, str, str]:
+    """Return the calls, the tokens in and out, and the share of those in that came from a prefix cache."""
+    prompt_tokens, cached_tokens = usage.prompt_tokens, usage.cached_tokens
+    cached = f"{100 * cached_tokens / prompt_tokens:.0f}%" if cached_tokens and prompt_tokens else NONE
+    return str(usage.calls), format_count(prompt_tokens), format_count(usage.completion_tokens), cached
 
 
 def format_kinds(count_by_kind: Mapping[str, int]) -> str:

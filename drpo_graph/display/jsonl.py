@@ -5,27 +5,22 @@ from typing import TextIO
 
 from pydantic_core import PydanticSerializationError
 
+from drpo_graph.display.base import Display
 from drpo_graph.display.streams import quiet
 from drpo_graph.events.schema import Event
 from drpo_graph.safety.terminal import inert_json
 
 
-class JsonlDisplay:
+class JsonlDisplay(Display):
     """Writes each event as one flushed JSON line."""
 
     def __init__(self, stdout: TextIO) -> None:
         self._stream = quiet(stdout)
 
-    def start(self) -> None:
-        """Do nothing."""
-
     def handle(self, event: Event) -> None:
         """Write the event."""
         self._stream.write(_json_line(event, encoding=self._stream.encoding) + "\n")
         self._stream.flush()
-
-    def stop(self) -> None:
-        """Do nothing: every line is flushed."""
 
 
 def _json_line(event: Event, *, encoding: str) -> str:

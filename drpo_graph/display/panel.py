@@ -12,18 +12,18 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from drpo_graph.display.examples import render_latest, render_progress
 from drpo_graph.display.formatting import (
     NONE,
     format_count,
     format_duration,
     format_estimate,
+    format_gain,
     format_kinds,
     format_models,
     format_reward,
-    format_share,
+    format_usage,
 )
-from drpo_graph.display.view import Message, Phase, RunView
+from drpo_graph.display.view import ExamplesView, Message, Phase, RunView
 from drpo_graph.events.schema import BeamEntry
 from drpo_graph.records import MAX_SCORE, MIN_SCORE, ROLES, Usage
 from drpo_graph.safety.terminal import inert
@@ -34,11 +34,11 @@ MAX_WIDTH = 150
 """Beyond this a panel is harder to read, not fuller."""
 
 _RIGHT_WIDTH = 50
-_MAX_BEAM_ROWS, _MAX_MESSAGES = 6, 3
+_MAX_ROWS, _MAX_MESSAGES = 6, 3
 _FIXED_LINES_WIDE, _FIXED_LINES_NARROW = 12, 21
 """Lines of the panel beside the beam and the messages."""
 
-_LABEL_WIDTH = 11
+_LABEL_WIDTH, _MAX_ID, _MAX_LINE = 11, 24, 400
 _SPARKS = "▁▂▃▄▅▆▇█"
 _STYLE_BY_PHASE: dict[Phase, str] = {"done": "green", "interrupted": "yellow", "waiting": "yellow", "failed": "red"}
 _STYLE_BY_MESSAGE = {"warning": "yellow", "unscored": "red", "note": "dim"}
@@ -58,8 +58,7 @@ def render_panel(view: RunView, *, now: float, width: int, height: int = 40, is_
     is_wide = width >= MIN_TWO_COLUMNS
     rows = _two_columns(view, now=now) if is_wide else _one_column(view, now=now)
     num_rows = view.examples.num_examples if view.examples else max(view.beam_size, len(view.beam))
-    num_beam_rows = min(num_rows, _MAX_BEAM_ROWS)
-    room = height - num_beam_rows - (_FIXED_LINES_WIDE if is_wide else _FIXED_LINES_NARROW)
+    room = height - min(num_rows, _MAX_ROWS) - (_FIXED_LINES_WIDE if is_wide else _FIXED_LINES_NARROW)
     rows.append(_rule())
     if view.examples is None:
         rows.append(_sparkline(view, width=width - 4, is_ascii=is_ascii))
@@ -102,35 +101,46 @@ def _rule() -> Rule:
 
 
 def _main_table(view: RunView) -> Table:
-    return _beam_table(view) if view.examples is None else render_latest(view.examples, label_width=_LABEL_WIDTH)
+    return _beam_table(view) if view.examples is None else _examples_table(view.examples)
 
 
 def _progress(view: RunView) -> Table:
-    level = Text(view.phase, style=_STYLE_BY_PHASE.get(view.phase, "bold"))
+    label = Text(view.phase, style=_STYLE_BY_PHASE.get(view.phase, "bold"))
     if view.lost_endpoints and view.stopped is None:
-        level = Text("server lost", style="bold red")
-    if view.examples is not None:
-        return render_progress(view.examples, label=level, label_width=_LABEL_WIDTH)
+        label = Text("server lost", style="bold red")
     grid = Table.grid(expand=True, padding=(0, 1, 0, 0))
     grid.add_column(width=_LABEL_WIDTH, no_wrap=True)
     grid.add_column(ratio=1)
     grid.add_column(justify="right", no_wrap=True)
+    if view.examples is None:
+        _add_levels(grid, view, label=label)
+    else:
+        _add_examples(grid, view.examples, label=label)
+    return grid
+
+
+def _add_levels(grid: Table, view: RunView, *, label: Text) -> None:
     num_done, num_rollouts = len(view.rollouts), view.num_rollouts
     share = min(num_done / num_rollouts, 1.0) if num_rollouts else 0.0
     is_searching = bool(view.level) and not view.is_level_finished
     levels_done = view.levels_done + (share if is_searching else 0.0)
-    grid.add_row(level, _bar(levels_done, view.max_depth, style="cyan"), f"{view.level or 0}/{view.max_depth}")
+    grid.add_row(label, _bar(levels_done, view.max_depth), f"{view.level or 0}/{view.max_depth}")
     expected = "" if num_rollouts is None else f"/{num_rollouts}"
     if view.phase == "choosing" and view.num_late_rollouts:
         grid.add_row(Text("validation", style="dim"), Text(), f"{view.num_late_rollouts} rollouts")
     else:
-        grid.add_row(
-            Text("rollouts", style="dim"), _bar(num_done, num_rollouts or 0, style="cyan"), f"{num_done}{expected}"
-        )
-    return grid
+        grid.add_row(Text("rollouts", style="dim"), _bar(num_done, num_rollouts or 0), f"{num_done}{expected}")
 
 
-def _bar(completed: float, total: float, *, style: str) -> ProgressBar:
+def _add_examples(grid: Table, examples: ExamplesView, *, label: Text) -> None:
+    num_done = len(examples.finished)
+    grid.add_row(label, _bar(num_done, examples.num_examples), f"{num_done}/{examples.num_examples} examples")
+    gain = Text(format_gain(examples.finished.values()), style="bold green")
+    rounds = f"{examples.num_iters} iterations of {examples.num_samples}"
+    grid.add_row(Text("mean reward", style="dim"), gain, Text(rounds, style="dim"))
+
+
+def _bar(completed: float, total: float, *, style: str = "cyan") -> ProgressBar:
     return ProgressBar(
         total=max(total, 1e-9),
         completed=max(completed, 0.0),
@@ -141,28 +151,56 @@ def _bar(completed: float, total: float, *, style: str) -> ProgressBar:
 
 
 def _beam_table(view: RunView) -> Table:
-    table = Table(box=None, expand=True, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
+    table = _table(expand=True)
     table.add_column("beam", width=_LABEL_WIDTH, no_wrap=True, overflow="ellipsis")
     table.add_column("path", justify="right", no_wrap=True, min_width=4)
     table.add_column("reward", justify="right", no_wrap=True, min_width=7)
     table.add_column("", ratio=1)
     table.add_column("from", no_wrap=True, min_width=7)
     best_id = view.best.candidate_id if view.best else None
-    for entry in view.beam[:_MAX_BEAM_ROWS]:
+    for entry in view.beam[:_MAX_ROWS]:
         table.add_row(*_beam_cells(entry, is_best=entry.candidate_id == best_id))
-    # The panel keeps its height from the first second on.
-    for _ in range(min(view.beam_size, _MAX_BEAM_ROWS) - len(view.beam)):
-        table.add_row(Text(NONE, style="dim"), "", "", "", "")
-    if len(view.beam) > _MAX_BEAM_ROWS:
-        table.add_row(Text(f"{len(view.beam) - _MAX_BEAM_ROWS} more", style="dim"), "", "", "", "")
+    _fill(table, view.beam_size)
+    if len(view.beam) > _MAX_ROWS:
+        table.add_row(Text(f"{len(view.beam) - _MAX_ROWS} more", style="dim"))
     return table
+
+
+def _examples_table(examples: ExamplesView) -> Table:
+    """Return those that were finished last."""
+    table = _table(expand=True)
+    table.add_column("example", min_width=_LABEL_WIDTH, no_wrap=True, overflow="ellipsis")
+    for heading in ("before", "after", "iterations"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("", ratio=1, no_wrap=True, overflow="ellipsis")
+    for one in list(examples.finished.values())[-_MAX_ROWS:]:
+        gained = one.reward is not None and one.initial_reward is not None and one.reward > one.initial_reward
+        table.add_row(
+            Text(inert(one.example_id, max_chars=_MAX_ID)),
+            Text(format_reward(one.initial_reward)),
+            Text(format_reward(one.reward), style="bold green" if gained else "bold"),
+            str(one.iterations),
+            Text(inert(one.detail, max_chars=_MAX_LINE), style="dim"),
+        )
+    _fill(table, examples.num_examples)
+    return table
+
+
+def _table(*, expand: bool = False) -> Table:
+    return Table(box=None, expand=expand, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
+
+
+def _fill(table: Table, num_rows: int) -> None:
+    """Add empty rows: the panel keeps its height from the first second on."""
+    for _ in range(min(num_rows, _MAX_ROWS) - table.row_count):
+        table.add_row(Text(NONE, style="dim"))
 
 
 def _beam_cells(entry: BeamEntry, *, is_best: bool) -> Sequence[RenderableType]:
     shown = MIN_SCORE if entry.reward is None else entry.reward
     style = "green" if is_best else "default"
     return (
-        Text(inert(entry.candidate_id, max_chars=24), style=style),
+        Text(inert(entry.candidate_id, max_chars=_MAX_ID), style=style),
         Text(format_reward(entry.path_reward), style=f"bold {style}"),
         Text(format_reward(entry.reward)),
         _bar(shown - MIN_SCORE, MAX_SCORE - MIN_SCORE, style=style if is_best else "blue"),
@@ -187,26 +225,20 @@ def _kinds(count_by_kind: Mapping[str, int], *, style: str) -> Text:
 
 
 def _roles_table(view: RunView) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
+    table = _table()
     table.add_column("role", width=_LABEL_WIDTH, no_wrap=True)
     for name, width in (("calls", 7), ("in", 6), ("out", 6), ("cached", 7), ("retries", 7)):
         table.add_column(name, justify="right", no_wrap=True, width=width)
     for role in ROLES:
         calls = view.calls[role]
-        table.add_row(role, *_usage_cells(calls.usage), _number(calls.retries, style="yellow"))
-    total = [cell.copy() for cell in _usage_cells(view.process_usage)]
-    table.add_row("total", *total, _number(view.num_retries, style="yellow"), style="bold")
+        table.add_row(role, *_usage_cells(calls.usage, calls.retries))
+    table.add_row("total", *_usage_cells(view.process_usage, view.num_retries), style="bold")
     return table
 
 
-def _usage_cells(usage: Usage) -> tuple[Text, Text, Text, Text]:
-    cached = format_share(usage.cached_tokens, usage.prompt_tokens) if usage.cached_tokens else NONE
-    return (
-        _number(usage.calls),
-        Text(format_count(usage.prompt_tokens)),
-        Text(format_count(usage.completion_tokens)),
-        Text(cached),
-    )
+def _usage_cells(usage: Usage, retries: int) -> tuple[RenderableType, ...]:
+    _, *tokens = format_usage(usage)
+    return _number(usage.calls), *tokens, _number(retries, style="yellow")
 
 
 def _number(count: int, *, style: str = "default") -> Text:
@@ -237,7 +269,7 @@ def _sparkline(view: RunView, *, width: int, is_ascii: bool) -> Text:
     start_level, start = known[0]
     head = f"{'initial' if start_level == 0 else f'level {start_level}'} {format_reward(start)} "
     tail = f" {format_reward(view.best.path_reward)}"
-    where = f"  {inert(view.best.candidate_id, max_chars=24)}"
+    where = f"  {inert(view.best.candidate_id, max_chars=_MAX_ID)}"
     room = max(width - cell_len(label + head + tail + where), 4)
     spark = "->" if is_ascii else _sparks([reward for _, reward in known][-room:])
     parts = ((label, "dim"), (head, "dim"), (spark, "green"), (tail, "bold green"), (where, "dim"))
@@ -256,7 +288,7 @@ def _message_lines(messages: Sequence[Message], *, max_messages: int) -> list[Re
     lines: list[RenderableType] = []
     for message in list(messages)[-max_messages:]:
         time = f"{format_duration(message.elapsed_s):{_LABEL_WIDTH}} "
-        text = inert(message.text, max_chars=400)
+        text = inert(message.text, max_chars=_MAX_LINE)
         word = "" if message.kind == "note" else f"{message.kind} "
         parts = ((time, "dim"), (word, _STYLE_BY_MESSAGE[message.kind]), text)
         lines.append(Text.assemble(*parts, no_wrap=True, overflow="ellipsis"))

@@ -1,42 +1,28 @@
 """Lines for logs: one per level, one at the start and the end, one per warning. No colour, no control codes."""
 
 import io
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
 from rich.console import Console
 
-from drpo_graph.display.examples import list_example_files
+from drpo_graph.display.base import Display
 from drpo_graph.display.formatting import (
     NONE,
     format_count,
     format_duration,
     format_estimate,
+    format_gain,
     format_models,
     format_remaining,
     format_reward,
 )
 from drpo_graph.display.streams import quiet
-from drpo_graph.display.summary import print_stop, print_summary
+from drpo_graph.display.summary import list_example_files, print_end
 from drpo_graph.display.view import RunView, describe_endpoint, describe_review
-from drpo_graph.events.schema import (
-    EndpointBack,
-    EndpointLost,
-    Event,
-    ICLExampleFinished,
-    ICLFinished,
-    ICLStarted,
-    LevelFinished,
-    ReviewDecided,
-    RunFinished,
-    RunStarted,
-    RunStopped,
-    ValidationFinished,
-    Warned,
-)
-from drpo_graph.records import ICLResult, mean
+from drpo_graph.events import schema
+from drpo_graph.records import ICLResult
 from drpo_graph.safety.terminal import inert
 from drpo_graph.settings.limits import tell_money
 
@@ -47,7 +33,7 @@ _MAX_LINE = 400
 _MAX_BEAM = 8
 
 
-class PlainDisplay:
+class PlainDisplay(Display):
     """Writes a run as lines of text."""
 
     def __init__(self, stdout: TextIO, *, files: Sequence[Path] = (), commands: Sequence[str] = ()) -> None:
@@ -55,65 +41,53 @@ class PlainDisplay:
         self._view = RunView()
         self._files, self._commands = tuple(files), tuple(commands)
 
-    def start(self) -> None:
-        """Do nothing: the first event says what runs."""
-
-    def stop(self) -> None:
-        """Do nothing: every line is written when it is known."""
-
-    def handle(self, event: Event) -> None:
+    def handle(self, event: schema.Event) -> None:
         """Take the event in; write its line if it has one."""
         self._view.apply(event)
         match event:
-            case RunStarted():
+            case schema.RunStarted():
                 self._write(_start_line(event))
-            case LevelFinished():
+            case schema.LevelFinished():
                 self._write(_level_line(self._view, event))
-            case ValidationFinished():
+            case schema.ValidationFinished():
                 self._write(_validation_line(event))
-            case Warned():
+            case schema.Warned():
                 self._write(f"warning: {inert(event.message, max_chars=_MAX_LINE)}")
-            case EndpointLost() | EndpointBack():
+            case schema.EndpointLost() | schema.EndpointBack():
                 self._write(inert(describe_endpoint(event), max_chars=_MAX_LINE))
-            case ReviewDecided():
+            case schema.ReviewDecided():
                 self._write(f"review  {inert(describe_review(event), max_chars=_MAX_LINE)}")
-            case RunFinished():
+            case schema.RunFinished():
                 elapsed_s = self._view.elapsed_s(event.time)
                 self._write(f"done  {inert(event.run_id, max_chars=80)}  {format_duration(elapsed_s)}")
-                with self._lines() as console:
-                    print_summary(
-                        console, event.result, elapsed_s=elapsed_s, files=self._files, commands=self._commands
-                    )
-            case ICLStarted():
+                self._print_end(event, elapsed_s=elapsed_s)
+            case schema.ICLStarted():
                 verb = "resumed" if event.is_resumed else "started"
                 rounds = f"{event.num_iters} iterations of {event.num_samples}"
                 self._write(f"{verb}  {inert(event.run_id, max_chars=80)}  examples {event.num_examples}  {rounds}")
-            case ICLExampleFinished():
+            case schema.ICLExampleFinished():
                 self._write(_example_line(event))
-            case ICLFinished():
+            case schema.ICLFinished():
                 self._write(_examples_line(event.result))
                 for path in list_example_files(self._files, event.result):
                     self._write(f"  {inert(str(path), max_chars=_MAX_LINE)}")
-            case RunStopped():
-                with self._lines() as console:
-                    print_stop(console, event, commands=self._commands)
-            case _:
-                pass
+            case schema.RunStopped():
+                self._print_end(event, elapsed_s=self._view.elapsed_s(event.time))
 
     def _write(self, line: str) -> None:
         self._stream.write(line + "\n")
         self._stream.flush()
 
-    @contextmanager
-    def _lines(self) -> Iterator[Console]:
-        """Give a console without colour; what is printed on it is written without the blanks that fill its lines."""
+    def _print_end(self, event: schema.RunFinished | schema.RunStopped, *, elapsed_s: float) -> None:
+        """Print without colour, and without the blanks that fill a console's lines."""
         page = io.StringIO()
-        yield Console(file=page, width=WIDTH, color_system=None, legacy_windows=False, highlight=False)
+        console = Console(file=page, width=WIDTH, color_system=None, legacy_windows=False, highlight=False)
+        print_end(console, event, elapsed_s=elapsed_s, files=self._files, commands=self._commands)
         for line in page.getvalue().split("\n")[:-1]:
             self._write(line.rstrip())
 
 
-def _start_line(event: RunStarted) -> str:
+def _start_line(event: schema.RunStarted) -> str:
     parts = (
         f"{'resumed' if event.is_resumed else 'started'}  {inert(event.run_id, max_chars=80)}",
         f"levels {event.num_levels}",
@@ -124,7 +98,7 @@ def _start_line(event: RunStarted) -> str:
     return "  ".join(filter(None, parts))
 
 
-def _level_line(view: RunView, event: LevelFinished) -> str:
+def _level_line(view: RunView, event: schema.LevelFinished) -> str:
     best = NONE
     if view.best is not None:
         best = f"{format_reward(view.best.path_reward)} ({inert(view.best.candidate_id, max_chars=40)})"
@@ -148,7 +122,7 @@ def _level_line(view: RunView, event: LevelFinished) -> str:
     return "  ".join(filter(None, parts))
 
 
-def _validation_line(event: ValidationFinished) -> str:
+def _validation_line(event: schema.ValidationFinished) -> str:
     verdict = "significant improvement" if event.is_significant else "no significant improvement"
     difference = "" if event.difference is None else f"{event.difference:+.2f}"
     interval = ""
@@ -158,16 +132,18 @@ def _validation_line(event: ValidationFinished) -> str:
     return "  ".join(filter(None, ("validation", verdict, difference, interval, selected)))
 
 
-def _example_line(event: ICLExampleFinished) -> str:
-    scores = f"{format_reward(event.initial_reward)} -> {format_reward(event.reward)}"
-    detail = inert(event.detail, max_chars=_MAX_LINE)
-    parts = (inert(event.example_id, max_chars=40), "unscored" if event.reward is None else scores, detail)
-    return "  ".join(filter(None, ("example", *parts, f"iterations {event.iterations}")))
+def _example_line(event: schema.ICLExampleFinished) -> str:
+    parts = (
+        "example",
+        inert(event.example_id, max_chars=40),
+        "unscored" if event.reward is None else format_gain([event]),
+        inert(event.detail, max_chars=_MAX_LINE),
+        f"iterations {event.iterations}",
+    )
+    return "  ".join(filter(None, parts))
 
 
 def _examples_line(result: ICLResult) -> str:
-    before = format_reward(mean([one.initial_reward for one in result.examples]))
-    after = format_reward(mean([one.reward for one in result.examples]))
     calls = sum(usage.calls for usage in result.usage_by_role.values())
     counts = f"examples {len(result.examples)}  unscored {result.num_unscored}  calls {calls}"
-    return f"done  {inert(result.thread_id, max_chars=80)}  {counts}  mean reward {before} -> {after}"
+    return f"done  {inert(result.thread_id, max_chars=80)}  {counts}  mean reward {format_gain(result.examples)}"

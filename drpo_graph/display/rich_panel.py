@@ -2,49 +2,42 @@
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.live import Live
 
-from drpo_graph.display.examples import list_example_files, print_examples
+from drpo_graph.display.base import Display
 from drpo_graph.display.panel import render_panel
 from drpo_graph.display.streams import quiet
-from drpo_graph.display.summary import print_stop, print_summary
+from drpo_graph.display.summary import print_end
 from drpo_graph.display.view import RunView
 from drpo_graph.events.schema import Event, ICLFinished, RunFinished, RunStopped
 
 REFRESH_PER_SECOND = 8
 
 
-class RichDisplay:
+class RichDisplay(Display):
     """Draws a panel on stderr while the run works, and prints the summary to stdout."""
 
     def __init__(
-        self,
-        *,
-        stdout: TextIO,
-        stderr: TextIO,
-        files: Sequence[Path] = (),
-        commands: Sequence[str] = (),
-        clock: Callable[[], float] = time.time,
+        self, *, stdout: TextIO, stderr: TextIO, files: Sequence[Path] = (), commands: Sequence[str] = ()
     ) -> None:
-        self._out, self._err = _console(stdout), _console(stderr)
+        self._out = _console(stdout)
         self._files, self._commands = tuple(files), tuple(commands)
-        self._clock = clock
         self._view = RunView()
         # Live draws on a thread of its own.
         self._lock = threading.Lock()
-        self._live = Live(self, console=self._err, refresh_per_second=REFRESH_PER_SECOND, redirect_stdout=False)
+        self._live = Live(self, console=_console(stderr), refresh_per_second=REFRESH_PER_SECOND, redirect_stdout=False)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Draw the panel for the present width."""
         with self._lock:
             panel = render_panel(
                 self._view,
-                now=self._clock(),
+                now=time.time(),
                 width=options.max_width,
                 height=console.size.height,
                 is_ascii=options.ascii_only or options.legacy_windows,
@@ -59,29 +52,11 @@ class RichDisplay:
         """Take the event in; when the run has ended, leave the last panel and print what it came to."""
         with self._lock:
             self._view.apply(event)
-        match event:
-            case RunFinished():
-                self._live.stop()
-                print_summary(
-                    self._out,
-                    event.result,
-                    elapsed_s=self._view.elapsed_s(event.time),
-                    files=self._files,
-                    commands=self._commands,
-                )
-                self._out.file.flush()
-            case ICLFinished():
-                self._live.stop()
-                print_examples(self._out, event.result)
-                for path in list_example_files(self._files, event.result):
-                    self._out.print(str(path), soft_wrap=True)
-                self._out.file.flush()
-            case RunStopped():
-                self._live.stop()
-                print_stop(self._out, event, commands=self._commands)
-                self._out.file.flush()
-            case _:
-                pass
+        if isinstance(event, RunFinished | ICLFinished | RunStopped):
+            self._live.stop()
+            elapsed_s = self._view.elapsed_s(event.time)
+            print_end(self._out, event, elapsed_s=elapsed_s, files=self._files, commands=self._commands)
+            self._out.file.flush()
 
     def stop(self) -> None:
         """Stop drawing; the last panel stays."""

@@ -69,11 +69,8 @@ class QuietStream(io.TextIOBase):
     def _drop_rest(self) -> None:
         # What is still buffered would fail again when the interpreter flushes at exit, and turn exit code 0 into 120.
         try:
-            devnull = os.open(os.devnull, os.O_WRONLY)
-            try:
-                os.dup2(devnull, self._stream.fileno())
-            finally:
-                os.close(devnull)
+            with open(os.devnull, "wb") as devnull:
+                os.dup2(devnull.fileno(), self._stream.fileno())
         except (OSError, ValueError):
             logger.debug("no file descriptor behind the broken stream")
 

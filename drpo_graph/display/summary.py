@@ -10,16 +10,24 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from drpo_graph.display.formatting import NONE, format_count, format_duration, format_kinds, format_reward, format_share
-from drpo_graph.events.schema import RunStopped
-from drpo_graph.records import ROLES, PairedComparison, RunResult, Usage
+from drpo_graph.display.formatting import (
+    NONE,
+    format_duration,
+    format_gain,
+    format_kinds,
+    format_reward,
+    format_usage,
+)
+from drpo_graph.events.schema import ICLFinished, RunFinished, RunStopped
+from drpo_graph.records import ROLES, ICLResult, PairedComparison, RunResult, Usage
 from drpo_graph.safety.terminal import inert, inert_block
 from drpo_graph.settings.limits import tell_money
 
 MAX_PROMPT_CHARS = 6000
 """Longest prompt shown in full; the files hold the rest."""
 
-_MAX_LINE = 400
+RESULT_FILE = "result.json"
+_MAX_LINE, _MAX_ID = 400, 24
 _LABEL_WIDTH = 11
 RESUME_COMMAND = "drpo resume "
 """With what the command begins that resumes a run."""
@@ -30,10 +38,12 @@ def render_summary(
 ) -> RenderableType:
     """Return the closing summary of a run.
 
-    Print it with ``crop=False`` (as :func:`print_summary` does): paths and commands stay whole lines, whatever the
+    Print it with ``crop=False`` (as :func:`print_end` does): paths and commands stay whole lines, whatever the
     width, so that they can be copied.
     """
-    facts = _grid()
+    facts = Table.grid(padding=(0, 2, 0, 0))
+    facts.add_column(style="dim", width=_LABEL_WIDTH, no_wrap=True)
+    facts.add_column(overflow="fold")
     facts.add_row("reward", _reward_text(result))
     facts.add_row("validation", _validation_text(result))
     facts.add_row("search", _search_text(result, elapsed_s=elapsed_s))
@@ -47,34 +57,65 @@ def render_summary(
     return Group(*parts)
 
 
-def print_summary(
-    console: Console, result: RunResult, *, elapsed_s: float, files: Sequence[Path], commands: Sequence[str]
+def print_end(
+    console: Console,
+    event: RunFinished | ICLFinished | RunStopped,
+    *,
+    elapsed_s: float,
+    files: Sequence[Path],
+    commands: Sequence[str],
 ) -> None:
-    """Print the summary of a finished run; of the commands, those that resume it no longer apply."""
-    further = [command for command in commands if not command.startswith(RESUME_COMMAND)]
-    console.print(render_summary(result, elapsed_s=elapsed_s, files=files, commands=further), crop=False)
+    """Print what a run came to, or why it stopped; of the commands, those that apply."""
+    match event:
+        case RunFinished():
+            further = [command for command in commands if not command.startswith(RESUME_COMMAND)]
+            console.print(render_summary(event.result, elapsed_s=elapsed_s, files=files, commands=further), crop=False)
+        case ICLFinished():
+            print_examples(console, event.result)
+            for path in list_example_files(files, event.result):
+                console.print(str(path), soft_wrap=True)
+        case RunStopped():
+            _print_stop(console, event, commands=commands)
 
 
-def print_stop(console: Console, event: RunStopped, *, commands: Sequence[str]) -> None:
-    """Print why the run stopped, in one line, and the command that resumes it where one can."""
+def _print_stop(console: Console, event: RunStopped, *, commands: Sequence[str]) -> None:
     style = "bold red" if event.reason == "failed" else "yellow"
     line = Text.assemble((f"{event.reason}: ", style), inert(event.message, max_chars=_MAX_LINE))
     console.print(line, crop=False, no_wrap=True, overflow="ignore")
     if event.is_resumable:
-        fallback = RESUME_COMMAND + shlex.quote(inert(event.run_id, max_chars=_MAX_LINE))
-        command = next((command for command in commands if command.startswith(RESUME_COMMAND)), fallback)
-        command = f"{command} {event.resume_flags}".rstrip()
+        resuming = (one.removeprefix(RESUME_COMMAND) for one in commands if one.startswith(RESUME_COMMAND))
+        run = next(resuming, shlex.quote(inert(event.run_id, max_chars=_MAX_LINE)))
         verb = "review" if event.reason == "waiting" else "resume"
-        command = command.replace(RESUME_COMMAND, f"drpo {verb} ", 1)
+        command = f"drpo {verb} {run} {event.resume_flags}".rstrip()
         line = Text.assemble((f"{verb} with: ", "dim"), (inert(command, max_chars=2000), "bold"))
         console.print(line, crop=False, no_wrap=True, overflow="ignore")
 
 
-def _grid() -> Table:
-    grid = Table.grid(padding=(0, 2, 0, 0))
-    grid.add_column(style="dim", width=_LABEL_WIDTH, no_wrap=True)
-    grid.add_column(overflow="fold")
-    return grid
+def print_examples(console: Console, result: ICLResult) -> None:
+    """Print what became of every ICL example."""
+    table = _table(title=Text("ICL examples", style="bold"))
+    for heading in ("example", "reward before", "after", "iterations"):
+        table.add_column(heading, no_wrap=True)
+    # Rich narrows columns that may wrap first: the query alone gives way.
+    table.add_column("query", ratio=1)
+    for one in result.examples:
+        cells = (one.id, _tell_reward(one.initial_reward), _tell_reward(one.reward), str(one.iterations))
+        query = Text(inert(one.query, max_chars=_MAX_LINE), no_wrap=True, overflow="ellipsis")
+        table.add_row(*(Text(inert(cell, max_chars=_MAX_ID)) for cell in cells), query)
+    console.print(table)
+    calls = sum(usage.calls for usage in result.usage_by_role.values())
+    counts = f"unscored {result.num_unscored}, calls {calls}"
+    console.print(Text(f"mean reward {format_gain(result.examples)}, {counts}"))
+
+
+def list_example_files(files: Sequence[Path], result: ICLResult) -> list[Path]:
+    """Return where the examples and the result were written, given the files of a search in the same place."""
+    folders = [one.parent for one in files if one.name == RESULT_FILE]
+    return [folder / name for folder in folders for name in (result.published_name, RESULT_FILE)]
+
+
+def _table(*, title: Text | None = None) -> Table:
+    return Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
 
 
 def _prompt_panel(result: RunResult) -> RenderableType:
@@ -103,7 +144,7 @@ def _prompt_panel(result: RunResult) -> RenderableType:
 
 def _reward_text(result: RunResult) -> Text:
     reward, same = result.reward, result.initial_reward_same_queries
-    text = Text.assemble(("unscored" if reward is None else format_reward(reward), "bold"))
+    text = Text.assemble((_tell_reward(reward), "bold"))
     if len(result.trace) <= 1:
         return text.append("  the initial prompt's own, on the root's queries: no rewrite was chosen")
     if same is not None and reward is not None:
@@ -113,6 +154,10 @@ def _reward_text(result: RunResult) -> Text:
     text.append(" on the queries of its level; ")
     text.append(f"initial prompt {format_reward(result.initial_reward)} on the root's queries")
     return text.append(" (not the same queries, so not a comparison)", style="dim")
+
+
+def _tell_reward(reward: float | None) -> str:
+    return "unscored" if reward is None else format_reward(reward)
 
 
 def _validation_text(result: RunResult) -> Text:
@@ -144,7 +189,7 @@ def _validation_details(contender: PairedComparison, *, selected_id: str) -> str
 
 def _search_text(result: RunResult, *, elapsed_s: float | None) -> Text:
     levels = f"{result.depth} {'level' if result.depth == 1 else 'levels'}"
-    path = " > ".join(inert(candidate_id, max_chars=24) for candidate_id in result.trace[-12:])
+    path = " > ".join(inert(candidate_id, max_chars=_MAX_ID) for candidate_id in result.trace[-12:])
     duration = "" if elapsed_s is None else f" in {format_duration(elapsed_s)}"
     text = Text(f"{levels}{duration}")
     if len(result.trace) > 12:
@@ -153,7 +198,7 @@ def _search_text(result: RunResult, *, elapsed_s: float | None) -> Text:
 
 
 def _cost_table(result: RunResult) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table = _table()
     table.add_column("cost", style="dim", width=_LABEL_WIDTH)
     has_money = any(result.cost_by_role.values())
     for name in ("calls", "tokens in", "out", "cached", *(["money"] if has_money else [])):
@@ -164,10 +209,10 @@ def _cost_table(result: RunResult) -> Table:
         usage = result.usage_by_role[role]
         total = total.plus(usage)
         money = [_money(result.cost_by_role.get(role))] if has_money else []
-        table.add_row(Text(inert(role, max_chars=_LABEL_WIDTH)), *_usage_cells(usage), *money)
+        table.add_row(Text(inert(role, max_chars=_LABEL_WIDTH)), *format_usage(usage), *money)
     is_whole = set(result.usage_by_role) <= set(result.cost_by_role)
     money = [_money(sum(result.cost_by_role.values()) if is_whole else None)] if has_money else []
-    table.add_row("total", *_usage_cells(total), *money, style="bold")
+    table.add_row("total", *format_usage(total), *money, style="bold")
     return table
 
 
@@ -176,18 +221,9 @@ def _money(dollars: float | None) -> str:
     return NONE if dollars is None else tell_money(dollars)
 
 
-def _usage_cells(usage: Usage) -> list[str]:
-    cached = format_share(usage.cached_tokens, usage.prompt_tokens) if usage.cached_tokens else NONE
-    return [str(usage.calls), format_count(usage.prompt_tokens), format_count(usage.completion_tokens), cached]
-
-
 def _listing(label: str, lines: Sequence[str]) -> list[RenderableType]:
-    if not lines:
-        return []
-    indent = f"{'':{_LABEL_WIDTH + 2}}"
-    shown: list[RenderableType] = [Text()]
+    shown: list[RenderableType] = [Text()] if lines else []
     for i, line in enumerate(lines):
-        head = f"{label:{_LABEL_WIDTH + 2}}" if i == 0 else indent
-        text = Text.assemble((head, "dim"), inert(line, max_chars=2000), no_wrap=True, overflow="ignore")
-        shown.append(text)
+        head = f"{'' if i else label:{_LABEL_WIDTH + 2}}"
+        shown.append(Text.assemble((head, "dim"), inert(line, max_chars=2000), no_wrap=True, overflow="ignore"))
     return shown

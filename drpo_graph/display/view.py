@@ -5,31 +5,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from drpo_graph.display.examples import ExamplesView
 from drpo_graph.display.formatting import format_duration
-from drpo_graph.events.schema import (
-    BeamEntry,
-    CallFinished,
-    CallRetried,
-    EndpointBack,
-    EndpointLost,
-    Event,
-    ICLExampleFinished,
-    ICLFinished,
-    ICLStarted,
-    LevelFinished,
-    LevelStarted,
-    Remaining,
-    ReviewDecided,
-    ReviewRequested,
-    RolloutScored,
-    RunFinished,
-    RunStarted,
-    RunStopped,
-    ValidationFinished,
-    Warned,
-)
-from drpo_graph.records import ROLES, Role, RunResult, Usage
+from drpo_graph.events import schema
+from drpo_graph.records import ROLES, Role, Usage
 
 RATE_WINDOW_S = 30
 """Calls per second are a mean over this many seconds."""
@@ -59,11 +37,26 @@ class RoleCalls:
 
 
 @dataclass(slots=True)
+class ExamplesView:
+    """What a display shows of a run over ICL examples."""
+
+    num_examples: int
+    num_iters: int
+    num_samples: int
+    finished: dict[str, schema.ICLExampleFinished]
+    """By the example's id, in the order in which they were finished; one that repeats after a resume counts once."""
+
+    def remaining_s(self, elapsed_s: float) -> float | None:
+        """Return about how long the rest takes, ``None`` before the first example is finished."""
+        num_done = len(self.finished)
+        return elapsed_s / num_done * (self.num_examples - num_done) if num_done else None
+
+
+@dataclass(slots=True)
 class RunView:
     """Everything a display shows; :meth:`apply` is its only way to change."""
 
     run_id: str = ""
-    is_resumed: bool = False
     models: dict[str, str] = field(default_factory=dict)
     beam_size: int = 0
     phase: Phase = "starting"
@@ -81,9 +74,8 @@ class RunView:
     num_late_rollouts: int = 0
     """Rollouts since the last level finished: validation."""
 
-    beam: tuple[BeamEntry, ...] = ()
-    initial_reward: float | None = None
-    best: BeamEntry | None = None
+    beam: tuple[schema.BeamEntry, ...] = ()
+    best: schema.BeamEntry | None = None
     """Best path reward since depth 1; the root until then."""
     history: dict[int, float | None] = field(default_factory=dict)
     """Best path reward of the beam by level."""
@@ -95,15 +87,12 @@ class RunView:
     """The whole run's, former processes included as soon as a level has finished."""
     cost_usd: float | None = 0.0
     """What that cost; ``None`` where a model has no price."""
-    remaining: Remaining | None = None
+    remaining: schema.Remaining | None = None
     """About what was left to do when the last level was finished."""
-    warnings: deque[str] = field(default_factory=lambda: deque(maxlen=MAX_MESSAGES))
     messages: deque[Message] = field(default_factory=lambda: deque(maxlen=MAX_MESSAGES))
     lost_endpoints: set[str] = field(default_factory=set)
     """Those that the run waits for."""
-    validation: ValidationFinished | None = None
-    result: RunResult | None = None
-    stopped: RunStopped | None = None
+    stopped: schema.RunStopped | None = None
     examples: ExamplesView | None = None
     """Of a run over ICL examples, which has neither levels nor a beam."""
 
@@ -161,73 +150,63 @@ class RunView:
         num_calls = sum(count for second, count in self._calls_by_second if second > now - RATE_WINDOW_S)
         return num_calls / min(max(self.elapsed_s(now), 1.0), RATE_WINDOW_S)
 
-    def apply(self, event: Event) -> None:
+    def apply(self, event: schema.Event) -> None:
         """Take one event into the view. An event that repeats after a resume counts once, where it has an id."""
         if self._started_at is None:
             # A resumed graph may go on in the middle of a level, without a first event.
             self.run_id, self._started_at = event.run_id, event.time
         match event:
-            case RunStarted():
-                self._start_run(event)
-            case LevelStarted():
+            case schema.RunStarted() | schema.ICLStarted():
+                self._start(event)
+            case schema.LevelStarted():
                 self._start_level(event)
-            case RolloutScored():
+            case schema.RolloutScored():
                 self._score_rollout(event)
-            case LevelFinished():
+            case schema.LevelFinished():
                 self._finish_level(event)
-            case CallFinished():
+            case schema.CallFinished():
                 self._finish_call(event)
-            case CallRetried():
+            case schema.CallRetried():
                 self.calls[event.role].retries += 1
                 _count(self.retries_by_kind, event.kind)
-            case EndpointLost():
+            case schema.EndpointLost():
                 self.lost_endpoints.add(event.endpoint)
                 self._note(event.time, "warning", describe_endpoint(event))
-            case EndpointBack():
+            case schema.EndpointBack():
                 # One server of a model is enough; what is still lost is told when it is waited for.
                 self.lost_endpoints.clear()
                 self._note(event.time, "note", describe_endpoint(event))
-            case ValidationFinished():
-                self.validation = event
-            case RunFinished():
-                self.phase, self.result, self._ended_at = "done", event.result, event.time
+            case schema.RunFinished():
+                self.phase, self._ended_at = "done", event.time
                 if event.elapsed_s:
                     self._started_at = event.time - event.elapsed_s
-            case RunStopped():
+            case schema.RunStopped():
                 self.phase, self.stopped, self._ended_at = event.reason, event, event.time
-            case ReviewRequested() | ReviewDecided():
+            case schema.ReviewRequested() | schema.ReviewDecided():
                 self._note(event.time, "note", describe_review(event))
-            case ICLStarted():
-                self._start_examples(event)
-            case ICLExampleFinished() if self.examples is not None:
-                self.examples.finish(event)
-            case ICLFinished():
+            case schema.ICLExampleFinished() if self.examples is not None:
+                self.examples.finished[event.example_id] = event
+            case schema.ICLFinished():
                 self.phase, self._ended_at = "done", event.time
-            case Warned():
-                self.warnings.append(event.message[:MAX_TEXT])
+            case schema.Warned():
                 self._note(event.time, "warning", event.message)
-            case _:
-                pass
 
-    def _start_run(self, event: RunStarted) -> None:
-        self.run_id, self.is_resumed, self.models = event.run_id, event.is_resumed, dict(event.models)
-        self.beam_size = event.beam_size
-        self.lost_endpoints.clear()
-        self.max_depth = max(self.max_depth, event.num_levels)
+    def _start(self, event: schema.RunStarted | schema.ICLStarted) -> None:
+        self.run_id, self.models = event.run_id, dict(event.models)
         self._started_at, self._ended_at, self.stopped = event.time, None, None
         # The pause before a resume is no part of a level's duration.
         self._level_started_at = None
         self._calls_by_second.clear()
+        if isinstance(event, schema.RunStarted):
+            self.beam_size = event.beam_size
+            self.max_depth = max(self.max_depth, event.num_levels)
+            self.lost_endpoints.clear()
+        else:
+            finished = self.examples.finished if self.examples else {}
+            self.phase = "examples"
+            self.examples = ExamplesView(event.num_examples, event.num_iters, event.num_samples, finished)
 
-    def _start_examples(self, event: ICLStarted) -> None:
-        self.run_id, self.is_resumed, self.models = event.run_id, event.is_resumed, dict(event.models)
-        finished = self.examples.finished if self.examples else {}
-        self.phase, self.examples = "examples", ExamplesView.of(event)
-        self.examples.finished.update(finished)
-        self._started_at, self._ended_at, self.stopped = event.time, None, None
-        self._calls_by_second.clear()
-
-    def _start_level(self, event: LevelStarted) -> None:
+    def _start_level(self, event: schema.LevelStarted) -> None:
         if event.level != self.level:
             self._enter_level(event.level)
         self.max_depth, self.num_rollouts, self.is_level_finished = event.max_depth, event.num_rollouts, False
@@ -240,7 +219,7 @@ class RunView:
         self.num_unscored = self.num_late_rollouts = 0
         self._level_started_at = None
 
-    def _score_rollout(self, event: RolloutScored) -> None:
+    def _score_rollout(self, event: schema.RolloutScored) -> None:
         if self.examples is None and (self.level is None or event.level > self.level):
             self._enter_level(event.level)
         key = (event.candidate_id, event.query_id)
@@ -256,7 +235,7 @@ class RunView:
             where = f"{event.candidate_id} on {event.query_id}: {event.failure_kind}"
             self._note(event.time, "unscored", f"{where}  {event.detail}" if event.detail else where)
 
-    def _finish_level(self, event: LevelFinished) -> None:
+    def _finish_level(self, event: schema.LevelFinished) -> None:
         if event.level != self.level:
             self._enter_level(event.level)
         if event.level and self._level_started_at is not None:
@@ -269,19 +248,17 @@ class RunView:
             self.phase = "choosing"
         self._remember_best(event)
 
-    def _remember_best(self, event: LevelFinished) -> None:
+    def _remember_best(self, event: schema.LevelFinished) -> None:
         top = max(event.beam, key=_path_reward, default=None)
         self.history[event.level] = top.path_reward if top else None
         while len(self.history) > MAX_HISTORY:
             self.history.pop(next(iter(self.history)))
-        if event.level == 0:
-            self.initial_reward = top.reward if top else None
         # The root's own reward is no path reward: the first level replaces it, whichever is higher.
         is_first = self.best is None or all(level == 0 for level in self.history if level != event.level)
         if top is not None and (is_first or self.best is None or _path_reward(top) > _path_reward(self.best)):
             self.best = top
 
-    def _finish_call(self, event: CallFinished) -> None:
+    def _finish_call(self, event: schema.CallFinished) -> None:
         calls = self.calls[event.role]
         if event.from_ledger:
             calls.from_ledger += 1
@@ -302,17 +279,17 @@ class RunView:
         self.messages.append(Message(self.elapsed_s(time), kind, text[:MAX_TEXT]))
 
 
-def describe_endpoint(event: EndpointLost | EndpointBack) -> str:
+def describe_endpoint(event: schema.EndpointLost | schema.EndpointBack) -> str:
     """Return what a lost endpoint, or one that is back, means for the run."""
-    if isinstance(event, EndpointBack):
+    if isinstance(event, schema.EndpointBack):
         return f"back {event.endpoint} answers again after {format_duration(event.lost_s)}"
     limit = format_duration(event.max_outage_s)
     return f"lost {event.endpoint} ({event.kind}: {event.detail}); calls wait for it, {limit} at most"
 
 
-def describe_review(event: ReviewRequested | ReviewDecided) -> str:
+def describe_review(event: schema.ReviewRequested | schema.ReviewDecided) -> str:
     """Return what waits for a decision, or what was decided."""
-    if isinstance(event, ReviewRequested):
+    if isinstance(event, schema.ReviewRequested):
         return f"level {event.level} waits for a decision about {', '.join(event.candidate_ids)}"
     return describe_decision(
         event.level, event.author, vetoed=event.vetoed_ids, edited=event.edited_ids, note=event.note
@@ -330,5 +307,5 @@ def _count(counter: Counter[str], kind: str) -> None:
     counter[kind if kind in counter or len(counter) < MAX_KINDS else "other"] += 1
 
 
-def _path_reward(entry: BeamEntry) -> float:
+def _path_reward(entry: schema.BeamEntry) -> float:
     return float("-inf") if entry.path_reward is None else entry.path_reward

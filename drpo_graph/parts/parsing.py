@@ -14,21 +14,10 @@ from pydantic import JsonValue
 from drpo_graph.errors import ReplyError
 from drpo_graph.prompts.fencing import defuse_roles
 from drpo_graph.records import MAX_SCORE, MIN_SCORE, Critique, Metric, MetricScore, MetricSelection, metric_key
-from drpo_graph.safety.texts import clean_surrogates, shorten
+from drpo_graph.safety.texts import clean_surrogates, shorten, strip_unseen
 
 DEFAULT_MAX_METRICS = 5
 _SCORE = re.compile(r"\s*(\d+)(?:\.0+)?\s*(?:/\s*5|out of 5)?\s*(?:\(.*\))?\s*", re.IGNORECASE | re.DOTALL)
-# Controls, fillers that are drawn as nothing, bidi marks, zero-width signs, variation selectors, tags. What belongs to
-# the writing of a text stays: the emoji form after an emoji, joiners between letters that join, Mongolian forms.
-_UNSEEN = re.compile(
-    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u200b\u200e\u200f\u202a-\u202e"
-    "\u2060-\u206f\u2800\u3164\ufe00-\ufe0e\ufeff\uffa0\ufff0-\ufffb\ud800-\udfff\U0001bca0-\U0001bca3"
-    "\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
-    "|(?<![\xa9\xae\u203c\u2049\u2122\u2139\u2190-\u2bff\u3030\u303d\u3297\u3299\U0001f000-\U0001faff])\ufe0f(?!\u20e3)"
-    "|(?<![\u1820-\u18aa])[\u180b-\u180f]"
-)
-_JOINING = "[\u0300-\u167f\u1681-\u1fff\u2190-\u2fff\u3001-\ud7ff\ue000-\U000dffff]"
-_LONE_JOINERS = re.compile(f"(?<!{_JOINING})[\u200c\u200d]|[\u200c\u200d](?!{_JOINING})")
 _PLACEHOLDER = re.compile(r"<[^<>\n]+>")
 _decoder = json.JSONDecoder(strict=False)
 
@@ -212,12 +201,8 @@ def parse_rewrite(text: str, *, is_compat: bool = False) -> str:
 
 
 def clean_prompt(prompt: str) -> str:
-    """Return a model's prompt without what a reader does not see and a model obeys.
-
-    Control characters, tag characters, variation selectors, zero-width signs, bidi overrides and lone surrogates go;
-    role tags lose their brackets.
-    """
-    return defuse_roles(_LONE_JOINERS.sub("", _UNSEEN.sub("", prompt))).strip()
+    """Return a model's prompt without what nobody sees in it; its role tags lose their brackets."""
+    return defuse_roles(strip_unseen(prompt)).strip()
 
 
 def _entries_by_name(reply: Mapping[str, JsonValue]) -> dict[str, JsonValue]:

@@ -1,7 +1,8 @@
 """Model text made harmless for a terminal: no escape sequence, control character or bidi override survives."""
 
 import re
-import unicodedata
+
+from drpo_graph.safety.texts import UNSAFE_IN_JSON, clean_surrogates, is_unseen
 
 _ESCAPES = re.compile(
     r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"  # CSI: colours, cursor moves
@@ -13,20 +14,10 @@ _BREAKS = re.compile(r"[\t\n\r\v\f\x1c-\x1f\x85\u2028\u2029]+")
 _LINE_BREAKS = re.compile(r"\r\n|[\n\r\v\f\x85\u2028\u2029]")
 _BEGUN = r"(?:\x1b\[|\x9b)[0-?]*[ -/]*|(?:\x1b[\]PX^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x9c]*\x1b?|\x1b[ -/]*"
 # A carriage return waits for the line feed that makes one break with it, across what goes between them.
-_UNFINISHED = re.compile(rf"(?:\r(?:{_ESCAPES.pattern})*(?:{_BEGUN})?|{_BEGUN})\Z")
+_UNFINISHED = re.compile(rf"(?P<unfinished>\r(?:{_ESCAPES.pattern})*(?:{_BEGUN})?|{_BEGUN})\Z|{_ESCAPES.pattern}")
 _MAX_HELD = 4096
 # Escapes and stripped characters take room in the raw text; beyond this factor only a hostile text is cut too short.
 _RAW_FACTOR = 8
-# What a terminal may obey or hide, and JSON may hold as it is: DEL and C1 controls, bidi overrides, zero-width signs,
-# fillers, variation selectors, tag characters, line separators.
-_UNSAFE_IN_JSON = re.compile(
-    "[\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164"
-    "\ufe00-\ufe0e\ufeff\uffa0\ufff0-\ufffb\U000e0000-\U000e0fff]"
-)
-_DRAWN_AS_NOTHING = frozenset(
-    map(chr, (0x34F, 0x115F, 0x1160, 0x17B4, 0x17B5, *range(0x180B, 0x1810), 0x3164, *range(0xFE00, 0xFE10), 0xFFA0))
-) | frozenset(map(chr, range(0xE0100, 0xE01F0)))
-"""Of other categories than the format characters."""
 
 
 def inert(text: str, *, max_chars: int) -> str:
@@ -55,7 +46,7 @@ def inert_block(text: str, *, max_chars: int) -> str:
 
 def inert_json(line: str) -> str:
     """Return JSON with the characters escaped that a terminal would obey or hide; it says the same to a program."""
-    return _UNSAFE_IN_JSON.sub(_escape, line)
+    return UNSAFE_IN_JSON.sub(_escape, line)
 
 
 class InertStream:
@@ -67,7 +58,8 @@ class InertStream:
     def feed(self, piece: str) -> str:
         """Return what can be shown by now: the beginning of an escape sequence waits for its end."""
         text = self._held + piece
-        unfinished = _UNFINISHED.search(text)
+        # A whole sequence is passed over: a carriage return inside it waits for nothing.
+        unfinished = next((match for match in _UNFINISHED.finditer(text) if match["unfinished"]), None)
         place = unfinished.start() if unfinished and len(unfinished[0]) <= _MAX_HELD else len(text)
         self._held = text[place:]
         return _show_lines(text[:place])
@@ -91,7 +83,4 @@ def _escape(match: re.Match[str]) -> str:
 def _shown(char: str) -> str:
     if " " <= char <= "~":
         return char
-    category = unicodedata.category(char)
-    if category == "Cs":
-        return "\N{REPLACEMENT CHARACTER}"
-    return "" if category in ("Cc", "Cf") or char in _DRAWN_AS_NOTHING else char
+    return "" if is_unseen(char) else clean_surrogates(char)

@@ -61,7 +61,8 @@ class Group:
         """Wait for the end of all, or of the command alone."""
         deadline = time.monotonic() + seconds
         while self._is_alive() and time.monotonic() < deadline and not (until_command and self.code is not None):
-            _sleep(wake)
+            ready, _, _ = select.select([wake], [], [], _LOOK_S)
+            _drain(wake, ready)
 
     def _is_alive(self) -> bool:
         self.reap()
@@ -105,11 +106,6 @@ def _adopt_orphans() -> None:
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-
-
-def _sleep(wake: int) -> None:
-    ready, _, _ = select.select([wake], [], [], _LOOK_S)
-    _drain(wake, ready)
 
 
 def _drain(wake: int, ready: list[int]) -> None:

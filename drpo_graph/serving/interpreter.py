@@ -74,7 +74,8 @@ def check_gpu(installation: Installation, *, devices: Path = Path("/dev")) -> No
     Raises:
         ServeError: it was built for NVIDIA's GPUs, and this machine has no accelerator's device file.
     """
-    if not installation.is_cuda_build or os.name != "posix" or _is_jetson():
+    is_jetson = Path("/etc/nv_tegra_release").exists()
+    if not installation.is_cuda_build or os.name != "posix" or is_jetson:
         return
     if any(True for pattern in _ACCELERATORS for _ in devices.glob(pattern)):
         return
@@ -92,7 +93,3 @@ def _is_for_cuda(version_file: str) -> bool:
     except (OSError, ValueError):
         return False
     return re.search(r"^cuda\b[^=\n]*= *['\"]", text, re.MULTILINE) is not None
-
-
-def _is_jetson() -> bool:
-    return Path("/etc/nv_tegra_release").exists()

@@ -74,11 +74,11 @@ class Server:
             ServeError: it ended, took too long, or serves something else.
         """
         began = time.monotonic()
-        while not (self._answers("/health") and self._has_model()):
+        while self._get("/health") is None or not self._has_model():
             elapsed = time.monotonic() - began
             if elapsed > timeout_s:
                 raise self._fail(f"It was not ready after {timeout_s:g} s; --timeout gives it longer.")
-            report(elapsed, self._last_line())
+            report(elapsed, next(reversed(self._read_lines(max_bytes=4096)), ""))
             self.check(wait_s=_LOOK_S)
 
     def check(self, *, wait_s: float = 0.0) -> None:
@@ -137,9 +137,6 @@ class Server:
         """Return whether the guard has said how the server ended, and not just its group."""
         return self._said.count(b"\n") > 1
 
-    def _answers(self, path: str) -> bool:
-        return self._get(path) is not None
-
     def _has_model(self) -> bool:
         answer = self._get("/v1/models", key=self._key)
         if answer is None:
@@ -168,13 +165,13 @@ class Server:
             connection.close()
 
     def _fail(self, reason: str) -> ServeError:
-        lines = self._read_log().replace("\r", "\n").splitlines()
-        tail = [line for one in lines if (line := inert(one, max_chars=_MAX_LINE))][-_TAIL_LINES:]
-        return ServeError(f"The server of {self.plan.model}: {reason} Log: {self.plan.log_file}", tuple(tail))
+        tail = tuple(self._read_lines()[-_TAIL_LINES:])
+        return ServeError(f"The server of {self.plan.model}: {reason} Log: {self.plan.log_file}", tail)
 
-    def _last_line(self) -> str:
-        lines = self._read_log(max_bytes=4096).replace("\r", "\n").splitlines()
-        return next((line for one in reversed(lines) if (line := inert(one, max_chars=_MAX_LINE))), "")
+    def _read_lines(self, *, max_bytes: int = _TAIL_BYTES) -> list[str]:
+        """Return the lines that are not blank of what the log ends with."""
+        lines = self._read_log(max_bytes=max_bytes).replace("\r", "\n").splitlines()
+        return [line for one in lines if (line := inert(one, max_chars=_MAX_LINE))]
 
     def _read_log(self, *, max_bytes: int = _TAIL_BYTES) -> str:
         """Return the end of what this server has written; a log file may hold earlier ones."""
@@ -239,11 +236,8 @@ def _check_port(address: Address) -> None:
     try:
         socket.create_server((address.host, address.port), family=_family(address.host)).close()
     except OSError as error:
-        advice = (
-            "Another server listens there: give another --port"
-            if error.errno == errno.EADDRINUSE
-            else ("Give another --host or --port")
-        )
+        is_taken = error.errno == errno.EADDRINUSE
+        advice = "Another server listens there: give another --port" if is_taken else "Give another --host or --port"
         raise ServeError(f"Port {address.port} of {address.host}: {error.strerror}. {advice}.") from error
 
 

@@ -1,8 +1,12 @@
 """A believable run as events: four levels, a beam of 2 with 3 rewrites each, five queries per level."""
 
+import io
 import random
 from collections.abc import Generator, Iterator
 
+from rich.console import Console, RenderableType
+
+from drpo_graph.display import RunView
 from drpo_graph.events.schema import (
     BeamEntry,
     CallFinished,
@@ -168,6 +172,22 @@ class SampleRun:
 def sample_events() -> list[Event]:
     """Return the events of the whole run."""
     return list(SampleRun().events())
+
+
+def view_of(*events: Event) -> RunView:
+    """Return what a display knows after these events."""
+    view = RunView()
+    for event in events:
+        view.apply(event)
+    return view
+
+
+def page_of(renderable: RenderableType, *, width: int = 120) -> str:
+    """Return what is printed on a console without colour."""
+    console = Console(file=io.StringIO(), width=width, color_system=None, legacy_windows=False)
+    with console.capture() as capture:
+        console.print(renderable, crop=False)
+    return capture.get()
 
 
 def run_started(run: SampleRun | None = None, *, is_resumed: bool = False) -> RunStarted:

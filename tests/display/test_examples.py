@@ -3,13 +3,13 @@
 import io
 
 import pytest
-from rich.console import Console
 
 from drpo_graph.display import RichDisplay
 from drpo_graph.display.panel import render_panel
 from drpo_graph.display.view import RunView
 from drpo_graph.events.schema import Event, ICLExampleFinished, ICLFinished, ICLStarted, RolloutScored
 from drpo_graph.records import ICLOutcome, ICLResult, Usage
+from tests.display.sample_events import page_of, view_of
 from tests.support.hostile import HOSTILE, is_inert
 
 START = 1_760_000_000.0
@@ -33,18 +33,8 @@ def finished(example_id: str, before: float | None, after: float | None, *, at: 
     )
 
 
-def view_of(*events: Event) -> RunView:
-    view = RunView()
-    for event in events:
-        view.apply(event)
-    return view
-
-
 def draw(view: RunView, *, width: int, at: float = 30) -> list[str]:
-    console = Console(file=io.StringIO(), width=width, color_system=None, legacy_windows=False)
-    with console.capture() as capture:
-        console.print(render_panel(view, now=START + at, width=width))
-    return capture.get().splitlines()
+    return page_of(render_panel(view, now=START + at, width=width), width=width).splitlines()
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 140])

@@ -4,7 +4,6 @@ import io
 from collections.abc import Iterator
 
 import pytest
-from rich.console import Console
 
 from drpo_graph.display import make_display, render_summary
 from drpo_graph.display.formatting import format_remaining
@@ -12,7 +11,7 @@ from drpo_graph.display.panel import render_panel
 from drpo_graph.display.view import RunView
 from drpo_graph.events.schema import CallFinished, Event, LevelFinished, Remaining
 from drpo_graph.records import Usage
-from tests.display.sample_events import START, run_stopped, sample_events, sample_result
+from tests.display.sample_events import START, page_of, run_stopped, sample_events, sample_result
 
 REMAINING = Remaining(calls=120, tokens=81_000, cost_usd=0.3)
 
@@ -37,13 +36,6 @@ def level_lines(events: Iterator[Event]) -> list[str]:
     for event in events:
         display.handle(event)
     return [line for line in out.getvalue().splitlines() if line.startswith("level ")]
-
-
-def page_of(renderable: object, *, width: int = 120) -> str:
-    console = Console(file=io.StringIO(), width=width, color_system=None, legacy_windows=False)
-    with console.capture() as capture:
-        console.print(renderable, crop=False)
-    return capture.get()
 
 
 def test_a_level_s_line_says_what_was_spent_and_what_is_left() -> None:

@@ -3,7 +3,6 @@ from pathlib import Path
 
 import pytest
 from rich.cells import cell_len
-from rich.console import Console
 
 from drpo_graph.display import NullDisplay, PlainDisplay, RichDisplay, make_display
 from drpo_graph.display.panel import render_panel
@@ -15,10 +14,12 @@ from tests.display.sample_events import (
     RUN_ID,
     START,
     SampleRun,
+    page_of,
     rollout_scored,
     run_started,
     run_stopped,
     sample_events,
+    view_of,
 )
 from tests.support.hostile import HOSTILE, is_inert
 
@@ -34,17 +35,12 @@ class Terminal(io.StringIO):
 
 def draw(view: RunView, *, width: int, now: float = START + 60, height: int = 40, is_ascii: bool = False) -> list[str]:
     """Return the panel's lines on a console without colour."""
-    console = Console(file=io.StringIO(), width=width, color_system=None, legacy_windows=False)
-    with console.capture() as capture:
-        console.print(render_panel(view, now=now, width=width, height=height, is_ascii=is_ascii))
-    return capture.get().splitlines()
+    panel = render_panel(view, now=now, width=width, height=height, is_ascii=is_ascii)
+    return page_of(panel, width=width).splitlines()
 
 
 def view_after(num_events: int) -> RunView:
-    view = RunView()
-    for event in sample_events()[:num_events]:
-        view.apply(event)
-    return view
+    return view_of(*sample_events()[:num_events])
 
 
 def hostile_view() -> RunView:

@@ -40,6 +40,7 @@ def test_no_cut_lets_anything_through_that_a_terminal_would_obey(text: str) -> N
 
 @given(TEXTS)
 @example("\r\x1b[31m\n")
+@example("\x1b]0;\r\x1b\\a")
 def test_cutting_after_every_character_shows_the_same(text: str) -> None:
     assert show(list(text)) == show([text])
 

@@ -8,6 +8,7 @@ from pydantic import Field, field_validator
 
 from drpo_graph.errors import UsageError
 from drpo_graph.records import Record
+from drpo_graph.settings.fingerprint import Operational
 from drpo_graph.settings.prices import PICODOLLARS, Price, PriceBook
 
 Cap = Literal["max_calls", "max_tokens", "max_cost", "max_time"]
@@ -38,15 +39,15 @@ class Amount(NamedTuple):
 class Limits(Record):
     """One budget for a run's four roles together; what is unset is unbounded. It may change on resume."""
 
-    max_calls: int | None = Field(None, ge=1)
+    max_calls: Operational[int | None] = Field(None, ge=1)
     """Model calls; one with several samples is one."""
-    max_tokens: int | None = Field(None, ge=1)
+    max_tokens: Operational[int | None] = Field(None, ge=1)
     """Tokens in prompts and replies, cached ones included."""
-    max_cost: float | None = Field(None, gt=0, allow_inf_nan=False)
+    max_cost: Operational[float | None] = Field(None, gt=0, allow_inf_nan=False)
     """USD. Every model needs a price for it."""
-    max_time: float | None = Field(None, gt=0, allow_inf_nan=False)
+    max_time: Operational[float | None] = Field(None, gt=0, allow_inf_nan=False)
     """Seconds of work, summed over the processes of the run; ``"90m"``, ``"2h"``, ``"1d"`` are read too."""
-    prices: dict[str, Price] = Field(default_factory=dict)
+    prices: Operational[dict[str, Price]] = Field(default_factory=dict)
     """Prices by model string, before those of the list that comes with the package."""
 
     @field_validator("max_time", mode="before")

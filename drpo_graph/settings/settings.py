@@ -7,8 +7,9 @@ from typing import Literal
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
-from drpo_graph.records import ROLES, Record, Role
+from drpo_graph.records import Record, Role
 from drpo_graph.safety.redaction import find_secret_field, redact
+from drpo_graph.settings.fingerprint import Operational, fingerprint_fields
 from drpo_graph.settings.limits import Limits
 from drpo_graph.settings.prompt_rules import COMPAT_RULES, PromptRules
 from drpo_graph.settings.retrieval import RetrievalSettings
@@ -56,10 +57,10 @@ class RoleSettings(Record):
 
     model: str = ""
     """``provider:model``, e.g. ``openai:gpt-4o-mini``, ``vllm:meta-llama/Llama-3.1-8B-Instruct``, ``local:smollm2``."""
-    base_url: str | tuple[str, ...] | None = None
+    base_url: Operational[str | tuple[str, ...] | None] = None
     """Base URL of an OpenAI-compatible API, ending in ``/v1``, or those of several servers of one model; the provider's
     own when absent."""
-    api_key_env: str | None = None
+    api_key_env: Operational[str | None] = None
     """Name of the environment variable that holds the key; the provider's own when absent."""
     temperature: float = Field(0.0, ge=0, le=2)
     top_p: float = Field(1.0, gt=0, le=1)
@@ -165,31 +166,31 @@ class Settings(RetrievalSettings, PromptRules):
 
     num_queries: int | None = Field(None, ge=1)
     """Training queries to use; all when absent."""
-    templates: Path | None = None
+    templates: Operational[Path | None] = None
     """A folder whose prompt templates replace ours, file by file."""
-    metrics_cache: Path | None = None
+    metrics_cache: Operational[Path | None] = None
     """A JSON file of metrics selected before, in the published form; its queries are not asked about again."""
 
-    max_concurrency: int = Field(32, ge=1)
+    max_concurrency: Operational[int] = Field(32, ge=1)
     """Calls in flight per endpoint."""
-    requests_per_second: float | None = Field(None, gt=0)
-    probe: bool = True
+    requests_per_second: Operational[float | None] = Field(None, gt=0)
+    probe: Operational[bool] = True
     """Whether endpoints are asked, once a day, what they can do; without, a run learns it from refusals."""
-    routing: Routing = "prefix"
+    routing: Operational[Routing] = "prefix"
     """Which of several servers takes a request: the one that was sent the beginning of its prompt before, while it is
     not overloaded; ``least_loaded``; or ``round_robin``."""
-    timeout_s: float = Field(180.0, gt=0)
+    timeout_s: Operational[float] = Field(180.0, gt=0)
     """Longest wait for one reply."""
-    max_retries: int = Field(6, ge=0)
+    max_retries: Operational[int] = Field(6, ge=0)
     """Further tries after a transport failure."""
-    retry_wait_s: float = Field(0.5, gt=0)
+    retry_wait_s: Operational[float] = Field(0.5, gt=0)
     """Wait before the first further try, about twice as long before each one after it, unless the server says when;
     also before a lost endpoint is tried again."""
-    max_outage_s: float = Field(600.0, ge=0)
+    max_outage_s: Operational[float] = Field(600.0, ge=0)
     """How long a run waits for an endpoint that was lost; 0 does not wait."""
-    max_failure_share: float = Field(0.5, gt=0, le=1)
+    max_failure_share: Operational[float] = Field(0.5, gt=0, le=1)
     """Stop when more of a role's last 50 samples (20 at least) have no usable reply; 1 never stops."""
-    approve: bool = False
+    approve: Operational[bool] = False
     """Whether a person decides about each level's beam before the run goes on."""
     max_reply_attempts: int = Field(2, ge=1)
     """Replies asked for before the one repair request, when a reply cannot be used."""
@@ -252,26 +253,4 @@ class Settings(RetrievalSettings, PromptRules):
 
     def fingerprint_fields(self) -> dict[str, JsonValue]:
         """Return what a resumed run must have in common with its start: not where models are served, nor how fast."""
-        operational = {
-            "max_concurrency",
-            "requests_per_second",
-            "probe",
-            "routing",
-            "timeout_s",
-            "max_retries",
-            "retry_wait_s",
-            "max_outage_s",
-            "max_failure_share",
-            "templates",
-            "metrics_cache",
-            "approve",
-            *Limits.model_fields,
-            *self.rules_by_default(),
-        }
-        fields: dict[str, JsonValue] = self.model_dump(mode="json", exclude=operational)
-        for role in ROLES:
-            role_fields = fields[role]
-            assert isinstance(role_fields, dict)
-            for name in ("base_url", "api_key_env"):
-                role_fields.pop(name)
-        return self.without_unused(fields)
+        return fingerprint_fields(self)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from drpo_graph.settings.fingerprint import Mark
+from drpo_graph.settings.fingerprint import LeftOut
 from drpo_graph.settings.settings import RoleSettings, Settings
 
 ALL_DECIDE = Settings(
@@ -19,9 +19,9 @@ ALL_DECIDE = Settings(
 
 @pytest.mark.parametrize("name", Settings.model_fields)
 def test_every_setting_is_in_the_fingerprint_or_marked(name: str) -> None:
-    marks = [mark for mark in Settings.model_fields[name].metadata if isinstance(mark, Mark)]
+    marks = [mark for mark in Settings.model_fields[name].metadata if isinstance(mark, LeftOut)]
     assert (name in Settings().fingerprint_fields()) == (marks == [])
-    assert (name in ALL_DECIDE.fingerprint_fields()) == (Mark.OPERATIONAL not in marks)
+    assert (name in ALL_DECIDE.fingerprint_fields()) == (LeftOut.ALWAYS not in marks)
 
 
 def test_where_a_role_s_model_is_served_is_not_in_the_fingerprint() -> None:

@@ -10,39 +10,32 @@ from drpo_graph.records import Record
 T = TypeVar("T")
 
 
-class Mark(Enum):
-    """When a field is no part of the fingerprint."""
+class LeftOut(Enum):
+    """When a setting is no part of the fingerprint."""
 
-    OPERATIONAL = auto()
+    ALWAYS = auto()
+    """It says where or how fast a run works, and may change on resume. Files' contents are fingerprinted elsewhere."""
     AT_DEFAULT = auto()
+    """Runs that were started before there was the setting are the same."""
     WITHOUT_RETRIEVAL = auto()
+    """It decides nothing then."""
 
 
-Operational = Annotated[T, Mark.OPERATIONAL]
-"""Never in the fingerprint: it says where, how fast or how long a run works, and may change on resume.
-
-Of files, what is in them is fingerprinted elsewhere."""
-LeftOutAtDefault = Annotated[T, Mark.AT_DEFAULT]
-"""In the fingerprint unless at its default: runs that were started before there was the setting keep theirs."""
-RetrievalOnly = Annotated[T, Mark.WITHOUT_RETRIEVAL]
-"""In the fingerprint only with ``ret_icl``: without it, it decides nothing."""
+Operational = Annotated[T, LeftOut.ALWAYS]
+LeftOutAtDefault = Annotated[T, LeftOut.AT_DEFAULT]
+RetrievalOnly = Annotated[T, LeftOut.WITHOUT_RETRIEVAL]
 
 
 def fingerprint_fields(record: Record) -> dict[str, JsonValue]:
     """Return the fields of settings that a fingerprint holds, those of records in them too."""
-    fields: dict[str, JsonValue] = record.model_dump(mode="json", exclude=_find_left_out(record))
-    nested = {name: value for name in fields if isinstance(value := getattr(record, name), Record)}
-    return fields | {name: fingerprint_fields(value) for name, value in nested.items()}
-
-
-def _find_left_out(record: Record) -> set[str]:
-    left_out = set()
-    for name, field in type(record).model_fields.items():
-        holds_by_mark = {
-            Mark.OPERATIONAL: True,
-            Mark.AT_DEFAULT: getattr(record, name) == field.get_default(call_default_factory=True),
-            Mark.WITHOUT_RETRIEVAL: not getattr(record, "ret_icl", False),
-        }
-        if any(holds for mark, holds in holds_by_mark.items() if mark in field.metadata):
-            left_out.add(name)
-    return left_out
+    fields: dict[str, JsonValue] = {}
+    for name, dumped in record.model_dump(mode="json").items():
+        value, field = getattr(record, name), type(record).model_fields[name]
+        reasons = [LeftOut.ALWAYS]
+        if value == field.get_default(call_default_factory=True):
+            reasons.append(LeftOut.AT_DEFAULT)
+        if not getattr(record, "ret_icl", False):
+            reasons.append(LeftOut.WITHOUT_RETRIEVAL)
+        if not any(reason in field.metadata for reason in reasons):
+            fields[name] = fingerprint_fields(value) if isinstance(value, Record) else dumped
+    return fields

@@ -1,6 +1,6 @@
 """Settings of what a prompt has to keep to: placeholders, what a rewrite may quote, rewards of the user's own."""
 
-from pydantic import Field, JsonValue, field_validator
+from pydantic import Field, field_validator
 
 from drpo_graph.records import PlaceholderStyle
 from drpo_graph.settings.fingerprint import LeftOutAtDefault
@@ -34,7 +34,3 @@ class PromptRules(Limits):
     def has_judge(self) -> bool:
         """Whether the critic has a share in the reward, as far as the settings say."""
         return not self.reward or self.reward_weight < 1
-
-
-COMPAT_RULES: dict[str, JsonValue] = {"placeholders": "none"}
-"""What ``compat="drpo"`` fixes of them: the published search knows no placeholders."""

@@ -2,15 +2,24 @@
 
 import re
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field, field_validator
 
 from drpo_graph.records import Record
 from drpo_graph.settings.fingerprint import Operational, RetrievalOnly
 
 DEFAULT_EMBEDDINGS = "local:all-minilm-l6-v2"
 
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+def _reject_key(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
+        raise ValueError("expected the name of an environment variable, not a key: settings are stored")
+    return value
+
+
+VariableName = Annotated[str, AfterValidator(_reject_key)]
+"""The name of an environment variable."""
 
 
 class RetrievalSettings(Record):
@@ -26,17 +35,10 @@ class RetrievalSettings(Record):
     """What likeness is measured by: ``local:all-minilm-l6-v2``, or ``openai:NAME`` of an OpenAI-compatible server."""
     embeddings_base_url: Operational[str | None] = None
     """Base URL of that server's API, ending in ``/v1``; OpenAI's own when absent."""
-    embeddings_api_key_env: Operational[str | None] = None
+    embeddings_api_key_env: Operational[VariableName | None] = None
     """Name of the environment variable that holds its key; OpenAI's own when absent."""
     embeddings_cache: Operational[Path | None] = None
     """A file that keeps embeddings for other runs; they are kept in memory alone when absent."""
-
-    @field_validator("embeddings_api_key_env")
-    @classmethod
-    def _reject_embeddings_key(cls, value: str | None) -> str | None:
-        if value is not None and not _VARIABLE.fullmatch(value):
-            raise ValueError("expected the name of an environment variable, not a key: settings are stored")
-        return value
 
     @field_validator("embeddings_base_url")
     @classmethod

@@ -1,6 +1,5 @@
 """Settings of a run: read once, validated, frozen. Flags come before files, files before defaults."""
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
@@ -11,8 +10,8 @@ from drpo_graph.records import Record, Role
 from drpo_graph.safety.redaction import find_secret_field, redact
 from drpo_graph.settings.fingerprint import Operational, fingerprint_fields
 from drpo_graph.settings.limits import Limits
-from drpo_graph.settings.prompt_rules import COMPAT_RULES, PromptRules
-from drpo_graph.settings.retrieval import RetrievalSettings
+from drpo_graph.settings.prompt_rules import PromptRules
+from drpo_graph.settings.retrieval import RetrievalSettings, VariableName
 
 Compat = Literal["none", "drpo"]
 QueryPolicy = Literal["stream", "pool"]
@@ -23,8 +22,6 @@ ReplyMode = Literal["auto", "json_schema", "tool", "json", "text"]
 
 DEFAULT_INITIAL_PROMPT = "You are a helpful assistant."
 
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-
 COMPAT_DRPO: Mapping[str, JsonValue] = {
     "queries_per_level": 1,
     "query_policy": "stream",
@@ -32,7 +29,7 @@ COMPAT_DRPO: Mapping[str, JsonValue] = {
     "deduplicate": False,
     "reward_aggregate": "auto",
     "soft_scores": False,
-    **COMPAT_RULES,
+    "placeholders": "none",
 }
 """What ``compat="drpo"`` fixes; a different explicit value is an error."""
 
@@ -60,7 +57,7 @@ class RoleSettings(Record):
     base_url: Operational[str | tuple[str, ...] | None] = None
     """Base URL of an OpenAI-compatible API, ending in ``/v1``, or those of several servers of one model; the provider's
     own when absent."""
-    api_key_env: Operational[str | None] = None
+    api_key_env: Operational[VariableName | None] = None
     """Name of the environment variable that holds the key; the provider's own when absent."""
     temperature: float = Field(0.0, ge=0, le=2)
     top_p: float = Field(1.0, gt=0, le=1)
@@ -77,13 +74,6 @@ class RoleSettings(Record):
     """First rung of the reply ladder; ``auto`` starts at JSON schema and remembers what the server refuses."""
     extra_body: dict[str, JsonValue] = Field(default_factory=dict)
     """Further fields of the request, e.g. vLLM's sampling extensions."""
-
-    @field_validator("api_key_env")
-    @classmethod
-    def _reject_key(cls, value: str | None) -> str | None:
-        if value is not None and not _VARIABLE.fullmatch(value):
-            raise ValueError("expected the name of an environment variable, not a key: settings are stored")
-        return value
 
     @field_validator("extra_body")
     @classmethod

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 from drpo_graph.errors import UsageError
 from drpo_graph.records import Record
 from drpo_graph.settings.fingerprint import Operational
-from drpo_graph.settings.prices import PICODOLLARS, Price, PriceBook
+from drpo_graph.settings.prices import PICODOLLARS, Price, PriceBook, names_of
 
 Cap = Literal["max_calls", "max_tokens", "max_cost", "max_time"]
 CAPS: tuple[Cap, ...] = ("max_calls", "max_tokens", "max_cost", "max_time")
@@ -94,8 +94,7 @@ def check_priced(names: Collection[str], model_by_role: Mapping[str, str]) -> No
     """
     models = sorted({model for model in model_by_role.values() if model})
     for name in names:
-        book = PriceBook({name: Price(input=0, output=0)})
-        if not any(book.find_own(model) for model in models):
+        if not any(name in names_of(model) for model in models):
             raise UsageError(f"--price {name}: no role uses this model. The roles' models: {', '.join(models)}.")
 
 
@@ -120,13 +119,13 @@ def flag_of(cap: Cap) -> str:
 
 def tell_amount(cap: Cap, value: float, *, limit: float | None = None) -> str:
     """Return an amount of what a cap bounds, for people: ``1,200 tokens``, ``$0.42``, ``90 s``, ``8 of 20 calls``."""
-    if cap == "max_cost":
-        return tell_money(value) if limit is None else f"{tell_money(value)} of {tell_money(limit)}"
-    share = _tell_number(cap, value) if limit is None else f"{_tell_number(cap, value)} of {_tell_number(cap, limit)}"
-    return f"{share} {_UNIT_BY_CAP[cap]}"
+    told = " of ".join(_tell_number(cap, one) for one in (value, limit) if one is not None)
+    return told if cap == "max_cost" else f"{told} {_UNIT_BY_CAP[cap]}"
 
 
 def _tell_number(cap: Cap, value: float) -> str:
+    if cap == "max_cost":
+        return tell_money(value)
     return f"{value:.2g}" if cap == "max_time" and value < 10 else f"{value:,.0f}"
 
 

@@ -13,14 +13,8 @@ from drpo_graph.settings.limits import Limits
 from drpo_graph.settings.prompt_rules import PromptRules
 from drpo_graph.settings.retrieval import RetrievalSettings, VariableName
 
-Compat = Literal["none", "drpo"]
-QueryPolicy = Literal["stream", "pool"]
 RewardAggregate = Literal["auto", "mean", "sum", "last"]
-BeamSampling = Literal["top", "stochastic"]
 Routing = Literal["prefix", "least_loaded", "round_robin"]
-ReplyMode = Literal["auto", "json_schema", "tool", "json", "text"]
-
-DEFAULT_INITIAL_PROMPT = "You are a helpful assistant."
 
 COMPAT_DRPO: Mapping[str, JsonValue] = {
     "queries_per_level": 1,
@@ -70,7 +64,7 @@ class RoleSettings(Record):
     system_role: Literal["auto", "keep", "merge"] = "auto"
     """``merge`` puts the system prompt into the user message; ``auto`` does so once a server refuses the role."""
     stop: tuple[str, ...] = ()
-    reply_mode: ReplyMode = "auto"
+    reply_mode: Literal["auto", "json_schema", "tool", "json", "text"] = "auto"
     """First rung of the reply ladder; ``auto`` starts at JSON schema and remembers what the server refuses."""
     extra_body: dict[str, JsonValue] = Field(default_factory=dict)
     """Further fields of the request, e.g. vLLM's sampling extensions."""
@@ -100,10 +94,10 @@ class Settings(RetrievalSettings, PromptRules):
     found the best prompts at equal numbers of calls (``scripts/compare_searches.py``).
     """
 
-    compat: Compat = "none"
+    compat: Literal["none", "drpo"] = "none"
     """``drpo`` reproduces the published search rule by rule."""
     seed: int = 0
-    initial_prompt: str = DEFAULT_INITIAL_PROMPT
+    initial_prompt: str = "You are a helpful assistant."
 
     base: RoleSettings = Field(default_factory=RoleSettings)
     metrics: RoleSettings = Field(default_factory=RoleSettings)
@@ -117,7 +111,7 @@ class Settings(RetrievalSettings, PromptRules):
     n_actions: int = Field(2, ge=1)
     """Rewrites per candidate and level."""
     queries_per_level: int = Field(2, ge=1)
-    query_policy: QueryPolicy = "pool"
+    query_policy: Literal["stream", "pool"] = "pool"
     """``stream`` takes new queries each level; ``pool`` uses ``pool_size`` queries again and again."""
     pool_size: int | None = Field(None, ge=1)
     """Queries in the pool; sixteen levels' worth when absent. No more than a level needs makes all levels alike."""
@@ -144,7 +138,7 @@ class Settings(RetrievalSettings, PromptRules):
     max_critique_chars: int = Field(24_000, ge=500)
     """Bound on the critiques shown to the optimizer, in characters (about four to a token)."""
 
-    beam_sampling: BeamSampling = "top"
+    beam_sampling: Literal["top", "stochastic"] = "top"
     """``stochastic`` draws the beam with probability proportional to exp(path reward / temperature)."""
     beam_temperature: float = Field(1.0, gt=0)
     beam_temperature_decay: float = Field(1.0, gt=0, le=1)

@@ -117,9 +117,10 @@ class PromptLibrary:
 
     def render_critique(self, *, query: Query, response: str, selection: MetricSelection) -> list[Message]:
         """Return the request that asks for one response's scores."""
+        described = "\n".join(f"- {_one_line(one.name)}: {_one_line(one.definition)}" for one in selection.metrics)
         return self._user(
             "critique",
-            metrics=fence("metrics", "\n".join(map(_describe_metric, selection.metrics))),
+            metrics=fence("metrics", described),
             reasoning=fence("reasoning", selection.reasoning),
             query=fence("query", query.text),
             response=fence("answer", response),
@@ -281,10 +282,6 @@ def render_rollout(number: int, query: Query, rollout: Rollout) -> str:
 def _render_rejected(number: int, rewrite: RejectedRewrite) -> str:
     scored = f"scored {rewrite.reward:.2f}, where its origin had {rewrite.parent_reward:.2f}"
     return f"Rejected {number}, {scored}:\n{fence('prompt', rewrite.prompt)}"
-
-
-def _describe_metric(metric: Metric) -> str:
-    return f"- {_one_line(metric.name)}: {_one_line(metric.definition)}"
 
 
 def _one_line(text: str) -> str:

@@ -12,23 +12,10 @@ from pydantic import JsonValue
 from drpo_graph.calls.ladder import Sample
 from drpo_graph.calls.roles import Models
 from drpo_graph.errors import ReplyError, SettingsError
-from drpo_graph.models.request import Choice, ReplySchema
-from drpo_graph.parts.parsing import (
-    parse_critique,
-    parse_critique_published,
-    parse_metric_selection,
-    parse_rewrite,
-)
-from drpo_graph.parts.protocols import (
-    MetricSelector,
-    RewardFunction,
-    RewriteRequest,
-)
-from drpo_graph.parts.rewards import (
-    NamedReward,
-    ask_reward,
-    check_reward,
-)
+from drpo_graph.models.request import ReplySchema
+from drpo_graph.parts.parsing import parse_critique, parse_critique_published, parse_metric_selection, parse_rewrite
+from drpo_graph.parts.protocols import MetricSelector, RewardFunction, RewriteRequest
+from drpo_graph.parts.rewards import NamedReward, ask_reward, check_reward
 from drpo_graph.parts.soft_scores import soften_critique
 from drpo_graph.prompts.library import PromptLibrary
 from drpo_graph.records import MAX_SCORE, MIN_SCORE, Critique, Metric, MetricScore, MetricSelection, Query, Rollout
@@ -104,7 +91,7 @@ class LLMCritic:
         samples = await models.critic.ask(
             self.prompts.render_critique(query=query, response=response, selection=selection),
             parse=parse_critique_published if self.settings.is_compat else strict,
-            soften=_soften if self.settings.soft_scores else None,
+            soften=soften_critique if self.settings.soft_scores else None,
             schema=_critique_schema(selection.metrics, self.settings.max_rationale_chars),
         )
         return _value_of(samples[0], f"critique on query {query.id!r}")
@@ -190,10 +177,6 @@ def _value_of(sample: Sample[T], what: str) -> T:
         reason = sample.failure
         raise ReplyError(f"{what}: {reason.detail if reason else 'no reply'}", kind=reason.kind if reason else "empty")
     return sample.value
-
-
-def _soften(critique: Critique, choice: Choice) -> Critique:
-    return soften_critique(critique, choice.text, choice.score_tokens)
 
 
 def _object_schema(properties: dict[str, JsonValue]) -> dict[str, JsonValue]:

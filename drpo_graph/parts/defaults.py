@@ -180,12 +180,7 @@ def _value_of(sample: Sample[T], what: str) -> T:
 
 
 def _object_schema(properties: dict[str, JsonValue]) -> dict[str, JsonValue]:
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": list(properties),
-        "additionalProperties": False,
-    }
+    return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
 
 
 def _text_schema(max_chars: int | None) -> dict[str, JsonValue]:
@@ -197,16 +192,12 @@ def _selection_schema(known: Sequence[Metric], settings: Settings) -> ReplySchem
     name: JsonValue = {"type": "string", "enum": [metric.name for metric in known]}
     new_name = _text_schema(None if bound is None else _MAX_NAME_CHARS)
     new_metric = _object_schema({"name": new_name, "definition": _text_schema(bound)})
-    return ReplySchema(
-        "metric_selection",
-        _object_schema(
-            {
-                "reasoning": _text_schema(bound),
-                "metrics": {"type": "array", "items": name, "minItems": 1, "maxItems": settings.max_metrics},
-                "new_metrics": {"type": "array", "items": new_metric, "maxItems": 1},
-            }
-        ),
-    )
+    properties: dict[str, JsonValue] = {
+        "reasoning": _text_schema(bound),
+        "metrics": {"type": "array", "items": name, "minItems": 1, "maxItems": settings.max_metrics},
+        "new_metrics": {"type": "array", "items": new_metric, "maxItems": 1},
+    }
+    return ReplySchema("metric_selection", _object_schema(properties))
 
 
 def _critique_schema(metrics: Sequence[Metric], max_rationale_chars: int | None) -> ReplySchema:

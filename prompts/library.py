@@ -216,8 +216,7 @@ def as_turns(examples: Sequence[ICLExample]) -> list[Message]:
     """Return ICL examples as the former exchanges that a model is shown."""
     turns: list[Message] = []
     for example in examples:
-        turns.append({"role": "user", "content": example.query})
-        turns.append({"role": "assistant", "content": example.response})
+        turns += [{"role": "user", "content": example.query}, {"role": "assistant", "content": example.response}]
     return turns
 
 

@@ -108,14 +108,11 @@ class RegisteredPrompt(Record):
 
         try:
             text = as_format(self.system_prompt, self.placeholders)
-            is_taken = self.placeholders is not None and _MESSAGES in count_placeholders(
-                self.system_prompt, self.placeholders
-            )
         except TemplateSyntaxError as error:
             raise UsageError(
                 f"Prompt of {self.model!r}: placeholders={self.placeholders!r}, and it cannot be read so: {error}."
             ) from error
-        if is_taken:
+        if _MESSAGES in count_placeholders(text, "format"):
             raise UsageError(
                 f"Prompt of {self.model!r}: the template takes the conversation as {_MESSAGES!r}, which the prompt has "
                 "as a placeholder. Rename that."

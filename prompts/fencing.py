@@ -18,27 +18,27 @@ LABELS: Final = ("query", "answer", "prompt", "remarks", "metrics", "reasoning")
 MARK_LENGTH: Final = 12
 """Hexadecimal digits in a fence's tags."""
 
-_ANGLES = "<‹˂≺≮❮❬❰⟨〈〈︿＜﹤ᐸᐊ⧼⦑", ">›˃≻≯❯❭❱⟩〉〉﹀＞﹥ᐳᐅ⧽⦒"
-_SQUARES = "[［⟦【〔﹇", "]］⟧】〕﹈"
-_HASHES = "#＃﹟♯⌗"
+_SIGNS_BY_LOOK = {
+    "<": "<‹˂≺≮❮❬❰⟨〈〈︿＜﹤ᐸᐊ⧼⦑",
+    ">": ">›˃≻≯❯❭❱⟩〉〉﹀＞﹥ᐳᐅ⧽⦒",
+    "[": "[［⟦【〔﹇",
+    "]": "]］⟧】〕﹈",
+    "#": "#＃﹟♯⌗",
+    "/": "∕⁄／⧸╱",
+    "|": "ǀ∣｜│❘⏐¦ꟾ",
+    "-": "‐‑‒–—―−﹣－➖",
+    "_": "▁＿",
+    ":": "：ː∶",
+}
+# Cyrillic, Greek and phonetic letters that are drawn as Latin ones.
 _LETTERS = "аеорсухѕіјһԁѵѡкмтпоαονιρυτκΑΒΕΖΗΙΚΜΝΟΡΤΥΧАВЕКМНОРСТХɑɡıɩ"
 _LATIN = "aeopcyxsijhdvwkmtnoaoviputkABEZHIKMNOPTYXABEKMHOPCTXagii"
-_LOOKS: dict[int, str] = {
-    **dict.fromkeys(map(ord, _ANGLES[0]), "<"),
-    **dict.fromkeys(map(ord, _ANGLES[1]), ">"),
-    **dict.fromkeys(map(ord, _SQUARES[0]), "["),
-    **dict.fromkeys(map(ord, _SQUARES[1]), "]"),
-    **dict.fromkeys(map(ord, _HASHES), "#"),
-    **dict.fromkeys(map(ord, "∕⁄／⧸╱"), "/"),
-    **dict.fromkeys(map(ord, "ǀ∣｜│❘⏐¦ꟾ"), "|"),
-    **dict.fromkeys(map(ord, "‐‑‒–—―−﹣－➖"), "-"),
-    **dict.fromkeys(map(ord, "▁＿"), "_"),
-    **dict.fromkeys(map(ord, "：ː∶"), ":"),
-    # Cyrillic, Greek and phonetic letters that are drawn as Latin ones.
-    **{ord(one): plain for one, plain in zip(_LETTERS, _LATIN, strict=True)},
+_LOOKS: dict[int, str | int] = {
+    **{ord(sign): plain for plain, signs in _SIGNS_BY_LOOK.items() for sign in signs},
+    **str.maketrans(_LETTERS, _LATIN),
 }
 _PLAIN = re.compile(r"[\t\n\r -~]*")
-_SUSPECT = re.compile(f"[{re.escape(_ANGLES[0] + _SQUARES[0] + _HASHES)}]")
+_SUSPECT = re.compile(f"[{re.escape(''.join(_SIGNS_BY_LOOK[sign] for sign in '<[#'))}]")
 
 _ROLES = (
     "system|user|assistant|human|developer|model|ipython|tool|bos|eos|pad|unk|s|think"
@@ -87,12 +87,10 @@ def fence(label: str, text: str) -> str:
     for that one the next number is hashed in. Another text's tags are look-alikes.
     """
     shown = defuse(text)
-    for number in count():
-        seed = f"{number or ''}{shown}".encode("utf-8", "surrogatepass")
-        mark = f"{label}-{hashlib.sha256(seed).hexdigest()[:MARK_LENGTH]}"
-        if mark not in shown:
-            return f"<{mark}>\n{shown}\n</{mark}>"
-    raise AssertionError("the numbers do not end")
+    seeds = (f"{number or ''}{shown}".encode("utf-8", "surrogatepass") for number in count())
+    marks = (f"{label}-{hashlib.sha256(seed).hexdigest()[:MARK_LENGTH]}" for seed in seeds)
+    mark = next(one for one in marks if one not in shown)
+    return f"<{mark}>\n{shown}\n</{mark}>"
 
 
 def defuse(text: str) -> str:
@@ -114,8 +112,6 @@ def defuse_roles(text: str) -> str:
 
 def escape_headings(text: str) -> str:
     """Return the text with a backslash before the headings of a flat prompt, and everything else as it is."""
-    if not _SUSPECT.search(text):
-        return text
     return "".join(_escape_heading(line) if _SUSPECT.search(line) else line for line in text.splitlines(keepends=True))
 
 

@@ -17,7 +17,7 @@ MAX_STOPS: Final = 4
 
 _HEADINGS = ("# Query:", "# Answer:")
 _HEADING = re.compile(r"^# (?:Query|Answer):?[ \t]*$", re.MULTILINE)
-_OWN_HEADING = re.compile(r"# Answer:?[ \t]*\n")
+_OWN_HEADING = re.compile(r"\A# Answer:?[ \t]*\n")
 # A fence that names a language belongs to the answer.
 _FENCE = re.compile(r"```(?:text|markdown|md)?[ \t]*\n(?P<inside>.*?)(?P<end>\n```)?", re.DOTALL)
 
@@ -47,8 +47,7 @@ def clean_answer(text: str, *, is_cut: bool) -> str:
         text: The model's continuation of the prompt.
         is_cut: Whether the token limit ended it: it may then end in the middle of a heading, or inside the fence.
     """
-    begin = _OWN_HEADING.match(text)
-    answer = text[begin.end() :] if begin else text
+    answer = _OWN_HEADING.sub("", text)
     heading = _HEADING.search(answer)
     if heading:
         answer = answer[: heading.start()]
@@ -63,8 +62,7 @@ def settle_answer(text: str) -> Settled:
     A line that may become a heading, the white space at the end and an answer that may stand inside a fence are held
     back.
     """
-    begin = _OWN_HEADING.match(text)
-    answer = text[begin.end() :] if begin else text
+    answer = _OWN_HEADING.sub("", text)
     lines, _, last = answer.rpartition("\n")
     # At the end of the text "# Query" may still become "# Query language".
     if _HEADING.search(lines):
@@ -98,13 +96,9 @@ def join_messages(messages: Sequence[Message], *, is_structured: bool) -> str:
 
 
 def _without_partial_stop(text: str) -> str:
-    longest = max((one for stop in FLAT_STOPS for one in _beginnings(stop) if text.endswith(one)), key=len, default="")
-    return text.removesuffix(longest)
-
-
-def _beginnings(stop: str) -> list[str]:
-    """Return the beginnings of a stop, from its ``#`` on."""
-    return [stop[:length] for length in range(2, len(stop))]
+    # From the stop's "#" on.
+    beginnings = [stop[:length] for stop in FLAT_STOPS for length in range(2, len(stop))]
+    return text.removesuffix(max((one for one in beginnings if text.endswith(one)), key=len, default=""))
 
 
 def _without_fence(text: str, *, is_cut: bool) -> str:

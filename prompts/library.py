@@ -32,10 +32,15 @@ PLACEHOLDERS: Mapping[str, frozenset[str]] = {
 KEEP_PLACEHOLDERS = "keep_placeholders"
 """The template that is added for prompts that are templates themselves; part of the fingerprint of such runs alone."""
 METRICS_FILE = "metrics.toml"
-WARM_START_FILE = "rejected_rewrites.md"
-"""A template that only a run with a warm start has any use for."""
-ICL_FILE = "rewrite_response.md"
-"""A template that only the optimisation of ICL examples has any use for."""
+_WARM_START = "rejected_rewrites"
+"""The template that only a run with a warm start has any use for."""
+_ICL = "rewrite_response"
+"""The template that only the optimisation of ICL examples has any use for; no part of a search's fingerprint."""
+_RARE_PLACEHOLDERS: Mapping[str, frozenset[str]] = {
+    _WARM_START: frozenset({"rewrites"}),
+    _ICL: frozenset({"example"}),
+}
+_FILES = (*(f"{name}.md" for name in PLACEHOLDERS), METRICS_FILE, *(f"{name}.md" for name in _RARE_PLACEHOLDERS))
 _FIRST_SENTENCE = re.compile(r"(?<=[.?!])\s")
 
 PromptFormat = Literal["chat", "flat"]
@@ -95,16 +100,12 @@ class PromptLibrary:
     templates: Mapping[str, Template]
     metrics: tuple[Metric, ...]
     fingerprint: str
-    """SHA-256 over every template and metric, part of the run's fingerprint."""
-    rejected_rewrites: Template
-    """What a rewriter is told of a former run's rejected rewrites."""
-    rewrite_response: Template
-    """What asks for a better response of an ICL example; no part of a search's fingerprint."""
+    """SHA-256 over every template and metric that a search uses, part of the run's fingerprint."""
 
     @property
     def response_fingerprint(self) -> str:
-        """SHA-256 of that template."""
-        return hashlib.sha256(self.rewrite_response.template.encode()).hexdigest()
+        """SHA-256 of the template that asks for a better response of an ICL example."""
+        return hashlib.sha256(self.templates[_ICL].template.encode()).hexdigest()
 
     def render_select_metrics(self, query: Query) -> list[Message]:
         """Return the request that asks which metrics matter for a query."""
@@ -116,9 +117,10 @@ class PromptLibrary:
 
     def render_critique(self, *, query: Query, response: str, selection: MetricSelection) -> list[Message]:
         """Return the request that asks for one response's scores."""
+        described = "\n".join(f"- {_one_line(one.name)}: {_one_line(one.definition)}" for one in selection.metrics)
         return self._user(
             "critique",
-            metrics=fence("metrics", "\n".join(map(_describe_metric, selection.metrics))),
+            metrics=fence("metrics", described),
             reasoning=fence("reasoning", selection.reasoning),
             query=fence("query", query.text),
             response=fence("answer", response),
@@ -151,7 +153,7 @@ class PromptLibrary:
         versions = former or "(none: this is the first version)"
         if rejected:
             listed = "\n\n".join(_render_rejected(number, one) for number, one in enumerate(rejected, 1))
-            versions = f"{versions}\n\n{self.rejected_rewrites.substitute(rewrites=listed).strip()}"
+            versions = f"{versions}\n\n{self._fill(_WARM_START, rewrites=listed).strip()}"
         messages = self._user(
             "rewrite_prompts",
             former_prompts=versions,
@@ -165,9 +167,7 @@ class PromptLibrary:
 
     def render_rewrite_response(self, query: Query, rollout: Rollout) -> list[Message]:
         """Return the request that asks for a better response to a query, from one that was scored."""
-        return [
-            {"role": "user", "content": self.rewrite_response.substitute(example=render_rollout(1, query, rollout))}
-        ]
+        return self._user(_ICL, example=render_rollout(1, query, rollout))
 
     def render_repair(self, problem: str) -> Message:
         """Return the message that asks for a usable reply after one that was not."""
@@ -195,44 +195,36 @@ def load_prompts(folder: Path | None = None, *, has_placeholders: bool = False) 
         TemplateError: the folder does not exist or replaces nothing, a file cannot be read, a template's placeholders
             are not those its renderer fills, or the metrics file is malformed.
     """
-    names = [*(f"{name}.md" for name in PLACEHOLDERS), METRICS_FILE]
     if folder is not None:
-        _check_folder(folder, [*names, WARM_START_FILE, ICL_FILE])
-    texts = {name: _read(name, folder) for name in [*names, WARM_START_FILE, ICL_FILE]}
-    templates = {name: _check_template(name, texts[f"{name}.md"], wanted) for name, wanted in PLACEHOLDERS.items()}
-    rejected_rewrites = _check_template("rejected_rewrites", texts[WARM_START_FILE], {"rewrites"})
-    rewrite_response = _check_template("rewrite_response", texts[ICL_FILE], {"example"})
+        _check_folder(folder)
+    texts = {file: _read(file, folder) for file in _FILES}
+    wanted_by_name = {**PLACEHOLDERS, **_RARE_PLACEHOLDERS}
+    templates = {name: _check_template(name, texts[f"{name}.md"], wanted) for name, wanted in wanted_by_name.items()}
     metrics = _parse_metrics(texts[METRICS_FILE])
-    if folder is not None and (folder / WARM_START_FILE).is_file():
+    unused = {_ICL}
+    if folder is None or not (folder / f"{_WARM_START}.md").is_file():
         # Ours is left out: the fingerprints of runs that do without it stay what they were.
-        names.append(WARM_START_FILE)
-    added = f"{KEEP_PLACEHOLDERS}.md"
-    is_used = has_placeholders or texts[added] != _read(added, None)
-    used = [name for name in names if is_used or name != added]
-    digest = hashlib.sha256("\0".join(f"{name}\0{texts[name]}" for name in used).encode()).hexdigest()
-    return PromptLibrary(
-        templates=templates,
-        metrics=metrics,
-        fingerprint=digest,
-        rejected_rewrites=rejected_rewrites,
-        rewrite_response=rewrite_response,
-    )
+        unused.add(_WARM_START)
+    if not has_placeholders and texts[f"{KEEP_PLACEHOLDERS}.md"] == _read(f"{KEEP_PLACEHOLDERS}.md", None):
+        unused.add(KEEP_PLACEHOLDERS)
+    used = [file for file in _FILES if file.removesuffix(".md") not in unused]
+    digest = hashlib.sha256("\0".join(f"{file}\0{texts[file]}" for file in used).encode()).hexdigest()
+    return PromptLibrary(templates=templates, metrics=metrics, fingerprint=digest)
 
 
 def as_turns(examples: Sequence[ICLExample]) -> list[Message]:
     """Return ICL examples as the former exchanges that a model is shown."""
     turns: list[Message] = []
     for example in examples:
-        turns.append({"role": "user", "content": example.query})
-        turns.append({"role": "assistant", "content": example.response})
+        turns += [{"role": "user", "content": example.query}, {"role": "assistant", "content": example.response}]
     return turns
 
 
-def _check_folder(folder: Path, names: Sequence[str]) -> None:
+def _check_folder(folder: Path) -> None:
     if not folder.is_dir():
         raise TemplateError(f"Template folder {folder} does not exist.")
-    if not any((folder / name).is_file() for name in names):
-        raise TemplateError(f"Template folder {folder} replaces nothing: expected any of {', '.join(names)}.")
+    if not any((folder / file).is_file() for file in _FILES):
+        raise TemplateError(f"Template folder {folder} replaces nothing: expected any of {', '.join(_FILES)}.")
 
 
 def _read(name: str, folder: Path | None) -> str:
@@ -289,10 +281,6 @@ def render_rollout(number: int, query: Query, rollout: Rollout) -> str:
 def _render_rejected(number: int, rewrite: RejectedRewrite) -> str:
     scored = f"scored {rewrite.reward:.2f}, where its origin had {rewrite.parent_reward:.2f}"
     return f"Rejected {number}, {scored}:\n{fence('prompt', rewrite.prompt)}"
-
-
-def _describe_metric(metric: Metric) -> str:
-    return f"- {_one_line(metric.name)}: {_one_line(metric.definition)}"
 
 
 def _one_line(text: str) -> str:

@@ -9,7 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from string import Formatter, Template
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from drpo_graph.errors import DRPOError, SettingsError
 from drpo_graph.records import PlaceholderStyle
@@ -19,19 +19,13 @@ STYLES: tuple[FieldStyle, ...] = ("format", "mustache", "dollar")
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _MUSTACHE = re.compile(r"\{\{(.*?)\}\}", re.DOTALL)
-_DOLLAR = re.compile(r"\$(?:(\$)|([A-Za-z_][A-Za-z0-9_]*)|\{([A-Za-z_][A-Za-z0-9_]*)\})")
 _MARK_BY_STYLE: Mapping[FieldStyle, str] = {"format": "{%s}", "mustache": "{{%s}}", "dollar": "$%s"}
+_Piece = tuple[str, str | None]
+"""Literal text, then perhaps the name of a placeholder."""
 
 
 class TemplateSyntaxError(DRPOError):
     """A text is no template of its style; the message says why, in a clause."""
-
-
-class _Piece(NamedTuple):
-    """Literal text, then perhaps a placeholder."""
-
-    literal: str
-    name: str | None
 
 
 def find_style(prompt: str, setting: PlaceholderStyle) -> FieldStyle | None:
@@ -70,7 +64,7 @@ def count_placeholders(prompt: str, style: FieldStyle) -> Counter[str]:
     Raises:
         TemplateSyntaxError: the prompt is no template of this style.
     """
-    return Counter(piece.name for piece in _read(prompt, style) if piece.name is not None)
+    return Counter(name for _, name in _read(prompt, style) if name is not None)
 
 
 def describe_changes(prompt: str, parent: str, style: FieldStyle) -> str | None:
@@ -83,15 +77,16 @@ def describe_changes(prompt: str, parent: str, style: FieldStyle) -> str | None:
         found = count_placeholders(prompt, style)
     except TemplateSyntaxError as error:
         return f"the prompt is a template, and cannot be read as one any more: {error}"
-    problems = [
-        (word, [mark(name, style) for name in names])
-        for word, names in (
-            ("missing", [name for name in wanted if name not in found]),
-            ("not in the original", [name for name in found if name not in wanted]),
-            ("repeated", [name for name, number in found.items() if number > 1 == wanted[name]]),
-        )
-    ]
-    told = "; ".join(f"{word}: {', '.join(marks)}" for word, marks in problems if marks)
+    names_by_problem = {
+        "missing": [name for name in wanted if name not in found],
+        "not in the original": [name for name in found if name not in wanted],
+        "repeated": [name for name, number in found.items() if number > 1 == wanted[name]],
+    }
+    told = "; ".join(
+        f"{problem}: {', '.join(mark(name, style) for name in names)}"
+        for problem, names in names_by_problem.items()
+        if names
+    )
     return f"the prompt must keep the placeholders of the original, each as it stands there ({told})" if told else None
 
 
@@ -102,9 +97,7 @@ def fill(prompt: str, style: FieldStyle, values: Mapping[str, str]) -> str:
         TemplateSyntaxError: the prompt is no template of this style.
         KeyError: a placeholder has no value.
     """
-    return "".join(
-        piece.literal + (values[piece.name] if piece.name is not None else "") for piece in _read(prompt, style)
-    )
+    return "".join(literal + ("" if name is None else values[name]) for literal, name in _read(prompt, style))
 
 
 def as_format(prompt: str, style: FieldStyle | None) -> str:
@@ -113,10 +106,10 @@ def as_format(prompt: str, style: FieldStyle | None) -> str:
     Raises:
         TemplateSyntaxError: the prompt is no template of this style.
     """
-    pieces = [_Piece(prompt, None)] if style is None else _read(prompt, style)
+    pieces = [(prompt, None)] if style is None else _read(prompt, style)
     return "".join(
-        piece.literal.replace("{", "{{").replace("}", "}}") + ("" if piece.name is None else f"{{{piece.name}}}")
-        for piece in pieces
+        literal.replace("{", "{{").replace("}", "}}") + ("" if name is None else mark(name, "format"))
+        for literal, name in pieces
     )
 
 
@@ -147,7 +140,7 @@ def _read_format(prompt: str) -> Iterator[_Piece]:
     for literal, name, specification, conversion in parts:
         if name is not None and (specification or conversion or not _NAME.fullmatch(name)):
             raise TemplateSyntaxError(f"{{{name}...}} is no plain {{name}}; literal braces are doubled, {{{{ and }}}}")
-        yield _Piece(literal, name)
+        yield literal, name
 
 
 def _read_mustache(prompt: str) -> Iterator[_Piece]:
@@ -156,16 +149,16 @@ def _read_mustache(prompt: str) -> Iterator[_Piece]:
         name = found[1].strip()
         if not _NAME.fullmatch(name):
             raise TemplateSyntaxError(f"{found[0][:40]!r} is no plain {{{{name}}}}")
-        yield _Piece(prompt[end : found.start()], name)
+        yield prompt[end : found.start()], name
         end = found.end()
-    yield _Piece(prompt[end:], None)
+    yield prompt[end:], None
 
 
 def _read_dollar(prompt: str) -> Iterator[_Piece]:
     if not Template(prompt).is_valid():
         raise TemplateSyntaxError("a '$' begins no name; a literal one is doubled, $$")
     end = 0
-    for found in _DOLLAR.finditer(prompt):
-        yield _Piece(prompt[end : found.start()] + (found[1] or ""), found[2] or found[3])
+    for found in Template.pattern.finditer(prompt):
+        yield prompt[end : found.start()] + (found["escaped"] or ""), found["named"] or found["braced"]
         end = found.end()
-    yield _Piece(prompt[end:], None)
+    yield prompt[end:], None

@@ -11,23 +11,10 @@ from pydantic import JsonValue
 
 from drpo_graph.calls.roles import Models
 from drpo_graph.errors import ReplyError, SettingsError
-from drpo_graph.models.request import Choice, ReplySchema
-from drpo_graph.parts.parsing import (
-    parse_critique,
-    parse_critique_published,
-    parse_metric_selection,
-    parse_rewrite,
-)
-from drpo_graph.parts.protocols import (
-    MetricSelector,
-    RewardFunction,
-    RewriteRequest,
-)
-from drpo_graph.parts.rewards import (
-    NamedReward,
-    ask_reward,
-    check_reward,
-)
+from drpo_graph.models.request import ReplySchema
+from drpo_graph.parts.parsing import parse_critique, parse_critique_published, parse_metric_selection, parse_rewrite
+from drpo_graph.parts.protocols import MetricSelector, RewardFunction, RewriteRequest
+from drpo_graph.parts.rewards import NamedReward, ask_reward, check_reward
 from drpo_graph.parts.soft_scores import soften_critique
 from drpo_graph.prompts.library import PromptLibrary
 from drpo_graph.records import MAX_SCORE, MIN_SCORE, Critique, Metric, MetricScore, MetricSelection, Query, Rollout
@@ -101,7 +88,7 @@ class LLMCritic:
         samples = await models.critic.ask(
             self.prompts.render_critique(query=query, response=response, selection=selection),
             parse=parse_critique_published if self.settings.is_compat else strict,
-            soften=_soften if self.settings.soft_scores else None,
+            soften=soften_critique if self.settings.soft_scores else None,
             schema=_critique_schema(selection.metrics, self.settings.max_rationale_chars),
         )
         return samples[0].require(f"critique on query {query.id!r}")
@@ -182,17 +169,8 @@ def choose_examples(examples: Sequence[tuple[Query, Rollout]], *, settings: Sett
     return chosen
 
 
-def _soften(critique: Critique, choice: Choice) -> Critique:
-    return soften_critique(critique, choice.text, choice.score_tokens)
-
-
 def _object_schema(properties: dict[str, JsonValue]) -> dict[str, JsonValue]:
-    return {
-        "type": "object",
-        "properties": properties,
-        "required": list(properties),
-        "additionalProperties": False,
-    }
+    return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
 
 
 def _text_schema(max_chars: int | None) -> dict[str, JsonValue]:
@@ -204,16 +182,12 @@ def _selection_schema(known: Sequence[Metric], settings: Settings) -> ReplySchem
     name: JsonValue = {"type": "string", "enum": [metric.name for metric in known]}
     new_name = _text_schema(None if bound is None else _MAX_NAME_CHARS)
     new_metric = _object_schema({"name": new_name, "definition": _text_schema(bound)})
-    return ReplySchema(
-        "metric_selection",
-        _object_schema(
-            {
-                "reasoning": _text_schema(bound),
-                "metrics": {"type": "array", "items": name, "minItems": 1, "maxItems": settings.max_metrics},
-                "new_metrics": {"type": "array", "items": new_metric, "maxItems": 1},
-            }
-        ),
-    )
+    properties: dict[str, JsonValue] = {
+        "reasoning": _text_schema(bound),
+        "metrics": {"type": "array", "items": name, "minItems": 1, "maxItems": settings.max_metrics},
+        "new_metrics": {"type": "array", "items": new_metric, "maxItems": 1},
+    }
+    return ReplySchema("metric_selection", _object_schema(properties))
 
 
 def _critique_schema(metrics: Sequence[Metric], max_rationale_chars: int | None) -> ReplySchema:

@@ -7,7 +7,6 @@ guessed at: it raises :class:`~drpo_graph.errors.ReplyError`, and the sample sta
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
 
 from pydantic import JsonValue
 
@@ -22,13 +21,6 @@ _PLACEHOLDER = re.compile(r"<[^<>\n]+>")
 _decoder = json.JSONDecoder(strict=False)
 
 
-class FoundObject(NamedTuple):
-    """A JSON object in a reply, and where it begins."""
-
-    value: dict[str, JsonValue]
-    start: int
-
-
 def extract_json(text: str) -> dict[str, JsonValue]:
     """Return the first JSON object in a reply, alone or surrounded by prose, a code fence or a model's thinking.
 
@@ -37,11 +29,12 @@ def extract_json(text: str) -> dict[str, JsonValue]:
     Raises:
         ReplyError: there is none.
     """
-    return find_json(text).value
+    value, _ = find_json(text)
+    return value
 
 
-def find_json(text: str) -> FoundObject:
-    """Return the object that :func:`extract_json` takes, with its place in the reply.
+def find_json(text: str) -> tuple[dict[str, JsonValue], int]:
+    """Return the object that :func:`extract_json` takes, and where it begins in the reply.
 
     Raises:
         ReplyError: there is none.
@@ -52,25 +45,15 @@ def find_json(text: str) -> FoundObject:
     while position >= 0:
         try:
             value, _ = _decoder.raw_decode(answer, position)
+            if "\\ud" in answer[position:].lower():
+                value = json.loads(clean_surrogates(json.dumps(value, ensure_ascii=False)))
         except (ValueError, RecursionError):  # Not JSON, a number of thousands of digits, or nested without end.
             value = None
         if isinstance(value, dict):
-            if "\\ud" in answer[position:].lower():
-                value = _without_lone_surrogates(value)
-            return FoundObject(value, len(text) - len(answer) + position)
+            return value, len(text) - len(answer) + position
         ends = _block_ends(answer) if ends is None else ends
         position = answer.find("{", position + 1) if ends[position + 1] >= 0 else -1
     raise ReplyError(f"expected a JSON object, got {shorten(text)!r}")
-
-
-def _without_lone_surrogates(value: JsonValue) -> Any:
-    if isinstance(value, str):
-        return clean_surrogates(value)
-    if isinstance(value, list):
-        return [_without_lone_surrogates(one) for one in value]
-    if isinstance(value, dict):
-        return {clean_surrogates(name): _without_lone_surrogates(one) for name, one in value.items()}
-    return value
 
 
 def _block_ends(text: str) -> list[int]:
@@ -226,10 +209,9 @@ def _read_entry(entry: JsonValue) -> tuple[JsonValue, str]:
 
 
 def _read_metric(entry: JsonValue, known: Mapping[str, Metric]) -> Metric | None:
-    name = entry.get("name") if isinstance(entry, dict) else entry
+    name, definition = (entry.get("name"), entry.get("definition")) if isinstance(entry, dict) else (entry, None)
     if not isinstance(name, str) or not metric_key(name):
         return None
-    definition = entry.get("definition") if isinstance(entry, dict) else None
     if metric_key(name) in known:
         return known[metric_key(name)]
     if isinstance(definition, str) and definition.strip():

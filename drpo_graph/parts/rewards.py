@@ -5,8 +5,7 @@ import importlib
 import inspect
 import json
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, cast
@@ -94,7 +93,10 @@ class MixedCritic:
 
     async def critique(self, query: Query, response: str, *, selection: MetricSelection, models: Models) -> Critique:
         """Return the scores of all, each with its share in the reward."""
-        given = [await self._ask(one, query, response) for one in self.mixed.rewards]
+        given = [
+            check_reward(await ask_reward(one, query, response, timeout_s=self.timeout_s), name=one.label)
+            for one in self.mixed.rewards
+        ]
         share = self.mixed.weight / sum(one.weight for one in self.mixed.rewards)
         scores = [
             MetricScore(metric=one.label, score=reward.score, rationale=reward.feedback, weight=one.weight * share)
@@ -108,19 +110,9 @@ class MixedCritic:
             scores=(*(one.model_copy(update={"weight": one.weight * rest}) for one in judged.scores), *scores)
         )
 
-    async def _ask(self, one: NamedReward, query: Query, response: str) -> Reward:
-        reward = await ask_reward(one, query, response, timeout_s=self.timeout_s)
-        return check_reward(reward, name=one.label)
-
 
 async def ask_reward(one: NamedReward, query: Query, response: str, *, timeout_s: float) -> Reward:
-    """Return what a reward function says of a response.
-
-    Args:
-        one: The function.
-        query: What was asked.
-        response: The response.
-        timeout_s: Longest wait for it, where it has none of its own.
+    """Return what a reward function says of a response; ``timeout_s`` is for one that has none of its own.
 
     Raises:
         ReplyError: it gave nothing in time, or raised this or what it may raise.
@@ -148,19 +140,16 @@ def check_reward(reward: Reward, *, name: str = "") -> Reward:
     """Return a reward whose score is one.
 
     Raises:
-        ReplyError: it lies outside 1 to 5.
+        ReplyError: it is none, or lies outside 1 to 5.
     """
-    called = f" {name!r}" if name else ""
     if not isinstance(reward, Reward):
-        raise ReplyError(
-            f"the reward function{called} gave {str(reward)[:_MAX_TOLD]!r}, expected a Reward", kind="reward_error"
-        )
-    if not MIN_SCORE <= reward.score <= MAX_SCORE:
-        raise ReplyError(
-            f"the reward function{called} gave {reward.score!r}, expected {MIN_SCORE} to {MAX_SCORE}",
-            kind="reward_error",
-        )
-    return reward
+        told, expected = repr(str(reward)[:_MAX_TOLD]), "a Reward"
+    elif not MIN_SCORE <= reward.score <= MAX_SCORE:
+        told, expected = repr(reward.score), f"{MIN_SCORE} to {MAX_SCORE}"
+    else:
+        return reward
+    called = f" {name!r}" if name else ""
+    raise ReplyError(f"the reward function{called} gave {told}, expected {expected}", kind="reward_error")
 
 
 def replaces_critic(critic: CriticPart | None) -> bool:
@@ -210,25 +199,17 @@ def load_reward(spec: str) -> RewardFunction:
     module_name, _, name = spec.partition(":")
     if not module_name or not name.isidentifier():
         raise SettingsError(f"Reward {spec!r}: expected module:function, e.g. my_rewards:is_json.")
+    folder = str(Path.cwd())
+    sys.path.insert(0, folder)
     try:
-        with _working_folder_first():
+        try:
             function = getattr(importlib.import_module(module_name), name)
+        finally:
+            sys.path.remove(folder)
     except (ImportError, AttributeError, SyntaxError, ValueError) as error:
         raise SettingsError(
             f"Reward {spec!r} cannot be loaded: {error}. Give a module of the working folder or one that is installed."
         ) from error
-    if not inspect.iscoroutinefunction(function) and not inspect.iscoroutinefunction(
-        getattr(function, "__call__", None)  # noqa: B004
-    ):
+    if not any(map(inspect.iscoroutinefunction, (function, getattr(function, "__call__", None)))):  # noqa: B004
         raise SettingsError(f"Reward {spec!r}: expected `async def {name}(query, response)`, which returns a Reward.")
     return cast(RewardFunction, function)
-
-
-@contextmanager
-def _working_folder_first() -> Iterator[None]:
-    folder = str(Path.cwd())
-    sys.path.insert(0, folder)
-    try:
-        yield
-    finally:
-        sys.path.remove(folder)

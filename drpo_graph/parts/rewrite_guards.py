@@ -84,12 +84,7 @@ def make_guard(
 ) -> RewriteGuard:
     """Return what rewrites of a prompt must keep to; under compat nothing, as published.
 
-    Args:
-        settings: With the rules.
-        initial_prompt: Says how placeholders are written.
-        prompt: The prompt that is rewritten.
-        former_prompts: Earlier prompts of its path.
-        examples: What the rewriter is shown.
+    The initial prompt says how placeholders are written; the examples are what the rewriter is shown.
     """
     if settings.is_compat:
         return NO_GUARD

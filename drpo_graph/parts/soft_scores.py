@@ -6,9 +6,9 @@ tokens were that they chose from; of these, only those where a digit may be a sc
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator
 
-from drpo_graph.models.token_scores import ScoreToken
+from drpo_graph.models.request import Choice
 from drpo_graph.parts.parsing import find_json
 from drpo_graph.records import Critique, MetricScore, metric_key
 
@@ -17,15 +17,10 @@ _SPACE = re.compile(r"[ \t\n\r]*")
 _decoder = json.JSONDecoder(strict=False)
 
 
-def soften_critique(critique: Critique, text: str, tokens: Sequence[ScoreToken]) -> Critique:
-    """Return a critique whose scores are expectations, where the probabilities at their places are known.
-
-    Args:
-        critique: What :func:`~drpo_graph.parts.parsing.parse_critique` read in the reply.
-        text: The reply.
-        tokens: Its tokens that may be scores.
-    """
-    token_by_offset = {token.offset: token for token in tokens}
+def soften_critique(critique: Critique, choice: Choice) -> Critique:
+    """Return the critique that a choice holds, with expectations for scores where the probabilities are known."""
+    text = choice.text
+    token_by_offset = {token.offset: token for token in choice.score_tokens}
     places = find_scores(text) if token_by_offset else {}
 
     def soften(score: MetricScore) -> MetricScore:
@@ -44,17 +39,16 @@ def find_scores(text: str) -> dict[str, int]:
     Raises:
         ReplyError: the reply holds no JSON object.
     """
-    root = _members(text, find_json(text).start)
-    scores = root.get("scores")
-    if scores is None:
-        entries = {metric_key(name): place for name, place in root.items()}
-    elif text[scores] == "{":
-        entries = {metric_key(name): place for name, place in _members(text, scores).items()}
-    else:
-        entries = {_name_at(text, place): place for place in _elements(text, scores) if text[place] == "{"}
+    _, root = find_json(text)
+    scores = dict(_items(text, root)).get("scores", root)
+    entries: dict[str, int] = {}
+    if text[scores] == "{":
+        entries = {metric_key(name): place for name, place in dict(_items(text, scores)).items()}
+    elif text[scores] == "[":
+        entries = {_name_at(text, place): place for _, place in _items(text, scores) if text[place] == "{"}
     places = {}
     for name, place in entries.items():
-        score = _members(text, place).get("score") if text[place] == "{" else place
+        score = dict(_items(text, place)).get("score") if text[place] == "{" else place
         if score is not None:
             places[name] = score
     return places
@@ -66,32 +60,17 @@ def _name_at(text: str, start: int) -> str:
     return metric_key(str(entry.get("metric", entry.get("name", ""))))
 
 
-def _members(text: str, start: int) -> dict[str, int]:
-    """Return where the values of the JSON object at ``start`` begin, by key; of equal keys the last counts."""
-    places: dict[str, int] = {}
-    position = _skip_space(text, start + 1)
-    while text[position] != "}":
-        key, position = _decoder.raw_decode(text, position)
-        places[key] = _skip_space(text, _skip_space(text, position) + 1)
-        position = _next_item(text, places[key])
-    return places
-
-
-def _elements(text: str, start: int) -> list[int]:
-    """Return where the elements of the JSON array at ``start`` begin; a value of another kind has none."""
-    places: list[int] = []
-    position = _skip_space(text, start + 1)
-    while text[start] == "[" and text[position] != "]":
-        places.append(position)
-        position = _next_item(text, position)
-    return places
-
-
-def _next_item(text: str, value: int) -> int:
-    """Return where the item after the value at ``value`` begins, or the bracket that ends them."""
-    _, end = _decoder.raw_decode(text, value)
-    end = _skip_space(text, end)
-    return _skip_space(text, end + 1) if text[end] == "," else end
+def _items(text: str, start: int) -> Iterator[tuple[str, int]]:
+    """Yield the key of each value of the JSON object or array at ``start``, empty in an array, and where it begins."""
+    key, position = "", _skip_space(text, start + 1)
+    while text[position] not in "}]":
+        if text[start] == "{":
+            key, position = _decoder.raw_decode(text, position)
+            position = _skip_space(text, _skip_space(text, position) + 1)
+        yield key, position
+        _, end = _decoder.raw_decode(text, position)
+        end = _skip_space(text, end)
+        position = _skip_space(text, end + 1) if text[end] == "," else end
 
 
 def _skip_space(text: str, position: int) -> int:

@@ -10,7 +10,6 @@ from drpo_graph.registry.prompt import RegisteredPrompt
 from drpo_graph.safety.terminal import inert_json
 
 PromptForm = Literal["txt", "json", "template", "hub"]
-FORMS: Final[tuple[PromptForm, ...]] = ("txt", "json", "template", "hub")
 
 _MAX_HANDLE: Final = 100
 _NUM_MARK: Final = 8
@@ -29,7 +28,9 @@ def render_prompt(prompt: RegisteredPrompt, form: PromptForm) -> str:
         return f"{prompt.system_prompt}\n"
     if form == "json":
         return _to_json(prompt.model_dump(mode="json"))
-    manifest = _make_manifest(prompt)
+    from langchain_core.load import dumpd  # Slow to load.
+
+    manifest: dict[str, object] = dumpd(prompt.to_chat_prompt_template())
     return _to_json(manifest if form == "template" else _describe_for_hub(prompt, manifest))
 
 
@@ -48,13 +49,6 @@ def describe_provenance(prompt: RegisteredPrompt) -> Iterator[str]:
             bounds = f" [{prompt.interval_low:+.2f}, {prompt.interval_high:+.2f}]"
         word = "significant" if prompt.is_significant else "not significant"
         yield f"gain on held-out queries: {prompt.difference:+.2f}{bounds}, {word}"
-
-
-def _make_manifest(prompt: RegisteredPrompt) -> dict[str, object]:
-    from langchain_core.load import dumpd  # Slow to load.
-
-    manifest: dict[str, object] = dumpd(prompt.to_chat_prompt_template())
-    return manifest
 
 
 def _describe_for_hub(prompt: RegisteredPrompt, manifest: dict[str, object]) -> dict[str, object]:

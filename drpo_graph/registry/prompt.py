@@ -2,9 +2,9 @@
 
 import datetime
 from importlib.resources import files
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Annotated, Final, Self
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field, field_validator
 
 from drpo_graph.errors import UsageError
 from drpo_graph.prompts.placeholders import FieldStyle, TemplateSyntaxError, as_format, count_placeholders
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from langchain_core.prompts import ChatPromptTemplate
 
 _MESSAGES = "messages"
+_Writable = Annotated[str, AfterValidator(clean_surrogates)]
 
 GENERAL_PROMPT: Final = files(__package__).joinpath("general.md").read_text(encoding="utf-8").rstrip("\n")
 """The words of ``general.md``."""
@@ -25,12 +26,12 @@ class RegisteredPrompt(Record):
 
     model: str = Field(min_length=1)
     """The model's name, as inference asks for it: ``provider:model``, or without the provider."""
-    system_prompt: str
+    system_prompt: _Writable
     placeholders: FieldStyle | None = None
     """How the prompt marks what an app fills in; ``None`` when braces and dollar signs are what they are."""
-    source: str | None = None
+    source: _Writable | None = None
     """Where it was read, or who made it."""
-    run: str | None = None
+    run: _Writable | None = None
     """The run that found it."""
     reward: float | None = None
     initial_reward: float | None = None
@@ -44,20 +45,15 @@ class RegisteredPrompt(Record):
     """Whether the interval lies above zero; ``None`` when nothing was validated."""
     date: datetime.date | None = None
     """When the run ended, or the prompt was imported (UTC)."""
-    licence: str | None = None
+    licence: _Writable | None = None
     """Under which the prompt may be used."""
 
     @field_validator("system_prompt")
     @classmethod
-    def _make_writable(cls, value: str) -> str:
+    def _reject_blank(cls, value: str) -> str:
         if not value.strip():
             raise ValueError("it is blank")
-        return clean_surrogates(value)
-
-    @field_validator("source", "run", "licence")
-    @classmethod
-    def _make_texts_writable(cls, value: str | None) -> str | None:
-        return None if value is None else clean_surrogates(value)
+        return value
 
     @classmethod
     def from_result(
@@ -72,39 +68,32 @@ class RegisteredPrompt(Record):
     ) -> Self:
         """Return the prompt that a run delivers; its rewards are those on held-out queries where there were any.
 
-        Args:
-            result: What the run found.
-            model: The model that the prompt is for.
-            source: Where the run is kept.
-            date: When it ended.
-            licence: Under which the prompt may be used.
-            placeholders: The style of the prompt's placeholders, if it has any.
+        ``source`` is where the run is kept, ``date`` when it ended; the rest is as the record's fields say.
         """
+        at_start = result.initial_reward_same_queries
+        fields: dict[str, object] = {
+            "reward": result.reward,
+            "initial_reward": result.initial_reward if at_start is None else at_start,
+        }
+        if (validation := result.validation) is not None:
+            fields = {
+                "reward": validation.initial_reward,
+                "initial_reward": validation.initial_reward,
+                "is_significant": False,
+            }
+            for one in validation.comparisons:
+                if one.candidate_id == result.candidate_id:
+                    names = ("reward", "difference", "interval_low", "interval_high", "is_significant")
+                    fields |= {name: getattr(one, name) for name in names}
         known = cls(
             model=model,
             system_prompt=result.system_prompt,
             source=source,
             run=result.thread_id,
-            reward=result.reward,
-            initial_reward=result.initial_reward
-            if result.initial_reward_same_queries is None
-            else result.initial_reward_same_queries,
             date=date,
             licence=licence,
             placeholders=placeholders,
         )
-        validation = result.validation
-        if validation is None:
-            return known
-        fields: dict[str, object] = {
-            "reward": validation.initial_reward,
-            "initial_reward": validation.initial_reward,
-            "is_significant": False,
-        }
-        for one in validation.comparisons:
-            if one.candidate_id == result.candidate_id:
-                names = ("reward", "difference", "interval_low", "interval_high", "is_significant")
-                fields |= {name: getattr(one, name) for name in names}
         return known.model_copy(update=fields)
 
     def to_chat_prompt_template(self) -> "ChatPromptTemplate":
@@ -119,14 +108,11 @@ class RegisteredPrompt(Record):
 
         try:
             text = as_format(self.system_prompt, self.placeholders)
-            is_taken = self.placeholders is not None and _MESSAGES in count_placeholders(
-                self.system_prompt, self.placeholders
-            )
         except TemplateSyntaxError as error:
             raise UsageError(
                 f"Prompt of {self.model!r}: placeholders={self.placeholders!r}, and it cannot be read so: {error}."
             ) from error
-        if is_taken:
+        if _MESSAGES in count_placeholders(text, "format"):
             raise UsageError(
                 f"Prompt of {self.model!r}: the template takes the conversation as {_MESSAGES!r}, which the prompt has "
                 "as a placeholder. Rename that."

@@ -65,10 +65,20 @@ class PromptRegistry:
         """Keep a prompt in the place of its model's former one, and return its file.
 
         Raises:
-            UsageError: the name can name no file, or the file cannot be written.
+            UsageError: the name can name no file, or the file cannot be written or is another model's.
         """
         path = self._path(prompt.model)
-        self._check_is_free(path, prompt.model)
+        try:
+            holder = _read(path).model
+        except (FileNotFoundError, UsageError):
+            # What is damaged is mended by being replaced.
+            holder = prompt.model
+        # One whose name differs in case alone, where case is nothing to a file's name.
+        if holder != prompt.model:
+            raise UsageError(
+                f"Prompt registry {self.folder}: {path.name} holds the prompt of {holder!r}, not of {prompt.model!r}. "
+                "Give another folder, or rename that file."
+            )
         try:
             write_atomically(path, (prompt.model_dump_json(indent=2) + "\n").encode())
         except OSError as error:
@@ -106,23 +116,6 @@ class PromptRegistry:
         part = [name for folded, name in by_folded.items() if wanted in folded]
         close = [by_folded[one] for one in get_close_matches(wanted, by_folded, n=_MAX_NEAR, cutoff=0.5)]
         return tuple(dict.fromkeys([*close, *part]))[:_MAX_NEAR]
-
-    def _check_is_free(self, path: Path, model: str) -> None:
-        """Do nothing unless the file is another model's: one whose name differs in case alone, where case is nothing.
-
-        Raises:
-            UsageError: it is.
-        """
-        try:
-            other = _read(path).model
-        except (FileNotFoundError, UsageError):
-            # What is damaged is mended by being replaced.
-            return
-        if other != model:
-            raise UsageError(
-                f"Prompt registry {self.folder}: {path.name} holds the prompt of {other!r}, not of {model!r}. Give "
-                "another folder, or rename that file."
-            )
 
     def _path(self, model: str) -> Path:
         try:

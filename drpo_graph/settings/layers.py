@@ -101,16 +101,15 @@ def _nest(values: Mapping[str, object]) -> dict[str, object]:
             continue
         field = ALIASES.get(name.replace("-", "_"), name.replace("-", "_"))
         role, _, role_field = field.partition("_")
+        given = value
         if role in ROLES and role_field and field not in Settings.model_fields:
-            table = nested.setdefault(role, {})
-            if isinstance(table, dict):
-                table[role_field] = value
-        elif field in ROLES and isinstance(value, Mapping):
+            field, given = role, {role_field: value}
+        if field in ROLES and isinstance(given, Mapping):
             table = nested.setdefault(field, {})
             if isinstance(table, dict):
-                table.update(value)
+                table.update(given)
         else:
-            nested[field] = value
+            nested[field] = given
     return nested
 
 

@@ -8,7 +8,8 @@ from pydantic import Field, field_validator
 
 from drpo_graph.errors import UsageError
 from drpo_graph.records import Record
-from drpo_graph.settings.prices import PICODOLLARS, Price, PriceBook
+from drpo_graph.settings.fingerprint import Operational
+from drpo_graph.settings.prices import PICODOLLARS, Price, PriceBook, names_of
 
 Cap = Literal["max_calls", "max_tokens", "max_cost", "max_time"]
 CAPS: tuple[Cap, ...] = ("max_calls", "max_tokens", "max_cost", "max_time")
@@ -38,15 +39,15 @@ class Amount(NamedTuple):
 class Limits(Record):
     """One budget for a run's four roles together; what is unset is unbounded. It may change on resume."""
 
-    max_calls: int | None = Field(None, ge=1)
+    max_calls: Operational[int | None] = Field(None, ge=1)
     """Model calls; one with several samples is one."""
-    max_tokens: int | None = Field(None, ge=1)
+    max_tokens: Operational[int | None] = Field(None, ge=1)
     """Tokens in prompts and replies, cached ones included."""
-    max_cost: float | None = Field(None, gt=0, allow_inf_nan=False)
+    max_cost: Operational[float | None] = Field(None, gt=0, allow_inf_nan=False)
     """USD. Every model needs a price for it."""
-    max_time: float | None = Field(None, gt=0, allow_inf_nan=False)
+    max_time: Operational[float | None] = Field(None, gt=0, allow_inf_nan=False)
     """Seconds of work, summed over the processes of the run; ``"90m"``, ``"2h"``, ``"1d"`` are read too."""
-    prices: dict[str, Price] = Field(default_factory=dict)
+    prices: Operational[dict[str, Price]] = Field(default_factory=dict)
     """Prices by model string, before those of the list that comes with the package."""
 
     @field_validator("max_time", mode="before")
@@ -93,8 +94,7 @@ def check_priced(names: Collection[str], model_by_role: Mapping[str, str]) -> No
     """
     models = sorted({model for model in model_by_role.values() if model})
     for name in names:
-        book = PriceBook({name: Price(input=0, output=0)})
-        if not any(book.find_own(model) for model in models):
+        if not any(name in names_of(model) for model in models):
             raise UsageError(f"--price {name}: no role uses this model. The roles' models: {', '.join(models)}.")
 
 
@@ -119,13 +119,13 @@ def flag_of(cap: Cap) -> str:
 
 def tell_amount(cap: Cap, value: float, *, limit: float | None = None) -> str:
     """Return an amount of what a cap bounds, for people: ``1,200 tokens``, ``$0.42``, ``90 s``, ``8 of 20 calls``."""
-    if cap == "max_cost":
-        return tell_money(value) if limit is None else f"{tell_money(value)} of {tell_money(limit)}"
-    share = _tell_number(cap, value) if limit is None else f"{_tell_number(cap, value)} of {_tell_number(cap, limit)}"
-    return f"{share} {_UNIT_BY_CAP[cap]}"
+    told = " of ".join(_tell_number(cap, one) for one in (value, limit) if one is not None)
+    return told if cap == "max_cost" else f"{told} {_UNIT_BY_CAP[cap]}"
 
 
 def _tell_number(cap: Cap, value: float) -> str:
+    if cap == "max_cost":
+        return tell_money(value)
     return f"{value:.2g}" if cap == "max_time" and value < 10 else f"{value:,.0f}"
 
 

@@ -15,7 +15,6 @@ PICODOLLARS = 10**12
 """In a dollar. Money is counted in whole picodollars: a dollar per million tokens is a million of them per token, so
 that sums do not depend on their order."""
 
-_TABLE = "prices.toml"
 _PER_TOKEN = PICODOLLARS // 10**6
 _OWN_SERVERS = ("local:", "vllm:")
 _DATE = re.compile(r"-(\d{4}-\d{2}-\d{2}|\d{8}|latest)$")
@@ -55,23 +54,20 @@ class PriceBook:
         Args:
             model: ``provider:model``; the name alone will do where one provider of the list has it.
         """
-        own_name = self.find_own(model)
-        if own_name is not None:
-            return self._own[own_name]
+        names = names_of(model)
+        for name in names:
+            if name in self._own:
+                return self._own[name]
         if model.startswith(_OWN_SERVERS):
             return _FREE
         listed = _load_list()
-        for name in _names_of(model):
+        for name in names:
             if name in listed:
                 return listed[name]
             named_so = [price for known, price in listed.items() if known.partition(":")[2] == name]
             if len(named_so) == 1:
                 return named_so[0]
         return None
-
-    def find_own(self, model: str) -> str | None:
-        """Return the name under which the user has given a model's price, or ``None``: its own, or its undated one."""
-        return next((name for name in _names_of(model) if name in self._own), None)
 
     def cost_of(self, model: str, usage: Usage) -> int | None:
         """Return what a model's calls cost, in picodollars, or ``None`` when its price is not known."""
@@ -102,7 +98,7 @@ def to_dollars(picodollars: int) -> float:
     return picodollars / PICODOLLARS
 
 
-def _names_of(model: str) -> tuple[str, str]:
+def names_of(model: str) -> tuple[str, str]:
     """Return the names under which a model's price may stand, the closest first: its own, and without its date."""
     return model, _DATE.sub("", model)
 
@@ -113,5 +109,5 @@ def _per_token(price: float) -> int:
 
 @cache
 def _load_list() -> Mapping[str, Price]:
-    text = files("drpo_graph.settings").joinpath(_TABLE).read_text(encoding="utf-8")
+    text = files("drpo_graph.settings").joinpath("prices.toml").read_text(encoding="utf-8")
     return {model: Price.model_validate(price) for model, price in tomllib.loads(text)["prices"].items()}

@@ -1,28 +1,22 @@
 """Settings of a run: read once, validated, frozen. Flags come before files, files before defaults."""
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
-from drpo_graph.records import ROLES, Record, Role
+from drpo_graph.records import Record, Role
 from drpo_graph.safety.redaction import find_secret_field, redact
+from drpo_graph.settings.fingerprint import Operational, fingerprint_fields
 from drpo_graph.settings.limits import Limits
-from drpo_graph.settings.prompt_rules import COMPAT_RULES, PromptRules
-from drpo_graph.settings.retrieval import RetrievalSettings
+from drpo_graph.settings.prompt_rules import PromptRules
+from drpo_graph.settings.retrieval import RetrievalSettings, VariableName
 
-Compat = Literal["none", "drpo"]
-QueryPolicy = Literal["stream", "pool"]
 RewardAggregate = Literal["auto", "mean", "sum", "last"]
-BeamSampling = Literal["top", "stochastic"]
+QueryPolicy = Literal["stream", "pool"]
+Compat = Literal["none", "drpo"]
 Routing = Literal["prefix", "least_loaded", "round_robin"]
-ReplyMode = Literal["auto", "json_schema", "tool", "json", "text"]
-
-DEFAULT_INITIAL_PROMPT = "You are a helpful assistant."
-
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 COMPAT_DRPO: Mapping[str, JsonValue] = {
     "queries_per_level": 1,
@@ -31,7 +25,7 @@ COMPAT_DRPO: Mapping[str, JsonValue] = {
     "deduplicate": False,
     "reward_aggregate": "auto",
     "soft_scores": False,
-    **COMPAT_RULES,
+    "placeholders": "none",
 }
 """What ``compat="drpo"`` fixes; a different explicit value is an error."""
 
@@ -56,10 +50,10 @@ class RoleSettings(Record):
 
     model: str = ""
     """``provider:model``, e.g. ``openai:gpt-4o-mini``, ``vllm:meta-llama/Llama-3.1-8B-Instruct``, ``local:smollm2``."""
-    base_url: str | tuple[str, ...] | None = None
+    base_url: Operational[str | tuple[str, ...] | None] = None
     """Base URL of an OpenAI-compatible API, ending in ``/v1``, or those of several servers of one model; the provider's
     own when absent."""
-    api_key_env: str | None = None
+    api_key_env: Operational[VariableName | None] = None
     """Name of the environment variable that holds the key; the provider's own when absent."""
     temperature: float = Field(0.0, ge=0, le=2)
     top_p: float = Field(1.0, gt=0, le=1)
@@ -72,17 +66,10 @@ class RoleSettings(Record):
     system_role: Literal["auto", "keep", "merge"] = "auto"
     """``merge`` puts the system prompt into the user message; ``auto`` does so once a server refuses the role."""
     stop: tuple[str, ...] = ()
-    reply_mode: ReplyMode = "auto"
+    reply_mode: Literal["auto", "json_schema", "tool", "json", "text"] = "auto"
     """First rung of the reply ladder; ``auto`` starts at JSON schema and remembers what the server refuses."""
     extra_body: dict[str, JsonValue] = Field(default_factory=dict)
     """Further fields of the request, e.g. vLLM's sampling extensions."""
-
-    @field_validator("api_key_env")
-    @classmethod
-    def _reject_key(cls, value: str | None) -> str | None:
-        if value is not None and not _VARIABLE.fullmatch(value):
-            raise ValueError("expected the name of an environment variable, not a key: settings are stored")
-        return value
 
     @field_validator("extra_body")
     @classmethod
@@ -112,7 +99,7 @@ class Settings(RetrievalSettings, PromptRules):
     compat: Compat = "none"
     """``drpo`` reproduces the published search rule by rule."""
     seed: int = 0
-    initial_prompt: str = DEFAULT_INITIAL_PROMPT
+    initial_prompt: str = "You are a helpful assistant."
 
     base: RoleSettings = Field(default_factory=RoleSettings)
     metrics: RoleSettings = Field(default_factory=RoleSettings)
@@ -153,7 +140,7 @@ class Settings(RetrievalSettings, PromptRules):
     max_critique_chars: int = Field(24_000, ge=500)
     """Bound on the critiques shown to the optimizer, in characters (about four to a token)."""
 
-    beam_sampling: BeamSampling = "top"
+    beam_sampling: Literal["top", "stochastic"] = "top"
     """``stochastic`` draws the beam with probability proportional to exp(path reward / temperature)."""
     beam_temperature: float = Field(1.0, gt=0)
     beam_temperature_decay: float = Field(1.0, gt=0, le=1)
@@ -165,31 +152,31 @@ class Settings(RetrievalSettings, PromptRules):
 
     num_queries: int | None = Field(None, ge=1)
     """Training queries to use; all when absent."""
-    templates: Path | None = None
+    templates: Operational[Path | None] = None
     """A folder whose prompt templates replace ours, file by file."""
-    metrics_cache: Path | None = None
+    metrics_cache: Operational[Path | None] = None
     """A JSON file of metrics selected before, in the published form; its queries are not asked about again."""
 
-    max_concurrency: int = Field(32, ge=1)
+    max_concurrency: Operational[int] = Field(32, ge=1)
     """Calls in flight per endpoint."""
-    requests_per_second: float | None = Field(None, gt=0)
-    probe: bool = True
+    requests_per_second: Operational[float | None] = Field(None, gt=0)
+    probe: Operational[bool] = True
     """Whether endpoints are asked, once a day, what they can do; without, a run learns it from refusals."""
-    routing: Routing = "prefix"
+    routing: Operational[Routing] = "prefix"
     """Which of several servers takes a request: the one that was sent the beginning of its prompt before, while it is
     not overloaded; ``least_loaded``; or ``round_robin``."""
-    timeout_s: float = Field(180.0, gt=0)
+    timeout_s: Operational[float] = Field(180.0, gt=0)
     """Longest wait for one reply."""
-    max_retries: int = Field(6, ge=0)
+    max_retries: Operational[int] = Field(6, ge=0)
     """Further tries after a transport failure."""
-    retry_wait_s: float = Field(0.5, gt=0)
+    retry_wait_s: Operational[float] = Field(0.5, gt=0)
     """Wait before the first further try, about twice as long before each one after it, unless the server says when;
     also before a lost endpoint is tried again."""
-    max_outage_s: float = Field(600.0, ge=0)
+    max_outage_s: Operational[float] = Field(600.0, ge=0)
     """How long a run waits for an endpoint that was lost; 0 does not wait."""
-    max_failure_share: float = Field(0.5, gt=0, le=1)
+    max_failure_share: Operational[float] = Field(0.5, gt=0, le=1)
     """Stop when more of a role's last 50 samples (20 at least) have no usable reply; 1 never stops."""
-    approve: bool = False
+    approve: Operational[bool] = False
     """Whether a person decides about each level's beam before the run goes on."""
     max_reply_attempts: int = Field(2, ge=1)
     """Replies asked for before the one repair request, when a reply cannot be used."""
@@ -252,26 +239,4 @@ class Settings(RetrievalSettings, PromptRules):
 
     def fingerprint_fields(self) -> dict[str, JsonValue]:
         """Return what a resumed run must have in common with its start: not where models are served, nor how fast."""
-        operational = {
-            "max_concurrency",
-            "requests_per_second",
-            "probe",
-            "routing",
-            "timeout_s",
-            "max_retries",
-            "retry_wait_s",
-            "max_outage_s",
-            "max_failure_share",
-            "templates",
-            "metrics_cache",
-            "approve",
-            *Limits.model_fields,
-            *self.rules_by_default(),
-        }
-        fields: dict[str, JsonValue] = self.model_dump(mode="json", exclude=operational)
-        for role in ROLES:
-            role_fields = fields[role]
-            assert isinstance(role_fields, dict)
-            for name in ("base_url", "api_key_env"):
-                role_fields.pop(name)
-        return self.without_unused(fields)
+        return fingerprint_fields(self)

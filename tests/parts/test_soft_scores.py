@@ -68,6 +68,11 @@ def certain(text: str) -> list[ScoreToken]:
     return [ScoreToken(offset=place, probabilities=HALF) for place, char in enumerate(text) if char in "12345"]
 
 
+def choice(text: str, tokens: Sequence[ScoreToken]) -> Choice:
+    """Return a reply with the probabilities at these of its tokens."""
+    return Choice(text=text, score_tokens=tuple(tokens))
+
+
 def pieces(text: str, cuts: Sequence[int]) -> list[Token]:
     """Return the text's bytes cut into tokens, each certain."""
     raw = text.encode()
@@ -85,7 +90,7 @@ def test_every_way_to_write_a_score_is_found_where_it_counts(text: str) -> None:
     places = find_scores(text)
     assert [text[places[key] :].lstrip('" ')[0] for key in ("clarity", "criticalthinking")] == ["4", "2"]
     right = [token for token in certain(text) if text[token.offset :][0] in "42"]
-    soft = soften_critique(hard, text, right)
+    soft = soften_critique(hard, choice(text, right))
     assert [(one.metric, one.score, one.hard_score) for one in soft.scores] == [
         ("Clarity", 4.5, 4.0),
         ("Critical-Thinking", 4.5, 2.0),
@@ -93,7 +98,7 @@ def test_every_way_to_write_a_score_is_found_where_it_counts(text: str) -> None:
     # The same without those two tokens: no other digit is taken for a score.
     at = {text.index(text[place:].lstrip('" '), place) for place in places.values()}
     others = [token for token in certain(text) if token.offset not in at]
-    assert soften_critique(hard, text, others) == hard
+    assert soften_critique(hard, choice(text, others)) == hard
 
 
 SCORES = st.integers(1, 5)
@@ -120,7 +125,7 @@ def test_place_of_a_score_is_where_the_parser_read_it(first: Any, second: Any, f
     text = json.dumps(reply, indent=indent, ensure_ascii=indent is None)
     text = f"Here, 5 of 5: \n```json\n{text}\n```" if form == "fenced" else text
     hard = parse_critique(text, metrics=SELECTION.metrics)
-    soft = soften_critique(hard, text, certain(text))
+    soft = soften_critique(hard, choice(text, certain(text)))
     assert [one.hard_score for one in soft.scores] == [one.score for one in hard.scores]
     places = find_scores(text)
     for one in hard.scores:
@@ -133,7 +138,7 @@ def test_score_without_probabilities_stays_as_it_is() -> None:
     text = TRICKY[0]
     hard = parse_critique(text, metrics=SELECTION.metrics)
     token = ScoreToken(offset=text.index("4"), probabilities=(0.1, 0.0, 0.0, 0.6, 0.3))
-    soft = soften_critique(hard, text, [token])
+    soft = soften_critique(hard, choice(text, [token]))
     assert soft.scores[0] == MetricScore(metric="Clarity", score=4.0, rationale="x", hard_score=4.0)
     assert soft.scores[1] == hard.scores[1]
     assert soft.scores[1].hard_score is None
@@ -143,7 +148,7 @@ def test_score_without_probabilities_stays_as_it_is() -> None:
 def test_score_written_oddly_is_never_read_from_another_digit(written: str) -> None:
     text = f'{{"Clarity": {written}}}'
     hard = parse_critique(text, metrics=[CLARITY])
-    soft = soften_critique(hard, text, certain(text))
+    soft = soften_critique(hard, choice(text, certain(text)))
     assert soft.scores[0].score in (4.0, 4.5)
     assert (soft.scores[0].hard_score is None) == (written[0] != "4")
 

@@ -14,6 +14,7 @@ from drpo_graph.parts.parsing import parse_critique, parse_metric_selection, par
 from drpo_graph.prompts import load_prompts
 from drpo_graph.prompts.fencing import LABELS, defuse, defuse_roles, escape_headings, fence
 from drpo_graph.prompts.flat import FLAT_STOPS, REPLY_HEADING, REPLY_STOPS
+from drpo_graph.prompts.library import PLACEHOLDERS
 from drpo_graph.records import Critique, Metric, MetricScore, MetricSelection, Query, Rollout
 
 PROMPTS = load_prompts()
@@ -202,7 +203,7 @@ def test_each_heading_of_our_own_requests_is_known() -> None:
     ]
     texts = [str(one["content"]) for one in requests]
     texts.append(rewrite_request(query="q", response="a", rationales=[("m", "r")], prompt="p"))
-    texts += [template.template for template in PROMPTS.templates.values()]
+    texts += [PROMPTS.templates[name].template for name in PLACEHOLDERS]
     texts += [*FLAT_STOPS, *REPLY_STOPS, REPLY_HEADING]
     headings = {line for text in texts for line in re.findall(r"^#+ .+$", text, re.MULTILINE)} - {"# The "}
     assert len(headings) > 9

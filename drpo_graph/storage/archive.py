@@ -82,17 +82,16 @@ def namespace_of(run_id: str, kind: Kind) -> tuple[str, ...]:
 
 
 class Archive:
-    """One run's records in a LangGraph store, with a bounded cache of what was read or written last."""
+    """One run's records in a LangGraph store, with a bounded cache of what was read or written last.
+
+    What the graph's state names must be there: :meth:`candidate`, :meth:`prompt_of`, :meth:`query_order`,
+    :meth:`query` and :meth:`rollout` raise a :class:`StateFormatError` where the store does not hold it.
+    """
 
     def __init__(self, store: BaseStore, run_id: str) -> None:
+        self.run_id = run_id
         self._store = store
-        self._run_id = run_id
-        self._cache: OrderedDict[tuple[Kind, str], Mapping[str, JsonValue]] = OrderedDict()
-
-    @property
-    def run_id(self) -> str:
-        """The run whose records these are."""
-        return self._run_id
+        self._cache: OrderedDict[Change, Mapping[str, JsonValue]] = OrderedDict()
 
     async def put(self, kind: Kind, key: str, value: Mapping[str, JsonValue]) -> None:
         """Store a record; it is committed when this returns."""
@@ -100,18 +99,15 @@ class Archive:
 
     async def put_all(self, kind: Kind, values: Mapping[str, Mapping[str, JsonValue]]) -> None:
         """Store several records of one kind in one transaction."""
-        namespace = namespace_of(self._run_id, kind)
-        # One batch of writes only: SQLite refuses a transaction that turns from reading to writing beside a writer.
-        await self._store.abatch([PutOp(namespace, key, dict(value), index=False) for key, value in values.items()])
-        for key, value in values.items():
-            self._remember(kind, key, value)
+        await self.change({(kind, key): value for key, value in values.items()})
 
     async def change(self, values: Mapping[Change, Mapping[str, JsonValue] | None]) -> None:
         """Store records of any kind, and delete those whose value is ``None``, in one transaction."""
         puts = [
-            PutOp(namespace_of(self._run_id, kind), key, None if value is None else dict(value), index=False)
+            PutOp(namespace_of(self.run_id, kind), key, None if value is None else dict(value), index=False)
             for (kind, key), value in values.items()
         ]
+        # One batch of writes only: SQLite refuses a transaction that turns from reading to writing beside a writer.
         if puts:
             await self._store.abatch(puts)
         for (kind, key), value in values.items():
@@ -125,7 +121,7 @@ class Archive:
         cached = self._cache.get((kind, key))
         if cached is not None:
             return cached
-        (item,) = await self._store.abatch([GetOp(namespace_of(self._run_id, kind), key, refresh_ttl=False)])
+        (item,) = await self._store.abatch([GetOp(namespace_of(self.run_id, kind), key, refresh_ttl=False)])
         if not isinstance(item, Item):
             return None
         self._remember(kind, key, item.value)
@@ -135,62 +131,31 @@ class Archive:
         """Return every record of one kind by key, past the cache."""
         found: dict[str, Mapping[str, JsonValue]] = {}
         while True:
-            page = await self._store.asearch(namespace_of(self._run_id, kind), limit=_PAGE, offset=len(found))
+            page = await self._store.asearch(namespace_of(self.run_id, kind), limit=_PAGE, offset=len(found))
             found.update((item.key, item.value) for item in page)
             if len(page) < _PAGE:
                 return found
 
     async def candidate(self, candidate_id: str) -> StoredCandidate:
-        """Return a candidate's text and descent.
-
-        Raises:
-            StateFormatError: the store does not hold it.
-        """
-        stored = await self.get("candidates", candidate_id)
-        if stored is None:
-            raise self._missing("candidate", candidate_id)
-        return cast(StoredCandidate, stored)
+        """Return a candidate's text and descent."""
+        return cast(StoredCandidate, await self._demand("candidates", candidate_id, what="candidate"))
 
     async def prompt_of(self, candidate_id: str) -> str:
-        """Return a candidate's prompt.
-
-        Raises:
-            StateFormatError: the store does not hold it.
-        """
+        """Return a candidate's prompt."""
         return (await self.candidate(candidate_id))["prompt"]
 
     async def query_order(self) -> list[str]:
-        """Return the ids of the training queries in the run's order.
-
-        Raises:
-            StateFormatError: the store does not hold it.
-        """
-        stored = await self.get("run", "order")
-        if stored is None:
-            raise self._missing("record", "order")
-        return cast(list[str], stored["query_ids"])
+        """Return the ids of the training queries in the run's order."""
+        return cast(list[str], (await self._demand("run", "order", what="record"))["query_ids"])
 
     async def query(self, query_id: str) -> Query:
-        """Return a query of the run.
-
-        Raises:
-            StateFormatError: the store does not hold it.
-        """
-        stored = await self.get("queries", query_id)
-        if stored is None:
-            raise self._missing("query", query_id)
-        return Query.model_validate(stored)
+        """Return a query of the run."""
+        return Query.model_validate(await self._demand("queries", query_id, what="query"))
 
     async def rollout(self, candidate_id: str, query_id: str) -> Rollout:
-        """Return a finished rollout.
-
-        Raises:
-            StateFormatError: the store does not hold it.
-        """
-        stored = await self.get("rollouts", rollout_key(candidate_id, query_id))
-        if stored is None:
-            raise self._missing("rollout", rollout_key(candidate_id, query_id))
-        return Rollout.model_validate(stored)
+        """Return a finished rollout."""
+        key = rollout_key(candidate_id, query_id)
+        return Rollout.model_validate(await self._demand("rollouts", key, what="rollout"))
 
     async def metrics_for(self, query_id: str) -> MetricSelection | None:
         """Return the metrics selected for a query, or ``None`` when none are yet."""
@@ -230,11 +195,14 @@ class Archive:
         if len(self._cache) > _CACHE_ENTRIES:
             self._cache.popitem(last=False)
 
-    def _missing(self, what: str, key: str) -> StateFormatError:
-        return StateFormatError(
-            f"Run {self._run_id!r}: its checkpoint names {what} {key!r}, which its store does not hold. "
-            "Resume with the store that the run was started with."
-        )
+    async def _demand(self, kind: Kind, key: str, *, what: str) -> Mapping[str, JsonValue]:
+        stored = await self.get(kind, key)
+        if stored is None:
+            raise StateFormatError(
+                f"Run {self.run_id!r}: its checkpoint names {what} {key!r}, which its store does not hold. "
+                "Resume with the store that the run was started with."
+            )
+        return stored
 
 
 def rollout_key(candidate_id: str, query_id: str) -> str:

@@ -6,7 +6,7 @@ writing again after a resume changes nothing.
 
 import sqlite3
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Literal, NotRequired, TypedDict, cast
 
 from langgraph.store.base import BaseStore, GetOp, Item, PutOp
@@ -81,6 +81,18 @@ def namespace_of(run_id: str, kind: Kind) -> tuple[str, ...]:
     return ("drpo", run_id.replace("%", "%25").replace(".", "%2E"), kind)
 
 
+async def list_items(store: BaseStore, namespace: tuple[str, ...]) -> AsyncIterator[Item]:
+    """Yield all that a store holds in a namespace, a page at a time."""
+    num_seen = 0
+    while True:
+        page = await store.asearch(namespace, limit=_PAGE, offset=num_seen)
+        for item in page:
+            yield item
+        num_seen += len(page)
+        if len(page) < _PAGE:
+            return
+
+
 class Archive:
     """One run's records in a LangGraph store, with a bounded cache of what was read or written last.
 
@@ -129,12 +141,7 @@ class Archive:
 
     async def get_all(self, kind: Kind) -> dict[str, Mapping[str, JsonValue]]:
         """Return every record of one kind by key, past the cache."""
-        found: dict[str, Mapping[str, JsonValue]] = {}
-        while True:
-            page = await self._store.asearch(namespace_of(self.run_id, kind), limit=_PAGE, offset=len(found))
-            found.update((item.key, item.value) for item in page)
-            if len(page) < _PAGE:
-                return found
+        return {item.key: item.value async for item in list_items(self._store, namespace_of(self.run_id, kind))}
 
     async def candidate(self, candidate_id: str) -> StoredCandidate:
         """Return a candidate's text and descent."""
@@ -168,11 +175,15 @@ class Archive:
         rejected = stored["rejected"] if stored is not None else None
         return [RejectedRewrite.model_validate(one) for one in rejected] if isinstance(rejected, list) else []
 
+    async def levels(self) -> list[StoredLevel]:
+        """Return what scoring decided, by level."""
+        return [cast(StoredLevel, stored) for _, stored in sorted((await self.get_all("levels")).items())]
+
     async def scores_by_candidate(self) -> dict[str, tuple[float | None, float | None]]:
         """Return reward and path reward of every candidate whose level is scored, in creation order."""
         scores: dict[str, tuple[float | None, float | None]] = {}
-        for _, stored in sorted((await self.get_all("levels")).items()):
-            for child in cast(StoredLevel, stored)["children"]:
+        for level in await self.levels():
+            for child in level["children"]:
                 scores[child["id"]] = (child["reward"], child["path_reward"])
         return scores
 
@@ -185,9 +196,9 @@ class Archive:
         key = rollout_key(rollout.candidate_id, rollout.query_id)
         await self.put("rollouts", key, rollout.model_dump(mode="json"))
 
-    async def put_level(self, level: StoredLevel) -> None:
-        """Store what scoring a level decided."""
-        await self.put("levels", f"{level['level']:06d}", _as_json(level))
+    async def put_levels(self, *levels: StoredLevel) -> None:
+        """Store what scoring decided."""
+        await self.put_all("levels", {f"{one['level']:06d}": _as_json(one) for one in levels})
 
     def _remember(self, kind: Kind, key: str, value: Mapping[str, JsonValue]) -> None:
         self._cache[kind, key] = value

@@ -15,7 +15,7 @@ from drpo_graph.errors import CheckpointError, NoRunsError, RunLockedError, Usag
 from drpo_graph.safety.encryption import Vault, read_vault
 from drpo_graph.safety.private_files import create_private_file, make_private_folder
 from drpo_graph.storage.names import check_thread_id
-from drpo_graph.storage.protocols import Checkpoint, Storage
+from drpo_graph.storage.protocols import Checkpoint, Reader, Storage
 from drpo_graph.storage.serializer import make_serializer
 
 if TYPE_CHECKING:
@@ -63,10 +63,14 @@ class SqliteStorage(Storage):
                 yield checkpoint
 
     @asynccontextmanager
-    async def open_for_reading(self) -> AsyncIterator["FileReader"]:
+    async def open_for_reading(self) -> AsyncIterator[Reader]:
         """Open the file to look at runs."""
+
+        async def is_held(thread_id: str) -> bool:
+            return is_worked_on(self.path, thread_id)
+
         async with open_store(self.path) as store:
-            yield FileReader(store, self.path)
+            yield Reader(store, is_held)
 
     async def measure(self) -> int:
         """Return the bytes of the file, with its log."""
@@ -91,18 +95,6 @@ class SqliteStorage(Storage):
             raise CheckpointError(f"Run {thread_id!r} keeps no event log: it was started with --disable-log.")
         with open_event_files(Path(log_dir), thread_id, partial(is_worked_on, self.path, thread_id)) as events:
             yield events
-
-
-@dataclass(frozen=True, slots=True)
-class FileReader:
-    """A file that is open for reading."""
-
-    store: "BaseStore"
-    path: Path
-
-    async def is_worked_on(self, thread_id: str) -> bool:
-        """Return whether a process works on a run at this moment."""
-        return is_worked_on(self.path, thread_id)
 
 
 @asynccontextmanager

@@ -316,6 +316,12 @@ async def find_holding(connection: Connection, thread_id: str) -> _Holding | Non
     return as_holding(await (await connection.execute(FIND_HOLDING, {"run": thread_id})).fetchone())
 
 
+async def is_held(connection: Connection, thread_id: str) -> bool:
+    """Return whether a process works on a run at this moment."""
+    found = await find_holding(connection, thread_id)
+    return found is not None and found.is_live
+
+
 FIND_HOLDING = """
     SELECT holder, host, pid, process, length_s, expires_at,
            extract(epoch FROM expires_at - clock_timestamp())::float AS left_s

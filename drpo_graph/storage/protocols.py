@@ -102,9 +102,11 @@ class Storage(Protocol):
     @property
     def folder(self) -> Path:
         """Where run folders stand unless a run is given one."""
+        return RUNS_FOLDER
 
     def exists(self) -> bool:
         """Return whether there may be runs."""
+        return True
 
     def require(self) -> None:
         """Do nothing unless it is known at once that there are no runs.

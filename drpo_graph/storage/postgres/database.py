@@ -4,8 +4,8 @@ import asyncio
 import logging
 import time
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -132,7 +132,7 @@ class Database:
             CheckpointError: that would not help, or no longer.
         """
         if not _may_pass(error):
-            raise explain(error, self.address) from error
+            raise _explain(error, self.address) from error
         if isinstance(error, PoolTimeout) and time.monotonic() - self._answered_at < PATIENCE_S:
             # Others are served: all connections are at work.
             if self._outage is None:
@@ -144,7 +144,7 @@ class Database:
             logger.warning("the database is away: %s", self.address.hide(str(error)))
             return
         if self._outage.is_long():
-            raise explain(self._outage.first, self.address) from error
+            raise _explain(self._outage.first, self.address) from error
         await asyncio.sleep(_PAUSE_S)
 
 
@@ -192,19 +192,23 @@ async def connect(address: Address, *, is_reader: bool = False) -> AsyncIterator
     Raises:
         CheckpointError: the database cannot be reached, or a statement fails.
     """
-    try:
+    with explained(address):
         async with await AsyncConnection.connect(
-            address.conninfo,
-            autocommit=True,
-            prepare_threshold=0,
-            row_factory=dict_row,
+            address.conninfo, autocommit=True, prepare_threshold=0, row_factory=dict_row
         ) as connection:
             await _configure(connection)
             if is_reader:
                 await connection.execute("SET default_transaction_read_only = on")
             yield connection
+
+
+@contextmanager
+def explained(address: Address) -> Iterator[None]:
+    """Raise what fails of the database with what to do about it."""
+    try:
+        yield
     except psycopg.Error as error:
-        raise explain(error, address) from error
+        raise _explain(error, address) from error
 
 
 def no_runs(address: Address) -> NoRunsError:
@@ -212,7 +216,7 @@ def no_runs(address: Address) -> NoRunsError:
     return NoRunsError(f"Checkpoint {address.name} holds no runs of drpo. Give another place with --checkpoint.")
 
 
-def explain(error: psycopg.Error, address: Address) -> CheckpointError:
+def _explain(error: psycopg.Error, address: Address) -> CheckpointError:
     """Return what an error of the database means, with what to do about it."""
     text, state = address.hide(str(error)), error.sqlstate or ""
     if state == "42P01":

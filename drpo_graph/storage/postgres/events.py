@@ -14,7 +14,7 @@ from drpo_graph.errors import CheckpointError
 from drpo_graph.events.log import event_line, open_event_line
 from drpo_graph.events.schema import Event
 from drpo_graph.safety.encryption import Vault, read_vault
-from drpo_graph.storage.postgres.database import explain
+from drpo_graph.storage.postgres.database import explained
 from drpo_graph.storage.postgres.lease import FIND_HOLDING, as_holding
 from drpo_graph.storage.postgres.savers import Fence
 from drpo_graph.storage.postgres.uri import Address
@@ -150,7 +150,7 @@ class StoredEvents:
         """
         lines: list[str] = []
         while True:
-            with _explained(self._address):
+            with explained(self._address):
                 rows = self._connection.execute(
                     "SELECT position, event FROM drpo_events WHERE thread_id = %s AND position > %s "
                     "ORDER BY position LIMIT %s",
@@ -176,7 +176,7 @@ class StoredEvents:
         Raises:
             CheckpointError: the database is gone.
         """
-        with _explained(self._address), self._connection.cursor(row_factory=psycopg.rows.dict_row) as cursor:
+        with explained(self._address), self._connection.cursor(row_factory=psycopg.rows.dict_row) as cursor:
             found = as_holding(cursor.execute(FIND_HOLDING, {"run": self._thread_id}).fetchone())
         return found is not None and found.is_live
 
@@ -188,16 +188,8 @@ def open_stored_events(address: Address, thread_id: str) -> Iterator[StoredEvent
     Raises:
         CheckpointError: the database cannot be read.
     """
-    with _explained(address):
+    with explained(address):
         connection = psycopg.connect(address.conninfo, autocommit=True)
         connection.execute("SET default_transaction_read_only = on")
     with connection:
         yield StoredEvents(connection, address, thread_id)
-
-
-@contextmanager
-def _explained(address: Address) -> Iterator[None]:
-    try:
-        yield
-    except psycopg.Error as error:
-        raise explain(error, address) from error

@@ -5,7 +5,7 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence, Set
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, LiteralString, TypeVar
 
 import psycopg
 from langchain_core.runnables import RunnableConfig
@@ -259,12 +259,13 @@ class PostgresSaver(AsyncPostgresSaver):
             if strategy == "delete":
                 await self.adelete_thread(thread_id)
             else:
-                await self._fence.attempt(partial(self._keep_latest, thread_id))
+                await self._fence.attempt(partial(self._execute, _KEEP_LATEST, thread_id))
 
     async def adelete_thread(self, thread_id: str) -> None:
         """Delete all checkpoints of a thread, and its events."""
         await self._fence.attempt(partial(super().adelete_thread, thread_id))
-        await self._fence.attempt(partial(self._delete_events, thread_id))
+        delete_events = "DELETE FROM drpo_events WHERE thread_id = %(run)s"
+        await self._fence.attempt(partial(self._execute, [delete_events], thread_id))
 
     def _restore(self, found: CheckpointTuple) -> CheckpointTuple:
         """Return a checkpoint with its values as they were saved."""
@@ -280,15 +281,11 @@ class PostgresSaver(AsyncPostgresSaver):
         is_open = self._is_sealed and isinstance(value, _INLINE)
         return {_WRAPPED: json.dumps(value)} if is_unfit or is_open else value
 
-    async def _keep_latest(self, thread_id: str) -> None:
+    async def _execute(self, statements: Iterable[LiteralString], thread_id: str) -> None:
         # In one transaction, so that a kill leaves no checkpoint without its values.
         async with self._cursor() as cursor:
-            for statement in _KEEP_LATEST:
+            for statement in statements:
                 await cursor.execute(statement, {"run": thread_id})
-
-    async def _delete_events(self, thread_id: str) -> None:
-        async with self._cursor() as cursor:
-            await cursor.execute("DELETE FROM drpo_events WHERE thread_id = %s", (thread_id,))
 
     @asynccontextmanager
     async def _cursor(self, *, pipeline: bool = False) -> AsyncIterator[AsyncCursor[DictRow]]:

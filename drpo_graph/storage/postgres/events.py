@@ -8,14 +8,14 @@ from contextlib import asynccontextmanager, contextmanager
 
 import psycopg
 from psycopg import Connection
-from psycopg.rows import TupleRow
+from psycopg.rows import TupleRow, class_row
 
 from drpo_graph.errors import CheckpointError
 from drpo_graph.events.log import event_line, open_event_line
 from drpo_graph.events.schema import Event
 from drpo_graph.safety.encryption import Vault, read_vault
 from drpo_graph.storage.postgres.database import explained
-from drpo_graph.storage.postgres.lease import FIND_HOLDING, as_holding
+from drpo_graph.storage.postgres.process import FIND_HOLDING, Holding
 from drpo_graph.storage.postgres.savers import Fence
 from drpo_graph.storage.postgres.uri import Address
 
@@ -176,8 +176,8 @@ class StoredEvents:
         Raises:
             CheckpointError: the database is gone.
         """
-        with explained(self._address), self._connection.cursor(row_factory=psycopg.rows.dict_row) as cursor:
-            found = as_holding(cursor.execute(FIND_HOLDING, {"run": self._thread_id}).fetchone())
+        with explained(self._address), self._connection.cursor(row_factory=class_row(Holding)) as cursor:
+            found = cursor.execute(FIND_HOLDING, (self._thread_id,)).fetchone()
         return found is not None and found.is_live
 
 

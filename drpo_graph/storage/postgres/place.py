@@ -11,7 +11,8 @@ from drpo_graph.errors import CheckpointError
 from drpo_graph.safety.encryption import read_vault
 from drpo_graph.storage.postgres.database import connect, explained, no_runs, share_database
 from drpo_graph.storage.postgres.events import EventWriter, open_stored_events
-from drpo_graph.storage.postgres.lease import LEASE_S, Lease, is_held
+from drpo_graph.storage.postgres.lease import LEASE_S, Lease
+from drpo_graph.storage.postgres.process import is_held
 from drpo_graph.storage.postgres.savers import Fence, PostgresSaver, PostgresStore
 from drpo_graph.storage.postgres.schema import TABLES, has_runs
 from drpo_graph.storage.postgres.uri import Address

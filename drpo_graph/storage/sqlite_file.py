@@ -186,10 +186,9 @@ def lock_thread(path: Path, thread_id: str) -> Iterator[None]:
         CheckpointError: the lock file cannot be written.
     """
     lock_file = _lock_file(path, thread_id)
-    lock = FileLock(lock_file, timeout=_LOCK_TIMEOUT_S)
     try:
         make_private_folder(lock_file.parent)
-        lock.acquire()
+        lock = FileLock(lock_file).acquire(timeout=_LOCK_TIMEOUT_S)
     except Timeout as error:
         raise RunLockedError(
             f"Run {thread_id!r} is being worked on by another process. Wait for it, or watch it with "
@@ -197,10 +196,8 @@ def lock_thread(path: Path, thread_id: str) -> Iterator[None]:
         ) from error
     except OSError as error:
         raise explain_storage_error(error, path) from error
-    try:
+    with lock:
         yield
-    finally:
-        lock.release()
 
 
 def is_worked_on(path: Path, thread_id: str) -> bool:
@@ -212,16 +209,14 @@ def is_worked_on(path: Path, thread_id: str) -> bool:
         return False
     if not lock_file.exists():
         return False
-    lock = FileLock(lock_file, timeout=0)
     try:
-        lock.acquire()
+        with FileLock(lock_file, timeout=0):
+            return False
     except Timeout:
         return True
     except OSError:
         # Nobody works on a run that cannot be written.
         return False
-    lock.release()
-    return False
 
 
 def _lock_file(path: Path, thread_id: str) -> Path:
@@ -237,19 +232,16 @@ def _causes(error: BaseException) -> list[BaseException]:
     return [one for one in chain if isinstance(one, sqlite3.Error | OSError)] or [error]
 
 
-def _reading_addresses(path: Path) -> tuple[str, str]:
-    # SQLite reads a WAL database only where it may put its log beside it, or where it is told that nobody writes.
-    # Opened for writing, it takes its log away again; opened so that it cannot write, it leaves it.
-    return f"{path.absolute().as_uri()}?mode=rw", f"{path.absolute().as_uri()}?immutable=1"
-
-
 def _connect_for_reading(path: Path, stack: ExitStack) -> sqlite3.Connection:
     """Return a connection that cannot write.
 
     Raises:
         CheckpointError: the file holds no runs.
     """
-    for address in _reading_addresses(path):
+    # SQLite reads a WAL database only where it may put its log beside it, or where it is told that nobody writes.
+    # Opened for writing, it takes its log away again; opened so that it cannot write, it leaves it.
+    for way in ("mode=rw", "immutable=1"):
+        address = f"{path.absolute().as_uri()}?{way}"
         connection = sqlite3.connect(address, uri=True, isolation_level=None, check_same_thread=False)
         stack.callback(connection.close)
         try:

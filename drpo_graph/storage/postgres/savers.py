@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence, Set
 from contextlib import asynccontextmanager
 from functools import partial
@@ -40,6 +41,8 @@ _KEEP_LATEST = (
 _GRACE_S = 2.0
 """What is being written when a run ends may take so long."""
 _BY_TIME, _BY_KEY = "ORDER BY store.updated_at DESC", "ORDER BY store.prefix, store.key"
+_UNFIT = re.compile("[\0\ud800-\udfff]")
+"""Characters that PostgreSQL's texts cannot hold: 0, and halves of surrogate pairs."""
 _TEXT = "json"
 """The one key of a stored value: its JSON as a text."""
 _WRAPPED = "drpo_graph/text"
@@ -277,7 +280,7 @@ class PostgresSaver(AsyncPostgresSaver):
 
     def _wrap(self, value: object) -> object:
         """Return a channel's value in a form that PostgreSQL can hold, and anyone may see who reads its tables."""
-        is_unfit = isinstance(value, str) and ("\0" in value or not _is_unicode(value))
+        is_unfit = isinstance(value, str) and _UNFIT.search(value) is not None
         is_open = self._is_sealed and isinstance(value, _INLINE)
         return {_WRAPPED: json.dumps(value)} if is_unfit or is_open else value
 
@@ -301,18 +304,10 @@ def _encode(op: Op) -> Op:
     if not isinstance(op, PutOp) or op.value is None:
         return op
     text = json.dumps(op.value, ensure_ascii=False, separators=(",", ":"))
-    if not _is_unicode(text):
+    if _UNFIT.search(text):
         text = json.dumps(op.value, separators=(",", ":"))
     return op._replace(value={_TEXT: text})
 
 
 def _unwrap(value: object) -> object:
     return json.loads(value[_WRAPPED]) if isinstance(value, dict) and set(value) == {_WRAPPED} else value
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -65,11 +65,6 @@ class FileEvents:
 def open_event_files(folder: Path, thread_id: str, is_written: Callable[[], bool]) -> Iterator[FileEvents]:
     """Open the event logs in a run's folder.
 
-    Args:
-        folder: The run folder.
-        thread_id: The run.
-        is_written: Tells whether a process works on the run.
-
     Raises:
         CheckpointError: there is none, or one cannot be read.
     """
@@ -108,11 +103,9 @@ def _read_lines(file: TextIO | None) -> list[str]:
 
 
 class EventLog:
-    """Appends each event to a file as it happens, one line each: what was written survives a killed process.
+    """Appends each event to a file as it happens: what was written survives a killed process.
 
-    Args:
-        path: The file.
-        vault: Seals each line, if given.
+    One line each, sealed if there is a vault.
     """
 
     def __init__(self, path: Path, vault: Vault | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Where runs are kept: what a place must be able to do, and which place a text names."""
+"""Where runs are kept: what a place must be able to do."""
 
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager

@@ -48,13 +48,7 @@ class Choice(NamedTuple):
     async def find_obstacle(
         self, record: RunRecord, store: BaseStore, saver: "BaseCheckpointSaver[str] | None" = None
     ) -> str | None:
-        """Return what keeps a run from being pruned, or ``None`` when it is to be.
-
-        Args:
-            record: The run.
-            store: Its records.
-            saver: Its checkpoints, where they are at hand.
-        """
+        """Return what keeps a run from being pruned, or ``None``; its checkpoints are looked at if they are at hand."""
         if record.status != "done" and self.keep != "nothing":
             return "is not finished"
         if record.status != "done" and record.thread_id not in self.names and not self.has_unfinished:
@@ -81,13 +75,7 @@ async def _last_change(record: RunRecord, store: BaseStore, saver: "BaseCheckpoi
 
 
 async def prune_run(checkpoint: Checkpoint, record: RunRecord, *, keep: Keep, is_dry: bool = False) -> Pruned:
-    """Take from a run what is not to be kept, and return how much that was.
-
-    Args:
-        checkpoint: Where it is kept.
-        record: The run.
-        keep: What of it stays.
-        is_dry: Whether only to count.
+    """Take from a run what is not to be kept, or only count it, and return how much that is.
 
     Raises:
         UsageError: the run is not finished, so that it needs all it has: of it, only everything can be taken.
@@ -96,9 +84,7 @@ async def prune_run(checkpoint: Checkpoint, record: RunRecord, *, keep: Keep, is
     archive = Archive(checkpoint.store, thread_id)
     if keep != "nothing" and (record.status != "done" or not await _has_result(archive)):
         raise UsageError(f"Run {thread_id!r} is not finished, and needs all it has to be resumed.")
-    num_checkpoints = 0
-    async for _ in checkpoint.saver.alist(_config_of(record)):
-        num_checkpoints += 1
+    num_checkpoints = sum([1 async for _ in checkpoint.saver.alist(_config_of(record))])
     kept = 0 if keep == "nothing" else min(1, num_checkpoints)
     doomed = await _find_doomed(archive, keep)
     num_records = sum(map(len, doomed.values()))

@@ -192,13 +192,7 @@ class PostgresSaver(AsyncPostgresSaver):
     """
 
     def __init__(self, fence: Fence, serde: SerializerProtocol | None = None, *, is_sealed: bool = False) -> None:
-        """Make a saver.
-
-        Args:
-            fence: Behind which it reads and writes.
-            serde: How values become bytes.
-            is_sealed: Whether that seals them: then every value goes through it.
-        """
+        """Make a saver; where the serializer seals, every value goes through it."""
         super().__init__(fence.database.pool, serde=serde)
         self._fence = fence
         self._is_sealed = is_sealed

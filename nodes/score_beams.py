@@ -119,7 +119,7 @@ def _plan_asking_again(session: RunSession, state: SearchState, num_failed: int)
 async def _record_level(
     session: RunSession, state: SearchState, children: Sequence[CandidateRef], beam: Sequence[CandidateRef]
 ) -> None:
-    await session.archive.put_level(
+    await session.archive.put_levels(
         {
             "level": state["level"],
             "query_ids": state["query_ids"],

@@ -21,12 +21,10 @@ from drpo_graph.safety.encryption import Vault, read_vault
 from drpo_graph.safety.private_files import open_to_append
 from drpo_graph.safety.terminal import inert_json
 
+EVENTS_FILE = "events.jsonl"
+SEALED_EVENTS_FILE = "events.jsonl.sealed"
 _FORGED = "?"
 """Before a plain line in a sealed log: it was put there by somebody without the key, and shall not open."""
-
-EVENTS_FILE = "events.jsonl"
-
-SEALED_EVENTS_FILE = "events.jsonl.sealed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +35,8 @@ class FileEvents:
     plain: TextIO | None
     sealed: TextIO | None
     vault: Vault | None
-    is_worked_on: Callable[[], bool]
+    is_written: Callable[[], bool]
+    """Returns whether a process works on the run."""
 
     def open_line(self, line: str) -> str:
         """Return a line as JSON; one of a sealed log, opened."""
@@ -47,16 +46,11 @@ class FileEvents:
 
     def read(self) -> list[str]:
         """Return the complete lines that are not read yet."""
-        plain = [] if self.plain is None else _read_lines(self.plain)
-        sealed = [] if self.sealed is None else _read_lines(self.sealed)
-        sealed = [f"{_FORGED}{line}" if line.startswith("{") else line for line in sealed]
+        plain = _read_lines(self.plain)
+        sealed = [f"{_FORGED}{line}" if line.startswith("{") else line for line in _read_lines(self.sealed)]
         if not plain or not sealed:
             return plain + sealed
         return [line for _, line in merge(self._time(sealed), self._time(plain), key=itemgetter(0))]
-
-    def is_written(self) -> bool:
-        """Return whether a process works on the run."""
-        return self.is_worked_on()
 
     def _time(self, lines: Iterable[str]) -> Iterator[tuple[float, str]]:
         """Yield each line with its time; one that tells none stays behind the one before it."""
@@ -68,13 +62,8 @@ class FileEvents:
 
 
 @contextmanager
-def open_event_files(folder: Path, thread_id: str, is_worked_on: Callable[[], bool]) -> Iterator[FileEvents]:
+def open_event_files(folder: Path, thread_id: str, is_written: Callable[[], bool]) -> Iterator[FileEvents]:
     """Open the event logs in a run's folder.
-
-    Args:
-        folder: The run folder.
-        thread_id: The run.
-        is_worked_on: Tells whether a process works on the run.
 
     Raises:
         CheckpointError: there is none, or one cannot be read.
@@ -83,18 +72,25 @@ def open_event_files(folder: Path, thread_id: str, is_worked_on: Callable[[], bo
     has_sealed = sealed.exists()
     has_plain = plain.exists() or not has_sealed
     with ExitStack() as stack:
-        opened: list[TextIO | None] = []
-        for path, is_there in ((plain, has_plain), (sealed, has_sealed)):
+
+        def open_log(path: Path) -> TextIO:
             try:
-                file = path.open(encoding="utf-8", errors="replace", newline="\n") if is_there else None
+                return stack.enter_context(path.open(encoding="utf-8", errors="replace", newline="\n"))
             except OSError as error:
                 raise CheckpointError(f"Event log {path}: {error.strerror}.") from error
-            opened.append(None if file is None else stack.enter_context(file))
-        vault = read_vault(os.environ) if has_sealed else None
-        yield FileEvents(thread_id, opened[0], opened[1], vault, is_worked_on)
+
+        yield FileEvents(
+            thread_id,
+            open_log(plain) if has_plain else None,
+            open_log(sealed) if has_sealed else None,
+            read_vault(os.environ) if has_sealed else None,
+            is_written,
+        )
 
 
-def _read_lines(file: TextIO) -> list[str]:
+def _read_lines(file: TextIO | None) -> list[str]:
+    if file is None:
+        return []
     lines: list[str] = []
     while True:
         place = file.tell()
@@ -107,11 +103,9 @@ def _read_lines(file: TextIO) -> list[str]:
 
 
 class EventLog:
-    """Appends each event to a file as it happens, one line each: what was written survives a killed process.
+    """Appends each event to a file as it happens: what was written survives a killed process.
 
-    Args:
-        path: The file.
-        vault: Seals each line, if given.
+    One line each, sealed if there is a vault.
     """
 
     def __init__(self, path: Path, vault: Vault | None = None) -> None:
@@ -148,9 +142,9 @@ def open_event_line(line: str, vault: Vault | None, *, thread_id: str) -> str:
     Raises:
         CheckpointError: it does not open.
     """
-    return (
-        line if vault is None else vault.open(line.strip(), place=_events_place(thread_id)).decode("utf-8", "replace")
-    )
+    if vault is None:
+        return line
+    return vault.open(line.strip(), place=_events_place(thread_id)).decode("utf-8", "replace")
 
 
 def _end_last_line(descriptor: int) -> None:

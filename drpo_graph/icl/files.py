@@ -3,10 +3,8 @@
 import json
 from pathlib import Path
 
-from drpo_graph.errors import CheckpointError
 from drpo_graph.records import ICLResult
-from drpo_graph.runs.files import RESULT_FILE, RUN_FILE
-from drpo_graph.safety.private_files import write_atomically
+from drpo_graph.runs.files import RESULT_FILE, RUN_FILE, advise_resume, write_files
 from drpo_graph.storage.run_list import RunRecord
 
 
@@ -16,11 +14,7 @@ def write_examples(folder: Path, result: ICLResult) -> list[Path]:
     Raises:
         CheckpointError: the folder cannot be written.
     """
-    advice = (
-        f"The result is stored: make room there and run `drpo resume {result.thread_id}`, or give another folder with "
-        "--log-dir."
-    )
-    return _write(folder, result_files(result), advice=advice)
+    return write_files(folder, result_files(result), advice=advise_resume(result.thread_id))
 
 
 def write_stored_examples(folder: Path, record: RunRecord, result: ICLResult | None) -> list[Path]:
@@ -31,7 +25,7 @@ def write_stored_examples(folder: Path, record: RunRecord, result: ICLResult | N
     """
     contents = {} if result is None else result_files(result)
     contents[RUN_FILE] = _to_json(record.model_dump(mode="json"))
-    return _write(folder, contents, advice="Give another one with --output.")
+    return write_files(folder, contents, advice="Give another one with --output.")
 
 
 def result_files(result: ICLResult) -> dict[str, bytes]:
@@ -39,15 +33,6 @@ def result_files(result: ICLResult) -> dict[str, bytes]:
     pairs = {one.query: one.response for one in result.examples}
     contents: dict[str, object] = {result.published_name: pairs, RESULT_FILE: result.model_dump(mode="json")}
     return {name: _to_json(content) for name, content in contents.items()}
-
-
-def _write(folder: Path, contents: dict[str, bytes], *, advice: str) -> list[Path]:
-    try:
-        for name, content in contents.items():
-            write_atomically(folder / name, content, root=folder)
-    except OSError as error:
-        raise CheckpointError(f"Run folder {folder}: {error.strerror or error}. {advice}") from error
-    return [folder / name for name in contents]
 
 
 def _to_json(content: object) -> bytes:

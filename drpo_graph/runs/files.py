@@ -2,7 +2,7 @@
 
 import json
 import pickle
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pydantic import JsonValue
@@ -19,6 +19,7 @@ RESULT_FILE = "result.json"
 RUN_FILE = "run.json"
 PROMPT_FILE = "best_prompt.txt"
 ALGORITHM_FOLDER = "algo_output"
+_TREE_FILE = f"{ALGORITHM_FOLDER}/tree.json"
 
 
 def write_result_files(folder: Path, result: RunResult, tree: Sequence[Candidate]) -> list[Path]:
@@ -30,30 +31,22 @@ def write_result_files(folder: Path, result: RunResult, tree: Sequence[Candidate
     by_id = {one.id: one for one in tree}
     trace = [by_id[one] for one in result.trace]
     levels = {f"level {number}": describe_level(candidate) for number, candidate in enumerate(trace, 1)}
-    algorithm = folder / ALGORITHM_FOLDER
-    everything: dict[str, object] = {
-        "result": result.model_dump(mode="json"),
-        "tree": [candidate.model_dump(mode="json") for candidate in tree],
+    stored_result = result.model_dump(mode="json")
+    stored_tree = [candidate.model_dump(mode="json") for candidate in tree]
+    # Plain builtins only: it loads without this package, and without trusting it. By way of JSON, because a pickle
+    # also holds which objects are one, and equal results should be equal bytes.
+    plain = json.loads(json.dumps({"result": stored_result, "tree": stored_tree}))
+    contents = {
+        PROMPT_FILE: _to_text(f"{result.system_prompt}\n"),
+        RESULT_FILE: _to_json(stored_result),
+        f"{ALGORITHM_FOLDER}/output.json": _to_json(levels),
+        f"{ALGORITHM_FOLDER}/trace.txt": _to_text(
+            "\n\n".join(f"Level {number}:\n{one.prompt}" for number, one in enumerate(trace, 1))
+        ),
+        _TREE_FILE: _to_json(stored_tree),
+        f"{ALGORITHM_FOLDER}/output.pkl": pickle.dumps(plain, protocol=4),
     }
-    files = {
-        folder / PROMPT_FILE: _to_text(f"{result.system_prompt}\n"),
-        folder / RESULT_FILE: _to_json(result.model_dump(mode="json")),
-        algorithm / "output.json": _to_json(levels),
-        algorithm / "trace.txt": _to_text("\n\n".join(f"Level {n}:\n{one.prompt}" for n, one in enumerate(trace, 1))),
-        algorithm / "tree.json": _to_json(everything["tree"]),
-        # Plain builtins only: it loads without this package, and without trusting it. By way of JSON, because a pickle
-        # also holds which objects are one, and equal results should be equal bytes.
-        algorithm / "output.pkl": pickle.dumps(json.loads(json.dumps(everything)), protocol=4),
-    }
-    try:
-        for path, content in files.items():
-            write_atomically(path, content, root=folder)
-    except OSError as error:
-        raise CheckpointError(
-            f"Run folder {folder}: {error.strerror or error}. The result is stored: make room there and run "
-            f"`drpo resume {result.thread_id}`, or give another folder with --log-dir."
-        ) from error
-    return list(files)
+    return write_files(folder, contents, advice=advise_resume(result.thread_id))
 
 
 async def export_result(archive: Archive, folder: Path, result: RunResult) -> None:
@@ -79,21 +72,36 @@ def write_stored_run(
     Raises:
         CheckpointError: the folder cannot be written.
     """
-    try:
-        write_atomically(folder / RUN_FILE, _to_json(record.model_dump(mode="json")))
-        if result is not None:
-            return [*write_result_files(folder, result, tree), folder / RUN_FILE]
+    contents = {RUN_FILE: _to_json(record.model_dump(mode="json"))}
+    if result is None:
         best_id = beams[-1][0] if beams and beams[-1] else None
         best = [candidate.prompt for candidate in tree if candidate.id == best_id] or [record.settings.initial_prompt]
-        files = {
-            folder / PROMPT_FILE: _to_text(f"{best[0]}\n"),
-            folder / ALGORITHM_FOLDER / "tree.json": _to_json([one.model_dump(mode="json") for one in tree]),
-        }
-        for path, content in files.items():
-            write_atomically(path, content, root=folder)
+        contents[PROMPT_FILE] = _to_text(f"{best[0]}\n")
+        contents[_TREE_FILE] = _to_json([one.model_dump(mode="json") for one in tree])
+    written = write_files(folder, contents, what="Folder", advice="Give another one with --output.")
+    return written if result is None else [*write_result_files(folder, result, tree), *written]
+
+
+def write_files(folder: Path, contents: Mapping[str, bytes], *, advice: str, what: str = "Run folder") -> list[Path]:
+    """Write files by their names below a folder, and return their paths.
+
+    Raises:
+        CheckpointError: the folder cannot be written; it says what the folder is, and the advice.
+    """
+    try:
+        for name, content in contents.items():
+            write_atomically(folder / name, content, root=folder)
     except OSError as error:
-        raise CheckpointError(f"Folder {folder}: {error.strerror or error}. Give another one with --output.") from error
-    return [*files, folder / RUN_FILE]
+        raise CheckpointError(f"{what} {folder}: {error.strerror or error}. {advice}") from error
+    return [folder / name for name in contents]
+
+
+def advise_resume(thread_id: str) -> str:
+    """Return what to do where a finished run's files cannot be written."""
+    return (
+        f"The result is stored: make room there and run `drpo resume {thread_id}`, or give another folder with "
+        "--log-dir."
+    )
 
 
 def describe_level(candidate: Candidate) -> dict[str, JsonValue]:

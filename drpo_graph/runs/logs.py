@@ -4,7 +4,7 @@ import io
 import json
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from drpo_graph.errors import CheckpointError
@@ -30,11 +30,8 @@ from drpo_graph.settings.settings import Settings
 logger = logging.getLogger(__name__)
 
 LOG_FILE = "log.txt"
-
 ARGS_FILE = "args.txt"
-
 _MAX_LOGGED = 20_000
-
 _PLAIN_NAMES = (PROMPT_FILE, RESULT_FILE, EVENTS_FILE, LOG_FILE, ARGS_FILE, ALGORITHM_FOLDER)
 
 
@@ -70,10 +67,8 @@ def open_run_files(
             logger.warning("%s holds files of this run that are not encrypted: %s.", folder, ", ".join(plain))
         with _explained(folder):
             events = EventLog(folder / SEALED_EVENTS_FILE, vault)
-        try:
+        with closing(events):
             yield (events,)
-        finally:
-            events.close()
         return
     with _explained(folder):
         append_settings(folder, settings)

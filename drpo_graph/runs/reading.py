@@ -61,8 +61,7 @@ async def load_run(storage: Storage, thread_id: str) -> StoredRun:
         record = await _as_it_is(await RunRegistry(reader.store).find(thread_id), reader)
         archive = Archive(reader.store, thread_id)
         stored = await archive.get("run", "result")
-        levels = sorted((await archive.get_all("levels")).items())
-        beams = [[str(one) for one in beam] for _, level in levels if isinstance(beam := level["beam"], list)]
+        beams = [level["beam"] for level in await archive.levels()]
         result = RunResult.model_validate(stored) if stored else None
         icl = await archive.get("run", "icl_result")
         icl_result = ICLResult.model_validate(icl) if icl else None

@@ -42,13 +42,13 @@ async def load_warm_start(
         archive = Archive(reader.store, thread_id)
         tree = await load_tree(archive)
         stored = await archive.get("run", "result")
-        levels = sorted((await archive.get_all("levels")).items())
+        levels = await archive.levels()
     best_id = None
     if stored is not None:
         best_id = RunResult.model_validate(stored).candidate_id
-    elif levels and isinstance(beam := levels[-1][1]["beam"], list):
+    elif levels:
         # All of the beam may have been vetoed.
-        best_id = str(beam[0]) if beam else ROOT_ID
+        best_id = next(iter(levels[-1]["beam"]), ROOT_ID)
     best = next((one for one in tree if one.id == best_id), None)
     if best is None:
         raise UsageError(f"Run {thread_id!r} has scored nothing yet: there is no prompt to start from.")

@@ -6,7 +6,7 @@ writing again after a resume changes nothing.
 
 import sqlite3
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Literal, NotRequired, TypedDict, cast
 
 from langgraph.store.base import BaseStore, GetOp, Item, PutOp
@@ -81,18 +81,29 @@ def namespace_of(run_id: str, kind: Kind) -> tuple[str, ...]:
     return ("drpo", run_id.replace("%", "%25").replace(".", "%2E"), kind)
 
 
+async def list_items(store: BaseStore, namespace: tuple[str, ...]) -> AsyncIterator[Item]:
+    """Yield all that a store holds in a namespace, a page at a time."""
+    num_seen = 0
+    while True:
+        page = await store.asearch(namespace, limit=_PAGE, offset=num_seen)
+        for item in page:
+            yield item
+        num_seen += len(page)
+        if len(page) < _PAGE:
+            return
+
+
 class Archive:
-    """One run's records in a LangGraph store, with a bounded cache of what was read or written last."""
+    """One run's records in a LangGraph store, with a bounded cache of what was read or written last.
+
+    What the graph's state names must be there: :meth:`candidate`, :meth:`prompt_of`, :meth:`query_order`,
+    :meth:`query` and :meth:`rollout` raise a :class:`StateFormatError` where the store does not hold it.
+    """
 
     def __init__(self, store: BaseStore, run_id: str) -> None:
+        self.run_id = run_id
         self._store = store
-        self._run_id = run_id
-        self._cache: OrderedDict[tuple[Kind, str], Mapping[str, JsonValue]] = OrderedDict()
-
-    @property
-    def run_id(self) -> str:
-        """The run whose records these are."""
-        return self._run_id
+        self._cache: OrderedDict[Change, Mapping[str, JsonValue]] = OrderedDict()
 
     async def put(self, kind: Kind, key: str, value: Mapping[str, JsonValue]) -> None:
         """Store a record; it is committed when this returns."""
@@ -100,18 +111,15 @@ class Archive:
 
     async def put_all(self, kind: Kind, values: Mapping[str, Mapping[str, JsonValue]]) -> None:
         """Store several records of one kind in one transaction."""
-        namespace = namespace_of(self._run_id, kind)
-        # One batch of writes only: SQLite refuses a transaction that turns from reading to writing beside a writer.
-        await self._store.abatch([PutOp(namespace, key, dict(value), index=False) for key, value in values.items()])
-        for key, value in values.items():
-            self._remember(kind, key, value)
+        await self.change({(kind, key): value for key, value in values.items()})
 
     async def change(self, values: Mapping[Change, Mapping[str, JsonValue] | None]) -> None:
         """Store records of any kind, and delete those whose value is ``None``, in one transaction."""
         puts = [
-            PutOp(namespace_of(self._run_id, kind), key, None if value is None else dict(value), index=False)
+            PutOp(namespace_of(self.run_id, kind), key, None if value is None else dict(value), index=False)
             for (kind, key), value in values.items()
         ]
+        # One batch of writes only: SQLite refuses a transaction that turns from reading to writing beside a writer.
         if puts:
             await self._store.abatch(puts)
         for (kind, key), value in values.items():
@@ -125,7 +133,7 @@ class Archive:
         cached = self._cache.get((kind, key))
         if cached is not None:
             return cached
-        (item,) = await self._store.abatch([GetOp(namespace_of(self._run_id, kind), key, refresh_ttl=False)])
+        (item,) = await self._store.abatch([GetOp(namespace_of(self.run_id, kind), key, refresh_ttl=False)])
         if not isinstance(item, Item):
             return None
         self._remember(kind, key, item.value)
@@ -133,64 +141,28 @@ class Archive:
 
     async def get_all(self, kind: Kind) -> dict[str, Mapping[str, JsonValue]]:
         """Return every record of one kind by key, past the cache."""
-        found: dict[str, Mapping[str, JsonValue]] = {}
-        while True:
-            page = await self._store.asearch(namespace_of(self._run_id, kind), limit=_PAGE, offset=len(found))
-            found.update((item.key, item.value) for item in page)
-            if len(page) < _PAGE:
-                return found
+        return {item.key: item.value async for item in list_items(self._store, namespace_of(self.run_id, kind))}
 
     async def candidate(self, candidate_id: str) -> StoredCandidate:
-        """Return a candidate's text and descent.
-
-        Raises:
-            StateFormatError: the store does not hold it.
-        """
-        stored = await self.get("candidates", candidate_id)
-        if stored is None:
-            raise self._missing("candidate", candidate_id)
-        return cast(StoredCandidate, stored)
+        """Return a candidate's text and descent."""
+        return cast(StoredCandidate, await self._demand("candidates", candidate_id, what="candidate"))
 
     async def prompt_of(self, candidate_id: str) -> str:
-        """Return a candidate's prompt.
-
-        Raises:
-            StateFormatError: the store does not hold it.
-        """
+        """Return a candidate's prompt."""
         return (await self.candidate(candidate_id))["prompt"]
 
     async def query_order(self) -> list[str]:
-        """Return the ids of the training queries in the run's order.
-
-        Raises:
-            StateFormatError: the store does not hold it.
-        """
-        stored = await self.get("run", "order")
-        if stored is None:
-            raise self._missing("record", "order")
-        return cast(list[str], stored["query_ids"])
+        """Return the ids of the training queries in the run's order."""
+        return cast(list[str], (await self._demand("run", "order", what="record"))["query_ids"])
 
     async def query(self, query_id: str) -> Query:
-        """Return a query of the run.
-
-        Raises:
-            StateFormatError: the store does not hold it.
-        """
-        stored = await self.get("queries", query_id)
-        if stored is None:
-            raise self._missing("query", query_id)
-        return Query.model_validate(stored)
+        """Return a query of the run."""
+        return Query.model_validate(await self._demand("queries", query_id, what="query"))
 
     async def rollout(self, candidate_id: str, query_id: str) -> Rollout:
-        """Return a finished rollout.
-
-        Raises:
-            StateFormatError: the store does not hold it.
-        """
-        stored = await self.get("rollouts", rollout_key(candidate_id, query_id))
-        if stored is None:
-            raise self._missing("rollout", rollout_key(candidate_id, query_id))
-        return Rollout.model_validate(stored)
+        """Return a finished rollout."""
+        key = rollout_key(candidate_id, query_id)
+        return Rollout.model_validate(await self._demand("rollouts", key, what="rollout"))
 
     async def metrics_for(self, query_id: str) -> MetricSelection | None:
         """Return the metrics selected for a query, or ``None`` when none are yet."""
@@ -203,11 +175,15 @@ class Archive:
         rejected = stored["rejected"] if stored is not None else None
         return [RejectedRewrite.model_validate(one) for one in rejected] if isinstance(rejected, list) else []
 
+    async def levels(self) -> list[StoredLevel]:
+        """Return what scoring decided, by level."""
+        return [cast(StoredLevel, stored) for _, stored in sorted((await self.get_all("levels")).items())]
+
     async def scores_by_candidate(self) -> dict[str, tuple[float | None, float | None]]:
         """Return reward and path reward of every candidate whose level is scored, in creation order."""
         scores: dict[str, tuple[float | None, float | None]] = {}
-        for _, stored in sorted((await self.get_all("levels")).items()):
-            for child in cast(StoredLevel, stored)["children"]:
+        for level in await self.levels():
+            for child in level["children"]:
                 scores[child["id"]] = (child["reward"], child["path_reward"])
         return scores
 
@@ -220,9 +196,9 @@ class Archive:
         key = rollout_key(rollout.candidate_id, rollout.query_id)
         await self.put("rollouts", key, rollout.model_dump(mode="json"))
 
-    async def put_level(self, level: StoredLevel) -> None:
-        """Store what scoring a level decided."""
-        await self.put("levels", f"{level['level']:06d}", _as_json(level))
+    async def put_levels(self, *levels: StoredLevel) -> None:
+        """Store what scoring decided."""
+        await self.put_all("levels", {f"{one['level']:06d}": _as_json(one) for one in levels})
 
     def _remember(self, kind: Kind, key: str, value: Mapping[str, JsonValue]) -> None:
         self._cache[kind, key] = value
@@ -230,11 +206,14 @@ class Archive:
         if len(self._cache) > _CACHE_ENTRIES:
             self._cache.popitem(last=False)
 
-    def _missing(self, what: str, key: str) -> StateFormatError:
-        return StateFormatError(
-            f"Run {self._run_id!r}: its checkpoint names {what} {key!r}, which its store does not hold. "
-            "Resume with the store that the run was started with."
-        )
+    async def _demand(self, kind: Kind, key: str, *, what: str) -> Mapping[str, JsonValue]:
+        stored = await self.get(kind, key)
+        if stored is None:
+            raise StateFormatError(
+                f"Run {self.run_id!r}: its checkpoint names {what} {key!r}, which its store does not hold. "
+                "Resume with the store that the run was started with."
+            )
+        return stored
 
 
 def rollout_key(candidate_id: str, query_id: str) -> str:

@@ -17,17 +17,7 @@ _CONNECTION_STRING = re.compile(
 """What names a database with keywords; a file would be made of it."""
 
 
-def is_database(place: str) -> bool:
-    """Return whether a text is meant to name a database, well-formed or not."""
-    return place.startswith(_SCHEMES)
-
-
-def open_database(uri: str) -> Storage:
-    """Return a database as a place of runs.
-
-    Raises:
-        UsageError: the URI cannot be read, or the extra ``postgres`` is not installed.
-    """
+def _open_database(uri: str) -> Storage:
     try:
         from drpo_graph.storage.postgres import PostgresStorage  # Optional, and slow to import.
     except ImportError as error:
@@ -42,14 +32,14 @@ def find_storage(place: str | Path | Storage) -> Storage:
     """Return the place of runs that ``--checkpoint`` names: a file, or a database by its URI.
 
     Raises:
-        UsageError: it is a URI that cannot be used.
+        UsageError: it is a URI that cannot be used, or the extra ``postgres`` is not installed.
     """
     if not isinstance(place, str | Path):
         return place
-    if isinstance(place, str) and is_database(place):
-        return open_database(place)
+    if isinstance(place, str) and place.startswith(_SCHEMES):
+        return _open_database(place)
     # None of these is repeated: it may hold a password.
-    if is_database(str(place)) and ":/" in str(place):
+    if str(place).startswith(_SCHEMES) and ":/" in str(place):
         raise UsageError("--checkpoint: a database is named by its URI as a text, not as a path.")
     if _CONNECTION_STRING.match(str(place)) or (isinstance(place, str) and "://" in place):
         raise UsageError("--checkpoint: expected the path of a SQLite file, or a URI that begins with postgresql://.")

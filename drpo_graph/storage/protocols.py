@@ -1,6 +1,6 @@
-"""Where runs are kept: what a place must be able to do, and which place a text names."""
+"""Where runs are kept: what a place must be able to do."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,15 +65,14 @@ class Checkpoint:
         return (tell,)
 
 
-class Reader(Protocol):
+@dataclass(frozen=True, slots=True)
+class Reader:
     """A place that is open for reading."""
 
-    @property
-    def store(self) -> "BaseStore":
-        """Its records."""
-
-    async def is_worked_on(self, thread_id: str) -> bool:
-        """Return whether a process works on a run at this moment."""
+    store: "BaseStore"
+    """Its records."""
+    is_worked_on: Callable[[str], Awaitable[bool]]
+    """Returns whether a process works on a run at this moment."""
 
 
 class EventReader(Protocol):
@@ -103,9 +102,11 @@ class Storage(Protocol):
     @property
     def folder(self) -> Path:
         """Where run folders stand unless a run is given one."""
+        return RUNS_FOLDER
 
     def exists(self) -> bool:
         """Return whether there may be runs."""
+        return True
 
     def require(self) -> None:
         """Do nothing unless it is known at once that there are no runs.

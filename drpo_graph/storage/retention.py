@@ -4,15 +4,13 @@ Written against LangGraph's saver and store, so that it holds for every database
 """
 
 import time
-from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
-from langgraph.store.base import BaseStore, PutOp
-from pydantic import JsonValue
+from langgraph.store.base import BaseStore
 
 from drpo_graph.errors import UsageError
-from drpo_graph.storage.archive import Archive, Kind, StoredLevel, namespace_of
+from drpo_graph.storage.archive import Archive, Kind, StoredLevel, list_items, namespace_of
 from drpo_graph.storage.protocols import Checkpoint
 from drpo_graph.storage.run_list import RunRecord, RunRegistry
 
@@ -50,55 +48,34 @@ class Choice(NamedTuple):
     async def find_obstacle(
         self, record: RunRecord, store: BaseStore, saver: "BaseCheckpointSaver[str] | None" = None
     ) -> str | None:
-        """Return what keeps a run from being pruned, or ``None`` when it is to be.
-
-        Args:
-            record: The run.
-            store: Its records.
-            saver: Its checkpoints, where they are at hand.
-        """
+        """Return what keeps a run from being pruned, or ``None``; its checkpoints are looked at if they are at hand."""
         if record.status != "done" and self.keep != "nothing":
             return "is not finished"
         if record.status != "done" and record.thread_id not in self.names and not self.has_unfinished:
             return "is not finished (--unfinished takes it, too)"
-        if self.min_age_s is not None and time.time() - await find_last_change(record, store, saver) <= self.min_age_s:
+        if self.min_age_s is not None and time.time() - await _last_change(record, store, saver) <= self.min_age_s:
             return "is not old enough"
         return None
 
 
-async def find_last_change(
-    record: RunRecord, store: BaseStore, saver: "BaseCheckpointSaver[str] | None" = None
-) -> float:
+async def _last_change(record: RunRecord, store: BaseStore, saver: "BaseCheckpointSaver[str] | None") -> float:
     """Return when something was last stored of a run, in seconds since the epoch.
 
     A run's record is stored when a process begins with it and when it ends; of a process that was killed, only what it
     had stored meanwhile tells how long it worked.
-
-    Args:
-        record: The run.
-        store: Its records.
-        saver: Its checkpoints, where they are at hand.
     """
     last = record.updated_at
     if record.status == "done":
         return last
     for kind in get_args(Kind):
-        num_seen = 0
-        while page := await store.asearch(namespace_of(record.thread_id, kind), limit=_BATCH, offset=num_seen):
-            num_seen += len(page)
-            last = max(last, *(_to_seconds(item.updated_at) for item in page))
+        async for item in list_items(store, namespace_of(record.thread_id, kind)):
+            last = max(last, _to_seconds(item.updated_at))
     found = None if saver is None else await saver.aget_tuple(_config_of(record))
     return last if found is None else max(last, _to_seconds(datetime.fromisoformat(found.checkpoint["ts"])))
 
 
 async def prune_run(checkpoint: Checkpoint, record: RunRecord, *, keep: Keep, is_dry: bool = False) -> Pruned:
-    """Take from a run what is not to be kept, and return how much that was.
-
-    Args:
-        checkpoint: Where it is kept.
-        record: The run.
-        keep: What of it stays.
-        is_dry: Whether only to count.
+    """Take from a run what is not to be kept, or only count it, and return how much that is.
 
     Raises:
         UsageError: the run is not finished, so that it needs all it has: of it, only everything can be taken.
@@ -107,9 +84,7 @@ async def prune_run(checkpoint: Checkpoint, record: RunRecord, *, keep: Keep, is
     archive = Archive(checkpoint.store, thread_id)
     if keep != "nothing" and (record.status != "done" or not await _has_result(archive)):
         raise UsageError(f"Run {thread_id!r} is not finished, and needs all it has to be resumed.")
-    num_checkpoints = 0
-    async for _ in checkpoint.saver.alist(_config_of(record)):
-        num_checkpoints += 1
+    num_checkpoints = sum([1 async for _ in checkpoint.saver.alist(_config_of(record))])
     kept = 0 if keep == "nothing" else min(1, num_checkpoints)
     doomed = await _find_doomed(archive, keep)
     num_records = sum(map(len, doomed.values()))
@@ -119,7 +94,8 @@ async def prune_run(checkpoint: Checkpoint, record: RunRecord, *, keep: Keep, is
         if keep == "result":
             await _shorten_levels(archive)
         for kind, keys in doomed.items():
-            await _delete(checkpoint.store, namespace_of(thread_id, kind), keys)
+            for start in range(0, len(keys), _BATCH):
+                await archive.change({(kind, key): None for key in keys[start : start + _BATCH]})
         if keep == "nothing":
             await checkpoint.saver.adelete_thread(thread_id)
             await RunRegistry(checkpoint.store).forget(thread_id)
@@ -157,20 +133,16 @@ async def _trace_of(archive: Archive) -> set[str]:
 async def _shorten_levels(archive: Archive) -> None:
     """Leave in each level's record only what is on the way to the result."""
     trace = await _trace_of(archive)
-    shortened: dict[str, dict[str, JsonValue]] = {}
-    for key, stored in (await archive.get_all("levels")).items():
-        level: StoredLevel = {**stored}  # type: ignore[typeddict-item]  # It was stored as one.
-        level["children"] = [child for child in level["children"] if child["id"] in trace]
-        level["beam"] = [one for one in level["beam"] if one in trace]
-        shortened[key] = {**level}  # type: ignore[dict-item]  # JSON-native, as it came.
-    await archive.put_all("levels", shortened)
+    shortened: list[StoredLevel] = [
+        {
+            **level,
+            "children": [child for child in level["children"] if child["id"] in trace],
+            "beam": [one for one in level["beam"] if one in trace],
+        }
+        for level in await archive.levels()
+    ]
+    await archive.put_levels(*shortened)
     await archive.put("run", "pruned", {"keep": "result"})
-
-
-async def _delete(store: BaseStore, namespace: tuple[str, ...], keys: Iterable[str]) -> None:
-    left = list(keys)
-    for start in range(0, len(left), _BATCH):
-        await store.abatch([PutOp(namespace, key, None) for key in left[start : start + _BATCH]])
 
 
 def _config_of(record: RunRecord) -> Any:

@@ -10,10 +10,10 @@ from pydantic import JsonValue, ValidationError
 from drpo_graph.errors import RunNotFoundError, StateFormatError
 from drpo_graph.records import Record, RunStatus, WarmStart
 from drpo_graph.settings.settings import Settings
+from drpo_graph.storage.archive import list_items
 
 RunKind = Literal["search", "icl"]
 _NAMESPACE = ("drpo", "runs")
-_PAGE = 200
 
 
 class RunInput(Record):
@@ -70,21 +70,12 @@ class RunRegistry:
 
     async def list_names(self) -> list[str]:
         """Return the names of all runs, those that this version cannot read among them."""
-        found: list[str] = []
-        while True:
-            page = await self._store.asearch(_NAMESPACE, limit=_PAGE, offset=len(found))
-            found.extend(item.key for item in page)
-            if len(page) < _PAGE:
-                return sorted(found)
+        return sorted([item.key async for item in list_items(self._store, _NAMESPACE)])
 
     async def list_runs(self) -> list[RunRecord]:
         """Return all runs, the newest first."""
-        found: list[RunRecord] = []
-        while True:
-            page = await self._store.asearch(_NAMESPACE, limit=_PAGE, offset=len(found))
-            found.extend(_read(item.value) for item in page)
-            if len(page) < _PAGE:
-                return sorted(found, key=lambda run: -run.created_at)
+        found = [_read(item.value) async for item in list_items(self._store, _NAMESPACE)]
+        return sorted(found, key=lambda run: -run.created_at)
 
     async def save(self, record: RunRecord) -> RunRecord:
         """Store a run's record with the time of now, and return it."""

@@ -16,12 +16,7 @@ _ItemT = TypeVar("_ItemT", bound=Item)
 
 
 class SealedStore(BaseStore):
-    """Seals what is put into the store behind it, each value for its own place.
-
-    Args:
-        store: The store behind.
-        vault: Seals and opens.
-    """
+    """Seals what is put into the store behind it, each value for its own place."""
 
     def __init__(self, store: BaseStore, vault: Vault) -> None:
         self._store = store

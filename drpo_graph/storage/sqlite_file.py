@@ -7,7 +7,7 @@ from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from filelock import FileLock, Timeout
 
@@ -15,13 +15,8 @@ from drpo_graph.errors import CheckpointError, NoRunsError, RunLockedError, Usag
 from drpo_graph.safety.encryption import Vault, read_vault
 from drpo_graph.safety.private_files import create_private_file, make_private_folder
 from drpo_graph.storage.names import check_thread_id
-from drpo_graph.storage.protocols import Checkpoint, Storage
+from drpo_graph.storage.protocols import Checkpoint, EventReader, Reader, Storage
 from drpo_graph.storage.serializer import make_serializer
-
-if TYPE_CHECKING:
-    from langgraph.store.base import BaseStore
-
-    from drpo_graph.events.log import FileEvents
 
 _BUSY_TIMEOUT_MS = 30_000
 _LOCK_TIMEOUT_S = 0.5
@@ -50,23 +45,42 @@ class SqliteStorage(Storage):
         return self.path.exists()
 
     def require(self) -> None:
-        """Do nothing when there is a file."""
-        require_checkpoint(self.path)
+        """Do nothing when there is a file.
+
+        Raises:
+            CheckpointError: there is none.
+        """
+        if not self.path.is_file():
+            what = "is a folder" if self.path.is_dir() else "does not exist"
+            raise CheckpointError(f"Checkpoint {self.path} {what}. Give the file of your runs with --checkpoint.")
 
     @asynccontextmanager
     async def open_run(self, thread_id: str, *, must_exist: bool = False) -> AsyncIterator[Checkpoint]:
         """Lock a run and open its file for work."""
         if must_exist:
-            require_checkpoint(self.path)
+            self.require()
         with lock_thread(self.path, thread_id):
-            async with open_checkpoint(self.path, must_exist=must_exist) as checkpoint:
+            async with open_checkpoint(self.path) as checkpoint:
                 yield checkpoint
 
     @asynccontextmanager
-    async def open_for_reading(self) -> AsyncIterator["FileReader"]:
-        """Open the file to look at runs."""
-        async with open_store(self.path) as store:
-            yield FileReader(store, self.path)
+    async def open_for_reading(self) -> AsyncIterator[Reader]:
+        """Open the file to look at runs: nothing is written, so a read-only file will do."""
+        from drpo_graph.storage.sealed_store import seal_store
+        from drpo_graph.storage.sqlite_saver import InlineSqliteStore  # Slow to import: only who looks at runs pays.
+
+        async def is_held(thread_id: str) -> bool:
+            return is_worked_on(self.path, thread_id)
+
+        self.require()
+        vault = read_vault(os.environ)
+        try:
+            with ExitStack() as stack:
+                store = InlineSqliteStore(_connect_for_reading(self.path, stack))
+                store.setup()
+                yield Reader(await seal_store(store, vault, name=self.name, is_new=False), is_held)
+        except sqlite3.Error as error:
+            raise explain_storage_error(error, self.path) from error
 
     async def measure(self) -> int:
         """Return the bytes of the file, with its log."""
@@ -83,7 +97,7 @@ class SqliteStorage(Storage):
             raise explain_storage_error(error, self.path) from error
 
     @contextmanager
-    def open_events(self, thread_id: str, log_dir: str | None) -> "Iterator[FileEvents]":
+    def open_events(self, thread_id: str, log_dir: str | None) -> Iterator[EventReader]:
         """Open a run's event logs, which are in its folder."""
         from drpo_graph.events.log import open_event_files  # Loads LangGraph.
 
@@ -93,21 +107,9 @@ class SqliteStorage(Storage):
             yield events
 
 
-@dataclass(frozen=True, slots=True)
-class FileReader:
-    """A file that is open for reading."""
-
-    store: "BaseStore"
-    path: Path
-
-    async def is_worked_on(self, thread_id: str) -> bool:
-        """Return whether a process works on a run at this moment."""
-        return is_worked_on(self.path, thread_id)
-
-
 @asynccontextmanager
-async def open_checkpoint(path: Path, *, must_exist: bool = False) -> AsyncIterator[Checkpoint]:
-    """Open a SQLite checkpoint, creating it unless it must exist.
+async def open_checkpoint(path: Path) -> AsyncIterator[Checkpoint]:
+    """Open a SQLite checkpoint, creating it where there is none.
 
     WAL with ``synchronous=NORMAL``: a killed process loses nothing that was committed; only a machine that loses power
     may lose the last moments.
@@ -115,8 +117,6 @@ async def open_checkpoint(path: Path, *, must_exist: bool = False) -> AsyncItera
     Raises:
         CheckpointError: it cannot be opened, is no checkpoint, or cannot be written.
     """
-    if must_exist:
-        require_checkpoint(path)
     vault = read_vault(os.environ)
     with ExitStack() as stack:
         try:
@@ -129,38 +129,6 @@ async def open_checkpoint(path: Path, *, must_exist: bool = False) -> AsyncItera
             yield checkpoint
         except sqlite3.Error as error:
             raise explain_storage_error(error, path) from error
-
-
-@asynccontextmanager
-async def open_store(path: Path) -> "AsyncIterator[BaseStore]":
-    """Open a checkpoint's store to look at runs: nothing is written, so a read-only file will do.
-
-    Raises:
-        CheckpointError: it does not exist, is no checkpoint, or cannot be read.
-    """
-    from drpo_graph.storage.sealed_store import seal_store
-    from drpo_graph.storage.sqlite_saver import InlineSqliteStore  # Slow to import: only who looks at runs pays for it.
-
-    require_checkpoint(path)
-    vault = read_vault(os.environ)
-    try:
-        with ExitStack() as stack:
-            store = InlineSqliteStore(_connect_for_reading(path, stack))
-            store.setup()
-            yield await seal_store(store, vault, name=str(path), is_new=False)
-    except sqlite3.Error as error:
-        raise explain_storage_error(error, path) from error
-
-
-def require_checkpoint(path: Path) -> None:
-    """Do nothing when there is a file at the path.
-
-    Raises:
-        CheckpointError: there is none.
-    """
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else "does not exist"
-        raise CheckpointError(f"Checkpoint {path} {what}. Give the file of your runs with --checkpoint.")
 
 
 def explain_storage_error(error: Exception, path: Path) -> CheckpointError:
@@ -194,10 +162,9 @@ def lock_thread(path: Path, thread_id: str) -> Iterator[None]:
         CheckpointError: the lock file cannot be written.
     """
     lock_file = _lock_file(path, thread_id)
-    lock = FileLock(lock_file, timeout=_LOCK_TIMEOUT_S)
     try:
         make_private_folder(lock_file.parent)
-        lock.acquire()
+        lock = FileLock(lock_file).acquire(timeout=_LOCK_TIMEOUT_S)
     except Timeout as error:
         raise RunLockedError(
             f"Run {thread_id!r} is being worked on by another process. Wait for it, or watch it with "
@@ -205,10 +172,8 @@ def lock_thread(path: Path, thread_id: str) -> Iterator[None]:
         ) from error
     except OSError as error:
         raise explain_storage_error(error, path) from error
-    try:
+    with lock:
         yield
-    finally:
-        lock.release()
 
 
 def is_worked_on(path: Path, thread_id: str) -> bool:
@@ -220,16 +185,14 @@ def is_worked_on(path: Path, thread_id: str) -> bool:
         return False
     if not lock_file.exists():
         return False
-    lock = FileLock(lock_file, timeout=0)
     try:
-        lock.acquire()
+        with FileLock(lock_file, timeout=0):
+            return False
     except Timeout:
         return True
     except OSError:
         # Nobody works on a run that cannot be written.
         return False
-    lock.release()
-    return False
 
 
 def _lock_file(path: Path, thread_id: str) -> Path:
@@ -245,19 +208,16 @@ def _causes(error: BaseException) -> list[BaseException]:
     return [one for one in chain if isinstance(one, sqlite3.Error | OSError)] or [error]
 
 
-def _reading_addresses(path: Path) -> tuple[str, str]:
-    # SQLite reads a WAL database only where it may put its log beside it, or where it is told that nobody writes.
-    # Opened for writing, it takes its log away again; opened so that it cannot write, it leaves it.
-    return f"{path.absolute().as_uri()}?mode=rw", f"{path.absolute().as_uri()}?immutable=1"
-
-
 def _connect_for_reading(path: Path, stack: ExitStack) -> sqlite3.Connection:
     """Return a connection that cannot write.
 
     Raises:
         CheckpointError: the file holds no runs.
     """
-    for address in _reading_addresses(path):
+    # SQLite reads a WAL database only where it may put its log beside it, or where it is told that nobody writes.
+    # Opened for writing, it takes its log away again; opened so that it cannot write, it leaves it.
+    for way in ("mode=rw", "immutable=1"):
+        address = f"{path.absolute().as_uri()}?{way}"
         connection = sqlite3.connect(address, uri=True, isolation_level=None, check_same_thread=False)
         stack.callback(connection.close)
         try:
@@ -275,16 +235,11 @@ def _connect_for_reading(path: Path, stack: ExitStack) -> sqlite3.Connection:
 
 async def _open(path: Path, stack: ExitStack, vault: Vault | None) -> Checkpoint:
     from drpo_graph.storage.sealed_store import seal_store
-    from drpo_graph.storage.sqlite_saver import (  # Slow to import: only a run pays for it.
-        InlineSqliteSaver,
-        InlineSqliteStore,
-    )
+    from drpo_graph.storage.sqlite_saver import InlineSqliteSaver, InlineSqliteStore  # Slow: only a run pays for it.
 
     # The store runs its own transactions, the saver relies on implicit ones: each has a connection of its kind.
-    for_store = _connect(path, None)
-    stack.callback(for_store.close)
-    for_saver = _connect(path, "DEFERRED")
-    stack.callback(for_saver.close)
+    for_store = stack.enter_context(closing(_connect(path, None)))
+    for_saver = stack.enter_context(closing(_connect(path, "DEFERRED")))
     saver, store = InlineSqliteSaver(for_saver, serde=make_serializer(vault)), InlineSqliteStore(for_store)
     saver.setup()
     store.setup()

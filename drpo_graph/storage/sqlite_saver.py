@@ -5,14 +5,26 @@ waits for the interpreter lock: about a fifth of a call's CPU. A commit in WAL m
 to the page cache, so doing it in place is both cheaper and sooner durable.
 """
 
-from collections.abc import AsyncIterator, Iterable, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from langchain_core.runnables import RunnableConfig
-from langgraph.checkpoint.base import ChannelVersions, Checkpoint, CheckpointMetadata, CheckpointTuple
+from langgraph.checkpoint.base import CheckpointTuple
 from langgraph.checkpoint.sqlite import SqliteSaver
 from langgraph.store.base import Op, Result
 from langgraph.store.sqlite import SqliteStore
+
+_Given = ParamSpec("_Given")
+_Result = TypeVar("_Result")
+
+
+def _in_place(
+    method: Callable[Concatenate[SqliteSaver, _Given], _Result],
+) -> Callable[Concatenate[SqliteSaver, _Given], Coroutine[Any, Any, _Result]]:
+    async def call(saver: SqliteSaver, /, *args: _Given.args, **kwargs: _Given.kwargs) -> _Result:
+        return method(saver, *args, **kwargs)
+
+    return call
 
 
 class InlineSqliteStore(SqliteStore):
@@ -26,9 +38,10 @@ class InlineSqliteStore(SqliteStore):
 class InlineSqliteSaver(SqliteSaver):
     """A SQLite saver whose asynchronous methods run in place."""
 
-    async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
-        """Return a checkpoint."""
-        return self.get_tuple(config)
+    aget_tuple = _in_place(SqliteSaver.get_tuple)
+    aput = _in_place(SqliteSaver.put)
+    aput_writes = _in_place(SqliteSaver.put_writes)
+    adelete_thread = _in_place(SqliteSaver.delete_thread)
 
     async def alist(
         self,
@@ -42,23 +55,7 @@ class InlineSqliteSaver(SqliteSaver):
         for found in self.list(config, filter=filter, before=before, limit=limit):
             yield found
 
-    async def aput(
-        self,
-        config: RunnableConfig,
-        checkpoint: Checkpoint,
-        metadata: CheckpointMetadata,
-        new_versions: ChannelVersions,
-    ) -> RunnableConfig:
-        """Save a checkpoint."""
-        return self.put(config, checkpoint, metadata, new_versions)
-
-    async def aput_writes(
-        self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
-    ) -> None:
-        """Save what a task of a superstep wrote."""
-        self.put_writes(config, writes, task_id, task_path)
-
-    def prune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
+    async def aprune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
         """Delete all of each thread's checkpoints, or all but the last one of its top graph.
 
         A subgraph's checkpoints are of use only while the superstep that it belongs to is in work.
@@ -76,11 +73,3 @@ class InlineSqliteSaver(SqliteSaver):
                         "(SELECT max(checkpoint_id) FROM checkpoints WHERE thread_id = ? AND checkpoint_ns = ''))",
                         (thread_id, thread_id),
                     )
-
-    async def aprune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
-        """Delete all of each thread's checkpoints, or all but the last one of its top graph."""
-        self.prune(thread_ids, strategy=strategy)
-
-    async def adelete_thread(self, thread_id: str) -> None:
-        """Delete all checkpoints of a thread."""
-        self.delete_thread(thread_id)

@@ -13,11 +13,7 @@ async def load_tree(archive: Archive) -> tuple[Candidate, ...]:
     are in the result's validation.
     """
     scores = await archive.scores_by_candidate()
-    queries_by_level = {
-        int(level): [str(one) for one in stored["query_ids"]]
-        for level, stored in (await archive.get_all("levels")).items()
-        if isinstance(stored["query_ids"], list)
-    }
+    queries_by_level = {level["level"]: level["query_ids"] for level in await archive.levels()}
     stored_rollouts: dict[str, dict[str, JsonValue]] = {}
     for key, stored_rollout in sorted((await archive.get_all("rollouts")).items()):
         candidate_id, _, query_id = key.partition("/")

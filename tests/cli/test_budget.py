@@ -23,7 +23,7 @@ from drpo_graph.settings.layers import build_settings
 from drpo_graph.stop import StopSignal
 from drpo_graph.storage.archive import Archive
 from drpo_graph.storage.protocols import Checkpoint
-from drpo_graph.storage.sqlite_file import SqliteStorage, open_store
+from drpo_graph.storage.sqlite_file import SqliteStorage
 from tests.support.command import (
     KEY,
     MODEL,
@@ -128,8 +128,8 @@ def unbroken_calls(result: RunResult) -> int:
 
 async def count_spent(folder: Path) -> int:
     """Return the calls that the run's budget has counted, those lost with a killed process included."""
-    async with open_store(folder / "drpo_runs" / "checkpoints.sqlite") as store:
-        ledger = Ledger(Archive(store, "t"), StopSignal())
+    async with SqliteStorage(folder / "drpo_runs" / "checkpoints.sqlite").open_for_reading() as reader:
+        ledger = Ledger(Archive(reader.store, "t"), StopSignal())
         await ledger.load()
         return ledger.budget.spent.calls
 

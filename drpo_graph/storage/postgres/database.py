@@ -4,9 +4,8 @@ import asyncio
 import logging
 import time
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from typing import TypeVar
 
 import psycopg
@@ -35,23 +34,6 @@ Connection = AsyncConnection[DictRow]
 _Result = TypeVar("_Result")
 
 
-@dataclass(frozen=True, slots=True)
-class _Outage:
-    """A time without the database."""
-
-    since: float
-    first: psycopg.Error
-    """What it began with; the errors that follow may only say that nobody answers."""
-
-    def is_long(self) -> bool:
-        """Return whether it is to be waited out no longer."""
-        return time.monotonic() - self.since >= PATIENCE_S
-
-    def left_s(self) -> float:
-        """Return how long it is still waited out, and at least as long as a connection needs."""
-        return max(_PAUSE_S, self.since + PATIENCE_S - time.monotonic())
-
-
 class Database:
     """The connections to one database."""
 
@@ -61,7 +43,10 @@ class Database:
         self.pool = _make_pool(address, _MAX_CONNECTIONS)
         self._lease_pool = _make_pool(address, _MAX_LEASE_CONNECTIONS)
         self._opening = asyncio.Lock()
-        self._outage: _Outage | None = None
+        self._outage: psycopg.Error | None = None
+        """What a time without the database began with; the errors that follow may only say that nobody answers."""
+        self._outage_ends_at = 0.0
+        """It is waited out no longer than until then."""
         self._answered_at = time.monotonic()
 
     async def open(self, *, must_exist: bool) -> None:
@@ -89,8 +74,11 @@ class Database:
 
     def connection(self) -> AbstractAsyncContextManager[Connection]:
         """Lend a connection for as long as the block lasts."""
-        wait_s = PATIENCE_S if self._outage is None else min(_RECONNECT_S, self._outage.left_s())
-        return self.pool.connection(timeout=wait_s)
+        if self._outage is None:
+            return self.pool.connection(timeout=PATIENCE_S)
+        # At least as long as a connection needs.
+        left_s = max(_PAUSE_S, self._outage_ends_at - time.monotonic())
+        return self.pool.connection(timeout=min(_RECONNECT_S, left_s))
 
     def lease_connection(self) -> AbstractAsyncContextManager[Connection]:
         """Lend a connection that no write of a run keeps busy: for short statements on leases."""
@@ -132,7 +120,7 @@ class Database:
             CheckpointError: that would not help, or no longer.
         """
         if not _may_pass(error):
-            raise explain(error, self.address) from error
+            raise _explain(error, self.address) from error
         if isinstance(error, PoolTimeout) and time.monotonic() - self._answered_at < PATIENCE_S:
             # Others are served: all connections are at work.
             if self._outage is None:
@@ -140,11 +128,11 @@ class Database:
             return
         if self._outage is None:
             # At once: it may have been this connection alone that broke.
-            self._outage = _Outage(time.monotonic(), error)
+            self._outage, self._outage_ends_at = error, time.monotonic() + PATIENCE_S
             logger.warning("the database is away: %s", self.address.hide(str(error)))
             return
-        if self._outage.is_long():
-            raise explain(self._outage.first, self.address) from error
+        if time.monotonic() >= self._outage_ends_at:
+            raise _explain(self._outage, self.address) from error
         await asyncio.sleep(_PAUSE_S)
 
 
@@ -192,19 +180,23 @@ async def connect(address: Address, *, is_reader: bool = False) -> AsyncIterator
     Raises:
         CheckpointError: the database cannot be reached, or a statement fails.
     """
-    try:
+    with explained(address):
         async with await AsyncConnection.connect(
-            address.conninfo,
-            autocommit=True,
-            prepare_threshold=0,
-            row_factory=dict_row,
+            address.conninfo, autocommit=True, prepare_threshold=0, row_factory=dict_row
         ) as connection:
             await _configure(connection)
             if is_reader:
                 await connection.execute("SET default_transaction_read_only = on")
             yield connection
+
+
+@contextmanager
+def explained(address: Address) -> Iterator[None]:
+    """Raise what fails of the database with what to do about it."""
+    try:
+        yield
     except psycopg.Error as error:
-        raise explain(error, address) from error
+        raise _explain(error, address) from error
 
 
 def no_runs(address: Address) -> NoRunsError:
@@ -212,7 +204,7 @@ def no_runs(address: Address) -> NoRunsError:
     return NoRunsError(f"Checkpoint {address.name} holds no runs of drpo. Give another place with --checkpoint.")
 
 
-def explain(error: psycopg.Error, address: Address) -> CheckpointError:
+def _explain(error: psycopg.Error, address: Address) -> CheckpointError:
     """Return what an error of the database means, with what to do about it."""
     text, state = address.hide(str(error)), error.sqlstate or ""
     if state == "42P01":

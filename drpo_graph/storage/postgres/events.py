@@ -5,17 +5,18 @@ import logging
 import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 
 import psycopg
 from psycopg import Connection
-from psycopg.rows import TupleRow
+from psycopg.rows import TupleRow, class_row
 
 from drpo_graph.errors import CheckpointError
 from drpo_graph.events.log import event_line, open_event_line
 from drpo_graph.events.schema import Event
 from drpo_graph.safety.encryption import Vault, read_vault
-from drpo_graph.storage.postgres.database import explain
-from drpo_graph.storage.postgres.lease import FIND_HOLDING, as_holding
+from drpo_graph.storage.postgres.database import explained
+from drpo_graph.storage.postgres.process import FIND_HOLDING, Holding
 from drpo_graph.storage.postgres.savers import Fence
 from drpo_graph.storage.postgres.uri import Address
 
@@ -67,10 +68,8 @@ class EventWriter:
             # What ended the run is what to tell.
             await self._finish(task, within_s=_FLUSH_S if isinstance(ending, asyncio.CancelledError) else None)
             if self._waiting and not isinstance(ending, CheckpointError) and not self._fence.lease.is_lost:
-                why = self._error or "there was no time for it"
-                logger.warning(
-                    "run %s: its last %d events are not stored: %s", self._thread_id, len(self._waiting), why
-                )
+                why, num_left = self._error or "there was no time for it", len(self._waiting)
+                logger.warning("run %s: its last %d events are not stored: %s", self._thread_id, num_left, why)
             raise
         await self._finish(task)
         task.result()
@@ -105,23 +104,21 @@ class EventWriter:
     async def _write_waiting(self) -> None:
         while self._waiting and not self._fence.lease.is_lost:
             batch = self._waiting[:_PAGE]
-            positions = [self._position + number for number in range(1, len(batch) + 1)]
-
-            async def insert(batch: list[str] = batch, positions: list[int] = positions) -> None:
-                async with self._fence.cursor() as cursor:
-                    await cursor.execute(
-                        """
-                        INSERT INTO drpo_events (thread_id, position, event)
-                        SELECT %s, one.position, one.event FROM unnest(%s::bigint[], %s::text[]) AS one(position, event)
-                        ON CONFLICT DO NOTHING
-                        """,
-                        (self._thread_id, positions, batch),
-                    )
-
             # Cancelled in between, it is done again, at the same positions: that changes nothing.
-            await self._fence.attempt(insert)
+            await self._fence.attempt(partial(self._insert, batch))
             del self._waiting[: len(batch)]
-            self._position = positions[-1]
+            self._position += len(batch)
+
+    async def _insert(self, batch: list[str]) -> None:
+        async with self._fence.cursor() as cursor:
+            await cursor.execute(
+                """
+                INSERT INTO drpo_events (thread_id, position, event)
+                SELECT %s, %s + number, event FROM unnest(%s::text[]) WITH ORDINALITY AS one(event, number)
+                ON CONFLICT DO NOTHING
+                """,
+                (self._thread_id, self._position, batch),
+            )
 
     async def _find_last(self) -> int:
         async with self._fence.cursor() as cursor:
@@ -134,7 +131,10 @@ class EventWriter:
 
 
 class StoredEvents:
-    """Reads a run's events, also while they are written."""
+    """Reads a run's events, also while they are written.
+
+    Each method raises a :class:`CheckpointError` where the database is gone.
+    """
 
     def __init__(self, connection: "Connection[TupleRow]", address: Address, thread_id: str) -> None:
         self._connection = connection
@@ -143,14 +143,10 @@ class StoredEvents:
         self._position = 0
 
     def read(self) -> list[str]:
-        """Return the events that are not read yet, one line each.
-
-        Raises:
-            CheckpointError: the database is gone.
-        """
+        """Return the events that are not read yet, one line each."""
         lines: list[str] = []
         while True:
-            with _explained(self._address):
+            with explained(self._address):
                 rows = self._connection.execute(
                     "SELECT position, event FROM drpo_events WHERE thread_id = %s AND position > %s "
                     "ORDER BY position LIMIT %s",
@@ -162,22 +158,14 @@ class StoredEvents:
             self._position = rows[-1][0]
 
     def open_line(self, line: str) -> str:
-        """Return a line as JSON; of sealed events, opened.
-
-        Raises:
-            CheckpointError: it does not open.
-        """
+        """Return a line as JSON; of sealed events, opened."""
         # With a key, no plain line either: it was put there by somebody without the key.
         return open_event_line(line, read_vault(os.environ), thread_id=self._thread_id)
 
     def is_written(self) -> bool:
-        """Return whether a process works on the run, so that more events may come.
-
-        Raises:
-            CheckpointError: the database is gone.
-        """
-        with _explained(self._address), self._connection.cursor(row_factory=psycopg.rows.dict_row) as cursor:
-            found = as_holding(cursor.execute(FIND_HOLDING, {"run": self._thread_id}).fetchone())
+        """Return whether a process works on the run, so that more events may come."""
+        with explained(self._address), self._connection.cursor(row_factory=class_row(Holding)) as cursor:
+            found = cursor.execute(FIND_HOLDING, (self._thread_id,)).fetchone()
         return found is not None and found.is_live
 
 
@@ -188,16 +176,8 @@ def open_stored_events(address: Address, thread_id: str) -> Iterator[StoredEvent
     Raises:
         CheckpointError: the database cannot be read.
     """
-    with _explained(address):
+    with explained(address):
         connection = psycopg.connect(address.conninfo, autocommit=True)
         connection.execute("SET default_transaction_read_only = on")
     with connection:
         yield StoredEvents(connection, address, thread_id)
-
-
-@contextmanager
-def _explained(address: Address) -> Iterator[None]:
-    try:
-        yield
-    except psycopg.Error as error:
-        raise explain(error, address) from error

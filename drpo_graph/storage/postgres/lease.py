@@ -2,21 +2,20 @@
 
 import asyncio
 import logging
+import os
 import secrets
+import socket
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from datetime import datetime
-from typing import NamedTuple
 
 import psycopg
-from psycopg.rows import DictRow
 
 from drpo_graph.errors import LeaseLostError, RunLockedError
 from drpo_graph.stop import StopSignal
 from drpo_graph.storage.postgres.database import Connection, Database
-from drpo_graph.storage.postgres.process import Process, is_gone, this_process
-from drpo_graph.storage.postgres.schema import LEASE_LOST
+from drpo_graph.storage.postgres.process import Holding, find_holding, identify
+from drpo_graph.storage.postgres.schema import LEASE_LOST, fetch_value, held_by
 
 LEASE_S = 30.0
 """How long a run is held after a renewal."""
@@ -24,8 +23,6 @@ _RENEWALS = 6
 """Per lease: so many may fail in a row before it ends."""
 _RETRY_S = 1.0
 """A renewal that failed is tried again after it, or sooner."""
-_SLEW_S = 1.0
-"""So much longer than its length a lease may seem to last, by a clock that is being set right."""
 _PAUSE_S = 0.05
 _WAIT_S = 2.0
 """How long a write of the former holder may take to end by itself."""
@@ -34,27 +31,6 @@ _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 logger = logging.getLogger(__name__)
 
 _KEY = "hashtextextended('drpo_graph/runs/' || %(run)s, 0)"
-
-
-class _Holding(NamedTuple):
-    """A lease as it was found."""
-
-    holder: str
-    process: Process
-    length_s: float
-    """How long each renewal made it last."""
-    expires_at: datetime
-    left_s: float
-    """Until it ends; below 0 when it has ended."""
-
-    @property
-    def is_live(self) -> bool:
-        return self.left_s > 0 and not is_gone(self.process)
-
-    @property
-    def is_too_long(self) -> bool:
-        """Whether the database's clock was set back since the last renewal: it says nothing of when that was."""
-        return self.left_s > self.length_s + _SLEW_S
 
 
 class Lease:
@@ -166,7 +142,7 @@ class Lease:
                 raise self._locked(None)
         self._ends_at = asked_at + self._lease_s
 
-    async def _find_former(self) -> _Holding | None:
+    async def _find_former(self) -> Holding | None:
         """Return the lease to replace, or ``None`` when there is none.
 
         Raises:
@@ -180,11 +156,11 @@ class Lease:
             raise self._locked(found)
         return found
 
-    async def _find(self) -> _Holding | None:
+    async def _find(self) -> Holding | None:
         async with self._database.connection() as connection:
             return await find_holding(connection, self.thread_id)
 
-    async def _see_renewed(self, found: _Holding) -> _Holding | None:
+    async def _see_renewed(self, found: Holding) -> Holding | None:
         """Return the lease when it was renewed, by the database's new clock, or as ended when its length went by.
 
         Should its holder live after all, the database refuses what it writes from the takeover on.
@@ -212,49 +188,38 @@ class Lease:
         for is_last in (False, True):
             give_up_at = time.monotonic() + _WAIT_S
             while time.monotonic() < give_up_at:
-                if await _value(connection, f"SELECT pg_try_advisory_xact_lock({_KEY}) AS value", run):
+                if await fetch_value(connection, f"SELECT pg_try_advisory_xact_lock({_KEY}) AS value", run):
                     return
                 await asyncio.sleep(_PAUSE_S)
             if not is_last:
-                await connection.execute(
-                    f"""
-                    SELECT pg_terminate_backend(pid) FROM pg_locks
-                    WHERE locktype = 'advisory' AND objsubid = 1 AND granted AND pid <> pg_backend_pid()
-                    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-                    AND (classid::bigint << 32) | objid::bigint = {_KEY}
-                    """.encode(),
-                    run,
-                )
+                close = f"SELECT pg_terminate_backend(pid) FROM ({held_by(_KEY)}) AS held WHERE pid <> pg_backend_pid()"
+                await connection.execute(close.encode(), run)
         raise self._locked(None)
 
-    async def _take(self, connection: Connection, found: _Holding | None) -> bool:
+    async def _take(self, connection: Connection, found: Holding | None) -> bool:
         """Take the lease, unless it is no longer as it was found."""
-        process = this_process()
-        return bool(
-            await _value(
-                connection,
-                """
-                INSERT INTO drpo_leases AS held (thread_id, holder, host, pid, process, length_s, expires_at)
-                VALUES (%(run)s, %(holder)s, %(host)s, %(pid)s, %(process)s, %(lease_s)s,
-                        clock_timestamp() + make_interval(secs => %(lease_s)s))
-                ON CONFLICT (thread_id) DO UPDATE
-                SET holder = excluded.holder, host = excluded.host, pid = excluded.pid, process = excluded.process,
-                    length_s = excluded.length_s, expires_at = excluded.expires_at
-                WHERE (held.holder, held.expires_at) = (%(former)s, %(expired_at)s)
-                RETURNING true AS value
-                """,
-                {
-                    "run": self.thread_id,
-                    "holder": self._holder,
-                    "host": process.host,
-                    "pid": process.pid,
-                    "process": process.identity,
-                    "lease_s": self._lease_s,
-                    "former": found.holder if found else None,
-                    "expired_at": found.expires_at if found else None,
-                },
-            )
+        taken = await connection.execute(
+            """
+            INSERT INTO drpo_leases AS held (thread_id, holder, host, pid, process, length_s, expires_at)
+            VALUES (%(run)s, %(holder)s, %(host)s, %(pid)s, %(process)s, %(lease_s)s,
+                    clock_timestamp() + make_interval(secs => %(lease_s)s))
+            ON CONFLICT (thread_id) DO UPDATE
+            SET holder = excluded.holder, host = excluded.host, pid = excluded.pid, process = excluded.process,
+                length_s = excluded.length_s, expires_at = excluded.expires_at
+            WHERE (held.holder, held.expires_at) = (%(former)s, %(expired_at)s)
+            """,
+            {
+                "run": self.thread_id,
+                "holder": self._holder,
+                "host": socket.gethostname(),
+                "pid": os.getpid(),
+                "process": identify(os.getpid()),
+                "lease_s": self._lease_s,
+                "former": found.holder if found else None,
+                "expired_at": found.expires_at if found else None,
+            },
         )
+        return taken.rowcount > 0
 
     async def _watch(self) -> None:
         """Wait for the end of the lease."""
@@ -284,17 +249,14 @@ class Lease:
 
     async def _extend(self) -> bool:
         async with self._database.lease_connection() as connection:
-            return bool(
-                await _value(
-                    connection,
-                    """
-                    UPDATE drpo_leases SET expires_at = clock_timestamp() + make_interval(secs => %(lease_s)s)
-                    WHERE thread_id = %(run)s AND holder = %(holder)s AND expires_at > clock_timestamp()
-                    RETURNING true AS value
-                    """,
-                    {"run": self.thread_id, "holder": self._holder, "lease_s": self._lease_s},
-                )
+            extended = await connection.execute(
+                """
+                UPDATE drpo_leases SET expires_at = clock_timestamp() + make_interval(secs => %(lease_s)s)
+                WHERE thread_id = %(run)s AND holder = %(holder)s AND expires_at > clock_timestamp()
+                """,
+                {"run": self.thread_id, "holder": self._holder, "lease_s": self._lease_s},
             )
+            return extended.rowcount > 0
 
     async def _release(self) -> None:
         async with self._database.lease_connection() as connection:
@@ -302,39 +264,13 @@ class Lease:
                 "DELETE FROM drpo_leases WHERE thread_id = %s AND holder = %s", (self.thread_id, self._holder)
             )
 
-    def _locked(self, found: _Holding | None) -> RunLockedError:
-        by = f"process {found.process.pid} on {found.process.host}" if found is not None else "another process"
+    def _locked(self, found: Holding | None) -> RunLockedError:
+        by = f"process {found.pid} on {found.host}" if found is not None else "another process"
         wait = f" (if that is gone, the run is free in {found.left_s:.0f} s)" if found is not None else ""
         return RunLockedError(
             f"Run {self.thread_id!r} is being worked on by {by}{wait}. Wait for it, or watch it with "
             f"`drpo events {self.thread_id} --follow`."
         )
-
-
-async def find_holding(connection: Connection, thread_id: str) -> _Holding | None:
-    """Return a run's lease as it stands, or ``None`` when there is none."""
-    return as_holding(await (await connection.execute(FIND_HOLDING, {"run": thread_id})).fetchone())
-
-
-FIND_HOLDING = """
-    SELECT holder, host, pid, process, length_s, expires_at,
-           extract(epoch FROM expires_at - clock_timestamp())::float AS left_s
-    FROM drpo_leases WHERE thread_id = %(run)s
-"""
-
-
-def as_holding(row: DictRow | None) -> _Holding | None:
-    """Return the lease in a row of :data:`FIND_HOLDING`."""
-    if row is None:
-        return None
-    process = Process(row["host"], row["pid"], row["process"])
-    return _Holding(row["holder"], process, row["length_s"], row["expires_at"], row["left_s"])
-
-
-async def _value(connection: Connection, query: str, parameters: Mapping[str, object]) -> object:
-    """Return what a query gives as ``value``, or ``None`` when it gives no row."""
-    row = await (await connection.execute(query.encode(), parameters)).fetchone()
-    return row["value"] if row is not None else None
 
 
 def _now() -> float:

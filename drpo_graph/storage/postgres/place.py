@@ -3,21 +3,20 @@
 import os
 from collections.abc import AsyncIterator
 from contextlib import AbstractContextManager, asynccontextmanager
-from pathlib import Path
+from functools import partial
 
-import psycopg
-from langgraph.store.base import BaseStore
 from psycopg import sql
 
 from drpo_graph.errors import CheckpointError
 from drpo_graph.safety.encryption import read_vault
-from drpo_graph.storage.postgres.database import Connection, connect, explain, no_runs, share_database
+from drpo_graph.storage.postgres.database import connect, explained, no_runs, share_database
 from drpo_graph.storage.postgres.events import EventWriter, open_stored_events
-from drpo_graph.storage.postgres.lease import LEASE_S, Lease, find_holding
+from drpo_graph.storage.postgres.lease import LEASE_S, Lease
+from drpo_graph.storage.postgres.process import is_held
 from drpo_graph.storage.postgres.savers import Fence, PostgresSaver, PostgresStore
 from drpo_graph.storage.postgres.schema import TABLES, has_runs
 from drpo_graph.storage.postgres.uri import Address
-from drpo_graph.storage.protocols import RUNS_FOLDER, Checkpoint, EventReader, Storage
+from drpo_graph.storage.protocols import Checkpoint, EventReader, Reader, Storage
 from drpo_graph.storage.sealed_store import seal_store
 from drpo_graph.storage.serializer import make_serializer
 
@@ -43,23 +42,14 @@ class PostgresStorage(Storage):
         """The URI without its password."""
         return self._address.name
 
-    @property
-    def folder(self) -> Path:
-        """Where run folders are: under the folder that one works in."""
-        return RUNS_FOLDER
-
     def require(self) -> None:
         """Do nothing: whether there are runs is seen when it is opened."""
-
-    def exists(self) -> bool:
-        """Return true: a database is never created."""
-        return True
 
     @asynccontextmanager
     async def open_run(self, thread_id: str, *, must_exist: bool = False) -> AsyncIterator[Checkpoint]:
         """Hold a run and open its place for work."""
         vault = read_vault(os.environ)
-        try:
+        with explained(self._address):
             async with (
                 share_database(self._address, must_exist=must_exist) as database,
                 Lease(database, thread_id, lease_s=self._lease_s).held() as lease,
@@ -69,17 +59,15 @@ class PostgresStorage(Storage):
                 saver = PostgresSaver(fence, make_serializer(vault), is_sealed=vault is not None)
                 store = await seal_store(PostgresStore(fence=fence), vault, name=self.name, is_new=True)
                 yield Checkpoint(saver, store, self._explain, hold=lease, sinks=(events,), vault=vault)
-        except psycopg.Error as error:
-            raise explain(error, self._address) from error
 
     @asynccontextmanager
-    async def open_for_reading(self) -> AsyncIterator["DatabaseReader"]:
+    async def open_for_reading(self) -> AsyncIterator[Reader]:
         """Open the database to look at runs."""
         async with connect(self._address, is_reader=True) as connection:
             if not await has_runs(connection):
                 raise no_runs(self._address)
             store = await seal_store(PostgresStore(connection), read_vault(os.environ), name=self.name, is_new=False)
-            yield DatabaseReader(connection, store)
+            yield Reader(store, partial(is_held, connection))
 
     async def measure(self) -> int:
         """Return the bytes of all tables of runs, with their indexes."""
@@ -108,16 +96,3 @@ class PostgresStorage(Storage):
 
     def _explain(self, error: Exception) -> CheckpointError:
         return CheckpointError(f"Checkpoint {self.name}: {error}. Mend it, then run `drpo resume`.")
-
-
-class DatabaseReader:
-    """A database that is open for reading."""
-
-    def __init__(self, connection: Connection, store: BaseStore) -> None:
-        self.store = store
-        self._connection = connection
-
-    async def is_worked_on(self, thread_id: str) -> bool:
-        """Return whether a process works on a run at this moment."""
-        found = await find_holding(self._connection, thread_id)
-        return found is not None and found.is_live

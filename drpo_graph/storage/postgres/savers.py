@@ -2,10 +2,11 @@
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence, Set
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, LiteralString, TypeVar
 
 import psycopg
 from langchain_core.runnables import RunnableConfig
@@ -40,6 +41,8 @@ _KEEP_LATEST = (
 _GRACE_S = 2.0
 """What is being written when a run ends may take so long."""
 _BY_TIME, _BY_KEY = "ORDER BY store.updated_at DESC", "ORDER BY store.prefix, store.key"
+_UNFIT = re.compile("[\0\ud800-\udfff]")
+"""Characters that PostgreSQL's texts cannot hold: 0, and halves of surrogate pairs."""
 _TEXT = "json"
 """The one key of a stored value: its JSON as a text."""
 _WRAPPED = "drpo_graph/text"
@@ -189,13 +192,7 @@ class PostgresSaver(AsyncPostgresSaver):
     """
 
     def __init__(self, fence: Fence, serde: SerializerProtocol | None = None, *, is_sealed: bool = False) -> None:
-        """Make a saver.
-
-        Args:
-            fence: Behind which it reads and writes.
-            serde: How values become bytes.
-            is_sealed: Whether that seals them: then every value goes through it.
-        """
+        """Make a saver; where the serializer seals, every value goes through it."""
         super().__init__(fence.database.pool, serde=serde)
         self._fence = fence
         self._is_sealed = is_sealed
@@ -259,12 +256,13 @@ class PostgresSaver(AsyncPostgresSaver):
             if strategy == "delete":
                 await self.adelete_thread(thread_id)
             else:
-                await self._fence.attempt(partial(self._keep_latest, thread_id))
+                await self._fence.attempt(partial(self._execute, _KEEP_LATEST, thread_id))
 
     async def adelete_thread(self, thread_id: str) -> None:
         """Delete all checkpoints of a thread, and its events."""
         await self._fence.attempt(partial(super().adelete_thread, thread_id))
-        await self._fence.attempt(partial(self._delete_events, thread_id))
+        delete_events = "DELETE FROM drpo_events WHERE thread_id = %(run)s"
+        await self._fence.attempt(partial(self._execute, [delete_events], thread_id))
 
     def _restore(self, found: CheckpointTuple) -> CheckpointTuple:
         """Return a checkpoint with its values as they were saved."""
@@ -276,19 +274,15 @@ class PostgresSaver(AsyncPostgresSaver):
 
     def _wrap(self, value: object) -> object:
         """Return a channel's value in a form that PostgreSQL can hold, and anyone may see who reads its tables."""
-        is_unfit = isinstance(value, str) and ("\0" in value or not _is_unicode(value))
+        is_unfit = isinstance(value, str) and _UNFIT.search(value) is not None
         is_open = self._is_sealed and isinstance(value, _INLINE)
         return {_WRAPPED: json.dumps(value)} if is_unfit or is_open else value
 
-    async def _keep_latest(self, thread_id: str) -> None:
+    async def _execute(self, statements: Iterable[LiteralString], thread_id: str) -> None:
         # In one transaction, so that a kill leaves no checkpoint without its values.
         async with self._cursor() as cursor:
-            for statement in _KEEP_LATEST:
+            for statement in statements:
                 await cursor.execute(statement, {"run": thread_id})
-
-    async def _delete_events(self, thread_id: str) -> None:
-        async with self._cursor() as cursor:
-            await cursor.execute("DELETE FROM drpo_events WHERE thread_id = %s", (thread_id,))
 
     @asynccontextmanager
     async def _cursor(self, *, pipeline: bool = False) -> AsyncIterator[AsyncCursor[DictRow]]:
@@ -304,18 +298,10 @@ def _encode(op: Op) -> Op:
     if not isinstance(op, PutOp) or op.value is None:
         return op
     text = json.dumps(op.value, ensure_ascii=False, separators=(",", ":"))
-    if not _is_unicode(text):
+    if _UNFIT.search(text):
         text = json.dumps(op.value, separators=(",", ":"))
     return op._replace(value={_TEXT: text})
 
 
 def _unwrap(value: object) -> object:
     return json.loads(value[_WRAPPED]) if isinstance(value, dict) and set(value) == {_WRAPPED} else value
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Mapping
 
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from langgraph.store.postgres.aio import AsyncPostgresStore
@@ -17,14 +18,6 @@ _LOCK = "hashtextextended('drpo_graph/migrations', 0)"
 _PAUSE_S = 0.1
 _WAIT_S = 120.0
 """So long may another process take to bring the tables up to date."""
-_HOLDER = """
-    SELECT pid, application_name, client_addr::text, backend_start::text FROM pg_stat_activity
-    WHERE pid = (
-        SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1 AND granted
-        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-        AND (classid::bigint << 32) | objid::bigint = hashtextextended('drpo_graph/migrations', 0) LIMIT 1
-    )
-"""
 
 TABLES = ("checkpoints", "checkpoint_blobs", "checkpoint_writes", "store", "drpo_events")
 """Those that grow with runs."""
@@ -71,6 +64,21 @@ _VERSIONS = {
 }
 
 
+def held_by(key: str) -> str:
+    """Return the query for the processes that hold an advisory lock of this database."""
+    return f"""
+        SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1 AND granted
+        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+        AND (classid::bigint << 32) | objid::bigint = {key}
+    """
+
+
+_HOLDER = f"""
+    SELECT pid, application_name, client_addr::text, backend_start::text FROM pg_stat_activity
+    WHERE pid IN ({held_by(_LOCK)}) LIMIT 1
+"""
+
+
 async def has_runs(connection: AsyncConnection[DictRow]) -> bool:
     """Return whether the database holds our tables, of whatever version."""
     return (await _version(connection, "drpo_migrations")) >= 0
@@ -110,7 +118,7 @@ async def _take_turn(connection: AsyncConnection[DictRow]) -> None:
     given_up_at = time.monotonic() + _WAIT_S
     # Asked again and again, not waited for: LangGraph creates indexes concurrently, which waits for every open
     # transaction, and a process that waits for a lock is in one.
-    while not await _value(connection, f"SELECT pg_try_advisory_lock({_LOCK}) AS value"):
+    while not await fetch_value(connection, f"SELECT pg_try_advisory_lock({_LOCK}) AS value"):
         if time.monotonic() >= given_up_at:
             holder = await (await connection.execute(_HOLDER.encode())).fetchone()
             known = ", ".join(f"{name} {value}" for name, value in (holder or {}).items() if value)
@@ -127,12 +135,14 @@ async def _is_up_to_date(connection: AsyncConnection[DictRow]) -> bool:
 
 
 async def _version(connection: AsyncConnection[DictRow], table: str) -> int:
-    if not await _value(connection, f"SELECT to_regclass('{table}') IS NOT NULL AS value"):
+    if not await fetch_value(connection, f"SELECT to_regclass('{table}') IS NOT NULL AS value"):
         return -1
-    return int(str(await _value(connection, f"SELECT coalesce(max(v), -1) AS value FROM {table}")))
+    return int(str(await fetch_value(connection, f"SELECT coalesce(max(v), -1) AS value FROM {table}")))
 
 
-async def _value(connection: AsyncConnection[DictRow], query: str) -> object:
-    row = await (await connection.execute(query.encode())).fetchone()
-    assert row is not None, "each of these queries has one row"
-    return row["value"]
+async def fetch_value(
+    connection: AsyncConnection[DictRow], query: str, parameters: Mapping[str, object] | None = None
+) -> object:
+    """Return what a query gives as ``value``, or ``None`` when it gives no row."""
+    row = await (await connection.execute(query.encode(), parameters)).fetchone()
+    return row["value"] if row is not None else None

@@ -20,8 +20,9 @@ from drpo_graph.models.capabilities import NO_KEY, Address
 from drpo_graph.models.context_window import ContextWindow
 from drpo_graph.models.embedded import serve_embedded
 from drpo_graph.models.endpoint_gate import gate_for
+from drpo_graph.models.per_loop import PerLoop
 from drpo_graph.models.request import Reply, Request
-from drpo_graph.models.transport import LangChainTransport, OpenAIChatTransport, OpenAITransport, PerLoop, Transport
+from drpo_graph.models.transport import LangChainTransport, OpenAIChatTransport, OpenAITransport, Transport
 from drpo_graph.prompts.library import PromptFormat
 from drpo_graph.records import ROLES, Role
 from drpo_graph.safety.redaction import remember_secret
@@ -192,13 +193,13 @@ def _open(role: Role, settings: RoleSettings, timeout_s: float) -> list[_Opened]
 
 
 def _open_transport(address: Address, timeout_s: float) -> Transport:
-    from drpo_graph.models import openai_clients  # Two seconds to import: only a run that calls models pays for it.
+    # Two seconds to import: only a run that calls models pays for it.
+    from drpo_graph.models.http_json import CompletionsClient
+    from drpo_graph.models.openai_clients import open_chat
 
-    place = {"base_url": address.base_url, "api_key": address.api_key}
-    open_chat = partial(openai_clients.open_chat, address.name, **place, timeout_s=timeout_s)
-    open_flat = partial(openai_clients.open_completions, address.name, **place, timeout_s=timeout_s)
-    open_streams = partial(openai_clients.open_completion_streams, address.name, **place, timeout_s=timeout_s)
-    return OpenAITransport(PerLoop(open_chat).get, PerLoop(open_flat).get, completion_streams=PerLoop(open_streams).get)
+    chat = PerLoop(partial(open_chat, address, timeout_s=timeout_s))
+    completions = PerLoop(partial(CompletionsClient, address, timeout_s=timeout_s))
+    return OpenAITransport(chat.get, completions.get)
 
 
 def _open_given(model: "BaseChatModel") -> _Opened:

@@ -6,7 +6,6 @@ endpoint halves the limit and pauses; each window of successes opens it by one a
 
 import asyncio
 import time
-import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 
@@ -14,6 +13,7 @@ from anyio import CapacityLimiter
 from asyncio_throttle.throttler import Throttler
 
 from drpo_graph.models.outages import Circuit
+from drpo_graph.models.per_loop import PerLoop
 from drpo_graph.models.prefix_cache import PrefixMemory
 
 Waiting = Coroutine[object, object, None]
@@ -137,12 +137,12 @@ class EndpointGate:
                 return
 
 
-_gates: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, EndpointGate]]" = weakref.WeakKeyDictionary()
+_gates: PerLoop[dict[str, EndpointGate]] = PerLoop(dict)
 
 
 def gate_for(endpoint: str, *, max_concurrency: int, requests_per_second: float | None) -> EndpointGate:
     """Return the running loop's gate for an endpoint; runs that share the endpoint and its rate share the gate."""
-    gates = _gates.setdefault(asyncio.get_running_loop(), {})
+    gates = _gates.get()
     name = f"{endpoint} {requests_per_second or ''}"
     gate = gates.get(name)
     if gate is None:

@@ -1,9 +1,8 @@
 """One request to one model: chat through LangChain, completions as they are. No retries here."""
 
-import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
@@ -17,13 +16,8 @@ from drpo_graph.prompts.flat import join_messages
 from drpo_graph.prompts.library import Message
 from drpo_graph.records import Usage
 
-T = TypeVar("T")
-
-Complete = Callable[[Mapping[str, JsonValue]], Awaitable[Mapping[str, object]]]
-"""Posts a body to ``/v1/completions``, without the model's name, and returns the server's answer."""
-
-CompleteStream = Callable[[Mapping[str, JsonValue]], AsyncIterator[Mapping[str, object]]]
-"""Does the same and yields the parts of the answer as they come."""
+if TYPE_CHECKING:
+    from drpo_graph.models.http_json import CompletionsClient
 
 _LIMIT_FIELDS = ("max_tokens", "max_output_tokens", "max_completion_tokens", "num_predict", "max_new_tokens")
 """What providers' chat models call the most tokens of a reply."""
@@ -52,41 +46,17 @@ class StreamingTransport(Protocol):
         ...
 
 
-class PerLoop(Generic[T]):
-    """One value per event loop, made on first use: a connection cannot be used on another loop than its own."""
-
-    def __init__(self, build: Callable[[], T]) -> None:
-        self._build = build
-        self._values: dict[asyncio.AbstractEventLoop, T] = {}
-
-    def get(self) -> T:
-        """Return the running loop's value; those of closed loops are let go."""
-        loop = asyncio.get_running_loop()
-        if loop not in self._values:
-            for closed in [one for one in self._values if one.is_closed()]:
-                self._values.pop(closed, None)
-            self._values[loop] = self._build()
-        return self._values[loop]
-
-
 class OpenAITransport:
     """An OpenAI-compatible server: each request goes to the endpoint that it names.
 
     Args:
         chat: Returns the running event loop's client of ``/v1/chat/completions``; called on the first request for it.
         completions: The same for ``/v1/completions``.
-        completion_streams: The same for answers of ``/v1/completions`` in parts; without it they come whole.
     """
 
-    def __init__(
-        self,
-        chat: Callable[[], BaseChatModel],
-        completions: Callable[[], Complete],
-        *,
-        completion_streams: Callable[[], CompleteStream] | None = None,
-    ) -> None:
+    def __init__(self, chat: Callable[[], BaseChatModel], completions: "Callable[[], CompletionsClient]") -> None:
         self._chat = OpenAIChatTransport(chat)
-        self._completions = CompletionsTransport(completions, completion_streams)
+        self._completions = CompletionsTransport(completions)
 
     async def send(self, request: Request) -> Reply:
         """Return all samples of one request."""
@@ -138,26 +108,20 @@ class CompletionsTransport:
     Not through LangChain, which drops how much of the prompt the server had in its cache.
 
     Args:
-        complete: Returns the running event loop's client.
-        streams: Returns its client for answers in parts.
+        client: Returns the running event loop's client.
     """
 
-    def __init__(self, complete: Callable[[], Complete], streams: Callable[[], CompleteStream] | None = None) -> None:
-        self._complete = complete
-        self._streams = streams
+    def __init__(self, client: "Callable[[], CompletionsClient]") -> None:
+        self._client = client
 
     async def send(self, request: Request) -> Reply:
         """Return all samples of one request, as the model wrote them."""
-        return _read_completion(await self._complete()(self._body(request)))
+        return _read_completion(await self._client().complete(self._body(request)))
 
     async def stream(self, request: Request) -> AsyncIterator[Piece]:
-        """Yield the pieces of the reply's one sample; all of it at once where the client has no streams."""
-        if self._streams is None:
-            reply = await self.send(request)
-            yield Piece(reply.choices[0].text, finish_reason=reply.choices[0].finish_reason, usage=reply.usage)
-            return
+        """Yield the pieces of the reply's one sample."""
         body: dict[str, JsonValue] = {"stream": True, "stream_options": {"include_usage": True}}
-        async for part in self._streams()({**self._body(request), **body}):
+        async for part in self._client().stream({**self._body(request), **body}):
             yield _read_part(part)
 
     @staticmethod

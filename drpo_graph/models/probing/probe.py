@@ -121,8 +121,7 @@ async def is_current(
     address: Address, cached: Capabilities, *, timeout_s: float = _TIMEOUT_S, http_client: HttpClient | None = None
 ) -> bool:
     """Return whether the server still lists the model as it did, by one request; true where it tells nothing."""
-    async with Wire(address, timeout_s=timeout_s, http_client=http_client) as wire:
-        answer = await wire.get("/models")
+    answer = await Wire(address, timeout_s=timeout_s, http_client=http_client).get("/models")
     if isinstance(answer, CallFailure):
         # That a server is gone, or wants another key now, is for a probe to report.
         return answer.kind not in ("connection", "timeout", "http_401", "http_403")
@@ -142,14 +141,14 @@ async def probe_endpoint(
     Raises:
         ModelCallError: the endpoint cannot be used at all (wrong key, unknown model, unreachable).
     """
-    async with Wire(address, timeout_s=timeout_s, http_client=http_client) as wire:
-        models = await wire.get("/models")
-        if isinstance(models, CallFailure) and models.kind in ("connection", "timeout"):
-            raise _unusable(address, models, listing=_Listing())
-        listing = _read_listing(models, address.name)
-        asker = Asker(wire)
-        routes = await _find_routes(asker, listing)
-        about, found = await asyncio.gather(_ask_about(wire, listing), ask_all(asker, routes.plain))
+    wire = Wire(address, timeout_s=timeout_s, http_client=http_client)
+    models = await wire.get("/models")
+    if isinstance(models, CallFailure) and models.kind in ("connection", "timeout"):
+        raise _unusable(address, models, listing=_Listing())
+    listing = _read_listing(models, address.name)
+    asker = Asker(wire)
+    routes = await _find_routes(asker, listing)
+    about, found = await asyncio.gather(_ask_about(wire, listing), ask_all(asker, routes.plain))
     # The plain request may have failed for the moment where others went through.
     has_chat = True if asker.has_chatted else routes.has_chat
     fields = {**found, **about._asdict(), "is_listed": listing.is_listed, "has_chat": has_chat}

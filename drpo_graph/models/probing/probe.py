@@ -6,12 +6,14 @@ import weakref
 from functools import partial
 from typing import NamedTuple
 
+from pydantic import JsonValue
+
 from drpo_graph.errors import ModelCallError
 from drpo_graph.models.capabilities import PROBE_TEXT, Address, Capabilities, CapabilityCache, TokenDialect
 from drpo_graph.models.failures import CallFailure
 from drpo_graph.models.http_json import Answer, HttpClient, Wire
 from drpo_graph.models.probing.replies import ProbeReply
-from drpo_graph.models.probing.requests import PLAIN, Asker, ask_all
+from drpo_graph.models.probing.requests import Asker, ask_all
 from drpo_graph.models.token_counts import read_count
 from drpo_graph.safety.texts import shorten
 
@@ -38,21 +40,6 @@ class _Listing(NamedTuple):
     owner: str = ""
     max_context: int | None = None
     """Of the model as it is served, where the list tells."""
-
-
-class _Routes(NamedTuple):
-    """Which of the two routes for completions answers, and what it said to a plain request."""
-
-    has_chat: bool | None
-    plain: ProbeReply | None
-
-
-class _About(NamedTuple):
-    """What the server's routes beside OpenAI's say."""
-
-    server: str
-    max_context: int | None
-    counts_tokens: TokenDialect | None
 
 
 async def capabilities_of(
@@ -147,39 +134,37 @@ async def probe_endpoint(
         raise _unusable(address, models, listing=_Listing())
     listing = _read_listing(models, address.name)
     asker = Asker(wire)
-    routes = await _find_routes(asker, listing)
-    about, found = await asyncio.gather(_ask_about(wire, listing), ask_all(asker, routes.plain))
-    # The plain request may have failed for the moment where others went through.
-    has_chat = True if asker.has_chatted else routes.has_chat
-    fields = {**found, **about._asdict(), "is_listed": listing.is_listed, "has_chat": has_chat}
-    return Capabilities.model_validate({**fields, "max_context": listing.max_context or about.max_context})
+    await _find_route(asker, listing)
+    about, found = await asyncio.gather(_ask_about(wire, listing), ask_all(asker))
+    fields = {**about, **found, "is_listed": listing.is_listed, "has_chat": asker.has_chat}
+    return Capabilities.model_validate(fields)
 
 
-async def _find_routes(asker: Asker, listing: _Listing) -> _Routes:
-    """Return whether there is a chat; where there is none, the asker asks for text completions from here on.
+async def _find_route(asker: Asker, listing: _Listing) -> None:
+    """Ask a plain question in a chat; where there is none, the asker asks for text completions from here on.
 
     Raises:
         ModelCallError: neither route answers, or will.
     """
     address = asker.wire.address
-    chat = await asker.ask(PLAIN)
+    chat = await asker.ask_plainly()
     if isinstance(chat, ProbeReply):
-        return _Routes(True, chat)
+        return
     if chat.kind in ("connection", "timeout") or _is_unknown_model(chat):
         raise _unusable(address, chat, listing=listing)
     is_route_missing = chat.kind in ("http_404", "http_405", "http_501")
     if not is_route_missing and not _NO_CHAT_WORDS.search(chat.message):
         if chat.remedy == "stop":
             raise _unusable(address, chat, listing=listing)
-        return _Routes(None, None)
+        return
     asker.is_flat = True
-    flat = await asker.ask(PLAIN)
+    flat = await asker.ask_plainly()
     if isinstance(flat, CallFailure) and flat.remedy != "retry":
         raise _unusable(address, flat, listing=listing)
-    return _Routes(False, None if isinstance(flat, CallFailure) else flat)
 
 
-async def _ask_about(wire: Wire, listing: _Listing) -> _About:
+async def _ask_about(wire: Wire, listing: _Listing) -> dict[str, JsonValue]:
+    """Return the capabilities that the server's routes beside OpenAI's tell."""
     root, text = wire.address.root, f"{PROBE_TEXT} count me"
     version, props, counted = await asyncio.gather(
         wire.get(f"{root}/version"),
@@ -194,7 +179,11 @@ async def _ask_about(wire: Wire, listing: _Listing) -> _About:
     server = _SERVER_BY_OWNER.get(listing.owner, "llama.cpp" if max_context else "")
     stated = version.get("version") if isinstance(version, dict) and server else None
     release = stated if isinstance(stated, str) else build
-    return _About(shorten(f"{server} {release}", 60).strip(), max_context, dialect)
+    return {
+        "server": shorten(f"{server} {release}", 60).strip(),
+        "max_context": listing.max_context or max_context,
+        "counts_tokens": dialect,
+    }
 
 
 def _read_props(props: Answer) -> tuple[int | None, str]:
@@ -229,10 +218,7 @@ def _unusable(address: Address, failure: CallFailure, *, listing: _Listing) -> M
     said = failure.message if failure.message.endswith((".", "!", "?")) else f"{failure.message}."
     kind = failure.kind
     if kind == "connection":
-        kind, what = (
-            "unreachable",
-            f"the server cannot be reached: {said} Check that it runs and the URL is right.",
-        )
+        what = f"the server cannot be reached: {said} Check that it runs and the URL is right."
     elif kind == "timeout":
         what = f"the server gave no reply in time: {said} Check that it is not overloaded and the URL is right."
     elif kind in ("http_401", "http_403"):
@@ -243,6 +229,7 @@ def _unusable(address: Address, failure: CallFailure, *, listing: _Listing) -> M
         what = f"the server does not serve it ({kind}): {said} {_describe_served(listing)}"
     else:
         what = f"the server refused a plain request ({kind}): {said} Check the model's name and the base URL."
+    kind = "unreachable" if kind == "connection" else kind
     return ModelCallError(f"The model {address.name!r} at {address.place}: {what}", kind=kind, role="")
 
 

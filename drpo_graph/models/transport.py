@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
@@ -216,12 +216,12 @@ def _tool_options(request: Request) -> dict[str, Any]:
 
 
 def _read_result(result: LLMResult) -> Reply:
-    choices = []
-    for generation in result.generations[0]:
-        assert isinstance(generation, ChatGeneration)
-        choices.append(_read_message(generation))
-    told = (result.llm_output or {}).get("token_usage")
-    return Reply(tuple(choices), _read_usage(told) if told else _usage_of_message(result))
+    generations = [cast(ChatGeneration, one) for one in result.generations[0]]
+    choices = tuple(_read_message(one) for one in generations)
+    if told := (result.llm_output or {}).get("token_usage"):
+        return Reply(choices, _read_usage(told))
+    # As LangChain normalises it: on the message, where other providers put it.
+    return Reply(choices, _usage_in(generations[0].message) if generations else Usage(calls=1))
 
 
 def _read_message(generation: ChatGeneration) -> Choice:
@@ -249,18 +249,15 @@ def _read_completion(answer: Mapping[str, object]) -> Reply:
     Raises:
         MalformedReplyError: it is none; some gateways answer 200 with an error in the body.
     """
-    given = answer.get("choices")
-    choices = [_read_completed(one) for one in given] if isinstance(given, list) else [None]
-    told = tuple(one for one in choices if one is not None)
-    if len(told) < len(choices):
-        raise MalformedReplyError(f"the server's answer is no completion: {str(answer)[:MAX_QUOTED]}")
-    return Reply(told, _read_usage(answer.get("usage")))
+    try:
+        choices = tuple(_read_completed(one) for one in cast(Any, answer["choices"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise MalformedReplyError(f"the server's answer is no completion: {str(answer)[:MAX_QUOTED]}") from error
+    return Reply(choices, _read_usage(answer.get("usage")))
 
 
-def _read_completed(given: object) -> Choice | None:
-    text = given.get("text") if isinstance(given, Mapping) else None
-    if not isinstance(given, Mapping) or not isinstance(text, str):
-        return None
+def _read_completed(given: Mapping[str, Any]) -> Choice:
+    text = given["text"]
     score_tokens = find_score_tokens(read_tokens(given.get("logprobs")), text)
     return Choice(text=text, finish_reason=str(given.get("finish_reason") or "stop"), score_tokens=score_tokens)
 
@@ -294,15 +291,8 @@ def _read_count(value: object) -> int:
     return int(value) if isinstance(value, int | float) else 0
 
 
-def _usage_of_message(result: LLMResult) -> Usage:
-    """Return the usage as LangChain normalises it: on the message, where other providers put it."""
-    generation = result.generations[0][0] if result.generations[0] else None
-    message = generation.message if isinstance(generation, ChatGeneration) else None
-    return _usage_in(message) if isinstance(message, AIMessage) else Usage(calls=1)
-
-
-def _usage_in(message: AIMessage) -> Usage:
-    usage = message.usage_metadata
+def _usage_in(message: BaseMessage) -> Usage:
+    usage = message.usage_metadata if isinstance(message, AIMessage) else None
     if usage is None:
         return Usage(calls=1)
     return Usage(

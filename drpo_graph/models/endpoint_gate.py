@@ -6,25 +6,21 @@ endpoint halves the limit and pauses; each window of successes opens it by one a
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 
 from anyio import CapacityLimiter
 from asyncio_throttle.throttler import Throttler
 
-from drpo_graph.models.outages import Circuit
+from drpo_graph.models.outages import Circuit, Guard
 from drpo_graph.models.per_loop import PerLoop
 from drpo_graph.models.prefix_cache import PrefixMemory
-
-Waiting = Coroutine[object, object, None]
-Guard = Callable[[Waiting], Awaitable[None]]
-"""Awaits something that only time ends; may raise instead, e.g. because the run was asked to stop."""
 
 _FIRST_LOST_S = 0.5
 _MAX_LOST_S = 30.0
 
 
-async def wait_out(waiting: Waiting) -> None:
+async def wait_out(waiting: Coroutine[object, object, None]) -> None:
     """Await it to its end."""
     await waiting
 

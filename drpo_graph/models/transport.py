@@ -80,10 +80,8 @@ class OpenAIChatTransport:
         self._model = model
 
     async def send(self, request: Request) -> Reply:
-        """Return all samples of one request; ``agenerate`` is the one LangChain call that keeps them."""
-        options, messages = self._options(request), _to_messages(request.messages)
-        result = await self._model().agenerate([messages], stop=list(request.stop) or None, **options)
-        return _read_result(result)
+        """Return all samples of one request."""
+        return await _send_chat(self._model(), request, self._options(request))
 
     def stream(self, request: Request) -> AsyncIterator[Piece]:
         """Yield the pieces of the reply's one sample."""
@@ -148,8 +146,7 @@ class LangChainTransport:
 
     async def send(self, request: Request) -> Reply:
         """Return one sample, whatever the number asked for."""
-        model = self._limit(request.max_tokens)
-        return _read_result(await model.agenerate([_to_messages(request.messages)], stop=list(request.stop) or None))
+        return await _send_chat(self._limit(request.max_tokens), request, {})
 
     def stream(self, request: Request) -> AsyncIterator[Piece]:
         """Yield the pieces of one sample, as the provider's client cuts them."""
@@ -167,6 +164,12 @@ class LangChainTransport:
 
 def _to_messages(messages: Sequence[Message]) -> list[BaseMessage]:
     return [_MESSAGE_TYPES[one["role"]](content=one["content"]) for one in messages]
+
+
+async def _send_chat(model: BaseChatModel, request: Request, options: Mapping[str, Any]) -> Reply:
+    # The one LangChain call that keeps all samples of a request.
+    result = await model.agenerate([_to_messages(request.messages)], stop=list(request.stop) or None, **options)
+    return _read_result(result)
 
 
 async def _stream_chat(model: BaseChatModel, request: Request, options: Mapping[str, Any]) -> AsyncIterator[Piece]:

@@ -131,9 +131,7 @@ class _Entry(Record):
 class CapabilityCache:
     """Remembers capabilities for a day, one file per endpoint and model; what is incomplete for ten minutes.
 
-    Args:
-        folder: Where the files stand; the user's cache folder when absent.
-        clock: Returns the seconds since the epoch.
+    The files stand in the user's cache folder unless another one is given.
     """
 
     def __init__(self, folder: Path | None = None, *, clock: Callable[[], float] = time.time) -> None:

@@ -73,7 +73,7 @@ def build_clients(
     Args:
         settings: Names the models.
         models: Chat model instances, in place of the settings' strings.
-        optional: Roles that may have no model: calling one without is then the error.
+        optional: Roles that may have no model: only calling one without is an error.
 
     Raises:
         ModelSpecError: a role has no model, or its string cannot be resolved.

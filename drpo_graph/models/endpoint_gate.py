@@ -47,8 +47,7 @@ class EndpointGate:
     async def slot(self, guard: Guard = wait_out) -> AsyncIterator[None]:
         """Hold one of the endpoint's places, in order of arrival, once its pause and its rate allow.
 
-        Args:
-            guard: Awaits the pause and the rate's turn; what it raises gives the place back.
+        The guard awaits both; what it raises gives the place back.
         """
         place = object()  # Not the task, as it is by default: one task may hold several places.
         await self._limiter.acquire_on_behalf_of(place)

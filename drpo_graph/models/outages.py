@@ -65,11 +65,7 @@ class Outage:
 
 
 class Circuit:
-    """Whether a model at an endpoint is taken to be lost; of one event loop.
-
-    Args:
-        family: The circuits of all models at the endpoint, by model.
-    """
+    """Whether a model at an endpoint is taken to be lost; of one event loop."""
 
     def __init__(self, family: Mapping[str, "Circuit"] | None = None) -> None:
         self.outage: Outage | None = None
@@ -84,6 +80,7 @@ class Circuit:
         self.num_exhausted = 0
         """Calls in a row that failed for good."""
         self._family = {} if family is None else family
+        """The circuits of all models at the endpoint, by model."""
         self._num_failures = 0
         self._first_failure_at = 0.0
         self._failed_calls: set[object] = set()
@@ -188,7 +185,7 @@ class Waiting:
             max_outage_s: How long the call may wait; 0 does not wait.
             has_ended: Whether the server at an endpoint is known to be gone for good.
             emitter: Tells the run of the outage.
-            guard: Awaits the end of the outage; what it raises ends the wait.
+            guard: What it raises ends the wait.
 
         Raises:
             OutageOverdueError: every server has been lost for longer than allowed, or for good.

@@ -49,9 +49,7 @@ class StreamingTransport(Protocol):
 class OpenAITransport:
     """An OpenAI-compatible server: each request goes to the endpoint that it names.
 
-    Args:
-        chat: Returns the running event loop's client of ``/v1/chat/completions``; called on the first request for it.
-        completions: The same for ``/v1/completions``.
+    What it is made from returns the running event loop's client of an endpoint, and is called by requests for it alone.
     """
 
     def __init__(self, chat: Callable[[], BaseChatModel], completions: "Callable[[], CompletionsClient]") -> None:
@@ -70,11 +68,7 @@ class OpenAITransport:
 
 
 class OpenAIChatTransport:
-    """An OpenAI-compatible ``/v1/chat/completions`` through ``ChatOpenAI``.
-
-    Args:
-        model: Returns the running event loop's client.
-    """
+    """An OpenAI-compatible ``/v1/chat/completions`` through ``ChatOpenAI``."""
 
     def __init__(self, model: Callable[[], BaseChatModel]) -> None:
         self._model = model
@@ -104,9 +98,6 @@ class CompletionsTransport:
     """An OpenAI-compatible ``/v1/completions`` for base models.
 
     Not through LangChain, which drops how much of the prompt the server had in its cache.
-
-    Args:
-        client: Returns the running event loop's client.
     """
 
     def __init__(self, client: "Callable[[], CompletionsClient]") -> None:

@@ -22,7 +22,7 @@ from drpo_graph.models.embedded import serve_embedded
 from drpo_graph.models.endpoint_gate import gate_for
 from drpo_graph.models.per_loop import PerLoop
 from drpo_graph.models.request import Reply, Request
-from drpo_graph.models.transport import LangChainTransport, OpenAIChatTransport, OpenAITransport, Transport
+from drpo_graph.models.transport import LangChainTransport, OpenAITransport, Transport
 from drpo_graph.prompts.library import PromptFormat
 from drpo_graph.records import ROLES, Role
 from drpo_graph.safety.redaction import remember_secret
@@ -213,7 +213,7 @@ def _open_given(model: "BaseChatModel", settings: Settings) -> Replica:
     key = getattr(model, "openai_api_key", None)
     url = getattr(model, "openai_api_base", None)
     return _make_replica(
-        OpenAIChatTransport(lambda: own),
+        OpenAITransport(lambda: own),
         Address(url, name).place if isinstance(url, str) else name,
         settings=settings,
         secret=key.get_secret_value() if isinstance(key, SecretStr) else "",

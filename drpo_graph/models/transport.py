@@ -49,80 +49,31 @@ class StreamingTransport(Protocol):
 class OpenAITransport:
     """An OpenAI-compatible server: each request goes to the endpoint that it names.
 
-    What it is made from returns the running event loop's client of an endpoint, and is called by requests for it alone.
+    Completions do not go through LangChain, which drops how much of a prompt the server had in its cache.
+
+    Args:
+        chat: Returns the running event loop's client of ``/v1/chat/completions``; called on the first request for it.
+        completions: The same for ``/v1/completions``; without it, everything goes to the chat.
     """
 
-    def __init__(self, chat: Callable[[], BaseChatModel], completions: "Callable[[], CompletionsClient]") -> None:
-        self._chat = OpenAIChatTransport(chat)
-        self._completions = CompletionsTransport(completions)
+    def __init__(
+        self, chat: Callable[[], BaseChatModel], completions: "Callable[[], CompletionsClient] | None" = None
+    ) -> None:
+        self._chat = chat
+        self._completions = completions
 
     async def send(self, request: Request) -> Reply:
         """Return all samples of one request."""
-        if request.endpoint == "completions":
-            return await self._completions.send(request)
-        return await self._chat.send(request)
+        if request.endpoint == "completions" and self._completions is not None:
+            return _read_completion(await self._completions().complete(_completions_body(request)))
+        return await _send_chat(self._chat(), request, _chat_options(request))
 
     def stream(self, request: Request) -> AsyncIterator[Piece]:
         """Yield the pieces of the reply's one sample."""
-        return (self._completions if request.endpoint == "completions" else self._chat).stream(request)
-
-
-class OpenAIChatTransport:
-    """An OpenAI-compatible ``/v1/chat/completions`` through ``ChatOpenAI``."""
-
-    def __init__(self, model: Callable[[], BaseChatModel]) -> None:
-        self._model = model
-
-    async def send(self, request: Request) -> Reply:
-        """Return all samples of one request."""
-        return await _send_chat(self._model(), request, self._options(request))
-
-    def stream(self, request: Request) -> AsyncIterator[Piece]:
-        """Yield the pieces of the reply's one sample."""
-        model = self._model().model_copy(update={"disable_streaming": False, "stream_usage": True})
-        return _stream_chat(model, request, self._options(request))
-
-    @staticmethod
-    def _options(request: Request) -> dict[str, Any]:
-        body = {**request.extra_body, **_format_fields(request)}
-        options: dict[str, Any] = {**_sampling_fields(request), **_tool_options(request)}
-        if request.top_logprobs:
-            options |= {"logprobs": True, "top_logprobs": request.top_logprobs}
-        if body:
-            # Inside extra_body, or LangChain parses the reply itself and one truncated sample loses them all.
-            options["extra_body"] = body
-        return options
-
-
-class CompletionsTransport:
-    """An OpenAI-compatible ``/v1/completions`` for base models.
-
-    Not through LangChain, which drops how much of the prompt the server had in its cache.
-    """
-
-    def __init__(self, client: "Callable[[], CompletionsClient]") -> None:
-        self._client = client
-
-    async def send(self, request: Request) -> Reply:
-        """Return all samples of one request, as the model wrote them."""
-        return _read_completion(await self._client().complete(self._body(request)))
-
-    async def stream(self, request: Request) -> AsyncIterator[Piece]:
-        """Yield the pieces of the reply's one sample."""
-        body: dict[str, JsonValue] = {"stream": True, "stream_options": {"include_usage": True}}
-        async for part in self._client().stream({**self._body(request), **body}):
-            yield _read_part(part)
-
-    @staticmethod
-    def _body(request: Request) -> dict[str, JsonValue]:
-        messages = [(one["role"], one["content"]) for one in request.messages]
-        prompt = join_messages(messages, is_structured=request.schema is not None)
-        body: dict[str, JsonValue] = {"prompt": prompt, **_sampling_fields(request)}
-        if request.stop:
-            body["stop"] = list(request.stop)
-        if request.top_logprobs:
-            body["logprobs"] = request.top_logprobs
-        return {**body, **request.extra_body, **_format_fields(request)}
+        if request.endpoint == "completions" and self._completions is not None:
+            return _stream_completion(self._completions(), request)
+        model = self._chat().model_copy(update={"disable_streaming": False, "stream_usage": True})
+        return _stream_chat(model, request, _chat_options(request))
 
 
 class LangChainTransport:
@@ -178,6 +129,34 @@ async def _stream_chat(model: BaseChatModel, request: Request, options: Mapping[
             finish_reason=str(reason) if reason else None,
             usage=None if chunk.usage_metadata is None else _usage_in(chunk),
         )
+
+
+async def _stream_completion(client: "CompletionsClient", request: Request) -> AsyncIterator[Piece]:
+    body: dict[str, JsonValue] = {"stream": True, "stream_options": {"include_usage": True}}
+    async for part in client.stream({**_completions_body(request), **body}):
+        yield _read_part(part)
+
+
+def _chat_options(request: Request) -> dict[str, Any]:
+    body = {**request.extra_body, **_format_fields(request)}
+    options: dict[str, Any] = {**_sampling_fields(request), **_tool_options(request)}
+    if request.top_logprobs:
+        options |= {"logprobs": True, "top_logprobs": request.top_logprobs}
+    if body:
+        # Inside extra_body, or LangChain parses the reply itself and one truncated sample loses them all.
+        options["extra_body"] = body
+    return options
+
+
+def _completions_body(request: Request) -> dict[str, JsonValue]:
+    messages = [(one["role"], one["content"]) for one in request.messages]
+    prompt = join_messages(messages, is_structured=request.schema is not None)
+    body: dict[str, JsonValue] = {"prompt": prompt, **_sampling_fields(request)}
+    if request.stop:
+        body["stop"] = list(request.stop)
+    if request.top_logprobs:
+        body["logprobs"] = request.top_logprobs
+    return {**body, **request.extra_body, **_format_fields(request)}
 
 
 def _sampling_fields(request: Request) -> dict[str, JsonValue]:

@@ -19,6 +19,8 @@ from drpo_graph.safety.redaction import mask_all, redact
 from drpo_graph.safety.texts import shorten
 
 _CONNECT_TIMEOUT_S = 15.0
+_MAX_CONCURRENCY = 4
+"""Requests of one wire in flight at once."""
 
 HttpClient = openai.DefaultAsyncHttpxClient
 
@@ -32,21 +34,13 @@ class Wire:
     Args:
         address: Where to, and with which key.
         timeout_s: Longest wait for one answer.
-        max_concurrency: Requests in flight at once.
         http_client: Carries the requests; the running event loop's when absent.
     """
 
-    def __init__(
-        self,
-        address: Address,
-        *,
-        timeout_s: float,
-        max_concurrency: int = 4,
-        http_client: HttpClient | None = None,
-    ) -> None:
+    def __init__(self, address: Address, *, timeout_s: float, http_client: HttpClient | None = None) -> None:
         self.address = address
         self._timeout_s = timeout_s
-        self._places = asyncio.Semaphore(max_concurrency)
+        self._places = asyncio.Semaphore(_MAX_CONCURRENCY)
         self._client = _open_client(address, timeout_s=timeout_s, http_client=http_client)
 
     async def get(self, path: str) -> Answer:

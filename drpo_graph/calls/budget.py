@@ -31,8 +31,9 @@ from pydantic import Field
 
 from drpo_graph.errors import BudgetSpentError
 from drpo_graph.models.context_window import most_tokens
-from drpo_graph.models.endpoint_gate import Guard, wait_out
+from drpo_graph.models.endpoint_gate import wait_out
 from drpo_graph.models.failures import classify_failure
+from drpo_graph.models.outages import Guard
 from drpo_graph.models.request import Request
 from drpo_graph.records import Record, Usage
 from drpo_graph.settings.limits import Amount, Cap, Limits, flag_of, tell_amount

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING
 
 from pydantic import JsonValue
@@ -14,8 +13,8 @@ from drpo_graph.errors import ModelCallError
 from drpo_graph.models.capabilities import Address, Capabilities, CapabilityCache, TokenDialect
 from drpo_graph.models.clients import ModelClient
 from drpo_graph.models.context_window import ContextWindow
+from drpo_graph.models.per_loop import PerLoop
 from drpo_graph.models.request import Request
-from drpo_graph.models.transport import PerLoop
 from drpo_graph.prompts.flat import join_messages
 from drpo_graph.prompts.library import Message
 from drpo_graph.storage.archive import Archive
@@ -65,11 +64,9 @@ async def find_capabilities(
 
 async def _ask_all(addresses: Sequence[tuple[Address, str]], cache: CapabilityCache | None) -> list[Capabilities]:
     # Loads the client library: only a run that asks pays for it.
-    from drpo_graph.models.openai_clients import shared_http_client
     from drpo_graph.models.probing.probe import capabilities_of
 
-    ask = partial(capabilities_of, cache=cache, http_client=shared_http_client())
-    asked = (ask(address, identity=identity) for address, identity in addresses)
+    asked = (capabilities_of(address, identity=identity, cache=cache) for address, identity in addresses)
     answers = await asyncio.gather(*asked, return_exceptions=True)
     errors = [answer for answer in answers if isinstance(answer, BaseException)]
     found = [answer for answer in answers if isinstance(answer, Capabilities)]
@@ -127,13 +124,12 @@ class _TokenCounter:
         prompt: Sequence[Message] | str = request.messages
         if request.endpoint == "completions":
             prompt = join_messages(request.messages, is_structured=request.schema is not None)
-        return await count_tokens(self._address, self._dialect, prompt, wire=self._wires.get())
+        return await count_tokens(self._wires.get(), prompt, dialect=self._dialect)
 
     def _open(self) -> "Wire":
         from drpo_graph.models.http_json import Wire
-        from drpo_graph.models.openai_clients import shared_http_client
 
-        return Wire(self._address, timeout_s=_COUNT_TIMEOUT_S, http_client=shared_http_client())
+        return Wire(self._address, timeout_s=_COUNT_TIMEOUT_S)
 
 
 def make_learned(stored: Mapping[str, JsonValue] | None, capabilities: Capabilities | None) -> Learned:

@@ -17,7 +17,8 @@ from drpo_graph.events.emitter import Emitter
 from drpo_graph.inference.feed import ResponseFeed, feed_from
 from drpo_graph.models.capabilities import CapabilityCache
 from drpo_graph.models.clients import ModelClient, build_client
-from drpo_graph.models.transport import LangChainTransport, PerLoop
+from drpo_graph.models.per_loop import PerLoop
+from drpo_graph.models.transport import LangChainTransport
 from drpo_graph.prompts.library import Message, ResponseFormat, load_prompts
 from drpo_graph.records import Usage
 from drpo_graph.settings.settings import RoleSettings, Settings

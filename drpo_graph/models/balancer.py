@@ -46,12 +46,7 @@ class Balancer:
     routing: Routing = "prefix"
 
     def choose(self, request: Request, *, avoid: Replica | None = None) -> Replica:
-        """Return the replica that takes the request, and count on its taking it.
-
-        Args:
-            request: What is to be sent.
-            avoid: The replica that has just failed this request: the last choice.
-        """
+        """Return the replica that takes the request, and count on its taking it; the avoided one comes last."""
         if len(self.replicas) == 1:
             return self.replicas[0]
         eligible = self._eligible(avoid)

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import logging
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
+from platformdirs import user_cache_path
 from pydantic import ValidationError
 
 from drpo_graph.records import Record
@@ -131,9 +131,7 @@ class _Entry(Record):
 class CapabilityCache:
     """Remembers capabilities for a day, one file per endpoint and model; what is incomplete for ten minutes.
 
-    Args:
-        folder: Where the files stand; the user's cache folder when absent.
-        clock: Returns the seconds since the epoch.
+    The files stand in the user's cache folder unless another one is given.
     """
 
     def __init__(self, folder: Path | None = None, *, clock: Callable[[], float] = time.time) -> None:
@@ -168,7 +166,4 @@ class CapabilityCache:
 
 def default_cache_folder() -> Path:
     """Return the folder of the user's cache that capabilities are kept in."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    # The specification of XDG_CACHE_HOME has relative paths ignored.
-    root = Path(base) if Path(base).is_absolute() else Path.home() / ".cache"
-    return root / "drpo_graph" / "capabilities"
+    return user_cache_path("drpo_graph", appauthor=False) / "capabilities"

@@ -6,7 +6,7 @@ Client-side retries are off: the one retry loop is in :mod:`drpo_graph.calls.cha
 """
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -20,8 +20,9 @@ from drpo_graph.models.capabilities import NO_KEY, Address
 from drpo_graph.models.context_window import ContextWindow
 from drpo_graph.models.embedded import serve_embedded
 from drpo_graph.models.endpoint_gate import gate_for
+from drpo_graph.models.per_loop import PerLoop
 from drpo_graph.models.request import Reply, Request
-from drpo_graph.models.transport import LangChainTransport, OpenAIChatTransport, OpenAITransport, PerLoop, Transport
+from drpo_graph.models.transport import LangChainTransport, OpenAITransport, Transport
 from drpo_graph.prompts.library import PromptFormat
 from drpo_graph.records import ROLES, Role
 from drpo_graph.safety.redaction import remember_secret
@@ -40,15 +41,6 @@ class Endpoint(NamedTuple):
     address: Address
     identity: str
     """What is served there, by a name that outlives the process."""
-
-
-class _Opened(NamedTuple):
-    """A transport, where it sends to, and the key it sends."""
-
-    transport: Transport
-    place: str
-    secret: str = ""
-    endpoint: Endpoint | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +73,7 @@ def build_clients(
     Args:
         settings: Names the models.
         models: Chat model instances, in place of the settings' strings.
-        optional: Roles that may have no model: calling one without is then the error.
+        optional: Roles that may have no model: only calling one without is an error.
 
     Raises:
         ModelSpecError: a role has no model, or its string cannot be resolved.
@@ -107,7 +99,8 @@ class _AbsentTransport:
 
 
 def _build_absent(role: Role, settings: Settings) -> ModelClient:
-    return ModelClient(role, settings.role(role), _build_balancer([_Opened(_AbsentTransport(role), "none")], settings))
+    replica = _make_replica(_AbsentTransport(role), "none", settings=settings)
+    return ModelClient(role, settings.role(role), Balancer((replica,), settings.routing))
 
 
 def build_client(role: Role, settings: Settings, model: "BaseChatModel | None" = None) -> ModelClient:
@@ -117,31 +110,31 @@ def build_client(role: Role, settings: Settings, model: "BaseChatModel | None" =
         ModelSpecError: the role has no model, or its string cannot be resolved.
     """
     role_settings = settings.role(role)
-    if model is not None:
-        name = str(getattr(model, "model_name", None) or getattr(model, "model", None) or type(model).__name__)
-        opened = [_open_given(model)]
-        role_settings = role_settings.model_copy(update={"model": role_settings.model or name})
+    if model is None:
+        replicas = _open(role, settings)
     else:
-        opened = _open(role, role_settings, settings.timeout_s)
-    return ModelClient(role, role_settings, _build_balancer(opened, settings))
+        name = str(getattr(model, "model_name", None) or getattr(model, "model", None) or type(model).__name__)
+        replicas = [_open_given(model, settings)]
+        role_settings = role_settings.model_copy(update={"model": role_settings.model or name})
+    return ModelClient(role, role_settings, Balancer(tuple(replicas), settings.routing))
 
 
-def _build_balancer(opened: Sequence[_Opened], settings: Settings) -> Balancer:
-    limited = partial(
-        gate_for, max_concurrency=settings.max_concurrency, requests_per_second=settings.requests_per_second
+def _make_replica(
+    transport: Transport, place: str, *, settings: Settings, secret: str = "", endpoint: Endpoint | None = None
+) -> Replica:
+    return Replica(
+        endpoint=place,
+        transport=transport,
+        gate=partial(
+            gate_for,
+            place,
+            max_concurrency=settings.max_concurrency,
+            requests_per_second=settings.requests_per_second,
+        ),
+        secret=secret,
+        address=endpoint.address if endpoint else None,
+        identity=endpoint.identity if endpoint else "",
     )
-    replicas = tuple(
-        Replica(
-            endpoint=one.place,
-            transport=one.transport,
-            gate=partial(limited, one.place),
-            secret=one.secret,
-            address=one.endpoint.address if one.endpoint else None,
-            identity=one.endpoint.identity if one.endpoint else "",
-        )
-        for one in opened
-    )
-    return Balancer(replicas, settings.routing)
 
 
 def find_endpoints(role: Role, settings: RoleSettings) -> tuple[Endpoint, ...]:
@@ -180,41 +173,50 @@ def _split_urls(text: str) -> tuple[str, ...]:
     return tuple(text.replace(",", " ").split())
 
 
-def _open(role: Role, settings: RoleSettings, timeout_s: float) -> list[_Opened]:
-    endpoints = find_endpoints(role, settings)
+def _open(role: Role, settings: Settings) -> list[Replica]:
+    role_settings = settings.role(role)
+    endpoints = find_endpoints(role, role_settings)
     if not endpoints:
-        model = _init_other_provider(role, settings)
-        return [_Opened(LangChainTransport(model), settings.model.partition(":")[0])]
+        model = _init_other_provider(role, role_settings)
+        return [_make_replica(LangChainTransport(model), role_settings.model.partition(":")[0], settings=settings)]
     return [
-        _Opened(_open_transport(one.address, timeout_s), one.address.base_url, one.address.secret, one)
+        _make_replica(
+            _open_transport(one.address, settings.timeout_s),
+            one.address.base_url,
+            settings=settings,
+            secret=one.address.secret,
+            endpoint=one,
+        )
         for one in endpoints
     ]
 
 
 def _open_transport(address: Address, timeout_s: float) -> Transport:
-    from drpo_graph.models import openai_clients  # Two seconds to import: only a run that calls models pays for it.
+    # Two seconds to import: only a run that calls models pays for it.
+    from drpo_graph.models.http_json import CompletionsClient
+    from drpo_graph.models.openai_clients import open_chat
 
-    place = {"base_url": address.base_url, "api_key": address.api_key}
-    open_chat = partial(openai_clients.open_chat, address.name, **place, timeout_s=timeout_s)
-    open_flat = partial(openai_clients.open_completions, address.name, **place, timeout_s=timeout_s)
-    open_streams = partial(openai_clients.open_completion_streams, address.name, **place, timeout_s=timeout_s)
-    return OpenAITransport(PerLoop(open_chat).get, PerLoop(open_flat).get, completion_streams=PerLoop(open_streams).get)
+    chat = PerLoop(partial(open_chat, address, timeout_s=timeout_s))
+    completions = PerLoop(partial(CompletionsClient, address, timeout_s=timeout_s))
+    return OpenAITransport(chat.get, completions.get)
 
 
-def _open_given(model: "BaseChatModel") -> _Opened:
-    """Return the transport of a chat model instance that the caller made."""
+def _open_given(model: "BaseChatModel", settings: Settings) -> Replica:
+    """Return the replica of a chat model instance that the caller made."""
     _remember_keys(model)
+    name = type(model).__name__
     if not any(kind.__name__ == "BaseChatOpenAI" for kind in type(model).__mro__):
-        return _Opened(LangChainTransport(model), type(model).__name__)
+        return _make_replica(LangChainTransport(model), name, settings=settings)
     from drpo_graph.models.openai_clients import without_retries
 
     own = without_retries(model)
     key = getattr(model, "openai_api_key", None)
     url = getattr(model, "openai_api_base", None)
-    return _Opened(
-        OpenAIChatTransport(lambda: own),
-        _display_url(url) if isinstance(url, str) else type(model).__name__,
-        key.get_secret_value() if isinstance(key, SecretStr) else "",
+    return _make_replica(
+        OpenAITransport(lambda: own),
+        Address(url, name).place if isinstance(url, str) else name,
+        settings=settings,
+        secret=key.get_secret_value() if isinstance(key, SecretStr) else "",
     )
 
 
@@ -271,11 +273,5 @@ def _check_url(role: Role, url: str) -> str:
     if "@" in parts.netloc:
         raise ModelSpecError(f"{what} must not hold a password; name a variable with --api-key-env.")
     if not is_address or parts.query or parts.fragment:
-        raise ModelSpecError(f"{what} {_display_url(url)!r}: expected http(s)://host[:port]/v1, without a query.")
+        raise ModelSpecError(f"{what} {Address(url, '').place!r}: expected http(s)://host[:port]/v1, without a query.")
     return url.rstrip("/")
-
-
-def _display_url(url: str) -> str:
-    """Return a URL without what may be secret in it: user, password, query."""
-    parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()

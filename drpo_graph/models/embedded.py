@@ -37,10 +37,7 @@ _lock = threading.Lock()
 
 
 def serve_embedded(name: str) -> EmbeddedServer:
-    """Return the server of an embedded model, starting it on first use.
-
-    Args:
-        name: ``smollm2``, or the path of a GGUF file.
+    """Return the server of ``smollm2`` or of the GGUF file at a path, starting it on first use.
 
     Raises:
         ModelSpecError: the extra ``local`` or the weights are not installed, or the file cannot be loaded.

@@ -1,30 +1,26 @@
 """One scheduler per process: how many calls an endpoint gets at once, and how many per second.
 
-The semaphore is outside and the throttle inside it, so that few calls poll the throttle at a time. An overloaded
-endpoint halves the semaphore and pauses; each window of successes opens it by one again.
+The limiter is outside and the throttle inside it, so that few calls poll the throttle at a time. An overloaded
+endpoint halves the limit and pauses; each window of successes opens it by one again.
 """
 
 import asyncio
 import time
-import weakref
-from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
 
+from anyio import CapacityLimiter
 from asyncio_throttle.throttler import Throttler
 
-from drpo_graph.models.outages import Circuit
+from drpo_graph.models.outages import Circuit, Guard
+from drpo_graph.models.per_loop import PerLoop
 from drpo_graph.models.prefix_cache import PrefixMemory
-
-Waiting = Coroutine[object, object, object]
-Guard = Callable[[Waiting], Awaitable[None]]
-"""Awaits something that only time ends; may raise instead, e.g. because the run was asked to stop."""
 
 _FIRST_LOST_S = 0.5
 _MAX_LOST_S = 30.0
 
 
-async def wait_out(waiting: Waiting) -> None:
+async def wait_out(waiting: Coroutine[object, object, object]) -> None:
     """Await it to its end."""
     await waiting
 
@@ -34,8 +30,6 @@ class EndpointGate:
 
     def __init__(self, *, max_concurrency: int, requests_per_second: float | None) -> None:
         self.max_concurrency = max_concurrency
-        self.limit = max_concurrency
-        self.num_in_flight = 0
         self.num_successes = 0
         self.chosen_at = 0
         """When it was last chosen among several, in nanoseconds of the monotonic clock."""
@@ -46,23 +40,22 @@ class EndpointGate:
         self._num_losses = 0
         self._successes_at_limit = 0
         self._resume_at = 0.0
-        self._waiters: deque[asyncio.Future[None]] = deque()
+        self._limiter = CapacityLimiter(max_concurrency)
         self._throttler = _make_throttler(requests_per_second)
 
     @asynccontextmanager
     async def slot(self, guard: Guard = wait_out) -> AsyncIterator[None]:
         """Hold one of the endpoint's places, in order of arrival, once its pause and its rate allow.
 
-        Args:
-            guard: Awaits the pause and the rate's turn; what it raises gives the place back.
+        The guard awaits both; what it raises gives the place back.
         """
-        await self._acquire()
+        place = object()  # Not the task, as it is by default: one task may hold several places.
+        await self._limiter.acquire_on_behalf_of(place)
         try:
             await self._wait_for_turn(guard)
             yield
         finally:
-            self.num_in_flight -= 1
-            self._wake()
+            self._limiter.release_on_behalf_of(place)
 
     def circuit_of(self, model: str) -> Circuit:
         """Return the circuit of a model at the endpoint: one model may be lost while others are served there."""
@@ -71,9 +64,19 @@ class EndpointGate:
         return self._circuits[model]
 
     @property
+    def limit(self) -> int:
+        """How many calls may be in flight now."""
+        return int(self._limiter.total_tokens)
+
+    @property
+    def num_in_flight(self) -> int:
+        """Calls that hold a place."""
+        return self._limiter.borrowed_tokens
+
+    @property
     def load(self) -> int:
         """Calls in flight or waiting for a place."""
-        return self.num_in_flight + len(self._waiters)
+        return self.num_in_flight + self._limiter.statistics().tasks_waiting
 
     @property
     def is_up(self) -> bool:
@@ -100,23 +103,21 @@ class EndpointGate:
         self._successes_at_limit += 1
         if self._successes_at_limit >= self.limit and self.limit < self.max_concurrency:
             self._successes_at_limit = 0
-            self.limit += 1
-            self._wake()
+            self._limiter.total_tokens += 1
 
     def note_overload(self, *, pause_s: float) -> None:
         """Halve the places (once per window of successes) and let nothing start for a while."""
         self._resume_at = max(self._resume_at, time.monotonic() + pause_s)
         if self._successes_at_limit > 0 or self.limit == self.max_concurrency:
-            self.limit = max(1, self.limit // 2)
+            self._limiter.total_tokens = max(1, self.limit // 2)
         self._successes_at_limit = 0
 
     def configure(self, *, max_concurrency: int) -> None:
         """Take the concurrency limit of the run that asked last; what an overload took away stays away."""
         if max_concurrency != self.max_concurrency:
             is_whole = self.limit == self.max_concurrency
-            self.limit = max_concurrency if is_whole else min(self.limit, max_concurrency)
+            self._limiter.total_tokens = max_concurrency if is_whole else min(self.limit, max_concurrency)
             self.max_concurrency = max_concurrency
-            self._wake()
 
     async def _wait_for_turn(self, guard: Guard) -> None:
         """Return when neither a pause nor the rate forbids a request."""
@@ -130,37 +131,13 @@ class EndpointGate:
             if self._resume_at <= time.monotonic():
                 return
 
-    async def _acquire(self) -> None:
-        if self.num_in_flight < self.limit and not self._waiters:
-            self.num_in_flight += 1
-            return
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiters.append(waiter)
-        try:
-            await waiter  # Whoever wakes it has counted it in.
-        except asyncio.CancelledError:
-            if waiter.done() and not waiter.cancelled():
-                self.num_in_flight -= 1
-                self._wake()
-            else:
-                with suppress(ValueError):  # Whoever woke others may have taken it out already.
-                    self._waiters.remove(waiter)
-            raise
 
-    def _wake(self) -> None:
-        while self._waiters and self.num_in_flight < self.limit:
-            waiter = self._waiters.popleft()
-            if not waiter.done():
-                self.num_in_flight += 1
-                waiter.set_result(None)
-
-
-_gates: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, EndpointGate]]" = weakref.WeakKeyDictionary()
+_gates: PerLoop[dict[str, EndpointGate]] = PerLoop(dict)
 
 
 def gate_for(endpoint: str, *, max_concurrency: int, requests_per_second: float | None) -> EndpointGate:
     """Return the running loop's gate for an endpoint; runs that share the endpoint and its rate share the gate."""
-    gates = _gates.setdefault(asyncio.get_running_loop(), {})
+    gates = _gates.get()
     name = f"{endpoint} {requests_per_second or ''}"
     gate = gates.get(name)
     if gate is None:

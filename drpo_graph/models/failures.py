@@ -37,9 +37,8 @@ _CONTEXT_WORDS = re.compile(
 )
 _QUOTA_WORDS = re.compile(r"insufficient_quota|exceeded your current quota", re.I)
 _BROKEN_NAMES = re.compile(r"connect|protocol|network|transport|payload|^ClientError$", re.I)
-_CUT_NAMES = re.compile(r"Disconnected|ConnectionReset|BrokenPipe|ClientOSError")
+_CUT_NAMES = re.compile(r"Disconnected|ConnectionReset|BrokenPipe|ClientOSError|Connect(ion)?Timeout")
 _RESET_NAMES = re.compile(r"Disconnected|ConnectionReset|BrokenPipe")
-_UNREACHED_NAMES = re.compile(r"Connect(ion)?Timeout")
 _UNANSWERED_NAMES = re.compile(r"^(ConnectError|ConnectionRefusedError|ClientConnector\w*Error)$|Connect(ion)?Timeout")
 
 
@@ -156,8 +155,8 @@ def _classify_broken(error: Exception, message: str, secret: str) -> CallFailure
     if not is_network and not any(_BROKEN_NAMES.search(name) or "timeout" in name.lower() for name in own_names):
         return None
     names = [kind.__name__ for one in _chain(error) for kind in type(one).__mro__]
-    is_unreached = any(_CUT_NAMES.search(name) or _UNREACHED_NAMES.search(name) for name in names)
-    if not is_unreached and any("timeout" in name.lower() for name in names):
+    is_cut = any(_CUT_NAMES.search(name) for name in names)
+    if not is_cut and any("timeout" in name.lower() for name in names):
         return CallFailure("timeout", "retry", message, is_overload=True)
     cause = error.__cause__
     detail = f" ({_describe(cause, secret)})" if cause is not None else ""

@@ -1,22 +1,26 @@
-"""One JSON request to a server, answered with its body or with what failed. No retries, no limits.
+"""JSON to an OpenAI-compatible server, on one HTTP client per event loop. No retries.
 
 Imported on first use, because ``openai`` takes a second or two.
 """
 
 import asyncio
-from collections.abc import Mapping
-from types import TracebackType
-from typing import Self
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import suppress
+from json import JSONDecodeError
+from typing import Any, NamedTuple
 
 import openai
 from pydantic import JsonValue
 
 from drpo_graph.models.capabilities import Address
 from drpo_graph.models.failures import MAX_QUOTED, CallFailure, MalformedReplyError, classify_failure
+from drpo_graph.models.per_loop import PerLoop
 from drpo_graph.safety.redaction import mask_all, redact
 from drpo_graph.safety.texts import shorten
 
 _CONNECT_TIMEOUT_S = 15.0
+_MAX_CONCURRENCY = 4
+"""Requests of one wire in flight at once."""
 
 HttpClient = openai.DefaultAsyncHttpxClient
 
@@ -25,43 +29,18 @@ Answer = dict[str, JsonValue] | CallFailure
 
 
 class Wire:
-    """Requests to one server; an asynchronous context manager.
+    """Requests to one server, each answered with its body or with what failed.
 
     Args:
         address: Where to, and with which key.
         timeout_s: Longest wait for one answer.
-        max_concurrency: Requests in flight at once.
-        http_client: Carries the requests, and is left open; one of its own when absent, which is slow to make.
     """
 
-    def __init__(
-        self,
-        address: Address,
-        *,
-        timeout_s: float,
-        max_concurrency: int = 4,
-        http_client: HttpClient | None = None,
-    ) -> None:
+    def __init__(self, address: Address, *, timeout_s: float) -> None:
         self.address = address
         self._timeout_s = timeout_s
-        self._places = asyncio.Semaphore(max_concurrency)
-        self._is_owner = http_client is None
-        self._client = openai.AsyncOpenAI(
-            base_url=address.base_url,
-            api_key=address.api_key,
-            max_retries=0,
-            timeout=openai.Timeout(timeout_s, connect=min(timeout_s, _CONNECT_TIMEOUT_S)),
-            http_client=http_client,
-        )
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._is_owner:
-            await self._client.close()
+        self._places = asyncio.Semaphore(_MAX_CONCURRENCY)
+        self._client = _open_client(address, timeout_s=timeout_s)
 
     async def get(self, path: str) -> Answer:
         """Return the answer to a GET request; a path that begins with ``http`` is taken as it is."""
@@ -72,19 +51,109 @@ class Wire:
         return await self._exchange(path, body)
 
     async def _exchange(self, path: str, body: Mapping[str, JsonValue] | None) -> Answer:
+        secret = self.address.secret
         try:
             async with self._places, asyncio.timeout(self._timeout_s):
-                answer = await (
-                    self._client.get(path, cast_to=object)
-                    if body is None
-                    else self._client.post(path, cast_to=object, body=dict(body))
-                )
-            if not isinstance(answer, dict):
-                raise MalformedReplyError(f"expected a JSON object, got {str(answer)[:MAX_QUOTED]!r}")
+                answer = await exchange_json(self._client, path, body)
         except (openai.OpenAIError, OSError, ValueError, MalformedReplyError) as error:
-            failure = classify_failure(error, secret=self.address.secret)
-            # A 200 whose body is no JSON is a ValueError.
-            return failure or CallFailure(
-                "malformed", "retry", shorten(redact(str(error), secret=self.address.secret), 300)
-            )
-        return {name: mask_all(value, secret=self.address.secret) for name, value in answer.items()}
+            failure = classify_failure(error, secret=secret)
+            return failure or CallFailure("malformed", "retry", shorten(redact(str(error), secret=secret), 300))
+        return {name: mask_all(value, secret=secret) for name, value in answer.items()}
+
+
+class CompletionsClient:
+    """``/v1/completions`` for one model; raises whatever the client library raises."""
+
+    def __init__(self, address: Address, *, timeout_s: float) -> None:
+        self._name = address.name
+        self._client = _open_client(address, timeout_s=timeout_s)
+
+    async def complete(self, body: Mapping[str, JsonValue]) -> Mapping[str, Any]:
+        """Return the answer to a request, which needs not name the model."""
+        return await exchange_json(self._client, "/completions", {"model": self._name, **body})
+
+    async def stream(self, body: Mapping[str, JsonValue]) -> AsyncIterator[Mapping[str, Any]]:
+        """Yield the parts of the answer as they come."""
+        parts = await self._client.post(
+            "/completions",
+            cast_to=object,
+            body={"model": self._name, **body},
+            stream=True,
+            stream_cls=openai.AsyncStream[object],
+        )
+        async with parts:
+            async for part in parts:
+                if not isinstance(part, dict):
+                    raise MalformedReplyError(f"a part of the server's answer is no object: {str(part)[:MAX_QUOTED]}")
+                yield part
+
+
+async def exchange_json(client: openai.AsyncOpenAI, path: str, body: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the server's answer as it came: to a POST request, or to a GET request where there is no body.
+
+    The client's own methods make objects of each message and of each token's probabilities: most of a call's CPU.
+
+    Raises:
+        MalformedReplyError: it is no JSON object.
+    """
+    try:
+        if body is None:
+            answer = await client.get(path, cast_to=object)
+        else:
+            answer = await client.post(path, cast_to=object, body=dict(body))
+    except JSONDecodeError as error:
+        raise MalformedReplyError(f"the server's answer is no JSON: {error}") from error
+    if not isinstance(answer, dict):
+        raise MalformedReplyError(f"the server's answer is no JSON object: {str(answer)[:MAX_QUOTED]}")
+    return answer
+
+
+def limit_time(timeout_s: float) -> openai.Timeout:
+    """Return the limits of a request: a host that drops packets is found out soon, however long replies may take."""
+    return openai.Timeout(timeout_s, connect=min(timeout_s, _CONNECT_TIMEOUT_S))
+
+
+def shared_http_client() -> HttpClient:
+    """Return the running event loop's HTTP client; whoever uses it leaves it open."""
+    client: HttpClient = _http_clients.get().client
+    return client
+
+
+def _open_client(address: Address, *, timeout_s: float) -> openai.AsyncOpenAI:
+    return openai.AsyncOpenAI(
+        base_url=address.base_url,
+        api_key=address.api_key,
+        max_retries=0,
+        timeout=limit_time(timeout_s),
+        http_client=shared_http_client(),
+    )
+
+
+class _HttpClient(NamedTuple):
+    """An HTTP client and the generator that closes it."""
+
+    client: Any
+    closer: AsyncGenerator[None]
+
+
+def _open_http_client() -> _HttpClient:
+    """Return an HTTP client that is closed when its event loop ends, whoever runs the loop."""
+    try:
+        client = openai.DefaultAioHttpClient()  # A third less CPU per call than httpx.
+    except RuntimeError:  # aiohttp is not installed.
+        client = openai.DefaultAsyncHttpxClient()
+    closer = _close_at_end(client)
+    # A loop that ends finishes the generators begun in it: asyncio.run, pytest-asyncio and uvloop all see to that.
+    with suppress(StopIteration):
+        closer.asend(None).send(None)
+    return _HttpClient(client, closer)
+
+
+async def _close_at_end(client: Any) -> AsyncGenerator[None]:
+    try:
+        yield
+    finally:
+        await client.aclose()
+
+
+_http_clients = PerLoop(_open_http_client)

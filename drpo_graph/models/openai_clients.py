@@ -1,13 +1,10 @@
-"""Clients of OpenAI-compatible servers, which lose nothing of a reply, on one HTTP client per event loop.
+"""LangChain's chat model of OpenAI-compatible servers, made to lose nothing of a reply.
 
 Imported on first use, because ``langchain_openai`` takes two seconds.
 """
 
-import json
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import suppress
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import openai
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun
@@ -16,12 +13,11 @@ from langchain_core.messages import BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_openai import ChatOpenAI
 from langchain_openai.chat_models.base import BaseChatOpenAI
-from pydantic import JsonValue, SecretStr
+from pydantic import SecretStr
 
+from drpo_graph.models.capabilities import Address
 from drpo_graph.models.failures import MAX_QUOTED, MalformedReplyError
-from drpo_graph.models.transport import Complete, CompleteStream, PerLoop
-
-_CONNECT_TIMEOUT_S = 15.0
+from drpo_graph.models.http_json import exchange_json, limit_time, shared_http_client
 
 
 class _LossLessChatOpenAI(ChatOpenAI):
@@ -39,7 +35,8 @@ class _LossLessChatOpenAI(ChatOpenAI):
     ) -> ChatResult:
         payload = self._get_request_payload(messages, stop=stop, **kwargs)
         own = payload.pop("extra_body", None) or {}
-        return self._create_chat_result(await _post(self.root_async_client, "/chat/completions", {**payload, **own}))
+        answer = await exchange_json(self.root_async_client, "/chat/completions", {**payload, **own})
+        return self._create_chat_result(answer)
 
     def _create_chat_result(
         self, response: dict[str, Any] | openai.BaseModel, generation_info: dict[str, Any] | None = None
@@ -69,59 +66,18 @@ class _LossLessChatOpenAI(ChatOpenAI):
         return generation
 
 
-def open_chat(name: str, *, base_url: str, api_key: str, timeout_s: float) -> BaseChatModel:
+def open_chat(address: Address, *, timeout_s: float) -> BaseChatModel:
     """Return a client of ``/v1/chat/completions`` for the running event loop; it retries nothing."""
     return _LossLessChatOpenAI(
-        model=name,
-        base_url=base_url,
-        api_key=SecretStr(api_key),
+        model=address.name,
+        base_url=address.base_url,
+        api_key=SecretStr(address.api_key),
         max_retries=0,
-        timeout=_timeout(timeout_s),
+        timeout=limit_time(timeout_s),
         http_client=_blocking_http_client(),
-        http_async_client=_http_clients.get().client,
+        http_async_client=shared_http_client(),
         use_responses_api=False,
         disable_streaming=True,
-    )
-
-
-def open_completions(name: str, *, base_url: str, api_key: str, timeout_s: float) -> Complete:
-    """Return a client of ``/v1/completions`` for the running event loop; it retries nothing."""
-    client = _open_client(base_url=base_url, api_key=api_key, timeout_s=timeout_s)
-
-    async def complete(body: Mapping[str, JsonValue]) -> Mapping[str, object]:
-        return await _post(client, "/completions", {"model": name, **body})
-
-    return complete
-
-
-def open_completion_streams(name: str, *, base_url: str, api_key: str, timeout_s: float) -> CompleteStream:
-    """Return a client of ``/v1/completions`` whose answers come in parts; it retries nothing."""
-    client = _open_client(base_url=base_url, api_key=api_key, timeout_s=timeout_s)
-
-    async def complete(body: Mapping[str, JsonValue]) -> AsyncIterator[Mapping[str, object]]:
-        parts = await client.post(
-            "/completions",
-            cast_to=object,
-            body={"model": name, **body},
-            stream=True,
-            stream_cls=openai.AsyncStream[object],
-        )
-        async with parts:
-            async for part in parts:
-                if not isinstance(part, dict):
-                    raise MalformedReplyError(f"a part of the server's answer is no object: {str(part)[:MAX_QUOTED]}")
-                yield part
-
-    return complete
-
-
-def _open_client(*, base_url: str, api_key: str, timeout_s: float) -> openai.AsyncOpenAI:
-    return openai.AsyncOpenAI(
-        base_url=base_url,
-        api_key=api_key,
-        max_retries=0,
-        timeout=_timeout(timeout_s),
-        http_client=_http_clients.get().client,
     )
 
 
@@ -134,56 +90,6 @@ def without_retries(model: BaseChatModel) -> BaseChatModel:
     return model.model_copy(update={**changes, "disable_streaming": True})
 
 
-async def _post(client: openai.AsyncOpenAI, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the server's answer as it came.
-
-    The client's own methods make objects of each message and of each token's probabilities: most of a call's CPU.
-
-    Raises:
-        MalformedReplyError: it is no JSON object.
-    """
-    try:
-        answer = await client.post(path, cast_to=object, body=dict(body))
-    except json.JSONDecodeError as error:
-        raise MalformedReplyError(f"the server's answer is no JSON: {error}") from error
-    if not isinstance(answer, dict):
-        raise MalformedReplyError(f"the server's answer is no JSON object: {str(answer)[:MAX_QUOTED]}")
-    return answer
-
-
-def shared_http_client() -> openai.DefaultAsyncHttpxClient:
-    """Return the running event loop's HTTP client; whoever uses it leaves it open."""
-    client: openai.DefaultAsyncHttpxClient = _http_clients.get().client
-    return client
-
-
-class _HttpClient(NamedTuple):
-    """An HTTP client and the generator that closes it."""
-
-    client: Any
-    closer: AsyncGenerator[None]
-
-
-def _open_http_client() -> _HttpClient:
-    """Return an HTTP client that is closed when its event loop ends, whoever runs the loop."""
-    try:
-        client = openai.DefaultAioHttpClient()  # A third less CPU per call than httpx.
-    except RuntimeError:  # aiohttp is not installed.
-        client = openai.DefaultAsyncHttpxClient()
-    closer = _close_at_end(client)
-    # A loop that ends finishes the generators begun in it: asyncio.run, pytest-asyncio and uvloop all see to that.
-    with suppress(StopIteration):
-        closer.asend(None).send(None)
-    return _HttpClient(client, closer)
-
-
-async def _close_at_end(client: Any) -> AsyncGenerator[None]:
-    try:
-        yield
-    finally:
-        await client.aclose()
-
-
 @cache
 def _blocking_http_client() -> Any:
     """Return what LangChain wants beside the asynchronous client; nothing is sent through it.
@@ -191,14 +97,6 @@ def _blocking_http_client() -> Any:
     One for all: without, each model would read the certificates again, 60 ms apiece.
     """
     return openai.DefaultHttpxClient()
-
-
-_http_clients = PerLoop(_open_http_client)
-
-
-def _timeout(timeout_s: float) -> openai.Timeout:
-    # A host that drops packets is found out soon, however long its replies may take.
-    return openai.Timeout(timeout_s, connect=min(timeout_s, _CONNECT_TIMEOUT_S))
 
 
 def _flatten(message: dict[str, Any]) -> str | None:

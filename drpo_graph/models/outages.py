@@ -23,6 +23,7 @@ _GATEWAY_KINDS = frozenset({"http_502", "http_503", "http_504"})
 """What stands in front of the model says that it is not there: no fault of the request, even if one call hears it."""
 
 Guard = Callable[[Coroutine[object, object, object]], Awaitable[None]]
+"""Awaits something that only time ends; may raise instead, e.g. because the run was asked to stop."""
 
 
 @dataclass(eq=False, slots=True)
@@ -64,11 +65,7 @@ class Outage:
 
 
 class Circuit:
-    """Whether a model at an endpoint is taken to be lost; of one event loop.
-
-    Args:
-        family: The circuits of all models at the endpoint, by model.
-    """
+    """Whether a model at an endpoint is taken to be lost; of one event loop."""
 
     def __init__(self, family: Mapping[str, "Circuit"] | None = None) -> None:
         self.outage: Outage | None = None
@@ -77,11 +74,13 @@ class Circuit:
         self.failed_at = 0.0
         """When a try failed last, on the monotonic clock."""
         self.is_probing = False
+        """Whether the one place of a probe is taken."""
         self.waiters: set[asyncio.Future[None]] = set()
         """Woken by every change."""
         self.num_exhausted = 0
         """Calls in a row that failed for good."""
         self._family = {} if family is None else family
+        """The circuits of all models at the endpoint, by model."""
         self._num_failures = 0
         self._first_failure_at = 0.0
         self._failed_calls: set[object] = set()
@@ -144,10 +143,6 @@ class Circuit:
             self._pause_s = first_pause_s
             self.probe_at = time.monotonic() + first_pause_s
 
-    def begin_probe(self) -> None:
-        """Give the one place of a probe away."""
-        self.is_probing = True
-
     def end_probe(self) -> None:
         """Take note that the probe has ended; where the endpoint is still lost, the next one comes later."""
         self.is_probing = False
@@ -190,7 +185,7 @@ class Waiting:
             max_outage_s: How long the call may wait; 0 does not wait.
             has_ended: Whether the server at an endpoint is known to be gone for good.
             emitter: Tells the run of the outage.
-            guard: Awaits the end of the outage; what it raises ends the wait.
+            guard: What it raises ends the wait.
 
         Raises:
             OutageOverdueError: every server has been lost for longer than allowed, or for good.
@@ -209,14 +204,14 @@ class Waiting:
             # No call is given up for what others saw before it: each server has failed a try since then.
             due = [one for one in idle if (now >= one.probe_at if left_s > 0 else one.failed_at < self.began_at)]
             if due:
-                due[0].begin_probe()
+                due[0].is_probing = True
                 return due[0]
             if left_s <= 0 and len(idle) == len(circuits):
                 raise OutageOverdueError(latest)
             # A probe that is under way is let finish: a slow server is not a lost one.
             pause_s = min([left_s, *(one.probe_at - now for one in idle)]) if left_s > 0 else None
-            with _listening(circuits) as woken:
-                await guard(_wait_until(woken, pause_s))
+            with _listening(circuits) as woken, suppress(TimeoutError):
+                await guard(asyncio.wait_for(woken, pause_s))
         self.tell(emitter, max_outage_s=max_outage_s)
         return None
 
@@ -247,11 +242,6 @@ def _listening(circuits: Sequence[Circuit]) -> Iterator[asyncio.Future[None]]:
     finally:
         for one in circuits:
             one.waiters.discard(woken)
-
-
-async def _wait_until(woken: asyncio.Future[None], seconds: float | None) -> None:
-    with suppress(TimeoutError):
-        await asyncio.wait_for(woken, seconds)
 
 
 def never_ends(endpoint: str) -> bool:

@@ -4,51 +4,43 @@ from collections.abc import Sequence
 
 from pydantic import JsonValue
 
-from drpo_graph.models.capabilities import Address, TokenDialect
+from drpo_graph.models.capabilities import TokenDialect
 from drpo_graph.models.failures import CallFailure
 from drpo_graph.models.http_json import Answer, Wire
 from drpo_graph.prompts.library import Message
 
-_TIMEOUT_S = 30.0
 
-
-async def count_tokens(
-    address: Address, dialect: TokenDialect | None, messages: Sequence[Message] | str, *, wire: Wire | None = None
-) -> int | None:
+async def count_tokens(wire: Wire, messages: Sequence[Message] | str, *, dialect: TokenDialect | None) -> int | None:
     """Return the exact number of prompt tokens, or ``None`` when the server cannot tell.
 
     Args:
-        address: The server and the model's name there.
-        dialect: What :attr:`~drpo_graph.models.capabilities.Capabilities.counts_tokens` says of it.
+        wire: To the server.
         messages: Chat messages, counted with the model's chat template; a text is counted as a flat prompt.
-        wire: An open connection to the address, for callers that count often; a new one when absent.
+        dialect: What :attr:`~drpo_graph.models.capabilities.Capabilities.counts_tokens` says of the server.
     """
     if dialect is None:
         return None
-    if wire is None:
-        async with Wire(address, timeout_s=_TIMEOUT_S) as own:
-            return await _count(own, dialect, messages=messages)
-    return await _count(wire, dialect, messages=messages)
-
-
-async def _count(wire: Wire, dialect: TokenDialect, *, messages: Sequence[Message] | str) -> int | None:
-    root = wire.address.root
-    turns: list[JsonValue] = []
-    if not isinstance(messages, str):
-        turns = [{"role": one["role"], "content": one["content"]} for one in messages]
+    url = f"{wire.address.root}/tokenize"
     if dialect == "vllm":
-        asked: dict[str, JsonValue] = {"prompt": messages} if isinstance(messages, str) else {"messages": turns}
-        return read_count(await wire.post(f"{root}/tokenize", {"model": wire.address.name, **asked}))
-    text: JsonValue = messages if isinstance(messages, str) else None
+        asked: dict[str, JsonValue] = (
+            {"prompt": messages} if isinstance(messages, str) else {"messages": _as_turns(messages)}
+        )
+        return read_count(await wire.post(url, {"model": wire.address.name, **asked}))
+    text = messages if isinstance(messages, str) else await _apply_template(wire, messages)
     if text is None:
-        templated = await wire.post(f"{root}/apply-template", {"messages": turns})
-        text = None if isinstance(templated, CallFailure) else templated.get("prompt")
-    if not isinstance(text, str):
         return None
     # As the server itself reads a request: with the tokens that begin a text, and with those that the text spells.
-    return read_count(
-        await wire.post(f"{root}/tokenize", {"content": text, "add_special": True, "parse_special": True})
-    )
+    return read_count(await wire.post(url, {"content": text, "add_special": True, "parse_special": True}))
+
+
+async def _apply_template(wire: Wire, messages: Sequence[Message]) -> str | None:
+    answer = await wire.post(f"{wire.address.root}/apply-template", {"messages": _as_turns(messages)})
+    prompt = None if isinstance(answer, CallFailure) else answer.get("prompt")
+    return prompt if isinstance(prompt, str) else None
+
+
+def _as_turns(messages: Sequence[Message]) -> list[JsonValue]:
+    return [{"role": one["role"], "content": one["content"]} for one in messages]
 
 
 def read_count(answer: Answer) -> int | None:

@@ -1,9 +1,8 @@
 """One request to one model: chat through LangChain, completions as they are. No retries here."""
 
-import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
@@ -17,13 +16,8 @@ from drpo_graph.prompts.flat import join_messages
 from drpo_graph.prompts.library import Message
 from drpo_graph.records import Usage
 
-T = TypeVar("T")
-
-Complete = Callable[[Mapping[str, JsonValue]], Awaitable[Mapping[str, object]]]
-"""Posts a body to ``/v1/completions``, without the model's name, and returns the server's answer."""
-
-CompleteStream = Callable[[Mapping[str, JsonValue]], AsyncIterator[Mapping[str, object]]]
-"""Does the same and yields the parts of the answer as they come."""
+if TYPE_CHECKING:
+    from drpo_graph.models.http_json import CompletionsClient
 
 _LIMIT_FIELDS = ("max_tokens", "max_output_tokens", "max_completion_tokens", "num_predict", "max_new_tokens")
 """What providers' chat models call the most tokens of a reply."""
@@ -52,123 +46,34 @@ class StreamingTransport(Protocol):
         ...
 
 
-class PerLoop(Generic[T]):
-    """One value per event loop, made on first use: a connection cannot be used on another loop than its own."""
-
-    def __init__(self, build: Callable[[], T]) -> None:
-        self._build = build
-        self._values: dict[asyncio.AbstractEventLoop, T] = {}
-
-    def get(self) -> T:
-        """Return the running loop's value; those of closed loops are let go."""
-        loop = asyncio.get_running_loop()
-        if loop not in self._values:
-            for closed in [one for one in list(self._values) if one.is_closed()]:
-                self._values.pop(closed, None)
-            self._values[loop] = self._build()
-        return self._values[loop]
-
-
 class OpenAITransport:
     """An OpenAI-compatible server: each request goes to the endpoint that it names.
 
+    Completions do not go through LangChain, which drops how much of a prompt the server had in its cache.
+
     Args:
         chat: Returns the running event loop's client of ``/v1/chat/completions``; called on the first request for it.
-        completions: The same for ``/v1/completions``.
-        completion_streams: The same for answers of ``/v1/completions`` in parts; without it they come whole.
+        completions: The same for ``/v1/completions``; without it, everything goes to the chat.
     """
 
     def __init__(
-        self,
-        chat: Callable[[], BaseChatModel],
-        completions: Callable[[], Complete],
-        *,
-        completion_streams: Callable[[], CompleteStream] | None = None,
+        self, chat: Callable[[], BaseChatModel], completions: "Callable[[], CompletionsClient] | None" = None
     ) -> None:
-        self._chat = OpenAIChatTransport(chat)
-        self._completions = CompletionsTransport(completions, completion_streams)
+        self._chat = chat
+        self._completions = completions
 
     async def send(self, request: Request) -> Reply:
         """Return all samples of one request."""
-        if request.endpoint == "completions":
-            return await self._completions.send(request)
-        return await self._chat.send(request)
+        if request.endpoint == "completions" and self._completions is not None:
+            return _read_completion(await self._completions().complete(_completions_body(request)))
+        return await _send_chat(self._chat(), request, _chat_options(request))
 
     def stream(self, request: Request) -> AsyncIterator[Piece]:
         """Yield the pieces of the reply's one sample."""
-        return (self._completions if request.endpoint == "completions" else self._chat).stream(request)
-
-
-class OpenAIChatTransport:
-    """An OpenAI-compatible ``/v1/chat/completions`` through ``ChatOpenAI``.
-
-    Args:
-        model: Returns the running event loop's client.
-    """
-
-    def __init__(self, model: Callable[[], BaseChatModel]) -> None:
-        self._model = model
-
-    async def send(self, request: Request) -> Reply:
-        """Return all samples of one request; ``agenerate`` is the one LangChain call that keeps them."""
-        options, messages = self._options(request), _to_messages(request.messages)
-        result = await self._model().agenerate([messages], stop=list(request.stop) or None, **options)
-        return _read_result(result)
-
-    def stream(self, request: Request) -> AsyncIterator[Piece]:
-        """Yield the pieces of the reply's one sample."""
-        model = self._model().model_copy(update={"disable_streaming": False, "stream_usage": True})
-        return _stream_chat(model, request, self._options(request))
-
-    @staticmethod
-    def _options(request: Request) -> dict[str, Any]:
-        body = {**request.extra_body, **_format_fields(request)}
-        options: dict[str, Any] = {**_sampling_fields(request), **_tool_options(request)}
-        if request.top_logprobs:
-            options |= {"logprobs": True, "top_logprobs": request.top_logprobs}
-        if body:
-            # Inside extra_body, or LangChain parses the reply itself and one truncated sample loses them all.
-            options["extra_body"] = body
-        return options
-
-
-class CompletionsTransport:
-    """An OpenAI-compatible ``/v1/completions`` for base models.
-
-    Not through LangChain, which drops how much of the prompt the server had in its cache.
-
-    Args:
-        complete: Returns the running event loop's client.
-        streams: Returns its client for answers in parts.
-    """
-
-    def __init__(self, complete: Callable[[], Complete], streams: Callable[[], CompleteStream] | None = None) -> None:
-        self._complete = complete
-        self._streams = streams
-
-    async def send(self, request: Request) -> Reply:
-        """Return all samples of one request, as the model wrote them."""
-        return _read_completion(await self._complete()(self._body(request)))
-
-    async def stream(self, request: Request) -> AsyncIterator[Piece]:
-        """Yield the pieces of the reply's one sample; all of it at once where the client has no streams."""
-        if self._streams is None:
-            reply = await self.send(request)
-            yield Piece(reply.choices[0].text, finish_reason=reply.choices[0].finish_reason, usage=reply.usage)
-            return
-        body: dict[str, JsonValue] = {"stream": True, "stream_options": {"include_usage": True}}
-        async for part in self._streams()({**self._body(request), **body}):
-            yield _read_part(part)
-
-    @staticmethod
-    def _body(request: Request) -> dict[str, JsonValue]:
-        prompt = join_messages(request.messages, is_structured=request.schema is not None)
-        body: dict[str, JsonValue] = {"prompt": prompt, **_sampling_fields(request)}
-        if request.stop:
-            body["stop"] = list(request.stop)
-        if request.top_logprobs:
-            body["logprobs"] = request.top_logprobs
-        return {**body, **request.extra_body, **_format_fields(request)}
+        if request.endpoint == "completions" and self._completions is not None:
+            return _stream_completion(self._completions(), request)
+        model = self._chat().model_copy(update={"disable_streaming": False, "stream_usage": True})
+        return _stream_chat(model, request, _chat_options(request))
 
 
 class LangChainTransport:
@@ -183,8 +88,7 @@ class LangChainTransport:
 
     async def send(self, request: Request) -> Reply:
         """Return one sample, whatever the number asked for."""
-        model = self._limit(request.max_tokens)
-        return _read_result(await model.agenerate([_to_messages(request.messages)], stop=list(request.stop) or None))
+        return await _send_chat(self._limit(request.max_tokens), request, {})
 
     def stream(self, request: Request) -> AsyncIterator[Piece]:
         """Yield the pieces of one sample, as the provider's client cuts them."""
@@ -204,6 +108,12 @@ def _to_messages(messages: Sequence[Message]) -> list[BaseMessage]:
     return [_MESSAGE_TYPES[one["role"]](content=one["content"]) for one in messages]
 
 
+async def _send_chat(model: BaseChatModel, request: Request, options: Mapping[str, Any]) -> Reply:
+    # The one LangChain call that keeps all samples of a request.
+    result = await model.agenerate([_to_messages(request.messages)], stop=list(request.stop) or None, **options)
+    return _read_result(result)
+
+
 async def _stream_chat(model: BaseChatModel, request: Request, options: Mapping[str, Any]) -> AsyncIterator[Piece]:
     # Without callbacks: inside a graph the caller's would be told of these pieces beside those that we hand on.
     chunks = model.astream(
@@ -219,6 +129,33 @@ async def _stream_chat(model: BaseChatModel, request: Request, options: Mapping[
             finish_reason=str(reason) if reason else None,
             usage=None if chunk.usage_metadata is None else _usage_in(chunk),
         )
+
+
+async def _stream_completion(client: "CompletionsClient", request: Request) -> AsyncIterator[Piece]:
+    body: dict[str, JsonValue] = {"stream": True, "stream_options": {"include_usage": True}}
+    async for part in client.stream({**_completions_body(request), **body}):
+        yield _read_part(part)
+
+
+def _chat_options(request: Request) -> dict[str, Any]:
+    body = {**request.extra_body, **_format_fields(request)}
+    options: dict[str, Any] = {**_sampling_fields(request), **_tool_options(request)}
+    if request.top_logprobs:
+        options |= {"logprobs": True, "top_logprobs": request.top_logprobs}
+    if body:
+        # Inside extra_body, or LangChain parses the reply itself and one truncated sample loses them all.
+        options["extra_body"] = body
+    return options
+
+
+def _completions_body(request: Request) -> dict[str, JsonValue]:
+    prompt = join_messages(request.messages, is_structured=request.schema is not None)
+    body: dict[str, JsonValue] = {"prompt": prompt, **_sampling_fields(request)}
+    if request.stop:
+        body["stop"] = list(request.stop)
+    if request.top_logprobs:
+        body["logprobs"] = request.top_logprobs
+    return {**body, **request.extra_body, **_format_fields(request)}
 
 
 def _sampling_fields(request: Request) -> dict[str, JsonValue]:
@@ -251,12 +188,12 @@ def _tool_options(request: Request) -> dict[str, Any]:
 
 
 def _read_result(result: LLMResult) -> Reply:
-    choices = []
-    for generation in result.generations[0]:
-        assert isinstance(generation, ChatGeneration)
-        choices.append(_read_message(generation))
-    told = (result.llm_output or {}).get("token_usage")
-    return Reply(tuple(choices), _read_usage(told) if told else _usage_of_message(result))
+    generations = [cast(ChatGeneration, one) for one in result.generations[0]]
+    choices = tuple(_read_message(one) for one in generations)
+    if told := (result.llm_output or {}).get("token_usage"):
+        return Reply(choices, _read_usage(told))
+    # As LangChain normalises it: on the message, where other providers put it.
+    return Reply(choices, _usage_in(generations[0].message) if generations else Usage(calls=1))
 
 
 def _read_message(generation: ChatGeneration) -> Choice:
@@ -284,18 +221,15 @@ def _read_completion(answer: Mapping[str, object]) -> Reply:
     Raises:
         MalformedReplyError: it is none; some gateways answer 200 with an error in the body.
     """
-    given = answer.get("choices")
-    choices = [_read_completed(one) for one in given] if isinstance(given, list) else [None]
-    told = tuple(one for one in choices if one is not None)
-    if len(told) < len(choices):
-        raise MalformedReplyError(f"the server's answer is no completion: {str(answer)[:MAX_QUOTED]}")
-    return Reply(told, _read_usage(answer.get("usage")))
+    try:
+        choices = tuple(_read_completed(one) for one in cast(Any, answer["choices"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise MalformedReplyError(f"the server's answer is no completion: {str(answer)[:MAX_QUOTED]}") from error
+    return Reply(choices, _read_usage(answer.get("usage")))
 
 
-def _read_completed(given: object) -> Choice | None:
-    text = given.get("text") if isinstance(given, Mapping) else None
-    if not isinstance(given, Mapping) or not isinstance(text, str):
-        return None
+def _read_completed(given: Mapping[str, Any]) -> Choice:
+    text = given["text"]
     score_tokens = find_score_tokens(read_tokens(given.get("logprobs")), text)
     return Choice(text=text, finish_reason=str(given.get("finish_reason") or "stop"), score_tokens=score_tokens)
 
@@ -329,15 +263,8 @@ def _read_count(value: object) -> int:
     return int(value) if isinstance(value, int | float) else 0
 
 
-def _usage_of_message(result: LLMResult) -> Usage:
-    """Return the usage as LangChain normalises it: on the message, where other providers put it."""
-    generation = result.generations[0][0] if result.generations[0] else None
-    message = generation.message if isinstance(generation, ChatGeneration) else None
-    return _usage_in(message) if isinstance(message, AIMessage) else Usage(calls=1)
-
-
-def _usage_in(message: AIMessage) -> Usage:
-    usage = message.usage_metadata
+def _usage_in(message: BaseMessage) -> Usage:
+    usage = message.usage_metadata if isinstance(message, AIMessage) else None
     if usage is None:
         return Usage(calls=1)
     return Usage(

@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 from langchain_core.embeddings import Embeddings
 
 from drpo_graph.errors import EmbeddingsError
-from drpo_graph.models.transport import PerLoop
+from drpo_graph.models.per_loop import PerLoop
 from drpo_graph.safety.private_files import create_private_file, make_private_folder
 from drpo_graph.stop import SingleFlight
 

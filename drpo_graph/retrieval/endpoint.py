@@ -9,7 +9,7 @@ from langchain_core.embeddings import Embeddings
 from pydantic import SecretStr
 
 from drpo_graph.errors import EmbeddingsError
-from drpo_graph.models.transport import PerLoop
+from drpo_graph.models.per_loop import PerLoop
 from drpo_graph.retrieval.cache import is_usable
 from drpo_graph.safety.redaction import redact
 
@@ -68,7 +68,7 @@ class EndpointEmbeddings(Embeddings):
         return self._open(None)
 
     def _open_in_loop(self) -> "OpenAIEmbeddings":
-        from drpo_graph.models.openai_clients import shared_http_client  # Two seconds to import.
+        from drpo_graph.models.http_json import shared_http_client  # Two seconds to import.
 
         return self._open(shared_http_client())
 

@@ -8,7 +8,7 @@ from langchain_core.embeddings import Embeddings
 from langchain_core.example_selectors import SemanticSimilarityExampleSelector
 from langchain_core.vectorstores import InMemoryVectorStore
 
-from drpo_graph.models.transport import PerLoop
+from drpo_graph.models.per_loop import PerLoop
 from drpo_graph.records import ICLExample
 from drpo_graph.retrieval.cache import CachedEmbeddings
 from drpo_graph.retrieval.embeddings import make_embeddings

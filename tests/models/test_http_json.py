@@ -27,8 +27,7 @@ async def wire_to(
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     address = Address(f"http://127.0.0.1:{runner.addresses[0][1]}/v1", "m", KEY)
     try:
-        async with Wire(address, timeout_s=timeout_s) as wire:
-            yield wire
+        yield Wire(address, timeout_s=timeout_s)
     finally:
         await runner.cleanup()
 

@@ -343,7 +343,7 @@ def note(circuit: Circuit, failure: CallFailure, call: object, times: int = 1) -
 async def test_a_call_that_begins_to_wait_as_its_server_comes_back_is_woken() -> None:
     circuit, emitter = Circuit(), Emitter("run")
     note(circuit, REFUSED, "a")
-    circuit.begin_probe()
+    circuit.is_probing = True
     admitted = asyncio.ensure_future(
         Waiting().admit(
             [circuit], max_outage_s=600, has_ended=lambda _: False, emitter=emitter, guard=StopSignal().guard

@@ -301,14 +301,14 @@ async def test_embedded_model_s_capabilities_and_exact_token_counts() -> None:
     assert found.reports_cached_tokens
     assert found.first_rung == "json_schema"
     messages: list[Message] = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello <b>!"}]
-    async with Wire(address, timeout_s=120) as wire:
-        body: dict[str, Any] = {"messages": messages, "max_tokens": 1}
-        answer = await wire.post("/chat/completions", body)
-        assert isinstance(answer, dict)
-        assert await count_tokens(address, "llama.cpp", messages, wire=wire) == answer["usage"]["prompt_tokens"]  # type: ignore[index,call-overload]
-        answer = await wire.post("/completions", {"prompt": "Hello <b>!", "max_tokens": 1})
-        assert isinstance(answer, dict)
-        assert await count_tokens(address, "llama.cpp", "Hello <b>!", wire=wire) == answer["usage"]["prompt_tokens"]  # type: ignore[index,call-overload]
+    wire = Wire(address, timeout_s=120)
+    body: dict[str, Any] = {"messages": messages, "max_tokens": 1}
+    answer = await wire.post("/chat/completions", body)
+    assert isinstance(answer, dict)
+    assert await count_tokens(wire, messages, dialect="llama.cpp") == answer["usage"]["prompt_tokens"]  # type: ignore[index,call-overload]
+    answer = await wire.post("/completions", {"prompt": "Hello <b>!", "max_tokens": 1})
+    assert isinstance(answer, dict)
+    assert await count_tokens(wire, "Hello <b>!", dialect="llama.cpp") == answer["usage"]["prompt_tokens"]  # type: ignore[index,call-overload]
 
 
 def test_rungs_are_those_of_the_ladder() -> None:

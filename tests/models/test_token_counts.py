@@ -20,12 +20,9 @@ MESSAGES: Sequence[Message] = (
 @pytest.mark.parametrize("dialect", ["vllm", "llama.cpp"])
 async def test_messages_are_counted_with_their_template_and_a_text_without(dialect: TokenDialect) -> None:
     async with FakeServer(build_echo_responder(), ServerOptions(tokenizes=dialect)) as server:
-        address = Address(server.base_url, "m")
-        assert await count_tokens(address, dialect, MESSAGES) == 9
-        assert await count_tokens(address, dialect, "one two three") == 3
-        assert await count_tokens(address, dialect, "") == 0
-        async with Wire(address, timeout_s=5) as wire:
-            counts = [await count_tokens(address, dialect, "word " * number, wire=wire) for number in range(5)]
+        wire = Wire(Address(server.base_url, "m"), timeout_s=5)
+        assert await count_tokens(wire, MESSAGES, dialect=dialect) == 9
+        counts = [await count_tokens(wire, "word " * number, dialect=dialect) for number in range(5)]
         assert counts == [0, 1, 2, 3, 4]
 
 
@@ -41,10 +38,11 @@ async def test_messages_are_counted_with_their_template_and_a_text_without(diale
 )
 async def test_server_that_cannot_tell_gives_none(dialect: TokenDialect | None, options: dict[str, Any]) -> None:
     async with FakeServer(build_echo_responder(), ServerOptions(**options)) as server:
-        assert await count_tokens(Address(server.base_url, "m"), dialect, MESSAGES) is None
+        wire = Wire(Address(server.base_url, "m"), timeout_s=5)
+        assert await count_tokens(wire, MESSAGES, dialect=dialect) is None
 
 
 async def test_server_that_is_gone_gives_none() -> None:
     async with FakeServer(build_echo_responder()) as server:
-        address = Address(server.base_url, "m")
-    assert await count_tokens(address, "vllm", "text") is None
+        wire = Wire(Address(server.base_url, "m"), timeout_s=5)
+    assert await count_tokens(wire, "text", dialect="vllm") is None

@@ -11,10 +11,12 @@ from langchain_core.language_models.fake_chat_models import FakeListChatModel
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
 
-from drpo_graph.models import openai_clients
+from drpo_graph.models.capabilities import Address
 from drpo_graph.models.failures import MalformedReplyError
+from drpo_graph.models.http_json import CompletionsClient
+from drpo_graph.models.openai_clients import open_chat
 from drpo_graph.models.request import Reply, ReplySchema, Request
-from drpo_graph.models.transport import LangChainTransport, OpenAITransport, PerLoop
+from drpo_graph.models.transport import LangChainTransport, OpenAITransport
 from drpo_graph.records import Usage
 from tests.support.fake_server import FakeServer, LogEntry, ServerOptions, build_echo_responder
 from tests.support.fake_server import Reply as ServerReply
@@ -164,10 +166,9 @@ async def test_completions_count_what_the_server_had_in_its_cache() -> None:
 async def test_key_is_sent_to_both_endpoints() -> None:
     options = ServerOptions(api_key="secret", log_bodies=True)
     async with FakeServer(build_echo_responder(), options) as server:
-        place: dict[str, Any] = {"base_url": server.base_url, "api_key": "secret", "timeout_s": 30.0}
+        address = Address(server.base_url, "m", "secret")
         transport = OpenAITransport(
-            PerLoop(partial(openai_clients.open_chat, "m", **place)).get,
-            PerLoop(partial(openai_clients.open_completions, "m", **place)).get,
+            partial(open_chat, address, timeout_s=30.0), partial(CompletionsClient, address, timeout_s=30.0)
         )
         for endpoint in ("chat", "completions"):
             await transport.send(Request(QUESTION, endpoint=endpoint))

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from drpo_graph.models.capabilities import Address
+from drpo_graph.models.http_json import Wire
 from drpo_graph.models.probing.probe import probe_endpoint
 from drpo_graph.models.request import ReplySchema
 from drpo_graph.models.token_counts import count_tokens
@@ -53,8 +54,8 @@ async def test_tokens_are_counted_as_the_server_counts_them(server: VllmServer) 
     sample = await desk.models.base.respond(MESSAGES)  # type: ignore[arg-type]
     assert sample.value
     (call,) = desk.calls
-    address = Address(server.base_url, MODEL, KEY)
-    assert await count_tokens(address, "vllm", MESSAGES) == call.usage.prompt_tokens  # type: ignore[arg-type]
+    wire = Wire(Address(server.base_url, MODEL, KEY), timeout_s=30)
+    assert await count_tokens(wire, MESSAGES, dialect="vllm") == call.usage.prompt_tokens  # type: ignore[arg-type]
 
 
 async def test_critique_is_a_soft_score_from_one_schema_bound_reply(server: VllmServer) -> None:

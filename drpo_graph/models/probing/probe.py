@@ -5,14 +5,16 @@ import re
 from functools import partial
 from typing import NamedTuple
 
+from pydantic import JsonValue
+
 from drpo_graph.errors import ModelCallError
 from drpo_graph.models.capabilities import PROBE_TEXT, Address, Capabilities, CapabilityCache, TokenDialect
 from drpo_graph.models.failures import CallFailure
-from drpo_graph.models.http_json import Answer, HttpClient, Wire
+from drpo_graph.models.http_json import Answer, Wire
+from drpo_graph.models.per_loop import PerLoop
 from drpo_graph.models.probing.replies import ProbeReply
-from drpo_graph.models.probing.requests import PLAIN, Asker, ask_all
+from drpo_graph.models.probing.requests import Asker, ask_all
 from drpo_graph.models.token_counts import read_count
-from drpo_graph.models.transport import PerLoop
 from drpo_graph.safety.texts import shorten
 from drpo_graph.stop import SingleFlight
 
@@ -41,28 +43,12 @@ class _Listing(NamedTuple):
     """Of the model as it is served, where the list tells."""
 
 
-class _Routes(NamedTuple):
-    """Which of the two routes for completions answers, and what it said to a plain request."""
-
-    has_chat: bool | None
-    plain: ProbeReply | None
-
-
-class _About(NamedTuple):
-    """What the server's routes beside OpenAI's say."""
-
-    server: str
-    max_context: int | None
-    counts_tokens: TokenDialect | None
-
-
 async def capabilities_of(
     address: Address,
     *,
     identity: str,
     cache: CapabilityCache | None,
     timeout_s: float = _TIMEOUT_S,
-    http_client: HttpClient | None = None,
 ) -> Capabilities:
     """Return what is remembered of an endpoint and still holds, else what a probe finds.
 
@@ -73,12 +59,11 @@ async def capabilities_of(
         identity: Names what is served there: the base URL, or something lasting where the port changes.
         cache: Where it is remembered; nowhere when absent.
         timeout_s: Longest wait for one reply.
-        http_client: Carries the requests; one of its own when absent.
 
     Raises:
         ModelCallError: the endpoint cannot be used at all (wrong key, unknown model, unreachable).
     """
-    find = partial(_recall_or_probe, address, identity, cache=cache, timeout_s=timeout_s, http_client=http_client)
+    find = partial(_recall_or_probe, address, identity, cache=cache, timeout_s=timeout_s)
     return await _probes.get().share((address, identity), find)
 
 
@@ -91,25 +76,20 @@ async def _recall_or_probe(
     *,
     cache: CapabilityCache | None,
     timeout_s: float,
-    http_client: HttpClient | None,
 ) -> Capabilities:
     # Files are read and written in a thread: LangGraph's server fails a graph that blocks its event loop.
     remembered = await asyncio.to_thread(cache.get, identity, address.name) if cache else None
-    holds = partial(is_current, timeout_s=timeout_s, http_client=http_client)
-    if remembered is not None and await holds(address, remembered):
+    if remembered is not None and await is_current(address, remembered, timeout_s=timeout_s):
         return remembered
-    found = await probe_endpoint(address, timeout_s=timeout_s, http_client=http_client)
+    found = await probe_endpoint(address, timeout_s=timeout_s)
     if cache is not None:
         await asyncio.to_thread(cache.put, identity, address.name, capabilities=found)
     return found
 
 
-async def is_current(
-    address: Address, cached: Capabilities, *, timeout_s: float = _TIMEOUT_S, http_client: HttpClient | None = None
-) -> bool:
+async def is_current(address: Address, cached: Capabilities, *, timeout_s: float = _TIMEOUT_S) -> bool:
     """Return whether the server still lists the model as it did, by one request; true where it tells nothing."""
-    async with Wire(address, timeout_s=timeout_s, http_client=http_client) as wire:
-        answer = await wire.get("/models")
+    answer = await Wire(address, timeout_s=timeout_s).get("/models")
     if isinstance(answer, CallFailure):
         # That a server is gone, or wants another key now, is for a probe to report.
         return answer.kind not in ("connection", "timeout", "http_401", "http_403")
@@ -119,9 +99,7 @@ async def is_current(
     return listing.max_context is None or listing.max_context == cached.max_context
 
 
-async def probe_endpoint(
-    address: Address, *, timeout_s: float = _TIMEOUT_S, http_client: HttpClient | None = None
-) -> Capabilities:
+async def probe_endpoint(address: Address, *, timeout_s: float = _TIMEOUT_S) -> Capabilities:
     """Return what an endpoint can do with one model.
 
     A request that fails for the moment leaves its own answer unknown, and no other.
@@ -129,45 +107,43 @@ async def probe_endpoint(
     Raises:
         ModelCallError: the endpoint cannot be used at all (wrong key, unknown model, unreachable).
     """
-    async with Wire(address, timeout_s=timeout_s, http_client=http_client) as wire:
-        models = await wire.get("/models")
-        if isinstance(models, CallFailure) and models.kind in ("connection", "timeout"):
-            raise _unusable(address, models, listing=_Listing())
-        listing = _read_listing(models, address.name)
-        asker = Asker(wire)
-        routes = await _find_routes(asker, listing)
-        about, found = await asyncio.gather(_ask_about(wire, listing), ask_all(asker, routes.plain))
-    # The plain request may have failed for the moment where others went through.
-    has_chat = True if asker.has_chatted else routes.has_chat
-    fields = {**found, **about._asdict(), "is_listed": listing.is_listed, "has_chat": has_chat}
-    return Capabilities.model_validate({**fields, "max_context": listing.max_context or about.max_context})
+    wire = Wire(address, timeout_s=timeout_s)
+    models = await wire.get("/models")
+    if isinstance(models, CallFailure) and models.kind in ("connection", "timeout"):
+        raise _unusable(address, models, listing=_Listing())
+    listing = _read_listing(models, address.name)
+    asker = Asker(wire)
+    await _find_route(asker, listing)
+    about, found = await asyncio.gather(_ask_about(wire, listing), ask_all(asker))
+    fields = {**about, **found, "is_listed": listing.is_listed, "has_chat": asker.has_chat}
+    return Capabilities.model_validate(fields)
 
 
-async def _find_routes(asker: Asker, listing: _Listing) -> _Routes:
-    """Return whether there is a chat; where there is none, the asker asks for text completions from here on.
+async def _find_route(asker: Asker, listing: _Listing) -> None:
+    """Ask a plain question in a chat; where there is none, the asker asks for text completions from here on.
 
     Raises:
         ModelCallError: neither route answers, or will.
     """
     address = asker.wire.address
-    chat = await asker.ask(PLAIN)
+    chat = await asker.ask_plainly()
     if isinstance(chat, ProbeReply):
-        return _Routes(True, chat)
+        return
     if chat.kind in ("connection", "timeout") or _is_unknown_model(chat):
         raise _unusable(address, chat, listing=listing)
     is_route_missing = chat.kind in ("http_404", "http_405", "http_501")
     if not is_route_missing and not _NO_CHAT_WORDS.search(chat.message):
         if chat.remedy == "stop":
             raise _unusable(address, chat, listing=listing)
-        return _Routes(None, None)
+        return
     asker.is_flat = True
-    flat = await asker.ask(PLAIN)
+    flat = await asker.ask_plainly()
     if isinstance(flat, CallFailure) and flat.remedy != "retry":
         raise _unusable(address, flat, listing=listing)
-    return _Routes(False, None if isinstance(flat, CallFailure) else flat)
 
 
-async def _ask_about(wire: Wire, listing: _Listing) -> _About:
+async def _ask_about(wire: Wire, listing: _Listing) -> dict[str, JsonValue]:
+    """Return the capabilities that the server's routes beside OpenAI's tell."""
     root, text = wire.address.root, f"{PROBE_TEXT} count me"
     version, props, counted = await asyncio.gather(
         wire.get(f"{root}/version"),
@@ -182,7 +158,11 @@ async def _ask_about(wire: Wire, listing: _Listing) -> _About:
     server = _SERVER_BY_OWNER.get(listing.owner, "llama.cpp" if max_context else "")
     stated = version.get("version") if isinstance(version, dict) and server else None
     release = stated if isinstance(stated, str) else build
-    return _About(shorten(f"{server} {release}", 60).strip(), max_context, dialect)
+    return {
+        "server": shorten(f"{server} {release}", 60).strip(),
+        "max_context": listing.max_context or max_context,
+        "counts_tokens": dialect,
+    }
 
 
 def _read_props(props: Answer) -> tuple[int | None, str]:
@@ -217,10 +197,7 @@ def _unusable(address: Address, failure: CallFailure, *, listing: _Listing) -> M
     said = failure.message if failure.message.endswith((".", "!", "?")) else f"{failure.message}."
     kind = failure.kind
     if kind == "connection":
-        kind, what = (
-            "unreachable",
-            f"the server cannot be reached: {said} Check that it runs and the URL is right.",
-        )
+        what = f"the server cannot be reached: {said} Check that it runs and the URL is right."
     elif kind == "timeout":
         what = f"the server gave no reply in time: {said} Check that it is not overloaded and the URL is right."
     elif kind in ("http_401", "http_403"):
@@ -231,6 +208,7 @@ def _unusable(address: Address, failure: CallFailure, *, listing: _Listing) -> M
         what = f"the server does not serve it ({kind}): {said} {_describe_served(listing)}"
     else:
         what = f"the server refused a plain request ({kind}): {said} Check the model's name and the base URL."
+    kind = "unreachable" if kind == "connection" else kind
     return ModelCallError(f"The model {address.name!r} at {address.place}: {what}", kind=kind, role="")
 
 

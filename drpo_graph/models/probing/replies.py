@@ -104,16 +104,13 @@ def judge_call(choice: ProbeChoice) -> bool | None:
     arguments = (calls[0].function.arguments or "").strip()
     if not arguments:
         return None if choice.is_cut else False
-    is_object = _read_object(arguments) is not None or (choice.is_cut and arguments.startswith("{"))
-    return calls[0].function.name == FUNCTION_NAME and is_object
+    return calls[0].function.name == FUNCTION_NAME and _begins_object(arguments, choice)
 
 
 def judge_json(choice: ProbeChoice) -> bool | None:
     """Return whether a reply is a JSON object, or the beginning of one that was cut off."""
     text = choice.said.strip()
-    if not text:
-        return None
-    return _read_object(text) is not None or (choice.is_cut and text.startswith("{"))
+    return _begins_object(text, choice) if text else None
 
 
 def judge_logprobs(choice: ProbeChoice) -> bool | None:
@@ -142,13 +139,7 @@ def choose_stop(text: str) -> str:
 
 
 def judge_stop(said: str, *, plain: str, stop: str) -> bool | None:
-    """Return whether a reply ended where it was told to.
-
-    Args:
-        said: The reply.
-        plain: The reply to the same request without a stop.
-        stop: Where it should have ended.
-    """
+    """Return whether a reply ended where it was told to, as the plain reply to the same request did not."""
     # Some servers leave the stop itself in.
     head = said.rstrip().removesuffix(stop).rstrip()
     if stop in head:
@@ -164,6 +155,10 @@ def judge_reproducible(first: str, second: str, *, others: Sequence[str]) -> boo
     if first != second:
         return False
     return True if any(other.strip() and other != first for other in others) else None
+
+
+def _begins_object(text: str, choice: ProbeChoice) -> bool:
+    return _read_object(text) is not None or (choice.is_cut and text.startswith("{"))
 
 
 def _read_object(text: str) -> dict[str, JsonValue] | None:

@@ -26,7 +26,7 @@ from drpo_graph.models.probing.replies import (
 )
 
 _OPENING = f"{PROBE_TEXT} this request finds out what the server can do, and its reply is thrown away."
-PLAIN = f"{_OPENING} Count from one to ten in words."
+_PLAIN = f"{_OPENING} Count from one to ten in words."
 _INVENT = f"{_OPENING} Invent a name for a planet, then write down ten digits at random."
 _ANSWER = f"{_OPENING} Give any answer you like."
 _GREET = f"{_OPENING} Say hello in one word. Some servers want the word JSON to be here."
@@ -36,6 +36,16 @@ _SCHEMA: dict[str, JsonValue] = {
     "properties": {"answer": {"type": "string", "enum": [ENUM_VALUE]}},
     "required": ["answer"],
     "additionalProperties": False,
+}
+_SCHEMA_FORMAT: JsonValue = {
+    "type": "json_schema",
+    "json_schema": {"name": "answer", "schema": _SCHEMA, "strict": True},
+}
+_JSON_FORMAT: JsonValue = {"type": "json_object"}
+_FUNCTION: JsonValue = {"name": FUNCTION_NAME, "description": "Gives the answer.", "parameters": _SCHEMA}
+_FORCED_CALL: dict[str, JsonValue] = {
+    "tools": [{"type": "function", "function": _FUNCTION}],
+    "tool_choice": {"type": "function", "function": {"name": FUNCTION_NAME}},
 }
 
 _SEED = 20241113
@@ -52,11 +62,25 @@ class Asker:
         self.wire = wire
         self.is_flat = False
         """Whether to ask ``/completions``, for a model without a chat template."""
+        self.plain: ProbeReply | None = None
+        """The reply to a plain request. Where there is none, a refusal of anything else proves nothing."""
         self.replies: list[ProbeReply] = []
-        self.has_chatted = False
-        """Whether one of them came from ``/chat/completions``."""
+        self._has_chatted = False
         self._limit_field = "max_tokens"
         self._has_temperature = True
+
+    @property
+    def has_chat(self) -> bool | None:
+        """Whether ``/chat/completions`` answers; the plain request may fail for the moment where others go through."""
+        if self._has_chatted:
+            return True
+        return False if self.is_flat else None
+
+    async def ask_plainly(self) -> Outcome:
+        """Return the completion of a plain request, and keep it to compare others with."""
+        outcome = await self.ask(_PLAIN)
+        self.plain = outcome if isinstance(outcome, ProbeReply) else None
+        return outcome
 
     async def ask(
         self,
@@ -113,27 +137,23 @@ class Asker:
         except ValidationError as error:
             return CallFailure("malformed", "retry", f"no completion: {error.errors()[0]['msg']}")
         self.replies.append(reply)
-        self.has_chatted |= not is_flat
+        self._has_chatted |= not is_flat
         return reply
 
 
-async def ask_all(asker: Asker, plain: ProbeReply | None) -> dict[str, bool | None]:
-    """Return the capabilities that requests decide, but for ``has_chat``.
-
-    Args:
-        asker: The endpoint.
-        plain: Its reply to :data:`PLAIN`. Where there is none, a refusal of anything else proves nothing.
-    """
+async def ask_all(asker: Asker) -> dict[str, JsonValue]:
+    """Return the capabilities that requests decide, but for ``has_chat``."""
+    logprobs: dict[str, JsonValue] = {"logprobs": 5} if asker.is_flat else {"logprobs": True, "top_logprobs": 5}
     tests = {
-        "has_completions": _test_completions(asker, plain),
-        "has_stop": _test_stop(asker, plain),
-        "has_logprobs": _test_logprobs(asker, plain),
-        "has_system_role": _test_system_role(asker, plain),
-        "has_json_schema": _test_json_schema(asker, plain),
-        "has_tools": _test_tools(asker, plain),
-        "has_json_mode": _test_json_mode(asker, plain),
+        "has_completions": _test_completions(asker),
+        "has_stop": _test_stop(asker),
+        "has_logprobs": _test_first(asker, judge_logprobs, text=_PLAIN, fields=logprobs, num_tokens=2),
+        "has_system_role": _test_system_role(asker),
+        "has_json_schema": _test_first(asker, judge_enum, text=_ANSWER, fields={"response_format": _SCHEMA_FORMAT}),
+        "has_tools": _test_tools(asker),
+        "has_json_mode": _test_first(asker, judge_json, text=_GREET, fields={"response_format": _JSON_FORMAT}),
     }
-    sampling, verdicts = await asyncio.gather(_test_sampling(asker, plain), asyncio.gather(*tests.values()))
+    sampling, verdicts = await asyncio.gather(_test_sampling(asker), asyncio.gather(*tests.values()))
     reports = any(reply.reports_cached_tokens for reply in asker.replies)
     return {
         **sampling,
@@ -142,81 +162,68 @@ async def ask_all(asker: Asker, plain: ProbeReply | None) -> dict[str, bool | No
     }
 
 
-async def _test_completions(asker: Asker, plain: ProbeReply | None) -> bool | None:
-    if asker.is_flat and plain is not None:
+async def _test_first(
+    asker: Asker,
+    judge: Callable[[ProbeChoice], bool | None],
+    *,
+    text: str,
+    fields: Mapping[str, JsonValue],
+    num_tokens: int = _LONG,
+) -> bool | None:
+    """Return what the first choice of one reply proves."""
+    outcome = await asker.ask(text, fields, num_tokens=num_tokens)
+    return _refusal(outcome, asker) if isinstance(outcome, CallFailure) else judge(outcome.first)
+
+
+async def _test_completions(asker: Asker) -> bool | None:
+    if asker.is_flat and asker.plain is not None:
         return True
-    reply = await asker.ask(PLAIN, is_flat=True)
-    return _refusal(reply, plain) if isinstance(reply, CallFailure) else True
+    reply = await asker.ask(_PLAIN, is_flat=True)
+    return _refusal(reply, asker) if isinstance(reply, CallFailure) else True
 
 
-async def _test_sampling(asker: Asker, plain: ProbeReply | None) -> dict[str, bool | None]:
+async def _test_sampling(asker: Asker) -> dict[str, bool | None]:
     several, first, second = await asyncio.gather(
         asker.ask(_INVENT, {"n": 2, "temperature": 1.0}),
         asker.ask(_INVENT, {"seed": _SEED, "temperature": 1.0}),
         asker.ask(_INVENT, {"seed": _SEED, "temperature": 1.0}),
     )
-    has_n = _refusal(several, plain) if isinstance(several, CallFailure) else len(several.choices) > 1
+    has_n = _refusal(several, asker) if isinstance(several, CallFailure) else len(several.choices) > 1
     found: dict[str, bool | None] = {"has_n": has_n, "has_seed": None, "is_reproducible": None}
     if isinstance(first, ProbeReply) and isinstance(second, ProbeReply):
         unseeded = several if isinstance(several, ProbeReply) else await asker.ask(_INVENT, {"temperature": 1.0})
         others = [choice.said for choice in unseeded.choices] if isinstance(unseeded, ProbeReply) else []
         is_reproducible = judge_reproducible(first.first.said, second.first.said, others=others)
         return {**found, "has_seed": True, "is_reproducible": is_reproducible}
-    verdicts = [True if isinstance(one, ProbeReply) else _refusal(one, plain) for one in (first, second)]
+    verdicts = [True if isinstance(one, ProbeReply) else _refusal(one, asker) for one in (first, second)]
     return {**found, "has_seed": next((one for one in verdicts if one is not None), None)}
 
 
-async def _test_stop(asker: Asker, plain: ProbeReply | None) -> bool | None:
-    stop = choose_stop(plain.first.said) if plain else ""
-    if plain is None or not stop:
+async def _test_stop(asker: Asker) -> bool | None:
+    said = asker.plain.first.said if asker.plain else ""
+    stop = choose_stop(said)
+    if not stop:
         return None
-    stopped = await asker.ask(PLAIN, {"stop": [stop]})
+    stopped = await asker.ask(_PLAIN, {"stop": [stop]})
     if isinstance(stopped, CallFailure):
-        return _refusal(stopped, plain)
-    return judge_stop(stopped.first.said, plain=plain.first.said, stop=stop)
+        return _refusal(stopped, asker)
+    return judge_stop(stopped.first.said, plain=said, stop=stop)
 
 
-async def _test_logprobs(asker: Asker, plain: ProbeReply | None) -> bool | None:
-    fields: dict[str, JsonValue] = {"logprobs": 5} if asker.is_flat else {"logprobs": True, "top_logprobs": 5}
-    return _judge(await asker.ask(PLAIN, fields, num_tokens=2), judge_logprobs, plain=plain)
-
-
-async def _test_system_role(asker: Asker, plain: ProbeReply | None) -> bool | None:
+async def _test_system_role(asker: Asker) -> bool | None:
     if asker.is_flat:
         return False
-    reply = await asker.ask(PLAIN, system=_SYSTEM_PROMPT, num_tokens=2)
+    reply = await asker.ask(_PLAIN, system=_SYSTEM_PROMPT, num_tokens=2)
     if isinstance(reply, CallFailure):
-        return _refusal(reply, plain)
-    return judge_system_role(reply, plain=plain) if plain else None
+        return _refusal(reply, asker)
+    return judge_system_role(reply, plain=asker.plain) if asker.plain else None
 
 
-async def _test_json_schema(asker: Asker, plain: ProbeReply | None) -> bool | None:
-    wanted: JsonValue = {"name": "answer", "schema": _SCHEMA, "strict": True}
-    asked: dict[str, JsonValue] = {"response_format": {"type": "json_schema", "json_schema": wanted}}
-    reply = await asker.ask(_ANSWER, asked, num_tokens=_LONG)
-    return _judge(reply, judge_enum, plain=plain)
-
-
-async def _test_tools(asker: Asker, plain: ProbeReply | None) -> bool | None:
+async def _test_tools(asker: Asker) -> bool | None:
     if asker.is_flat:
         return False  # Tools are a matter of chat; some servers enforce a schema in text completions as well.
-    function: JsonValue = {"name": FUNCTION_NAME, "description": "Gives the answer.", "parameters": _SCHEMA}
-    asked: dict[str, JsonValue] = {
-        "tools": [{"type": "function", "function": function}],
-        "tool_choice": {"type": "function", "function": {"name": FUNCTION_NAME}},
-    }
-    reply = await asker.ask(_ANSWER, asked, num_tokens=_LONG)
-    return _judge(reply, judge_call, plain=plain)
+    return await _test_first(asker, judge_call, text=_ANSWER, fields=_FORCED_CALL)
 
 
-async def _test_json_mode(asker: Asker, plain: ProbeReply | None) -> bool | None:
-    reply = await asker.ask(_GREET, {"response_format": {"type": "json_object"}}, num_tokens=_LONG)
-    return _judge(reply, judge_json, plain=plain)
-
-
-def _judge(outcome: Outcome, judge: Callable[[ProbeChoice], bool | None], *, plain: ProbeReply | None) -> bool | None:
-    return _refusal(outcome, plain) if isinstance(outcome, CallFailure) else judge(outcome.first)
-
-
-def _refusal(failure: CallFailure, plain: ProbeReply | None) -> bool | None:
-    return False if plain is not None and is_refused(failure) else None
+def _refusal(failure: CallFailure, asker: Asker) -> bool | None:
+    return False if asker.plain is not None and is_refused(failure) else None

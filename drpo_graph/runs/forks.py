@@ -7,12 +7,12 @@ from typing import Any, cast
 from pydantic import JsonValue
 
 from drpo_graph.calls.ledger import mark_inherited
-from drpo_graph.errors import RunExistsError, StateFormatError, UsageError
+from drpo_graph.errors import StateFormatError, UsageError
 from drpo_graph.graph import SearchGraph, build_graph
 from drpo_graph.parts.rewards import check_named_again
 from drpo_graph.records import RunResult
 from drpo_graph.runs.runner import resume
-from drpo_graph.runs.work import RunOptions, make_record
+from drpo_graph.runs.work import RunOptions, check_is_new, make_record
 from drpo_graph.search.assembly import Parts, assemble
 from drpo_graph.search.state import STATE_FORMAT, SearchState
 from drpo_graph.settings.layers import build_settings, merge_settings
@@ -99,8 +99,7 @@ async def create_fork(
     async with find_storage(options.checkpoint).open_run(new_id, must_exist=True) as checkpoint:
         registry = RunRegistry(checkpoint.store)
         former = await registry.find(thread_id)
-        if await registry.has(new_id):
-            raise RunExistsError(f"Run {new_id!r} exists already. `drpo resume {new_id}` continues it.")
+        await check_is_new(checkpoint, new_id)
         if former.kind != "search":
             raise UsageError(f"Run {thread_id!r} optimises ICL examples: only a search has levels to fork it at.")
         check_named_again(former.settings, changes)

@@ -19,6 +19,7 @@ from drpo_graph.errors import (
     CheckpointError,
     DRPOError,
     ReviewNeededError,
+    RunExistsError,
     RunInterruptedError,
     StateFormatError,
     UsageError,
@@ -26,6 +27,7 @@ from drpo_graph.errors import (
 from drpo_graph.events.emitter import EventSink
 from drpo_graph.events.schema import Event, RunStopped
 from drpo_graph.models.outages import never_ends
+from drpo_graph.parts.rewards import check_named_again
 from drpo_graph.records import Record
 from drpo_graph.runs.logs import open_run_files
 from drpo_graph.runs.signals import handle_signals
@@ -87,6 +89,16 @@ def _need_review(request: ReviewRequest) -> ReviewNeededError:
     )
 
 
+async def check_is_new(checkpoint: Checkpoint, thread_id: str) -> None:
+    """Do nothing where there is no run of this name.
+
+    Raises:
+        RunExistsError: there is one.
+    """
+    if await RunRegistry(checkpoint.store).has(thread_id):
+        raise RunExistsError(f"Run {thread_id!r} exists already. `drpo resume {thread_id}` continues it.")
+
+
 def make_record(
     thread_id: str, settings: Settings, options: RunOptions, *, kind: RunKind = "search", warm_start: str | None = None
 ) -> RunRecord:
@@ -110,19 +122,27 @@ class TakenUp(NamedTuple):
     settings: Settings
     options: RunOptions
     record: RunRecord
+    given: object
+    """What it was given when it began."""
 
 
-def take_up(record: RunRecord, options: RunOptions, changes: Mapping[str, object] | None) -> TakenUp:
-    """Return what a stored run goes on with.
+async def take_up(
+    checkpoint: Checkpoint, thread_id: str, *, kind: RunKind, options: RunOptions, changes: Mapping[str, object] | None
+) -> TakenUp:
+    """Return what a stored run goes on with; its files go where they went before, unless a folder is named.
 
-    Args:
-        record: As it is stored.
-        options: How it goes on; its files go where they went before, unless a folder is named.
-        changes: Settings to change. A budget that was raised stays raised; other changes are for this process.
+    A budget that is raised by the changes stays raised; other changes are for this process.
 
     Raises:
-        SettingsError: a change cannot be used.
+        RunNotFoundError: there is no such run.
+        UsageError: it is of another kind, its reward functions are not named again, or a change cannot be used.
     """
+    record = await RunRegistry(checkpoint.store).find(thread_id)
+    if record.kind != kind:
+        if record.kind == "icl":
+            raise UsageError(f"Run {thread_id!r} optimises ICL examples: `drpo resume {thread_id}` continues it.")
+        raise UsageError(f"Run {thread_id!r} is a search: continue it with drpo_graph.resume.")
+    check_named_again(record.settings, changes or {})
     settings = record.settings
     if changes:
         settings = build_settings(merge_settings(settings.model_dump(), changes))
@@ -130,13 +150,10 @@ def take_up(record: RunRecord, options: RunOptions, changes: Mapping[str, object
         # A run that keeps no files goes on without.
         is_kept = options.writes_files and record.log_dir is not None
         options = replace(options, log_dir=Path(record.log_dir or ""), writes_files=is_kept)
-    folder = run_folder(options, record.thread_id)
-    kept = {"log_dir": str(folder) if folder else record.log_dir}
-    return TakenUp(
-        settings,
-        options,
-        record.model_copy(update={**kept, "settings": record.settings.with_limits_of(settings)}),
-    )
+    folder = run_folder(options, thread_id)
+    kept = {"log_dir": str(folder) if folder else record.log_dir, "settings": record.settings.with_limits_of(settings)}
+    given = await Archive(checkpoint.store, thread_id).get("run", "input")
+    return TakenUp(settings, options, record.model_copy(update=kept), given)
 
 
 class RunWork(ABC, Generic[R]):
@@ -172,7 +189,13 @@ class RunWork(ABC, Generic[R]):
         with outside_of_graphs(), files as file_sinks:
             # The context was made before the folder was opened: a run that cannot start leaves no folder behind.
             sinks = self._checkpoint.guard(self._context.stop, (*file_sinks, *self._options.sinks))
-            context = replace(self._context, sinks=sinks, is_streamed=False)
+            context = replace(
+                self._context,
+                store=self._checkpoint.store,
+                sinks=sinks,
+                has_ended=self._options.has_ended,
+                is_streamed=False,
+            )
             archive = Archive(self._checkpoint.store, self._record.thread_id)
             registry = RunRegistry(self._checkpoint.store)
             try:

@@ -8,7 +8,7 @@ from langchain_core.language_models import BaseChatModel
 from pydantic import Field
 
 from drpo_graph.errors import FingerprintMismatchError, UsageError
-from drpo_graph.events.schema import Event, ICLFinished, ICLStarted
+from drpo_graph.events.schema import ICLFinished, ICLStarted
 from drpo_graph.icl.files import write_examples
 from drpo_graph.icl.graph import OPTIONAL_ROLES, ICLGraph, build_icl_graph
 from drpo_graph.icl.nodes import models_by_role, read_examples
@@ -105,18 +105,14 @@ class _ICLWork(RunWork[ICLResult]):
     """One process's part of a run over ICL examples."""
 
     _given: ICLRunInput
+    _result_type = ICLResult
+    _finished = ICLFinished
 
     def _make_graph(self) -> ICLGraph:
         return build_icl_graph(self._record.settings, checkpointer=self._checkpoint.saver)
 
     def _make_input(self) -> Any:
         return self._given.model_dump(mode="json")
-
-    def _read_result(self, stored: object) -> ICLResult:
-        return ICLResult.model_validate(stored)
-
-    def _make_finished(self, result: ICLResult) -> Event:
-        return ICLFinished(run_id=result.thread_id, result=result)
 
     def _check_state(self, context: RunContext, values: Mapping[str, Any]) -> None:
         super()._check_state(context, values)

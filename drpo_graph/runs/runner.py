@@ -8,7 +8,7 @@ from pydantic import JsonValue
 
 from drpo_graph.data.datasets import load_bundled_queries
 from drpo_graph.errors import BudgetSpentError, DatasetError, FingerprintMismatchError
-from drpo_graph.events.schema import Event, RunFinished
+from drpo_graph.events.schema import RunFinished
 from drpo_graph.graph import SearchGraph, build_graph
 from drpo_graph.parts.rewrite_guards import check_fillable
 from drpo_graph.records import Query, RunResult, WarmStart
@@ -124,6 +124,8 @@ class _Search(RunWork[RunResult]):
     """The search."""
 
     _given: RunInput
+    _result_type = RunResult
+    _finished = RunFinished
 
     def _make_graph(self) -> SearchGraph:
         return build_graph(self._record.settings, checkpointer=self._checkpoint.saver)
@@ -137,12 +139,6 @@ class _Search(RunWork[RunResult]):
             "validation_queries": self._given.validation_queries,
             **({"rejected_rewrites": rejected} if rejected else {}),
         }
-
-    def _read_result(self, stored: object) -> RunResult:
-        return RunResult.model_validate(stored)
-
-    def _make_finished(self, result: RunResult) -> Event:
-        return RunFinished(run_id=result.thread_id, result=result)
 
     async def _announce_resume(self, session: RunSession, context: RunContext, values: Mapping[str, Any]) -> None:
         await announce_resume(session, context, cast(SearchState, values))

@@ -44,7 +44,7 @@ from drpo_graph.storage.run_list import RunKind, RunRecord, RunRegistry
 
 logger = logging.getLogger(__name__)
 
-R = TypeVar("R")
+R = TypeVar("R", bound=Record)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -159,6 +159,10 @@ async def take_up(
 class RunWork(ABC, Generic[R]):
     """One process's part of a run, whatever its graph: what it does to records, files and errors around it."""
 
+    _result_type: type[R]
+    _finished: Callable[..., Event]
+    """Makes the event that tells a result."""
+
     def __init__(
         self,
         record: RunRecord,
@@ -260,7 +264,7 @@ class RunWork(ABC, Generic[R]):
             raise
         if pending := output.get("__interrupt__"):
             raise _need_review(ReviewRequest.model_validate(pending[0].value))
-        return self._read_result(output["result"])
+        return self._result_type.model_validate(output["result"])
 
     def _check_state(self, context: RunContext, values: Mapping[str, Any]) -> None:
         if values.get("format") != STATE_FORMAT:
@@ -272,8 +276,8 @@ class RunWork(ABC, Generic[R]):
 
     async def _announce_result(self, context: RunContext, values: Mapping[str, Any]) -> R:
         session = await context.session(self._record.thread_id)
-        result = self._read_result(values["result"])
-        session.emitter.emit(self._make_finished(result))
+        result = self._result_type.model_validate(values["result"])
+        session.emitter.emit(self._finished(run_id=session.run_id, result=result))
         return result
 
     async def _tell_standing(
@@ -313,12 +317,6 @@ class RunWork(ABC, Generic[R]):
 
     @abstractmethod
     def _make_input(self) -> Any: ...
-
-    @abstractmethod
-    def _read_result(self, stored: object) -> R: ...
-
-    @abstractmethod
-    def _make_finished(self, result: R) -> Event: ...
 
     @abstractmethod
     async def _announce_resume(self, session: RunSession, context: RunContext, values: Mapping[str, Any]) -> None: ...

@@ -8,12 +8,13 @@ from pydantic import JsonValue, ValidationError
 
 from drpo_graph.calls.failed_samples import count_noted, count_samples
 from drpo_graph.errors import DatasetError, ReplyError, StateFormatError
-from drpo_graph.events.schema import ICLExampleFinished, ICLFinished, ICLStarted, RolloutScored
+from drpo_graph.events.schema import ICLExampleFinished, ICLFinished, ICLStarted
 from drpo_graph.icl.state import ExampleState, ICLState, JudgedRef, JudgeTask, OutcomeRef
 from drpo_graph.models.request import ReplySchema
 from drpo_graph.parts.parsing import extract_json
 from drpo_graph.records import MAX_SCORE, Failure, ICLExample, ICLOutcome, ICLResult, Query, Rollout
 from drpo_graph.safety.texts import shorten
+from drpo_graph.search.announce import report_rollout
 from drpo_graph.search.hosting import derive_run_id
 from drpo_graph.search.session import RunContext, RunSession, session_of
 from drpo_graph.search.state import STATE_FORMAT
@@ -37,16 +38,7 @@ async def start(state: ICLState, runtime: Runtime[RunContext]) -> ICLState:
     await session.archive.put_all("queries", queries)
     given = {response_key(one, GIVEN_ID): {"response": example.response} for one, example in by_id.items()}
     await session.archive.put_all("expansions", given)
-    session.emitter.emit(
-        ICLStarted(
-            run_id=run_id,
-            is_resumed=False,
-            num_examples=len(by_id),
-            num_iters=state["num_iters"],
-            num_samples=state["num_samples"],
-            models=models_by_role(runtime.context),
-        )
-    )
+    announce_run(session, runtime.context, state, num_examples=len(by_id))
     fingerprints = {**runtime.context.fingerprints(), "icl": runtime.context.prompts.response_fingerprint}
     # The texts are in the archive now; every checkpoint would repeat them.
     return {  # type: ignore[typeddict-item]  # Only changed keys.
@@ -58,9 +50,20 @@ async def start(state: ICLState, runtime: Runtime[RunContext]) -> ICLState:
     }
 
 
-def models_by_role(context: RunContext) -> dict[str, str]:
-    """Return the models that are asked; nobody is asked to respond."""
-    return {role: client.settings.model for role, client in context.clients.items() if role != "base"}
+def announce_run(
+    session: RunSession, context: RunContext, state: ICLState, *, num_examples: int, is_resumed: bool = False
+) -> None:
+    """Tell that a run begins, or goes on, and with what; nobody is asked to respond."""
+    session.emitter.emit(
+        ICLStarted(
+            run_id=session.run_id,
+            is_resumed=is_resumed,
+            num_examples=num_examples,
+            num_iters=state["num_iters"],
+            num_samples=state["num_samples"],
+            models={role: client.settings.model for role, client in context.clients.items() if role != "base"},
+        )
+    )
 
 
 def read_examples(given: list[dict[str, str]]) -> list[ICLExample]:
@@ -90,18 +93,7 @@ async def judge(state: JudgeTask, runtime: Runtime[RunContext]) -> dict[str, lis
         await session.archive.put_rollout(rollout)
     else:
         rollout = Rollout.model_validate(stored)
-    failure = rollout.failure
-    session.emitter.emit(
-        RolloutScored(
-            run_id=session.run_id,
-            candidate_id=response_id,
-            query_id=query_id,
-            level=int(response_id.partition(".")[0]),
-            reward=rollout.reward,
-            failure_kind=failure.kind if failure else None,
-            detail=failure.detail if failure else "",
-        )
-    )
+    report_rollout(session, rollout, level=int(response_id.partition(".")[0]))
     return {"judged": [{"response_id": response_id, "reward": rollout.reward}]}
 
 

@@ -8,10 +8,10 @@ from langchain_core.language_models import BaseChatModel
 from pydantic import Field
 
 from drpo_graph.errors import FingerprintMismatchError, UsageError
-from drpo_graph.events.schema import ICLFinished, ICLStarted
+from drpo_graph.events.schema import ICLFinished
 from drpo_graph.icl.files import write_examples
 from drpo_graph.icl.graph import OPTIONAL_ROLES, ICLGraph, build_icl_graph
-from drpo_graph.icl.nodes import models_by_role, read_examples
+from drpo_graph.icl.nodes import announce_run, read_examples
 from drpo_graph.icl.state import ICLState
 from drpo_graph.records import ICLExample, ICLResult, Record, Role
 from drpo_graph.retrieval import bundled_icl_examples
@@ -125,16 +125,7 @@ class _ICLWork(RunWork[ICLResult]):
 
     async def _announce_resume(self, session: RunSession, context: RunContext, values: Mapping[str, Any]) -> None:
         state = cast(ICLState, values)
-        session.emitter.emit(
-            ICLStarted(
-                run_id=session.run_id,
-                is_resumed=True,
-                num_examples=len(state["query_ids"]),
-                num_iters=state["num_iters"],
-                num_samples=state["num_samples"],
-                models=models_by_role(context),
-            )
-        )
+        announce_run(session, context, state, num_examples=len(state["query_ids"]), is_resumed=True)
 
     async def _export(self, archive: Archive, folder: Path, result: ICLResult) -> None:
         write_examples(folder, result)

@@ -11,8 +11,9 @@ from drpo_graph.errors import DatasetError, ReplyError, StateFormatError
 from drpo_graph.events.schema import ICLExampleFinished, ICLFinished, ICLStarted
 from drpo_graph.icl.state import ExampleState, ICLState, JudgedRef, JudgeTask, OutcomeRef
 from drpo_graph.models.request import ReplySchema
+from drpo_graph.nodes.critique import ask_critic
 from drpo_graph.parts.parsing import extract_json
-from drpo_graph.records import MAX_SCORE, Failure, ICLExample, ICLOutcome, ICLResult, Query, Rollout
+from drpo_graph.records import MAX_SCORE, ICLExample, ICLOutcome, ICLResult, Query, Rollout
 from drpo_graph.safety.texts import shorten
 from drpo_graph.search.announce import report_rollout
 from drpo_graph.search.hosting import derive_run_id
@@ -89,32 +90,14 @@ async def judge(state: JudgeTask, runtime: Runtime[RunContext]) -> dict[str, lis
     query_id, response_id = state["query_id"], state["response_id"]
     stored = await session.archive.get("rollouts", rollout_key(response_id, query_id))
     if stored is None:
-        rollout = await _score(query_id, response_id, context=runtime.context, session=session)
+        response = await _response(session, query_id, response_id)
+        unscored = Rollout(candidate_id=response_id, query_id=query_id, response=response, critique=None, reward=None)
+        rollout = await ask_critic(unscored, response, runtime.context, session=session)
         await session.archive.put_rollout(rollout)
     else:
         rollout = Rollout.model_validate(stored)
     report_rollout(session, rollout, level=int(response_id.partition(".")[0]))
     return {"judged": [{"response_id": response_id, "reward": rollout.reward}]}
-
-
-async def _score(query_id: str, response_id: str, *, context: RunContext, session: RunSession) -> Rollout:
-    query, response = await session.archive.query(query_id), await _response(session, query_id, response_id)
-    selection = await session.archive.metrics_for(query_id)
-    if selection is None:
-        raise StateFormatError(f"Run {session.run_id!r}: query {query_id!r} has no metrics in the run's store.")
-    critique, failure = None, None
-    try:
-        critique = await context.components.critic.critique(query, response, selection=selection, models=session.models)
-    except ReplyError as error:
-        failure = Failure(kind=error.kind, detail=str(error))
-    return Rollout(
-        candidate_id=response_id,
-        query_id=query_id,
-        response=response,
-        critique=critique,
-        reward=critique.reward if critique is not None else None,
-        failure=failure,
-    )
 
 
 async def choose(state: ExampleState, runtime: Runtime[RunContext]) -> ExampleState:

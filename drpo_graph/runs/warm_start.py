@@ -61,11 +61,7 @@ def choose_rejected(
 ) -> tuple[RejectedRewrite, ...]:
     """Return the rewrites of a run that scored below their parents, those that fell most first.
 
-    Args:
-        tree: All candidates of the run.
-        best: What the new run begins with. It and what led to it are no mistakes, whatever they scored once.
-        max_rejected: How many are wanted at most.
-        max_chars: Bound on their characters together.
+    The best one, with which the new run begins, and what led to it are no mistakes, whatever they scored once.
     """
     chosen: list[RejectedRewrite] = []
     seen, num_chars = _prompts_on_the_way(tree, best), 0

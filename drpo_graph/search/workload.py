@@ -21,9 +21,10 @@ class Workload(NamedTuple):
     """Candidates to rewrite, each by one request with ``n_actions`` samples."""
     rollouts: int = 0
 
-    def plus(self, other: "Workload") -> "Workload":
-        """Return the sum."""
-        return Workload(*(one + two for one, two in zip(self, other, strict=True)))
+
+def add_workloads(levels: Sequence[Workload]) -> Workload:
+    """Return what all of them ask for together."""
+    return Workload(*map(sum, zip(*levels, strict=True)))
 
 
 def plan_levels(
@@ -31,13 +32,8 @@ def plan_levels(
 ) -> list[Workload]:
     """Return what each level from the first to the last asks for, if no parent is easy and none is run again.
 
-    Args:
-        settings: What the run does.
-        num_queries: Training queries.
-        first: The first level; 0 is the root's evaluation.
-        last: The last level, should the queries last so far.
-        num_parents: Candidates in the beam before the first level.
-        num_repeats: Levels that were run again before it, each on a round of queries.
+    Level 0 is the root's evaluation; levels for which the queries do not last are left out. Before the first one there
+    are ``num_parents`` candidates in the beam, and ``num_repeats`` levels were run again, each on a round of queries.
     """
     # A kept parent on the queries that it was run on costs nothing.
     is_kept_free = has_fixed_queries(settings, num_queries=num_queries)

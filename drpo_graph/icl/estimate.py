@@ -22,13 +22,7 @@ def estimate_icl(
 ) -> Estimate:
     """Return what the run will use if no example has a perfect score before its last round.
 
-    Args:
-        examples: The examples.
-        settings: With the models, limits and prices.
-        prompts: The templates.
-        num_iters: Rounds of rewriting.
-        num_samples: Rewrites per round.
-        is_worst: Whether every reply is asked for as often as one can be, and is as long as its limit.
+    In the worst case every reply is asked for as often as one can be, and is as long as its limit.
     """
     # The optimizer is asked for as many samples as a round has rewrites.
     shaped = settings.model_copy(update={"n_actions": num_samples})

@@ -84,12 +84,7 @@ def prune_beam(children: Sequence[CandidateRef], *, settings: Settings, level: i
     """Return the candidates that go on to the next level, best first.
 
     Unscored children never displace scored ones: they stay only when the whole level is unscored. Outside compat,
-    equal prompts take one place.
-
-    Args:
-        children: The level's candidates in creation order, scored.
-        settings: Beam size, rejection, sampling and de-duplication.
-        level: The level they belong to; seeds the stochastic draw and sets its temperature.
+    equal prompts take one place. The level seeds the stochastic draw, and sets its temperature.
     """
     ranked = rank(children)
     scored = [child for child in ranked if child["reward"] is not None]

@@ -19,7 +19,6 @@ from drpo_graph.runs.work import RunOptions, RunWork, check_is_new, make_record,
 from drpo_graph.search.assembly import Parts, assemble
 from drpo_graph.search.session import RunContext, RunSession
 from drpo_graph.settings.settings import Settings
-from drpo_graph.storage.archive import Archive
 from drpo_graph.storage.names import check_thread_id, new_thread_id
 from drpo_graph.storage.places import find_storage
 
@@ -127,5 +126,5 @@ class _ICLWork(RunWork[ICLResult]):
         state = cast(ICLState, values)
         announce_run(session, context, state, num_examples=len(state["query_ids"]), is_resumed=True)
 
-    async def _export(self, archive: Archive, folder: Path, result: ICLResult) -> None:
+    async def _export(self, folder: Path, result: ICLResult) -> None:
         write_examples(folder, result)

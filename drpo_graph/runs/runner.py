@@ -22,7 +22,6 @@ from drpo_graph.search.assembly import Parts, assemble
 from drpo_graph.search.session import RunContext, RunSession
 from drpo_graph.search.state import SearchState
 from drpo_graph.settings.settings import Settings
-from drpo_graph.storage.archive import Archive
 from drpo_graph.storage.names import check_thread_id, new_thread_id
 from drpo_graph.storage.places import find_storage
 from drpo_graph.storage.run_list import RunInput
@@ -143,13 +142,11 @@ class _Search(RunWork[RunResult]):
     async def _announce_resume(self, session: RunSession, context: RunContext, values: Mapping[str, Any]) -> None:
         await announce_resume(session, context, cast(SearchState, values))
 
-    async def _export(self, archive: Archive, folder: Path, result: RunResult) -> None:
-        await export_result(archive, folder, result)
+    async def _export(self, folder: Path, result: RunResult) -> None:
+        await export_result(self._archive, folder, result)
 
-    async def _tell(
-        self, error: BudgetSpentError, values: Mapping[str, Any], archive: Archive, *, folder: Path | None
-    ) -> None:
-        await tell_standing(error, values, archive, limits=self._context.settings, folder=folder)
+    async def _tell(self, error: BudgetSpentError, values: Mapping[str, Any], *, folder: Path | None) -> None:
+        await tell_standing(error, values, self._archive, limits=self._context.settings, folder=folder)
 
 
 def _as_input(queries: Sequence[str | Query]) -> list[JsonValue]:

@@ -180,6 +180,8 @@ class RunWork(ABC, Generic[R]):
         self._given = given
         self._retries_failed = retries_failed
         self._graph = self._make_graph()
+        self._archive = Archive(checkpoint.store, record.thread_id)
+        self._registry = RunRegistry(checkpoint.store)
         self._config: Any = {
             "configurable": {"thread_id": record.thread_id},
             "recursion_limit": RECURSION_LIMIT,
@@ -200,13 +202,11 @@ class RunWork(ABC, Generic[R]):
                 has_ended=self._options.has_ended,
                 is_streamed=False,
             )
-            archive = Archive(self._checkpoint.store, self._record.thread_id)
-            registry = RunRegistry(self._checkpoint.store)
             try:
                 # Only now is it a run: what is wrong with settings, models or folders came up before.
-                await archive.put("run", "input", self._given.model_dump(mode="json"))
+                await self._archive.put("run", "input", self._given.model_dump(mode="json"))
                 former = self._record
-                self._record = await registry.save(former.model_copy(update={"status": "running", "message": ""}))
+                self._record = await self._registry.save(former.model_copy(update={"status": "running", "message": ""}))
                 with handle_signals(context, enabled=self._options.handles_signals):
                     result = await self._work(context)
             except (sqlite3.Error, OSError) as error:
@@ -215,17 +215,16 @@ class RunWork(ABC, Generic[R]):
                 raise explained from error
             except UsageError:
                 # Refused before anything was done: the run is what it was.
-                await registry.save(former)
+                await self._registry.save(former)
                 raise
             except DRPOError as error:
                 if isinstance(error, BudgetSpentError):
-                    shown = folder if vault is None else None
-                    await self._tell_standing(error, context, archive, folder=shown)
+                    await self._tell_standing(error, folder if vault is None else None)
                 await self._note_stop(context, error)
                 raise
-            await registry.save(self._record.model_copy(update={"status": "done"}))
+            await self._registry.save(self._record.model_copy(update={"status": "done"}))
             if folder is not None and vault is None:
-                await self._export(archive, folder, result)
+                await self._export(folder, result)
             return result
 
     async def _work(self, context: RunContext) -> R:
@@ -242,7 +241,7 @@ class RunWork(ABC, Generic[R]):
                 )
             if self._retries_failed:
                 # Only now: a resume that is refused has changed nothing. Not later: the session reads it as it opens.
-                await ask_again(Archive(self._checkpoint.store, self._record.thread_id))
+                await ask_again(self._archive)
             session = await context.session(self._record.thread_id)
             await self._announce_resume(session, context, snapshot.values)
         # Input where nothing is saved yet, else none: the graph goes on from its checkpoint.
@@ -280,12 +279,10 @@ class RunWork(ABC, Generic[R]):
         session.emitter.emit(self._finished(run_id=session.run_id, result=result))
         return result
 
-    async def _tell_standing(
-        self, error: BudgetSpentError, context: RunContext, archive: Archive, *, folder: Path | None
-    ) -> None:
+    async def _tell_standing(self, error: BudgetSpentError, folder: Path | None) -> None:
         try:
             values = (await self._graph.aget_state(self._config)).values
-            await self._tell(error, values, archive, folder=folder)
+            await self._tell(error, values, folder=folder)
         except (sqlite3.Error, OSError, DRPOError) as problem:
             # The budget is why the run stops, and what is told with it only an addition.
             logger.warning("What the run has found so far could not be read or written: %s", problem)
@@ -307,7 +304,7 @@ class RunWork(ABC, Generic[R]):
             )
             for sink in context.sinks:
                 sink(event)
-            await RunRegistry(self._checkpoint.store).save(record)
+            await self._registry.save(record)
         except (sqlite3.Error, OSError, CheckpointError) as storage_error:
             # The disk may be what stopped the run: the first error is the one to report.
             logger.warning("The run list could not be brought up to date: %s", storage_error)
@@ -322,11 +319,9 @@ class RunWork(ABC, Generic[R]):
     async def _announce_resume(self, session: RunSession, context: RunContext, values: Mapping[str, Any]) -> None: ...
 
     @abstractmethod
-    async def _export(self, archive: Archive, folder: Path, result: R) -> None: ...
+    async def _export(self, folder: Path, result: R) -> None: ...
 
-    async def _tell(
-        self, error: BudgetSpentError, values: Mapping[str, Any], archive: Archive, *, folder: Path | None
-    ) -> None:
+    async def _tell(self, error: BudgetSpentError, values: Mapping[str, Any], *, folder: Path | None) -> None:
         """Add to a spent budget's error what the run has found so far, where the graph can say."""
 
 

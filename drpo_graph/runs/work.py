@@ -182,10 +182,7 @@ class RunWork(ABC, Generic[R]):
         self._graph = self._make_graph()
         self._archive = Archive(checkpoint.store, record.thread_id)
         self._registry = RunRegistry(checkpoint.store)
-        self._config: Any = {
-            "configurable": {"thread_id": record.thread_id},
-            "recursion_limit": RECURSION_LIMIT,
-        }
+        self._config: Any = {"configurable": {"thread_id": record.thread_id}, "recursion_limit": RECURSION_LIMIT}
 
     async def carry_out(self) -> R:
         """Run to the end, export, and keep the run list true whatever happens."""
@@ -247,12 +244,7 @@ class RunWork(ABC, Generic[R]):
         # Input where nothing is saved yet, else none: the graph goes on from its checkpoint.
         graph_input = self._make_input() if snapshot.created_at is None else None
         try:
-            output = await self._graph.ainvoke(
-                graph_input,
-                self._config,
-                context=context,
-                durability="async",
-            )
+            output = await self._graph.ainvoke(graph_input, self._config, context=context, durability="async")
         except Exception as error:
             # Calls that wait to be tried again must not hold up the end. A node that failed has cancelled its
             # siblings; the calls they had begun are paid for, and are kept. Not so when the run itself is cancelled:

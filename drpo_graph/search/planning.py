@@ -25,8 +25,15 @@ def has_next(state: SearchState, settings: Settings) -> bool:
 
 
 def ends_with(beam: Sequence[CandidateRef], state: SearchState, settings: Settings) -> bool:
-    """Return whether the search ends if it goes on from this beam."""
-    return not has_next(state, settings) or _is_settled(beam, settings=settings, num_queries=state["num_queries"])
+    """Return whether the search ends with this beam: no level can follow, or change anything, or need be."""
+    if not has_next(state, settings):
+        return True
+    if settings.stop_reward is not None and any((one["path_reward"] or 0.0) >= settings.stop_reward for one in beam):
+        return True
+    if settings.is_compat or not all(is_easy(one, settings=settings) for one in beam):
+        return False
+    # Every candidate would be kept and run on the queries it was just run on.
+    return has_fixed_queries(settings, num_queries=state["num_queries"])
 
 
 async def plan_next(
@@ -94,16 +101,6 @@ async def _plan_end(
         "contender_ids": contender_ids,
         "rollouts": None,  # type: ignore[typeddict-item]  # The reducer empties the list for validation.
     }
-
-
-def _is_settled(beam: Sequence[CandidateRef], *, settings: Settings, num_queries: int) -> bool:
-    """Return whether going on cannot change anything, or a candidate is as good as was asked for."""
-    if settings.stop_reward is not None and any((one["path_reward"] or 0.0) >= settings.stop_reward for one in beam):
-        return True
-    if settings.is_compat or not all(is_easy(one, settings=settings) for one in beam):
-        return False
-    # Every candidate would be kept and run on the queries it was just run on.
-    return has_fixed_queries(settings, num_queries=num_queries)
 
 
 async def _choose_contenders(session: RunSession, beam: Sequence[CandidateRef], *, num_best: int) -> list[str]:

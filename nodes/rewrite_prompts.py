@@ -80,8 +80,7 @@ async def _plan_children(state: ExpandState, context: RunContext, session: RunSe
     # What a person has ruled out is not tried again.
     vetoed = await find_vetoed(session.archive)
     proposed = await _rewrite(state, context, session, prompt, examples)
-    rewrites = [one for one in proposed if hash_prompt(one) not in vetoed]
-    children = [_Child("rewrite", rewrite) for rewrite in rewrites]
+    children = [_Child("rewrite", one) for one in proposed if hash_prompt(one) not in vetoed]
     return [*children, _Child("kept", prompt)] if settings.keep_parents or not children else children
 
 

@@ -161,8 +161,7 @@ async def rewrite(state: ExampleState, runtime: Runtime[RunContext]) -> ExampleS
         await session.archive.put_all("expansions", stored)
     else:
         why = samples[0].failure.detail if samples and samples[0].failure else "no reply"
-        message = f"{query_id}, iteration {iteration}: no usable rewrite ({why})"
-        session.warn(message)
+        session.warn(f"{query_id}, iteration {iteration}: no usable rewrite ({why})")
     return {  # type: ignore[typeddict-item]  # Only changed keys.
         "iteration": iteration,
         "response_ids": list(responses),

@@ -47,6 +47,7 @@ async def start_run(state: SearchState, runtime: Runtime[RunContext]) -> SearchS
     level: SearchState = {"level": 0, "max_depth": settings.num_levels, "query_ids": level_queries}
     announce_level(session, level, num_rollouts=len(level_queries))
     warn_at_start(session, runtime.context, queries, validation)
+    root = refer_to(stored, lineage=[ROOT_ID])
     update: SearchState = {}
     if given_rejected := state.get("rejected_rewrites"):
         rejected = _read_rejected(given_rejected)
@@ -72,7 +73,7 @@ async def start_run(state: SearchState, runtime: Runtime[RunContext]) -> SearchS
         "contender_ids": [],
         "beam": [],
         "initial_reward": None,
-        "children": {BEGIN_WITH: [refer_to(stored, lineage=[ROOT_ID])]},  # type: ignore[typeddict-item]  # As the reducer takes it.
+        "children": {BEGIN_WITH: [root]},  # type: ignore[typeddict-item]  # As the reducer takes it.
         "rollouts": None,  # type: ignore[typeddict-item]  # A new run on an old thread starts empty.
         # The texts are in the archive now; every checkpoint would repeat them.
         "queries": [],

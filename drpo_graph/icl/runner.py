@@ -17,7 +17,7 @@ from drpo_graph.records import ICLExample, ICLResult, Record, Role
 from drpo_graph.retrieval import bundled_icl_examples
 from drpo_graph.runs.work import RunOptions, RunWork, check_is_new, make_record, take_up
 from drpo_graph.search.assembly import Parts, assemble
-from drpo_graph.search.session import RunContext, RunSession
+from drpo_graph.search.session import RunSession
 from drpo_graph.settings.settings import Settings
 from drpo_graph.storage.names import check_thread_id, new_thread_id
 from drpo_graph.storage.places import find_storage
@@ -113,18 +113,19 @@ class _ICLWork(RunWork[ICLResult]):
     def _make_input(self) -> Any:
         return self._given.model_dump(mode="json")
 
-    def _check_state(self, context: RunContext, values: Mapping[str, Any]) -> None:
-        super()._check_state(context, values)
-        if values["fingerprints"].get("icl") != context.prompts.response_fingerprint and not context.accepts_changes:
+    def _check_state(self, values: Mapping[str, Any]) -> None:
+        super()._check_state(values)
+        own = self._context.prompts.response_fingerprint
+        if values["fingerprints"].get("icl") != own and not self._context.accepts_changes:
             raise FingerprintMismatchError(
                 "This run was started with another template for rewriting responses. Start a new run, or accept the "
                 "change with --force.",
                 ("prompts",),
             )
 
-    async def _announce_resume(self, session: RunSession, context: RunContext, values: Mapping[str, Any]) -> None:
+    async def _announce_resume(self, session: RunSession, values: Mapping[str, Any]) -> None:
         state = cast(ICLState, values)
-        announce_run(session, context, state, num_examples=len(state["query_ids"]), is_resumed=True)
+        announce_run(session, self._context, state, num_examples=len(state["query_ids"]), is_resumed=True)
 
     async def _export(self, folder: Path, result: ICLResult) -> None:
         write_examples(folder, result)

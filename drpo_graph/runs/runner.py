@@ -19,7 +19,7 @@ from drpo_graph.runs.work import RunOptions as RunOptions
 from drpo_graph.runs.work import RunWork, check_is_new, make_record, take_up
 from drpo_graph.search.announce import announce_resume
 from drpo_graph.search.assembly import Parts, assemble
-from drpo_graph.search.session import RunContext, RunSession
+from drpo_graph.search.session import RunSession
 from drpo_graph.search.state import SearchState
 from drpo_graph.settings.settings import Settings
 from drpo_graph.storage.names import check_thread_id, new_thread_id
@@ -139,8 +139,8 @@ class _Search(RunWork[RunResult]):
             **({"rejected_rewrites": rejected} if rejected else {}),
         }
 
-    async def _announce_resume(self, session: RunSession, context: RunContext, values: Mapping[str, Any]) -> None:
-        await announce_resume(session, context, cast(SearchState, values))
+    async def _announce_resume(self, session: RunSession, values: Mapping[str, Any]) -> None:
+        await announce_resume(session, self._context, cast(SearchState, values))
 
     async def _export(self, folder: Path, result: RunResult) -> None:
         await export_result(self._archive, folder, result)

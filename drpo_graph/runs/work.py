@@ -192,7 +192,7 @@ class RunWork(ABC, Generic[R]):
         with outside_of_graphs(), files as file_sinks:
             # The context was made before the folder was opened: a run that cannot start leaves no folder behind.
             sinks = self._checkpoint.guard(self._context.stop, (*file_sinks, *self._options.sinks))
-            context = replace(
+            self._context = replace(
                 self._context,
                 store=self._checkpoint.store,
                 sinks=sinks,
@@ -204,11 +204,11 @@ class RunWork(ABC, Generic[R]):
                 await self._archive.put("run", "input", self._given.model_dump(mode="json"))
                 former = self._record
                 self._record = await self._registry.save(former.model_copy(update={"status": "running", "message": ""}))
-                with handle_signals(context, enabled=self._options.handles_signals):
-                    result = await self._work(context)
+                with handle_signals(self._context, enabled=self._options.handles_signals):
+                    result = await self._work()
             except (sqlite3.Error, OSError) as error:
                 explained = self._checkpoint.explain(error)
-                await self._note_stop(context, explained)
+                await self._note_stop(explained)
                 raise explained from error
             except UsageError:
                 # Refused before anything was done: the run is what it was.
@@ -217,20 +217,23 @@ class RunWork(ABC, Generic[R]):
             except DRPOError as error:
                 if isinstance(error, BudgetSpentError):
                     await self._tell_standing(error, folder if vault is None else None)
-                await self._note_stop(context, error)
+                await self._note_stop(error)
                 raise
             await self._registry.save(self._record.model_copy(update={"status": "done"}))
             if folder is not None and vault is None:
                 await self._export(folder, result)
             return result
 
-    async def _work(self, context: RunContext) -> R:
+    async def _work(self) -> R:
         snapshot = await self._graph.aget_state(self._config)
         if "fingerprints" in snapshot.values:
-            self._check_state(context, snapshot.values)
+            self._check_state(snapshot.values)
             # Not `next`: it is empty, too, between the last task of a level and the checkpoint after it.
             if "result" in snapshot.values and not snapshot.tasks:
-                return await self._announce_result(context, snapshot.values)
+                session = await self._context.session(self._record.thread_id)
+                result = self._result_type.model_validate(snapshot.values["result"])
+                session.emitter.emit(self._finished(run_id=session.run_id, result=result))
+                return result
             if self._retries_failed and any(task.interrupts for task in snapshot.tasks):
                 raise UsageError(
                     f"Run {self._record.thread_id!r} waits for a decision: its level is scored, and nothing of it is "
@@ -239,37 +242,30 @@ class RunWork(ABC, Generic[R]):
             if self._retries_failed:
                 # Only now: a resume that is refused has changed nothing. Not later: the session reads it as it opens.
                 await ask_again(self._archive)
-            session = await context.session(self._record.thread_id)
-            await self._announce_resume(session, context, snapshot.values)
+            await self._announce_resume(await self._context.session(self._record.thread_id), snapshot.values)
         # Input where nothing is saved yet, else none: the graph goes on from its checkpoint.
         graph_input = self._make_input() if snapshot.created_at is None else None
         try:
-            output = await self._graph.ainvoke(graph_input, self._config, context=context, durability="async")
+            output = await self._graph.ainvoke(graph_input, self._config, context=self._context, durability="async")
         except Exception as error:
             # Calls that wait to be tried again must not hold up the end. A node that failed has cancelled its
             # siblings; the calls they had begun are paid for, and are kept. Not so when the run itself is cancelled:
             # the second Ctrl-C stops at once.
-            context.stop.request("The run has failed.", error)
-            for session in context.open_sessions():
+            self._context.stop.request("The run has failed.", error)
+            for session in self._context.open_sessions():
                 await session.ledger.drain()
             raise
         if pending := output.get("__interrupt__"):
             raise _need_review(ReviewRequest.model_validate(pending[0].value))
         return self._result_type.model_validate(output["result"])
 
-    def _check_state(self, context: RunContext, values: Mapping[str, Any]) -> None:
+    def _check_state(self, values: Mapping[str, Any]) -> None:
         if values.get("format") != STATE_FORMAT:
             raise StateFormatError(
                 f"Run {self._record.thread_id!r} has state format {values.get('format')!r}, this version reads "
                 f"{STATE_FORMAT}. Resume it with the version that started it."
             )
-        context.check_fingerprints(values["fingerprints"])
-
-    async def _announce_result(self, context: RunContext, values: Mapping[str, Any]) -> R:
-        session = await context.session(self._record.thread_id)
-        result = self._result_type.model_validate(values["result"])
-        session.emitter.emit(self._finished(run_id=session.run_id, result=result))
-        return result
+        self._context.check_fingerprints(values["fingerprints"])
 
     async def _tell_standing(self, error: BudgetSpentError, folder: Path | None) -> None:
         try:
@@ -279,7 +275,7 @@ class RunWork(ABC, Generic[R]):
             # The budget is why the run stops, and what is told with it only an addition.
             logger.warning("What the run has found so far could not be read or written: %s", problem)
 
-    async def _note_stop(self, context: RunContext, error: DRPOError) -> None:
+    async def _note_stop(self, error: DRPOError) -> None:
         if self._checkpoint.is_lost:
             return
         is_resumable = error.is_resumable or isinstance(error, CheckpointError)
@@ -294,7 +290,7 @@ class RunWork(ABC, Generic[R]):
                 resume_flags=error.resume_flags,
                 time=time.time(),
             )
-            for sink in context.sinks:
+            for sink in self._context.sinks:
                 sink(event)
             await self._registry.save(record)
         except (sqlite3.Error, OSError, CheckpointError) as storage_error:
@@ -308,7 +304,7 @@ class RunWork(ABC, Generic[R]):
     def _make_input(self) -> Any: ...
 
     @abstractmethod
-    async def _announce_resume(self, session: RunSession, context: RunContext, values: Mapping[str, Any]) -> None: ...
+    async def _announce_resume(self, session: RunSession, values: Mapping[str, Any]) -> None: ...
 
     @abstractmethod
     async def _export(self, folder: Path, result: R) -> None: ...

@@ -64,21 +64,15 @@ def _plan_rounds(settings: Settings, *, num_queries: int, last: int) -> list[tup
 
 def repeat_all(levels: Sequence[Workload], settings: Settings, *, num_queries: int) -> list[Workload]:
     """Return the levels from the root on if each that can be is run a second time, on the queries of the next round."""
-    # A round has at most as many queries as those before it, so a level that comes later is not larger for that.
-    num_rounds = [
-        2
-        if any(repeat_indices(n, settings=settings, num_queries=num_queries) for n in range(level, 2 * level + 1))
-        else 1
-        for level in range(len(levels))
-    ]
     rounds = _plan_rounds(settings, num_queries=num_queries, last=2 * len(levels) - 1)
-    return [
-        work._replace(
-            selections=sum(new for new, _ in rounds[2 * level : 2 * level + 2]),
-            rollouts=work.rollouts * num_rounds[level],
-        )
-        for level, work in enumerate(levels)
-    ]
+    repeated = []
+    for level, work in enumerate(levels):
+        # A round has at most as many queries as those before it, so a level that comes later is not larger for that.
+        firsts = range(level, 2 * level + 1)
+        num_rounds = 1 + any(repeat_indices(one, settings=settings, num_queries=num_queries) for one in firsts)
+        selections = sum(new for new, _ in rounds[2 * level : 2 * level + 2])
+        repeated.append(work._replace(selections=selections, rollouts=work.rollouts * num_rounds))
+    return repeated
 
 
 def plan_validation(settings: Settings, *, num_validation: int) -> Workload:

@@ -6,7 +6,7 @@ from drpo_graph.calls.ledger import CallRecord
 from drpo_graph.calls.roles import response_text
 from drpo_graph.errors import ReplyError, StateFormatError
 from drpo_graph.parts.responders import STORED_RESPONSE
-from drpo_graph.records import Critique, Failure, Rollout
+from drpo_graph.records import Failure, Rollout
 from drpo_graph.search.announce import report_rollout
 from drpo_graph.search.session import RunContext, RunSession, session_of
 from drpo_graph.search.state import RolloutOutput, RolloutState
@@ -41,28 +41,30 @@ async def critique(state: RolloutState, runtime: Runtime[RunContext]) -> Rollout
 
 async def _score(state: RolloutState, context: RunContext, session: RunSession) -> Rollout:
     response = await _read_response(state, session)
-    failure = Failure.model_validate(state["failure"]) if state.get("failure") else None
-    scored: Critique | None = None
-    if response is not None:
-        query = await session.archive.query(state["query_id"])
-        selection = await session.archive.metrics_for(query.id)
-        if selection is None:
-            raise StateFormatError(f"Run {session.run_id!r}: query {query.id!r} has no metrics in the run's store.")
-        try:
-            scored = await context.components.critic.critique(
-                query, response, selection=selection, models=session.models
-            )
-        except ReplyError as error:
-            failure = Failure(kind=error.kind, detail=str(error))
-    unscored = 0.0 if context.settings.is_compat else None
-    return Rollout(
+    unscored = Rollout(
         candidate_id=state["candidate_id"],
         query_id=state["query_id"],
         response=response,
-        critique=scored,
-        reward=scored.reward if scored is not None else unscored,
-        failure=failure,
+        critique=None,
+        reward=0.0 if context.settings.is_compat else None,
+        failure=Failure.model_validate(state["failure"]) if state.get("failure") else None,
     )
+    return unscored if response is None else await ask_critic(unscored, response, context, session=session)
+
+
+async def ask_critic(rollout: Rollout, response: str, context: RunContext, *, session: RunSession) -> Rollout:
+    """Return an unscored rollout with its response's critique, or with the reason why there is none."""
+    query = await session.archive.query(rollout.query_id)
+    selection = await session.archive.metrics_for(query.id)
+    if selection is None:
+        raise StateFormatError(f"Run {session.run_id!r}: query {query.id!r} has no metrics in the run's store.")
+    critic, scored, failure = context.components.critic, None, rollout.failure
+    try:
+        scored = await critic.critique(query, response, selection=selection, models=session.models)
+    except ReplyError as error:
+        failure = Failure(kind=error.kind, detail=str(error))
+    reward = scored.reward if scored is not None else rollout.reward
+    return Rollout.model_validate({**dict(rollout), "critique": scored, "reward": reward, "failure": failure})
 
 
 async def _read_response(state: RolloutState, session: RunSession) -> str | None:

@@ -11,7 +11,7 @@ from drpo_graph.parts.protocols import RewriteRequest
 from drpo_graph.parts.rewrite_guards import make_guard
 from drpo_graph.records import ROOT_ID, CandidateRef, Origin, Query, Rollout
 from drpo_graph.search.announce import announce_candidate
-from drpo_graph.search.beam import hash_prompt, is_easy
+from drpo_graph.search.beam import hash_prompt, is_easy, refer_to
 from drpo_graph.search.reviews import find_decision, find_vetoed
 from drpo_graph.search.session import RunContext, RunSession, session_of
 from drpo_graph.search.state import ExpandState
@@ -80,8 +80,7 @@ async def _plan_children(state: ExpandState, context: RunContext, session: RunSe
     # What a person has ruled out is not tried again.
     vetoed = await find_vetoed(session.archive)
     proposed = await _rewrite(state, context, session, prompt, examples)
-    rewrites = [one for one in proposed if hash_prompt(one) not in vetoed]
-    children = [_Child("rewrite", rewrite) for rewrite in rewrites]
+    children = [_Child("rewrite", one) for one in proposed if hash_prompt(one) not in vetoed]
     return [*children, _Child("kept", prompt)] if settings.keep_parents or not children else children
 
 
@@ -157,16 +156,4 @@ def _refer(child: StoredCandidate, parent: CandidateRef, settings: Settings) -> 
     # A kept prompt is no new version, so it takes no place in the history; the published code repeats it.
     is_new = child["origin"] in ("rewrite", "human") or settings.is_compat
     lineage = [*parent["lineage"], child["id"]] if is_new else parent["lineage"]
-    return {
-        "id": child["id"],
-        "parent_id": child["parent_id"],
-        "depth": child["depth"],
-        "origin": child["origin"],
-        "prompt_hash": hash_prompt(child["prompt"]),
-        "lineage": lineage[-settings.history_window :],
-        "query_ids": [],
-        "reward": None,
-        "path_sum": parent["path_sum"],
-        "path_count": parent["path_count"],
-        "path_reward": None,
-    }
+    return refer_to(child, lineage=lineage[-settings.history_window :], parent=parent)

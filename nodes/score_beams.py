@@ -64,15 +64,13 @@ async def score_beams(state: SearchState, runtime: Runtime[RunContext]) -> Searc
 
 
 def _score_children(state: SearchState, settings: Settings) -> list[CandidateRef]:
-    rollouts_by_candidate: dict[str, list[RolloutRef]] = {}
     order = {query_id: place for place, query_id in enumerate(state["query_ids"])}
-    for rollout in state["rollouts"]:
+    rollouts_by_candidate: dict[str, list[RolloutRef]] = {}
+    for rollout in sorted(state["rollouts"], key=lambda one: order[one["query_id"]]):
         rollouts_by_candidate.setdefault(rollout["candidate_id"], []).append(rollout)
-    scored = []
-    for child in state["children"]:
-        own = sorted(rollouts_by_candidate.get(child["id"], []), key=lambda one: order[one["query_id"]])
-        scored.append(score_candidate(child, own, settings=settings))
-    return scored
+    return [
+        score_candidate(one, rollouts_by_candidate.get(one["id"], []), settings=settings) for one in state["children"]
+    ]
 
 
 async def _plan_repeat(session: RunSession, state: SearchState, settings: Settings) -> SearchState | None:
@@ -108,12 +106,11 @@ def _plan_asking_again(session: RunSession, state: SearchState, num_failed: int)
     session.warn(f"level {state['level']}: {num_failed} answers without a score are asked for again")
     num_rollouts = len(state["rollouts"])
     announce_level(session, state, num_rollouts=num_rollouts, num_done=num_rollouts - num_failed)
-    update: SearchState = {
+    return {
         "is_repeat": True,
         "prefetch_ids": [],
         "rollouts": None,  # type: ignore[typeddict-item]  # The reducer empties the list; the children stay.
     }
-    return update
 
 
 async def _record_level(

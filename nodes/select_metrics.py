@@ -30,10 +30,6 @@ async def _select(query_id: str, session: RunSession, context: RunContext) -> No
     except ReplyError as error:
         selection = MetricSelection(metrics=context.prompts.metrics[: context.settings.max_metrics])
         session.warn(f"{error}; the first metrics of the list stand in")
-    await _keep(session, query_id, selection)
-
-
-async def _keep(session: RunSession, query_id: str, selection: MetricSelection) -> None:
     await session.archive.put("metrics", query_id, selection.model_dump(mode="json"))
     session.emitter.emit(
         MetricsSelected(

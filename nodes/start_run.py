@@ -8,9 +8,9 @@ from pydantic import JsonValue, ValidationError
 from drpo_graph.data.order import dataset_hash, order_queries
 from drpo_graph.errors import DatasetError
 from drpo_graph.parts.rewrite_guards import check_fillable
-from drpo_graph.records import ROOT_ID, CandidateRef, Query, RejectedRewrite, digest_json
+from drpo_graph.records import ROOT_ID, Query, RejectedRewrite, digest_json
 from drpo_graph.search.announce import announce_candidate, announce_level, announce_run
-from drpo_graph.search.beam import hash_prompt
+from drpo_graph.search.beam import hash_prompt, refer_to
 from drpo_graph.search.forecast import warn_at_start
 from drpo_graph.search.hosting import check_can_pause, derive_run_id
 from drpo_graph.search.levels import prefetch_indices, query_indices
@@ -35,7 +35,6 @@ async def start_run(state: SearchState, runtime: Runtime[RunContext]) -> SearchS
     # An app fills its own templates.
     filled = [*queries, *validation] if runtime.context.components.responder is None else []
     check_fillable(settings, prompt, filled)
-    root = _make_root(prompt)
     data = dataset_hash([*queries, *validation])
     session = await _open_own(runtime, data=data, prompt=prompt)
     stored: StoredCandidate = {"id": ROOT_ID, "parent_id": None, "depth": 0, "origin": "initial", "prompt": prompt}
@@ -48,6 +47,7 @@ async def start_run(state: SearchState, runtime: Runtime[RunContext]) -> SearchS
     level: SearchState = {"level": 0, "max_depth": settings.num_levels, "query_ids": level_queries}
     announce_level(session, level, num_rollouts=len(level_queries))
     warn_at_start(session, runtime.context, queries, validation)
+    root = refer_to(stored, lineage=[ROOT_ID])
     update: SearchState = {}
     if given_rejected := state.get("rejected_rewrites"):
         rejected = _read_rejected(given_rejected)
@@ -114,22 +114,6 @@ def _read_rejected(given: Sequence[JsonValue]) -> list[JsonValue]:
 def _ids_ahead(queries: Sequence[Query], settings: Settings) -> list[str]:
     ahead = prefetch_indices(1, max_depth=settings.num_levels, settings=settings, num_queries=len(queries))
     return [queries[index].id for index in ahead]
-
-
-def _make_root(prompt: str) -> CandidateRef:
-    return {
-        "id": ROOT_ID,
-        "parent_id": None,
-        "depth": 0,
-        "origin": "initial",
-        "prompt_hash": hash_prompt(prompt),
-        "lineage": [ROOT_ID],
-        "query_ids": [],
-        "reward": None,
-        "path_sum": 0.0,
-        "path_count": 0,
-        "path_reward": None,
-    }
 
 
 async def _open_own(runtime: Runtime[RunContext], *, data: str, prompt: str) -> RunSession:

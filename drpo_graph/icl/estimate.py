@@ -4,11 +4,9 @@ from collections.abc import Sequence
 
 from drpo_graph.prompts.library import PromptLibrary
 from drpo_graph.records import ROLES, ICLExample, Query, Role, Rollout
-from drpo_graph.search.estimate import Dataset, Estimate, Measure, add_up, measure_call
+from drpo_graph.search.estimate import BYTES_PER_TOKEN, Dataset, Estimate, Measure, add_up, measure_call
 from drpo_graph.search.workload import Workload
 from drpo_graph.settings.settings import Settings
-
-_BYTES_PER_TOKEN = {False: 4, True: 2}
 
 
 def estimate_icl(
@@ -22,13 +20,7 @@ def estimate_icl(
 ) -> Estimate:
     """Return what the run will use if no example has a perfect score before its last round.
 
-    Args:
-        examples: The examples.
-        settings: With the models, limits and prices.
-        prompts: The templates.
-        num_iters: Rounds of rewriting.
-        num_samples: Rewrites per round.
-        is_worst: Whether every reply is asked for as often as one can be, and is as long as its limit.
+    In the worst case every reply is asked for as often as one can be, and is as long as its limit.
     """
     # The optimizer is asked for as many samples as a round has rewrites.
     shaped = settings.model_copy(update={"n_actions": num_samples})
@@ -52,6 +44,7 @@ def estimate_icl(
 
 def _measure_rewrite(examples: Sequence[ICLExample], prompts: PromptLibrary, *, is_worst: bool) -> float:
     """Return the tokens of a request for rewrites, without the remarks: of the longest example, or of a usual one."""
+    bytes_per_token = BYTES_PER_TOKEN // 2 if is_worst else BYTES_PER_TOKEN
     sizes = [
         sum(
             len(message["content"].encode("utf-8", "replace"))
@@ -60,7 +53,7 @@ def _measure_rewrite(examples: Sequence[ICLExample], prompts: PromptLibrary, *, 
                 Rollout(candidate_id="", query_id="", response=one.response, critique=None, reward=None),
             )
         )
-        / _BYTES_PER_TOKEN[is_worst]
+        / bytes_per_token
         for one in examples
     ]
     return max(sizes) if is_worst else sum(sizes) / len(sizes)

@@ -17,15 +17,7 @@ from langgraph.types import Checkpointer, Send
 
 from drpo_graph.events.emitter import EventSink
 from drpo_graph.icl import nodes
-from drpo_graph.icl.state import (
-    ExampleOutput,
-    ExampleState,
-    ExampleTask,
-    ICLInput,
-    ICLOutput,
-    ICLState,
-    JudgeTask,
-)
+from drpo_graph.icl.state import ExampleOutput, ExampleState, ExampleTask, ICLInput, ICLOutput, ICLState, JudgeTask
 from drpo_graph.nodes import select_metrics
 from drpo_graph.records import Role
 from drpo_graph.search.assembly import Parts

@@ -7,12 +7,14 @@ from pydantic import JsonValue, ValidationError
 
 from drpo_graph.calls.failed_samples import count_failures
 from drpo_graph.errors import DatasetError, ReplyError, StateFormatError
-from drpo_graph.events.schema import ICLExampleFinished, ICLFinished, ICLStarted, RolloutScored
+from drpo_graph.events.schema import ICLExampleFinished, ICLFinished, ICLStarted
 from drpo_graph.icl.state import ExampleState, ICLState, JudgedRef, JudgeTask, OutcomeRef
 from drpo_graph.models.request import ReplySchema
+from drpo_graph.nodes.critique import ask_critic
 from drpo_graph.parts.parsing import extract_json
-from drpo_graph.records import MAX_SCORE, Failure, ICLExample, ICLOutcome, ICLResult, Query, Rollout
+from drpo_graph.records import MAX_SCORE, ICLExample, ICLOutcome, ICLResult, Query, Rollout
 from drpo_graph.safety.texts import shorten
+from drpo_graph.search.announce import report_rollout
 from drpo_graph.search.hosting import derive_run_id
 from drpo_graph.search.session import RunContext, RunSession, session_of
 from drpo_graph.search.state import STATE_FORMAT
@@ -36,16 +38,7 @@ async def start(state: ICLState, runtime: Runtime[RunContext]) -> ICLState:
     await session.archive.put_all("queries", queries)
     given = {response_key(one, GIVEN_ID): {"response": example.response} for one, example in by_id.items()}
     await session.archive.put_all("expansions", given)
-    session.emitter.emit(
-        ICLStarted(
-            run_id=run_id,
-            is_resumed=False,
-            num_examples=len(by_id),
-            num_iters=state["num_iters"],
-            num_samples=state["num_samples"],
-            models=models_by_role(runtime.context),
-        )
-    )
+    announce_run(session, runtime.context, state, num_examples=len(by_id))
     fingerprints = {**runtime.context.fingerprints(), "icl": runtime.context.prompts.response_fingerprint}
     # The texts are in the archive now; every checkpoint would repeat them.
     return {  # type: ignore[typeddict-item]  # Only changed keys.
@@ -57,9 +50,20 @@ async def start(state: ICLState, runtime: Runtime[RunContext]) -> ICLState:
     }
 
 
-def models_by_role(context: RunContext) -> dict[str, str]:
-    """Return the models that are asked; nobody is asked to respond."""
-    return {role: client.settings.model for role, client in context.clients.items() if role != "base"}
+def announce_run(
+    session: RunSession, context: RunContext, state: ICLState, *, num_examples: int, is_resumed: bool = False
+) -> None:
+    """Tell that a run begins, or goes on, and with what; nobody is asked to respond."""
+    session.emitter.emit(
+        ICLStarted(
+            run_id=session.run_id,
+            is_resumed=is_resumed,
+            num_examples=num_examples,
+            num_iters=state["num_iters"],
+            num_samples=state["num_samples"],
+            models={role: client.settings.model for role, client in context.clients.items() if role != "base"},
+        )
+    )
 
 
 def read_examples(given: list[dict[str, str]]) -> list[ICLExample]:
@@ -85,43 +89,14 @@ async def judge(state: JudgeTask, runtime: Runtime[RunContext]) -> dict[str, lis
     query_id, response_id = state["query_id"], state["response_id"]
     stored = await session.archive.get("rollouts", rollout_key(response_id, query_id))
     if stored is None:
-        rollout = await _score(query_id, response_id, context=runtime.context, session=session)
+        response = await _response(session, query_id, response_id)
+        unscored = Rollout(candidate_id=response_id, query_id=query_id, response=response, critique=None, reward=None)
+        rollout = await ask_critic(unscored, response, runtime.context, session=session)
         await session.archive.put_rollout(rollout)
     else:
         rollout = Rollout.model_validate(stored)
-    failure = rollout.failure
-    session.emitter.emit(
-        RolloutScored(
-            run_id=session.run_id,
-            candidate_id=response_id,
-            query_id=query_id,
-            level=int(response_id.partition(".")[0]),
-            reward=rollout.reward,
-            failure_kind=failure.kind if failure else None,
-            detail=failure.detail if failure else "",
-        )
-    )
+    report_rollout(session, rollout, level=int(response_id.partition(".")[0]))
     return {"judged": [{"response_id": response_id, "reward": rollout.reward}]}
-
-
-async def _score(query_id: str, response_id: str, *, context: RunContext, session: RunSession) -> Rollout:
-    query, response = await session.archive.query(query_id), await _response(session, query_id, response_id)
-    selection = await session.archive.metrics_for(query_id)
-    if selection is None:
-        raise StateFormatError(f"Run {session.run_id!r}: query {query_id!r} has no metrics in the run's store.")
-    critique, failure = None, None
-    try:
-        critique = await context.components.critic.critique(query, response, selection=selection, models=session.models)
-    except ReplyError as error:
-        failure = Failure(kind=error.kind, detail=str(error))
-    return Rollout(
-        candidate_id=response_id,
-        query_id=query_id,
-        response=response,
-        critique=critique,
-        reward=critique.reward if critique is not None else None,
-        failure=failure,
-    )
 
 
 async def choose(state: ExampleState, runtime: Runtime[RunContext]) -> ExampleState:
@@ -185,8 +160,7 @@ async def rewrite(state: ExampleState, runtime: Runtime[RunContext]) -> ExampleS
         await session.archive.put_all("expansions", stored)
     else:
         why = samples[0].failure.detail if samples and samples[0].failure else "no reply"
-        message = f"{query_id}, iteration {iteration}: no usable rewrite ({why})"
-        session.warn(message)
+        session.warn(f"{query_id}, iteration {iteration}: no usable rewrite ({why})")
     return {  # type: ignore[typeddict-item]  # Only changed keys.
         "iteration": iteration,
         "response_ids": list(responses),

@@ -1,30 +1,26 @@
 """Start and resume runs over ICL examples, on the same frame as the search's."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 from langchain_core.language_models import BaseChatModel
 from pydantic import Field
 
-from drpo_graph.errors import FingerprintMismatchError, RunExistsError, UsageError
-from drpo_graph.events.schema import Event, ICLFinished, ICLStarted
+from drpo_graph.errors import FingerprintMismatchError, UsageError
+from drpo_graph.events.schema import ICLFinished
 from drpo_graph.icl.files import write_examples
 from drpo_graph.icl.graph import OPTIONAL_ROLES, ICLGraph, build_icl_graph
-from drpo_graph.icl.nodes import models_by_role, read_examples
+from drpo_graph.icl.nodes import announce_run, read_examples
 from drpo_graph.icl.state import ICLState
-from drpo_graph.parts.rewards import check_named_again
 from drpo_graph.records import ICLExample, ICLResult, Record, Role
 from drpo_graph.retrieval import bundled_icl_examples
-from drpo_graph.runs.work import RunOptions, RunWork, make_record, take_up
+from drpo_graph.runs.work import RunOptions, RunWork, check_is_new, make_record, take_up
 from drpo_graph.search.assembly import Parts, assemble
-from drpo_graph.search.session import RunContext, RunSession
+from drpo_graph.search.session import RunSession
 from drpo_graph.settings.settings import Settings
-from drpo_graph.storage.archive import Archive
 from drpo_graph.storage.names import check_thread_id, new_thread_id
 from drpo_graph.storage.places import find_storage
-from drpo_graph.storage.run_list import RunRegistry
 
 DEFAULT_NUM_ITERS = 5
 DEFAULT_NUM_SAMPLES = 1
@@ -71,12 +67,10 @@ async def optimize_icl(
     chosen = bundled_icl_examples() if examples is None else tuple(examples)
     read_examples([one.model_dump() for one in chosen])
     given = ICLRunInput(examples=chosen, num_iters=num_iters, num_samples=num_samples)
-    context = _assemble(settings, options, models, accepts_changes=False)
+    context = assemble(settings, Parts(models=models), optional_roles=OPTIONAL_ROLES)
     async with find_storage(options.checkpoint).open_run(thread_id) as checkpoint:
-        if await RunRegistry(checkpoint.store).has(thread_id):
-            raise RunExistsError(f"Run {thread_id!r} exists already. `drpo resume {thread_id}` continues it.")
+        await check_is_new(checkpoint, thread_id)
         record = make_record(thread_id, settings, options, kind="icl")
-        context = replace(context, store=checkpoint.store)
         return await _ICLWork(record, context, checkpoint, options, given).carry_out()
 
 
@@ -98,21 +92,20 @@ async def resume_icl(
     options = options or RunOptions()
     thread_id = check_thread_id(thread_id)
     async with find_storage(options.checkpoint).open_run(thread_id, must_exist=True) as checkpoint:
-        record = await RunRegistry(checkpoint.store).find(thread_id)
-        if record.kind != "icl":
-            raise UsageError(f"Run {thread_id!r} is a search: continue it with drpo_graph.resume.")
-        check_named_again(record.settings, changes or {})
-        chosen, options, record = take_up(record, options, changes)
-        given = ICLRunInput.model_validate(await Archive(checkpoint.store, thread_id).get("run", "input"))
-        context = _assemble(chosen, options, models, accepts_changes=accepts_changes)
-        context = replace(context, store=checkpoint.store)
-        return await _ICLWork(record, context, checkpoint, options, given).carry_out()
+        run = await take_up(checkpoint, thread_id, kind="icl", options=options, changes=changes)
+        given = ICLRunInput.model_validate(run.given)
+        context = assemble(
+            run.settings, Parts(models=models), accepts_changes=accepts_changes, optional_roles=OPTIONAL_ROLES
+        )
+        return await _ICLWork(run.record, context, checkpoint, run.options, given).carry_out()
 
 
 class _ICLWork(RunWork[ICLResult]):
     """One process's part of a run over ICL examples."""
 
     _given: ICLRunInput
+    _result_type = ICLResult
+    _finished = ICLFinished
 
     def _make_graph(self) -> ICLGraph:
         return build_icl_graph(self._record.settings, checkpointer=self._checkpoint.saver)
@@ -120,46 +113,19 @@ class _ICLWork(RunWork[ICLResult]):
     def _make_input(self) -> Any:
         return self._given.model_dump(mode="json")
 
-    def _read_result(self, stored: object) -> ICLResult:
-        return ICLResult.model_validate(stored)
-
-    def _make_finished(self, result: ICLResult) -> Event:
-        return ICLFinished(run_id=result.thread_id, result=result)
-
-    def _check_state(self, context: RunContext, values: Mapping[str, Any]) -> None:
-        super()._check_state(context, values)
-        if values["fingerprints"].get("icl") != context.prompts.response_fingerprint and not context.accepts_changes:
+    def _check_state(self, values: Mapping[str, Any]) -> None:
+        super()._check_state(values)
+        own = self._context.prompts.response_fingerprint
+        if values["fingerprints"].get("icl") != own and not self._context.accepts_changes:
             raise FingerprintMismatchError(
                 "This run was started with another template for rewriting responses. Start a new run, or accept the "
                 "change with --force.",
                 ("prompts",),
             )
 
-    async def _announce_resume(self, session: RunSession, context: RunContext, values: Mapping[str, Any]) -> None:
+    async def _announce_resume(self, session: RunSession, values: Mapping[str, Any]) -> None:
         state = cast(ICLState, values)
-        session.emitter.emit(
-            ICLStarted(
-                run_id=session.run_id,
-                is_resumed=True,
-                num_examples=len(state["query_ids"]),
-                num_iters=state["num_iters"],
-                num_samples=state["num_samples"],
-                models=models_by_role(context),
-            )
-        )
+        announce_run(session, self._context, state, num_examples=len(state["query_ids"]), is_resumed=True)
 
-    async def _export(self, archive: Archive, folder: Path, result: ICLResult) -> None:
+    async def _export(self, folder: Path, result: ICLResult) -> None:
         write_examples(folder, result)
-
-
-def _assemble(
-    settings: Settings, options: RunOptions, models: Mapping[Role, BaseChatModel] | None, *, accepts_changes: bool
-) -> RunContext:
-    return assemble(
-        settings,
-        Parts(models=models),
-        sinks=options.sinks,
-        accepts_changes=accepts_changes,
-        optional_roles=OPTIONAL_ROLES,
-        has_ended=options.has_ended,
-    )

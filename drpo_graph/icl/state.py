@@ -1,10 +1,11 @@
 """What the graph over ICL examples carries: ids and numbers; texts stand in the run's archive."""
 
 import operator
-from collections.abc import Sequence
 from typing import Annotated, TypedDict
 
 from pydantic import JsonValue
+
+from drpo_graph.search.state import replace_or_extend
 
 
 class ICLInput(TypedDict):
@@ -62,11 +63,6 @@ class JudgedRef(TypedDict):
     reward: float | None
 
 
-def extend_or_clear(old: Sequence[JudgedRef], new: Sequence[JudgedRef] | None) -> list[JudgedRef]:
-    """Return both lists joined; ``None`` empties the channel."""
-    return [] if new is None else [*old, *new]
-
-
 class ExampleState(ExampleTask, total=False):
     """Channels of one example's subgraph."""
 
@@ -74,7 +70,7 @@ class ExampleState(ExampleTask, total=False):
     """The round in work; 0 judges the given response."""
     response_ids: list[str]
     """Responses of this round, in creation order."""
-    judged: Annotated[list[JudgedRef], extend_or_clear]
+    judged: Annotated[list[JudgedRef], replace_or_extend]
     initial_reward: float | None
     best: JudgedRef
     is_done: bool

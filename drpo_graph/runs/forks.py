@@ -1,18 +1,18 @@
 """Fork a run: branch it with other settings from the state that it had after a level, without paying for it again."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from itertools import islice
 from typing import Any, cast
 
 from pydantic import JsonValue
 
 from drpo_graph.calls.ledger import mark_inherited
-from drpo_graph.errors import RunExistsError, StateFormatError, UsageError
+from drpo_graph.errors import StateFormatError, UsageError
 from drpo_graph.graph import SearchGraph, build_graph
 from drpo_graph.parts.rewards import check_named_again
 from drpo_graph.records import RunResult
 from drpo_graph.runs.runner import resume
-from drpo_graph.runs.work import RunOptions, make_record
+from drpo_graph.runs.work import RunOptions, check_is_new, make_record
 from drpo_graph.search.assembly import Parts, assemble
 from drpo_graph.search.state import STATE_FORMAT, SearchState
 from drpo_graph.settings.layers import build_settings, merge_settings
@@ -81,26 +81,11 @@ async def fork(
 async def create_fork(
     thread_id: str, new_id: str, *, level: int, changes: Mapping[str, object], options: RunOptions, parts: Parts
 ) -> RunRecord:
-    """Store a fork as a run that is still to be carried out, and return its record.
-
-    Args:
-        thread_id: The former run.
-        new_id: Names the new run.
-        level: After which level.
-        changes: Settings to change by name.
-        options: Where the runs are kept.
-        parts: Replacements for models and components.
-
-    Raises:
-        UsageError: a setting cannot be changed in a fork, or there is no checkpoint of the level.
-        RunNotFoundError: there is no such run.
-        RunExistsError: there is a run of the new name.
-    """
+    """Store a fork as a run that is still to be carried out, and return its record; see :func:`fork`."""
     async with find_storage(options.checkpoint).open_run(new_id, must_exist=True) as checkpoint:
         registry = RunRegistry(checkpoint.store)
         former = await registry.find(thread_id)
-        if await registry.has(new_id):
-            raise RunExistsError(f"Run {new_id!r} exists already. `drpo resume {new_id}` continues it.")
+        await check_is_new(checkpoint, new_id)
         if former.kind != "search":
             raise UsageError(f"Run {thread_id!r} optimises ICL examples: only a search has levels to fork it at.")
         check_named_again(former.settings, changes)
@@ -108,7 +93,10 @@ async def create_fork(
         context = assemble(settings, parts)
         graph = build_graph(settings, checkpointer=checkpoint.saver)
         state = await find_level(graph, thread_id, level)
-        record = _make_record(former, new_id, level=level, settings=settings, options=options)
+        record = make_record(new_id, settings, options, warm_start=former.warm_start)
+        # It is still to be carried out.
+        origin = {"status": "interrupted", "forked_from": thread_id, "forked_level": level}
+        record = record.model_copy(update=origin)
         # Of a fork that was killed before it was on the list, something may be left.
         await prune_run(checkpoint, record, keep="nothing")
         await copy_records(Archive(checkpoint.store, thread_id), Archive(checkpoint.store, new_id), state)
@@ -129,19 +117,8 @@ def change_settings(former: Settings, changes: Mapping[str, object]) -> Settings
     return settings
 
 
-def _make_record(former: RunRecord, new_id: str, *, level: int, settings: Settings, options: RunOptions) -> RunRecord:
-    record = make_record(new_id, settings, options, warm_start=former.warm_start)
-    # It is still to be carried out.
-    return record.model_copy(update={"status": "interrupted", "forked_from": former.thread_id, "forked_level": level})
-
-
 async def find_level(graph: SearchGraph, thread_id: str, level: int) -> SearchState:
     """Return a run's state at the end of a level, before its beam is chosen.
-
-    Args:
-        graph: The search, with the checkpointer that keeps the run.
-        thread_id: The run.
-        level: The level; 0 is the evaluation of the initial prompt.
 
     Raises:
         UsageError: there is no checkpoint of it; the message lists the levels of which there are.
@@ -169,15 +146,7 @@ async def find_level(graph: SearchGraph, thread_id: str, level: int) -> SearchSt
 async def begin_thread(
     graph: SearchGraph, thread_id: str, state: SearchState, *, settings: Settings, fingerprints: Mapping[str, str]
 ) -> None:
-    """Save a state as the beginning of a new thread, to be gone on with under other settings.
-
-    Args:
-        graph: The search, with the checkpointer that keeps the new run.
-        thread_id: The new run.
-        state: What :func:`find_level` returned.
-        settings: The new run's.
-        fingerprints: The new run's, of settings, prompts and parts.
-    """
+    """Save a former run's state as the beginning of a new thread, to be gone on with under other settings."""
     values: dict[str, Any] = {
         **state,
         "run_id": thread_id,
@@ -191,13 +160,7 @@ async def begin_thread(
 
 
 async def copy_records(source: Archive, target: Archive, state: SearchState) -> None:
-    """Give a fork the records of the former run that its state names, and its finished calls.
-
-    Args:
-        source: The former run's records.
-        target: The fork's.
-        state: Where the fork begins.
-    """
+    """Give a fork the records of the former run that its state names, and its finished calls."""
     level, held_out = state["level"], set(state["validation_ids"])
     seen: set[str] = set()
 
@@ -226,21 +189,15 @@ async def copy_records(source: Archive, target: Archive, state: SearchState) -> 
         "metrics": lambda key, _: key in seen,
     }
     for kind, keeps in keep_by_kind.items():
-        await _put(
-            target, kind, {key: value for key, value in (await source.get_all(kind)).items() if keeps(key, value)}
-        )
+        records = await source.get_all(kind)
+        await _put(target, kind, {key: value for key, value in records.items() if keeps(key, value)})
     await _put(target, "calls", {key: mark_inherited(value) for key, value in (await source.get_all("calls")).items()})
 
 
 async def _put(target: Archive, kind: Kind, records: Mapping[str, _Value]) -> None:
-    for batch in _batches(records):
-        await target.put_all(kind, batch)
-
-
-def _batches(records: Mapping[str, _Value]) -> Iterator[dict[str, _Value]]:
     left = iter(records.items())
     while batch := dict(islice(left, _BATCH)):
-        yield batch
+        await target.put_all(kind, batch)
 
 
 def _level_in(key: str) -> int:

@@ -23,14 +23,8 @@ async def tell_standing(
 ) -> None:
     """Add to the error what was found, and write the run's files as if it had ended here.
 
-    Resuming reads none of them, and replaces them.
-
-    Args:
-        error: Why the run stops.
-        values: The graph's state at its last checkpoint.
-        archive: The run's records.
-        limits: Its budget, with the prices.
-        folder: Where its files go; ``None`` where it has none, or where they would lay open what is sealed.
+    Resuming reads none of them, and replaces them. There is no folder where the run has none, or where its files would
+    lay open what is sealed.
     """
     result = await find_standing(values, archive, limits)
     if result is None:

@@ -3,7 +3,7 @@
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from langgraph.store.memory import InMemoryStore
@@ -22,7 +22,12 @@ from drpo_graph.settings.settings import Settings
 _RUN_ID = "checkup"
 _STAND_IN_RESPONSE = "I will gladly help with that, but I need to know a little more first: who is it for?"
 """What the critic judges where the base model is not asked, or gave nothing."""
-_BOUNDS = {"max_rationale_chars": 300, "max_prompt_chars": 1500}
+_BOUNDS: Mapping[Role, Mapping[str, int]] = {
+    "base": {},
+    "metrics": {"max_rationale_chars": 300},
+    "critic": {"max_rationale_chars": 300},
+    "optimizer": {"max_rationale_chars": 300, "max_prompt_chars": 1500},
+}
 
 
 class RoleCheck(Record):
@@ -55,13 +60,8 @@ async def check_roles(
 ) -> tuple[RoleCheck, ...]:
     """Return what came of one sample of each role, in the order in which a run needs them.
 
-    Each role has ``settings.timeout_s`` in all: a model that rambles is told from one that works soon enough.
-
-    Args:
-        settings: Names the models, their sampling and the templates.
-        roles: The roles to check.
-        on_done: Told of each check as it is finished.
-        query: What the base model is asked; a bundled query when absent.
+    Each role has ``settings.timeout_s`` in all: a model that rambles is told from one that works soon enough. Without a
+    query, a bundled one is asked.
 
     Raises:
         UsageError: a model string or a template cannot be used.
@@ -157,7 +157,7 @@ class _Desk:
     context: RunContext
     session: RunSession
     query: Query
-    response: str | None = None
+    response: str = _STAND_IN_RESPONSE
     selection: MetricSelection | None = None
     critique: Critique | None = None
 
@@ -185,7 +185,7 @@ class _Desk:
         first = self.context.prompts.metrics[: self.context.settings.max_metrics]
         self.critique = await self.context.components.critic.critique(
             self.query,
-            self.response or _STAND_IN_RESPONSE,
+            self.response,
             selection=self.selection or MetricSelection(metrics=first),
             models=self.session.models,
         )
@@ -197,7 +197,7 @@ class _Desk:
             rollout = Rollout(
                 candidate_id="0",
                 query_id=self.query.id,
-                response=self.response or _STAND_IN_RESPONSE,
+                response=self.response,
                 critique=self.critique,
                 reward=self.critique.reward,
             )
@@ -240,10 +240,5 @@ def _advise_haste(role: Role, settings: Settings) -> str:
 
 def _bound(role: Role, settings: Settings) -> str:
     """Return how to keep a small model from rambling where the server enforces JSON schemas; empty where it is."""
-    bounds = {"max_rationale_chars": settings.max_rationale_chars}
-    if role == "optimizer":
-        bounds["max_prompt_chars"] = settings.max_prompt_chars
-    missing = [] if role == "base" else [name for name, bound in bounds.items() if bound is None]
-    if not missing:
-        return ""
-    return f", or bound what it writes: {' '.join(f'--set {name}={_BOUNDS[name]}' for name in missing)}"
+    missing = [f"--set {name}={bound}" for name, bound in _BOUNDS[role].items() if getattr(settings, name) is None]
+    return f", or bound what it writes: {' '.join(missing)}" if missing else ""

@@ -1,39 +1,30 @@
 """Start, resume and read runs: everything around the graph that a command line or a service needs."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 from pydantic import JsonValue
 
 from drpo_graph.data.datasets import load_bundled_queries
-from drpo_graph.errors import (
-    BudgetSpentError,
-    DatasetError,
-    FingerprintMismatchError,
-    RunExistsError,
-    UsageError,
-)
-from drpo_graph.events.schema import Event, RunFinished
+from drpo_graph.errors import BudgetSpentError, DatasetError, FingerprintMismatchError
+from drpo_graph.events.schema import RunFinished
 from drpo_graph.graph import SearchGraph, build_graph
-from drpo_graph.parts.rewards import check_named_again
 from drpo_graph.parts.rewrite_guards import check_fillable
 from drpo_graph.records import Query, RunResult, WarmStart
 from drpo_graph.runs.files import export_result
 from drpo_graph.runs.partial_results import tell_standing
 from drpo_graph.runs.warm_start import start_from
 from drpo_graph.runs.work import RunOptions as RunOptions
-from drpo_graph.runs.work import RunWork, make_record, take_up
+from drpo_graph.runs.work import RunWork, check_is_new, make_record, take_up
 from drpo_graph.search.announce import announce_resume
 from drpo_graph.search.assembly import Parts, assemble
-from drpo_graph.search.session import RunContext, RunSession
+from drpo_graph.search.session import RunSession
 from drpo_graph.search.state import SearchState
 from drpo_graph.settings.settings import Settings
-from drpo_graph.storage.archive import Archive
 from drpo_graph.storage.names import check_thread_id, new_thread_id
 from drpo_graph.storage.places import find_storage
-from drpo_graph.storage.run_list import RunInput, RunRegistry
+from drpo_graph.storage.run_list import RunInput
 
 _MAX_NAME_CHARS = 40
 
@@ -78,14 +69,10 @@ async def optimize(
     filled = [_as_query(one) for one in (*training, *validation)] if parts.responder is None else []
     check_fillable(settings, settings.initial_prompt, filled)
     # Models and templates are checked before anything is created: a typo leaves nothing behind.
-    context = _assemble(settings, options, parts, accepts_changes=False)
+    context = assemble(settings, parts)
     async with find_storage(options.checkpoint).open_run(thread_id) as checkpoint:
-        registry = RunRegistry(checkpoint.store)
-        if await registry.has(thread_id):
-            raise RunExistsError(f"Run {thread_id!r} exists already. `drpo resume {thread_id}` continues it.")
-        source = warm_start.source if warm_start else None
-        record = make_record(thread_id, settings, options, warm_start=source)
-        context = replace(context, store=checkpoint.store)
+        await check_is_new(checkpoint, thread_id)
+        record = make_record(thread_id, settings, options, warm_start=warm_start.source if warm_start else None)
         return await _Search(record, context, checkpoint, options, given).carry_out()
 
 
@@ -119,24 +106,25 @@ async def resume(
     options, parts = options or RunOptions(), parts or Parts()
     thread_id = check_thread_id(thread_id)
     async with find_storage(options.checkpoint).open_run(thread_id, must_exist=True) as checkpoint:
-        record = await RunRegistry(checkpoint.store).find(thread_id)
-        if record.kind != "search":
-            raise UsageError(f"Run {thread_id!r} optimises ICL examples: `drpo resume {thread_id}` continues it.")
-        check_named_again(record.settings, changes or {})
-        chosen, options, record = take_up(record, options, changes)
-        stored = await Archive(checkpoint.store, thread_id).get("run", "input")
-        given = RunInput.model_validate(stored)
-        if queries is not None and not accepts_changes:
-            _check_data(given, queries, chosen)
-        context = _assemble(chosen, options, parts, accepts_changes=accepts_changes)
-        context = replace(context, store=checkpoint.store)
-        return await _Search(record, context, checkpoint, options, given, retries_failed=retries_failed).carry_out()
+        run = await take_up(checkpoint, thread_id, kind="search", options=options, changes=changes)
+        given = RunInput.model_validate(run.given)
+        if queries is not None and not accepts_changes and given.queries != _as_input(queries):
+            raise FingerprintMismatchError(
+                "This run was started with other data. Resume it without queries, start a new run, or accept the "
+                "change with --force.",
+                ("data",),
+            )
+        context = assemble(run.settings, parts, accepts_changes=accepts_changes)
+        work = _Search(run.record, context, checkpoint, run.options, given, retries_failed=retries_failed)
+        return await work.carry_out()
 
 
 class _Search(RunWork[RunResult]):
     """The search."""
 
     _given: RunInput
+    _result_type = RunResult
+    _finished = RunFinished
 
     def _make_graph(self) -> SearchGraph:
         return build_graph(self._record.settings, checkpointer=self._checkpoint.saver)
@@ -151,26 +139,14 @@ class _Search(RunWork[RunResult]):
             **({"rejected_rewrites": rejected} if rejected else {}),
         }
 
-    def _read_result(self, stored: object) -> RunResult:
-        return RunResult.model_validate(stored)
+    async def _announce_resume(self, session: RunSession, values: Mapping[str, Any]) -> None:
+        await announce_resume(session, self._context, cast(SearchState, values))
 
-    def _make_finished(self, result: RunResult) -> Event:
-        return RunFinished(run_id=result.thread_id, result=result)
+    async def _export(self, folder: Path, result: RunResult) -> None:
+        await export_result(self._archive, folder, result)
 
-    async def _announce_resume(self, session: RunSession, context: RunContext, values: Mapping[str, Any]) -> None:
-        await announce_resume(session, context, cast(SearchState, values))
-
-    async def _export(self, archive: Archive, folder: Path, result: RunResult) -> None:
-        await export_result(archive, folder, result)
-
-    async def _tell(
-        self, error: BudgetSpentError, values: Mapping[str, Any], archive: Archive, *, folder: Path | None
-    ) -> None:
-        await tell_standing(error, values, archive, limits=self._context.settings, folder=folder)
-
-
-def _assemble(settings: Settings, options: RunOptions, parts: Parts, *, accepts_changes: bool) -> RunContext:
-    return assemble(settings, parts, sinks=options.sinks, accepts_changes=accepts_changes, has_ended=options.has_ended)
+    async def _tell(self, error: BudgetSpentError, values: Mapping[str, Any], *, folder: Path | None) -> None:
+        await tell_standing(error, values, self._archive, limits=self._context.settings, folder=folder)
 
 
 def _as_input(queries: Sequence[str | Query]) -> list[JsonValue]:
@@ -179,17 +155,3 @@ def _as_input(queries: Sequence[str | Query]) -> list[JsonValue]:
 
 def _as_query(given: str | Query) -> Query:
     return Query(id=given[:_MAX_NAME_CHARS], text=given) if isinstance(given, str) else given
-
-
-def _check_data(given: RunInput, queries: Sequence[str | Query], settings: Settings) -> None:
-    """Do nothing when a resumed run is given the queries it was started with.
-
-    Raises:
-        FingerprintMismatchError: they differ.
-    """
-    if given.queries != _as_input(queries):
-        raise FingerprintMismatchError(
-            "This run was started with other data. Resume it without queries, start a new run, or accept the change "
-            "with --force.",
-            ("data",),
-        )

@@ -4,13 +4,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from drpo_graph.errors import SettingsError, UsageError
-from drpo_graph.records import ROOT_ID, Candidate, RejectedRewrite, RunResult, WarmStart
+from drpo_graph.records import ROOT_ID, Candidate, RejectedRewrite, WarmStart
+from drpo_graph.runs.reading import load_run
 from drpo_graph.settings.settings import Settings
-from drpo_graph.storage.archive import Archive
 from drpo_graph.storage.places import find_storage
 from drpo_graph.storage.protocols import Storage
-from drpo_graph.storage.run_list import RunRegistry
-from drpo_graph.storage.tree import load_tree
 
 MAX_REJECTED = 8
 """Rejected rewrites that the optimizer is shown, in every one of its requests."""
@@ -37,22 +35,17 @@ async def load_warm_start(
         RunNotFoundError: there is no such run.
         UsageError: it has scored nothing yet.
     """
-    async with find_storage(place).open_for_reading() as reader:
-        await RunRegistry(reader.store).find(thread_id)
-        archive = Archive(reader.store, thread_id)
-        tree = await load_tree(archive)
-        stored = await archive.get("run", "result")
-        levels = await archive.levels()
+    run = await load_run(find_storage(place), thread_id)
     best_id = None
-    if stored is not None:
-        best_id = RunResult.model_validate(stored).candidate_id
-    elif levels:
+    if run.result is not None:
+        best_id = run.result.candidate_id
+    elif run.beams:
         # All of the beam may have been vetoed.
-        best_id = next(iter(levels[-1]["beam"]), ROOT_ID)
-    best = next((one for one in tree if one.id == best_id), None)
+        best_id = run.beams[-1][0] if run.beams[-1] else ROOT_ID
+    best = next((one for one in run.tree if one.id == best_id), None)
     if best is None:
         raise UsageError(f"Run {thread_id!r} has scored nothing yet: there is no prompt to start from.")
-    rejected = choose_rejected(tree, best=best, max_rejected=max_rejected, max_chars=max_chars)
+    rejected = choose_rejected(run.tree, best=best, max_rejected=max_rejected, max_chars=max_chars)
     return WarmStart(source=thread_id, system_prompt=best.prompt, rejected=rejected)
 
 
@@ -61,11 +54,7 @@ def choose_rejected(
 ) -> tuple[RejectedRewrite, ...]:
     """Return the rewrites of a run that scored below their parents, those that fell most first.
 
-    Args:
-        tree: All candidates of the run.
-        best: What the new run begins with. It and what led to it are no mistakes, whatever they scored once.
-        max_rejected: How many are wanted at most.
-        max_chars: Bound on their characters together.
+    The best one, with which the new run begins, and what led to it are no mistakes, whatever they scored once.
     """
     chosen: list[RejectedRewrite] = []
     seen, num_chars = _prompts_on_the_way(tree, best), 0

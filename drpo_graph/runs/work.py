@@ -19,6 +19,7 @@ from drpo_graph.errors import (
     CheckpointError,
     DRPOError,
     ReviewNeededError,
+    RunExistsError,
     RunInterruptedError,
     StateFormatError,
     UsageError,
@@ -26,6 +27,7 @@ from drpo_graph.errors import (
 from drpo_graph.events.emitter import EventSink
 from drpo_graph.events.schema import Event, RunStopped
 from drpo_graph.models.outages import never_ends
+from drpo_graph.parts.rewards import check_named_again
 from drpo_graph.records import Record
 from drpo_graph.runs.logs import open_run_files
 from drpo_graph.runs.signals import handle_signals
@@ -42,7 +44,7 @@ from drpo_graph.storage.run_list import RunKind, RunRecord, RunRegistry
 
 logger = logging.getLogger(__name__)
 
-R = TypeVar("R")
+R = TypeVar("R", bound=Record)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +89,16 @@ def _need_review(request: ReviewRequest) -> ReviewNeededError:
     )
 
 
+async def check_is_new(checkpoint: Checkpoint, thread_id: str) -> None:
+    """Do nothing where there is no run of this name.
+
+    Raises:
+        RunExistsError: there is one.
+    """
+    if await RunRegistry(checkpoint.store).has(thread_id):
+        raise RunExistsError(f"Run {thread_id!r} exists already. `drpo resume {thread_id}` continues it.")
+
+
 def make_record(
     thread_id: str, settings: Settings, options: RunOptions, *, kind: RunKind = "search", warm_start: str | None = None
 ) -> RunRecord:
@@ -110,19 +122,27 @@ class TakenUp(NamedTuple):
     settings: Settings
     options: RunOptions
     record: RunRecord
+    given: object
+    """What it was given when it began."""
 
 
-def take_up(record: RunRecord, options: RunOptions, changes: Mapping[str, object] | None) -> TakenUp:
-    """Return what a stored run goes on with.
+async def take_up(
+    checkpoint: Checkpoint, thread_id: str, *, kind: RunKind, options: RunOptions, changes: Mapping[str, object] | None
+) -> TakenUp:
+    """Return what a stored run goes on with; its files go where they went before, unless a folder is named.
 
-    Args:
-        record: As it is stored.
-        options: How it goes on; its files go where they went before, unless a folder is named.
-        changes: Settings to change. A budget that was raised stays raised; other changes are for this process.
+    A budget that is raised by the changes stays raised; other changes are for this process.
 
     Raises:
-        SettingsError: a change cannot be used.
+        RunNotFoundError: there is no such run.
+        UsageError: it is of another kind, its reward functions are not named again, or a change cannot be used.
     """
+    record = await RunRegistry(checkpoint.store).find(thread_id)
+    if record.kind != kind:
+        if record.kind == "icl":
+            raise UsageError(f"Run {thread_id!r} optimises ICL examples: `drpo resume {thread_id}` continues it.")
+        raise UsageError(f"Run {thread_id!r} is a search: continue it with drpo_graph.resume.")
+    check_named_again(record.settings, changes or {})
     settings = record.settings
     if changes:
         settings = build_settings(merge_settings(settings.model_dump(), changes))
@@ -130,17 +150,18 @@ def take_up(record: RunRecord, options: RunOptions, changes: Mapping[str, object
         # A run that keeps no files goes on without.
         is_kept = options.writes_files and record.log_dir is not None
         options = replace(options, log_dir=Path(record.log_dir or ""), writes_files=is_kept)
-    folder = run_folder(options, record.thread_id)
-    kept = {"log_dir": str(folder) if folder else record.log_dir}
-    return TakenUp(
-        settings,
-        options,
-        record.model_copy(update={**kept, "settings": record.settings.with_limits_of(settings)}),
-    )
+    folder = run_folder(options, thread_id)
+    kept = {"log_dir": str(folder) if folder else record.log_dir, "settings": record.settings.with_limits_of(settings)}
+    given = await Archive(checkpoint.store, thread_id).get("run", "input")
+    return TakenUp(settings, options, record.model_copy(update=kept), given)
 
 
 class RunWork(ABC, Generic[R]):
     """One process's part of a run, whatever its graph: what it does to records, files and errors around it."""
+
+    _result_type: type[R]
+    _finished: Callable[..., Event]
+    """Makes the event that tells a result."""
 
     def __init__(
         self,
@@ -159,10 +180,9 @@ class RunWork(ABC, Generic[R]):
         self._given = given
         self._retries_failed = retries_failed
         self._graph = self._make_graph()
-        self._config: Any = {
-            "configurable": {"thread_id": record.thread_id},
-            "recursion_limit": RECURSION_LIMIT,
-        }
+        self._archive = Archive(checkpoint.store, record.thread_id)
+        self._registry = RunRegistry(checkpoint.store)
+        self._config: Any = {"configurable": {"thread_id": record.thread_id}, "recursion_limit": RECURSION_LIMIT}
 
     async def carry_out(self) -> R:
         """Run to the end, export, and keep the run list true whatever happens."""
@@ -172,42 +192,48 @@ class RunWork(ABC, Generic[R]):
         with outside_of_graphs(), files as file_sinks:
             # The context was made before the folder was opened: a run that cannot start leaves no folder behind.
             sinks = self._checkpoint.guard(self._context.stop, (*file_sinks, *self._options.sinks))
-            context = replace(self._context, sinks=sinks, is_streamed=False)
-            archive = Archive(self._checkpoint.store, self._record.thread_id)
-            registry = RunRegistry(self._checkpoint.store)
+            self._context = replace(
+                self._context,
+                store=self._checkpoint.store,
+                sinks=sinks,
+                has_ended=self._options.has_ended,
+                is_streamed=False,
+            )
             try:
                 # Only now is it a run: what is wrong with settings, models or folders came up before.
-                await archive.put("run", "input", self._given.model_dump(mode="json"))
+                await self._archive.put("run", "input", self._given.model_dump(mode="json"))
                 former = self._record
-                self._record = await registry.save(former.model_copy(update={"status": "running", "message": ""}))
-                with handle_signals(context, enabled=self._options.handles_signals):
-                    result = await self._work(context)
+                self._record = await self._registry.save(former.model_copy(update={"status": "running", "message": ""}))
+                with handle_signals(self._context, enabled=self._options.handles_signals):
+                    result = await self._work()
             except (sqlite3.Error, OSError) as error:
                 explained = self._checkpoint.explain(error)
-                await self._note_stop(context, explained)
+                await self._note_stop(explained)
                 raise explained from error
             except UsageError:
                 # Refused before anything was done: the run is what it was.
-                await registry.save(former)
+                await self._registry.save(former)
                 raise
             except DRPOError as error:
                 if isinstance(error, BudgetSpentError):
-                    shown = folder if vault is None else None
-                    await self._tell_standing(error, context, archive, folder=shown)
-                await self._note_stop(context, error)
+                    await self._tell_standing(error, folder if vault is None else None)
+                await self._note_stop(error)
                 raise
-            await registry.save(self._record.model_copy(update={"status": "done"}))
+            await self._registry.save(self._record.model_copy(update={"status": "done"}))
             if folder is not None and vault is None:
-                await self._export(archive, folder, result)
+                await self._export(folder, result)
             return result
 
-    async def _work(self, context: RunContext) -> R:
+    async def _work(self) -> R:
         snapshot = await self._graph.aget_state(self._config)
         if "fingerprints" in snapshot.values:
-            self._check_state(context, snapshot.values)
+            self._check_state(snapshot.values)
             # Not `next`: it is empty, too, between the last task of a level and the checkpoint after it.
             if "result" in snapshot.values and not snapshot.tasks:
-                return await self._announce_result(context, snapshot.values)
+                session = await self._context.session(self._record.thread_id)
+                result = self._result_type.model_validate(snapshot.values["result"])
+                session.emitter.emit(self._finished(run_id=session.run_id, result=result))
+                return result
             if self._retries_failed and any(task.interrupts for task in snapshot.tasks):
                 raise UsageError(
                     f"Run {self._record.thread_id!r} waits for a decision: its level is scored, and nothing of it is "
@@ -215,55 +241,41 @@ class RunWork(ABC, Generic[R]):
                 )
             if self._retries_failed:
                 # Only now: a resume that is refused has changed nothing. Not later: the session reads it as it opens.
-                await ask_again(Archive(self._checkpoint.store, self._record.thread_id))
-            session = await context.session(self._record.thread_id)
-            await self._announce_resume(session, context, snapshot.values)
+                await ask_again(self._archive)
+            await self._announce_resume(await self._context.session(self._record.thread_id), snapshot.values)
         # Input where nothing is saved yet, else none: the graph goes on from its checkpoint.
         graph_input = self._make_input() if snapshot.created_at is None else None
         try:
-            output = await self._graph.ainvoke(
-                graph_input,
-                self._config,
-                context=context,
-                durability="async",
-            )
+            output = await self._graph.ainvoke(graph_input, self._config, context=self._context, durability="async")
         except Exception as error:
             # Calls that wait to be tried again must not hold up the end. A node that failed has cancelled its
             # siblings; the calls they had begun are paid for, and are kept. Not so when the run itself is cancelled:
             # the second Ctrl-C stops at once.
-            context.stop.request("The run has failed.", error)
-            for session in context.open_sessions():
+            self._context.stop.request("The run has failed.", error)
+            for session in self._context.open_sessions():
                 await session.ledger.drain()
             raise
         if pending := output.get("__interrupt__"):
             raise _need_review(ReviewRequest.model_validate(pending[0].value))
-        return self._read_result(output["result"])
+        return self._result_type.model_validate(output["result"])
 
-    def _check_state(self, context: RunContext, values: Mapping[str, Any]) -> None:
+    def _check_state(self, values: Mapping[str, Any]) -> None:
         if values.get("format") != STATE_FORMAT:
             raise StateFormatError(
                 f"Run {self._record.thread_id!r} has state format {values.get('format')!r}, this version reads "
                 f"{STATE_FORMAT}. Resume it with the version that started it."
             )
-        context.check_fingerprints(values["fingerprints"])
+        self._context.check_fingerprints(values["fingerprints"])
 
-    async def _announce_result(self, context: RunContext, values: Mapping[str, Any]) -> R:
-        session = await context.session(self._record.thread_id)
-        result = self._read_result(values["result"])
-        session.emitter.emit(self._make_finished(result))
-        return result
-
-    async def _tell_standing(
-        self, error: BudgetSpentError, context: RunContext, archive: Archive, *, folder: Path | None
-    ) -> None:
+    async def _tell_standing(self, error: BudgetSpentError, folder: Path | None) -> None:
         try:
             values = (await self._graph.aget_state(self._config)).values
-            await self._tell(error, values, archive, folder=folder)
+            await self._tell(error, values, folder=folder)
         except (sqlite3.Error, OSError, DRPOError) as problem:
             # The budget is why the run stops, and what is told with it only an addition.
             logger.warning("What the run has found so far could not be read or written: %s", problem)
 
-    async def _note_stop(self, context: RunContext, error: DRPOError) -> None:
+    async def _note_stop(self, error: DRPOError) -> None:
         if self._checkpoint.is_lost:
             return
         is_resumable = error.is_resumable or isinstance(error, CheckpointError)
@@ -278,9 +290,9 @@ class RunWork(ABC, Generic[R]):
                 resume_flags=error.resume_flags,
                 time=time.time(),
             )
-            for sink in context.sinks:
+            for sink in self._context.sinks:
                 sink(event)
-            await RunRegistry(self._checkpoint.store).save(record)
+            await self._registry.save(record)
         except (sqlite3.Error, OSError, CheckpointError) as storage_error:
             # The disk may be what stopped the run: the first error is the one to report.
             logger.warning("The run list could not be brought up to date: %s", storage_error)
@@ -292,20 +304,12 @@ class RunWork(ABC, Generic[R]):
     def _make_input(self) -> Any: ...
 
     @abstractmethod
-    def _read_result(self, stored: object) -> R: ...
+    async def _announce_resume(self, session: RunSession, values: Mapping[str, Any]) -> None: ...
 
     @abstractmethod
-    def _make_finished(self, result: R) -> Event: ...
+    async def _export(self, folder: Path, result: R) -> None: ...
 
-    @abstractmethod
-    async def _announce_resume(self, session: RunSession, context: RunContext, values: Mapping[str, Any]) -> None: ...
-
-    @abstractmethod
-    async def _export(self, archive: Archive, folder: Path, result: R) -> None: ...
-
-    async def _tell(
-        self, error: BudgetSpentError, values: Mapping[str, Any], archive: Archive, *, folder: Path | None
-    ) -> None:
+    async def _tell(self, error: BudgetSpentError, values: Mapping[str, Any], *, folder: Path | None) -> None:
         """Add to a spent budget's error what the run has found so far, where the graph can say."""
 
 

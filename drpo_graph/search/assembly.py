@@ -1,7 +1,7 @@
 """From settings and parts to a run's live objects."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TypedDict, Unpack, cast
 
@@ -10,7 +10,6 @@ from langgraph.store.base import BaseStore
 
 from drpo_graph.events.emitter import EventSink
 from drpo_graph.models.clients import build_clients
-from drpo_graph.models.outages import never_ends
 from drpo_graph.parts.defaults import (
     REWARD_METRIC,
     CachedMetrics,
@@ -119,7 +118,6 @@ def assemble(
     sinks: tuple[EventSink, ...] = (),
     accepts_changes: bool = False,
     optional_roles: frozenset[Role] = frozenset(),
-    has_ended: Callable[[str], bool] = never_ends,
 ) -> RunContext:
     """Return the live objects of a run; ``optional_roles`` need no model.
 
@@ -141,7 +139,6 @@ def assemble(
         store=store,
         sinks=sinks,
         accepts_changes=accepts_changes,
-        has_ended=has_ended,
     )
 
 

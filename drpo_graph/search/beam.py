@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from drpo_graph.records import MAX_SCORE, CandidateRef, RolloutRef, mean
 from drpo_graph.settings.settings import RewardAggregate, Settings
+from drpo_graph.storage.archive import StoredCandidate
 
 _MIN_TEMPERATURE = 1e-6
 
@@ -17,6 +18,23 @@ _MIN_TEMPERATURE = 1e-6
 def hash_prompt(prompt: str) -> str:
     """Return a short identity of a prompt's text: 16 hex digits of its SHA-256."""
     return hashlib.sha256(prompt.encode()).hexdigest()[:16]
+
+
+def refer_to(stored: StoredCandidate, *, lineage: list[str], parent: CandidateRef | None = None) -> CandidateRef:
+    """Return a new candidate as the state knows it, with its path as far as its parent."""
+    return {
+        "id": stored["id"],
+        "parent_id": stored["parent_id"],
+        "depth": stored["depth"],
+        "origin": stored["origin"],
+        "prompt_hash": hash_prompt(stored["prompt"]),
+        "lineage": lineage,
+        "query_ids": [],
+        "reward": None,
+        "path_sum": parent["path_sum"] if parent else 0.0,
+        "path_count": parent["path_count"] if parent else 0,
+        "path_reward": None,
+    }
 
 
 def score_candidate(candidate: CandidateRef, rollouts: Sequence[RolloutRef], *, settings: Settings) -> CandidateRef:
@@ -66,12 +84,7 @@ def prune_beam(children: Sequence[CandidateRef], *, settings: Settings, level: i
     """Return the candidates that go on to the next level, best first.
 
     Unscored children never displace scored ones: they stay only when the whole level is unscored. Outside compat,
-    equal prompts take one place.
-
-    Args:
-        children: The level's candidates in creation order, scored.
-        settings: Beam size, rejection, sampling and de-duplication.
-        level: The level they belong to; seeds the stochastic draw and sets its temperature.
+    equal prompts take one place. The level seeds the stochastic draw, and sets its temperature.
     """
     ranked = rank(children)
     scored = [child for child in ranked if child["reward"] is not None]

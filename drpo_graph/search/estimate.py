@@ -10,7 +10,7 @@ from typing import NamedTuple
 from drpo_graph.prompts.library import Message, PromptLibrary
 from drpo_graph.records import ROLES, ICLExample, MetricSelection, Query, Record, Role, Usage
 from drpo_graph.search.levels import new_query_indices
-from drpo_graph.search.workload import Workload, count_calls, plan_levels, plan_validation, repeat_all
+from drpo_graph.search.workload import Workload, add_workloads, count_calls, plan_levels, plan_validation, repeat_all
 from drpo_graph.settings.limits import CAPS, Cap, Limits, flag_of, tell_amount
 from drpo_graph.settings.prices import PriceBook, to_dollars
 from drpo_graph.settings.settings import Settings
@@ -118,19 +118,8 @@ def estimate_remaining(
     used: Mapping[str, Usage],
     prompts: PromptLibrary,
 ) -> Estimate:
-    """Return what the rest of a run will use, corrected by what its calls have been so far.
-
-    Args:
-        levels: What is still to be done.
-        settings: What the run does.
-        done: What was done.
-        used: Usage by role so far.
-        prompts: For the roles that have not been asked yet.
-    """
-    total = Workload()
-    for one in done:
-        total = total.plus(one)
-    planned = count_calls(total, settings, is_worst=False)
+    """Return what the levels that are left will use, corrected by what the calls of those done have been so far."""
+    planned = count_calls(add_workloads(done), settings, is_worst=False)
     per_call: dict[Role, Measure] = {}
     for role in ROLES:
         usage, num_planned = used.get(role, Usage()), planned[role]
@@ -147,12 +136,7 @@ def estimate_remaining(
 
 
 def find_shortage(limits: Limits, needed: Mapping[Cap, float | None]) -> str | None:
-    """Return a line on the caps that a run is going to pass, or ``None`` when they are large enough.
-
-    Args:
-        limits: The caps.
-        needed: What the whole run will use, by cap.
-    """
+    """Return a line on the caps that a run is going to pass, or ``None`` when they are large enough for its need."""
     short = []
     for cap in CAPS:
         limit, need = getattr(limits, cap), needed.get(cap)
@@ -240,21 +224,11 @@ def _without_known(work: Workload, level: int, settings: Settings, data: Dataset
 def add_up(
     levels: Sequence[Workload], per_call: Mapping[Role, Measure], settings: Settings, *, is_worst: bool
 ) -> Estimate:
-    """Return what workloads use that come one after the other.
-
-    Args:
-        levels: The workloads.
-        per_call: What one planned call of each role comes to; no calls of a role that is not asked.
-        settings: With the limits and prices.
-        is_worst: Whether every reply is asked for as often as one can be.
-    """
+    """Return what workloads use that come one after the other; a role that is not asked has no calls per call."""
     book = PriceBook(settings.prices)
-    seconds, total = 0.0, Workload()
-    for level in levels:
-        total = total.plus(level)
-        seconds += _time_of(level, per_call, settings, is_worst=is_worst)
+    seconds = sum(_time_of(level, per_call, settings, is_worst=is_worst) for level in levels)
     by_role: dict[Role, RoleEstimate] = {}
-    for role, planned in count_calls(total, settings, is_worst=is_worst).items():
+    for role, planned in count_calls(add_workloads(levels), settings, is_worst=is_worst).items():
         each = per_call[role]
         # A reply that was cut off is asked for again with twice the tokens, and a repair is shown the reply.
         factor = 2 if is_worst and not settings.is_compat else 1

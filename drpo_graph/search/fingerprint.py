@@ -15,11 +15,7 @@ def make_fingerprints(
 ) -> dict[str, str]:
     """Return the hashes by what they are of; a resumed run must have the same.
 
-    Args:
-        settings: What the run does; where models are served, and how fast, is left out.
-        prompts: Its templates.
-        components: Its parts, each by the name of its class.
-        models: The models by role, which may have been given as instances.
+    Of the settings, where models are served, and how fast, is left out; the models may have been given as instances.
     """
     parts = [components.selector, components.critic, components.rewriter, components.beam_policy]
     names = [_identify(part) for part in parts]

@@ -41,14 +41,7 @@ async def warn_at_resume(session: RunSession, context: RunContext, state: Search
 
 
 def look_ahead(session: RunSession, context: RunContext, state: SearchState, *, num_parents: int) -> Remaining:
-    """Return what is left to do after a level; tell once when it is clear that the budget will not last.
-
-    Args:
-        session: The run.
-        context: Its settings and prompts.
-        state: Its state; the level is scored.
-        num_parents: Candidates in the beam.
-    """
+    """Return what is left to do after the state's level; tell once when it is clear that the budget will not last."""
     estimate = _estimate_rest(session, context, state, num_parents=num_parents)
     budget = session.ledger.budget
     if state["level"] >= state.get("forked_level", 0) + _CLEAR_LEVEL and not budget.has_warned:

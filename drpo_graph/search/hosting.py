@@ -4,9 +4,9 @@ import asyncio
 import hashlib
 import secrets
 import weakref
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from langgraph.config import get_config
 from langgraph.errors import GraphBubbleUp
@@ -29,13 +29,8 @@ RECURSION_LIMIT = 10_000
 _UNNAMED_RUN = "run"
 
 
-class Step(Protocol):
-    """A node: an asynchronous function of the state and the runtime, which returns changed keys."""
-
-    __name__: str
-
-    async def __call__(self, state: Any, runtime: Runtime[RunContext], /) -> Any:
-        """Return the update."""
+Step = Callable[[Any, Runtime[RunContext]], Awaitable[Any]]
+"""A node: an asynchronous function of the state and the runtime, which returns changed keys."""
 
 
 @dataclass(frozen=True)

@@ -5,14 +5,7 @@ from collections.abc import Sequence
 from drpo_graph.records import ROOT_ID, CandidateRef
 from drpo_graph.search.announce import announce_level, announce_validation
 from drpo_graph.search.beam import hash_prompt, is_easy
-from drpo_graph.search.levels import (
-    DepthPlan,
-    has_fixed_queries,
-    has_level,
-    plan_depth,
-    prefetch_indices,
-    query_indices,
-)
+from drpo_graph.search.levels import has_fixed_queries, has_level, plan_depth, prefetch_indices, query_indices
 from drpo_graph.search.reviews import ReviewDecision, find_vetoed
 from drpo_graph.search.session import RunSession
 from drpo_graph.search.state import SearchState
@@ -32,8 +25,15 @@ def has_next(state: SearchState, settings: Settings) -> bool:
 
 
 def ends_with(beam: Sequence[CandidateRef], state: SearchState, settings: Settings) -> bool:
-    """Return whether the search ends if it goes on from this beam."""
-    return not has_next(state, settings) or _is_settled(beam, settings=settings, num_queries=state["num_queries"])
+    """Return whether the search ends with this beam: no level can follow, or change anything, or need be."""
+    if not has_next(state, settings):
+        return True
+    if settings.stop_reward is not None and any((one["path_reward"] or 0.0) >= settings.stop_reward for one in beam):
+        return True
+    if settings.is_compat or not all(is_easy(one, settings=settings) for one in beam):
+        return False
+    # Every candidate would be kept and run on the queries it was just run on.
+    return has_fixed_queries(settings, num_queries=state["num_queries"])
 
 
 async def plan_next(
@@ -46,25 +46,18 @@ async def plan_next(
 ) -> SearchState:
     """Return what the state becomes for the next level, or for validation or conclusion; tell what begins.
 
-    Args:
-        session: The run.
-        state: Its state; the level is scored.
-        beam: What it goes on from.
-        settings: What it does.
-        decision: What a person decided about the level.
+    The state's level is scored, and the search goes on from the beam; a person may have decided about both.
     """
     level, num_queries, num_repeats = state["level"] + 1, state["num_queries"], state["num_repeats"]
     edited, vetoed = (frozenset(decision.edits), frozenset(decision.veto)) if decision else (frozenset(), frozenset())
     # An edit is to be scored, whatever the rest of the beam says.
     goes_on = has_next(state, settings) if edited else not ends_with(beam, state, settings)
-    depth = DepthPlan(state["max_depth"], state["num_increases"])
     failed = {one["candidate_id"] for one in state["rollouts"] if one["is_failed"]}
     easy_ids = {one["id"] for one in beam if is_easy(one, settings=settings, has_failed=one["id"] in failed)} - vetoed
     has_easy = goes_on and bool(easy_ids)
-    if goes_on:
-        depth = plan_depth(
-            is_easy=has_easy, max_depth=state["max_depth"], num_increases=state["num_increases"], settings=settings
-        )
+    depth = plan_depth(
+        is_easy=has_easy, max_depth=state["max_depth"], num_increases=state["num_increases"], settings=settings
+    )
     update: SearchState = {
         "level": level if goes_on else state["level"],
         "max_depth": depth.max_depth,
@@ -103,22 +96,11 @@ async def _plan_end(
         return {"phase": "conclude"}
     contender_ids = await _choose_contenders(session, beam, num_best=settings.beam_size)
     announce_validation(session, contender_ids, num_rollouts=len(contender_ids) * len(state["validation_ids"]))
-    update: SearchState = {
+    return {
         "phase": "validate",
         "contender_ids": contender_ids,
         "rollouts": None,  # type: ignore[typeddict-item]  # The reducer empties the list for validation.
     }
-    return update
-
-
-def _is_settled(beam: Sequence[CandidateRef], *, settings: Settings, num_queries: int) -> bool:
-    """Return whether going on cannot change anything, or a candidate is as good as was asked for."""
-    if settings.stop_reward is not None and any((one["path_reward"] or 0.0) >= settings.stop_reward for one in beam):
-        return True
-    if settings.is_compat or not all(is_easy(one, settings=settings) for one in beam):
-        return False
-    # Every candidate would be kept and run on the queries it was just run on.
-    return has_fixed_queries(settings, num_queries=num_queries)
 
 
 async def _choose_contenders(session: RunSession, beam: Sequence[CandidateRef], *, num_best: int) -> list[str]:

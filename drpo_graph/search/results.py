@@ -1,13 +1,12 @@
 """What a run found, from its records: at its end, or as far as it came when it was stopped."""
 
 from collections.abc import Mapping
-from typing import TypedDict
 
 from pydantic import JsonValue
 
 from drpo_graph.calls.failed_samples import count_failures, count_replies
 from drpo_graph.calls.ledger import Ledger
-from drpo_graph.records import ROOT_ID, Rollout, RunResult, RunStatus, Usage, Validation, mean
+from drpo_graph.records import ROOT_ID, Rollout, RunResult, RunStatus, Validation, mean
 from drpo_graph.search.state import STATE_FORMAT, SearchState
 from drpo_graph.storage.archive import Archive, rollout_key
 from drpo_graph.storage.tree import trace_of
@@ -22,18 +21,10 @@ async def make_result(
     validation: Validation | None,
     status: RunStatus = "done",
 ) -> RunResult:
-    """Return a run's result: that of its end, or what it would be if the search ended here.
-
-    Args:
-        archive: The run's records.
-        ledger: Its finished calls.
-        state: Its state, with a scored beam.
-        delivered_id: The candidate whose prompt is delivered.
-        validation: What the held-out queries say, if they were asked.
-        status: ``done``, or how the run was stopped.
-    """
+    """Return a run's result: that of its end, or what it would be if the search ended here, with a scored beam."""
     scores = await archive.scores_by_candidate()
     trace = await trace_of(archive, delivered_id)
+    notes = await archive.get_all("failures")
     return RunResult(
         thread_id=state["run_id"],
         status=status,
@@ -48,29 +39,13 @@ async def make_result(
         trace=tuple(one["id"] for one in trace),
         beam=tuple(one["id"] for one in state["beam"]),
         validation=validation,
+        usage_by_role=dict(sorted(ledger.usage_by_role.items())),
+        cost_by_role=dict(sorted(ledger.cost_by_role.items())),
+        failures_by_kind=await _count_failures(archive, ledger, notes),
+        unusable_by_kind=dict(sorted(count_replies(notes).items())),
         fingerprints=state["fingerprints"],
         format=STATE_FORMAT,
-        **await _count(archive, ledger),
     )
-
-
-class _Counts(TypedDict):
-    """What a run used, and what failed."""
-
-    usage_by_role: dict[str, Usage]
-    cost_by_role: dict[str, float]
-    failures_by_kind: dict[str, int]
-    unusable_by_kind: dict[str, int]
-
-
-async def _count(archive: Archive, ledger: Ledger) -> _Counts:
-    notes = await archive.get_all("failures")
-    return {
-        "usage_by_role": dict(sorted(ledger.usage_by_role.items())),
-        "cost_by_role": dict(sorted(ledger.cost_by_role.items())),
-        "failures_by_kind": await _count_failures(archive, ledger, notes),
-        "unusable_by_kind": dict(sorted(count_replies(notes).items())),
-    }
 
 
 async def _initial_reward_on(archive: Archive, state: SearchState, delivered_id: str) -> float | None:

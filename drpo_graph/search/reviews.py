@@ -69,13 +69,9 @@ class ReviewDecision(Record):
 
 
 def read_decision(answer: object, request: ReviewRequest, settings: Settings, *, initial_prompt: str) -> ReviewDecision:
-    """Return the answer to a review as a decision that the run can go on with.
+    """Return the answer to a review, a decision or its fields, as a decision that the run can go on with.
 
-    Args:
-        answer: A decision, or its fields.
-        request: What was asked.
-        settings: The run's: an edit keeps to its rules for placeholders and length.
-        initial_prompt: The run's, which says how placeholders are written.
+    An edit keeps to the settings' rules for placeholders and length; the initial prompt says how those are written.
 
     Raises:
         ReviewError: it is none, names a candidate that is not in the beam, leaves nothing of the beam, or has an edit

@@ -21,12 +21,8 @@ class Contender(NamedTuple):
 def choose_contenders(beam: Sequence[Contender], others: Sequence[Contender], *, num_best: int) -> list[str]:
     """Return the ids to compare on held-out queries: the root, the final beam, and the best by path reward.
 
-    Of equal prompts only the first is kept, so that none is paid for twice.
-
-    Args:
-        beam: The final beam, best first.
-        others: Every scored candidate of the search in creation order, the root first.
-        num_best: How many of the best by path reward join the final beam.
+    Of equal prompts only the first is kept, so that none is paid for twice. The others are every scored candidate of
+    the search in creation order, the root first.
     """
     best = sorted(others, key=lambda one: -(one.path_reward if one.path_reward is not None else float("-inf")))
     root = [one for one in others if one.id == ROOT_ID]
@@ -39,9 +35,7 @@ def choose_contenders(beam: Sequence[Contender], others: Sequence[Contender], *,
 def compare_on_validation(rewards_by_candidate: Mapping[str, Mapping[str, float | None]], *, seed: int) -> Validation:
     """Return who wins on the validation queries, and the paired difference of each contender to the initial prompt.
 
-    Args:
-        rewards_by_candidate: Reward by query id, for the root (id ``0``) and every other contender.
-        seed: Of the run; the bootstrap draws from a stream of its own.
+    Each one's rewards are by query id, the root's among them; the bootstrap draws from a stream of its own.
     """
     initial = rewards_by_candidate[ROOT_ID]
     comparisons = [
@@ -76,11 +70,11 @@ def bootstrap_interval(differences: Sequence[float], *, generator: random.Random
 def _compare(
     candidate_id: str, rewards: Mapping[str, float | None], initial: Mapping[str, float | None], seed: int
 ) -> PairedComparison:
-    differences = []
-    for query_id, reward in rewards.items():
-        former = initial.get(query_id)
-        if reward is not None and former is not None:
-            differences.append(reward - former)
+    differences = [
+        reward - former
+        for query_id, reward in rewards.items()
+        if reward is not None and (former := initial.get(query_id)) is not None
+    ]
     interval = bootstrap_interval(differences, generator=random.Random(f"{seed}/bootstrap/{candidate_id}"))
     return PairedComparison(
         candidate_id=candidate_id,

@@ -21,9 +21,10 @@ class Workload(NamedTuple):
     """Candidates to rewrite, each by one request with ``n_actions`` samples."""
     rollouts: int = 0
 
-    def plus(self, other: "Workload") -> "Workload":
-        """Return the sum."""
-        return Workload(*(one + two for one, two in zip(self, other, strict=True)))
+
+def add_workloads(levels: Sequence[Workload]) -> Workload:
+    """Return what all of them ask for together."""
+    return Workload(*map(sum, zip(*levels, strict=True)))
 
 
 def plan_levels(
@@ -31,13 +32,8 @@ def plan_levels(
 ) -> list[Workload]:
     """Return what each level from the first to the last asks for, if no parent is easy and none is run again.
 
-    Args:
-        settings: What the run does.
-        num_queries: Training queries.
-        first: The first level; 0 is the root's evaluation.
-        last: The last level, should the queries last so far.
-        num_parents: Candidates in the beam before the first level.
-        num_repeats: Levels that were run again before it, each on a round of queries.
+    Level 0 is the root's evaluation; levels for which the queries do not last are left out. Before the first one there
+    are ``num_parents`` candidates in the beam, and ``num_repeats`` levels were run again, each on a round of queries.
     """
     # A kept parent on the queries that it was run on costs nothing.
     is_kept_free = has_fixed_queries(settings, num_queries=num_queries)
@@ -68,21 +64,15 @@ def _plan_rounds(settings: Settings, *, num_queries: int, last: int) -> list[tup
 
 def repeat_all(levels: Sequence[Workload], settings: Settings, *, num_queries: int) -> list[Workload]:
     """Return the levels from the root on if each that can be is run a second time, on the queries of the next round."""
-    # A round has at most as many queries as those before it, so a level that comes later is not larger for that.
-    num_rounds = [
-        2
-        if any(repeat_indices(n, settings=settings, num_queries=num_queries) for n in range(level, 2 * level + 1))
-        else 1
-        for level in range(len(levels))
-    ]
     rounds = _plan_rounds(settings, num_queries=num_queries, last=2 * len(levels) - 1)
-    return [
-        work._replace(
-            selections=sum(new for new, _ in rounds[2 * level : 2 * level + 2]),
-            rollouts=work.rollouts * num_rounds[level],
-        )
-        for level, work in enumerate(levels)
-    ]
+    repeated = []
+    for level, work in enumerate(levels):
+        # A round has at most as many queries as those before it, so a level that comes later is not larger for that.
+        firsts = range(level, 2 * level + 1)
+        num_rounds = 1 + any(repeat_indices(one, settings=settings, num_queries=num_queries) for one in firsts)
+        selections = sum(new for new, _ in rounds[2 * level : 2 * level + 2])
+        repeated.append(work._replace(selections=selections, rollouts=work.rollouts * num_rounds))
+    return repeated
 
 
 def plan_validation(settings: Settings, *, num_validation: int) -> Workload:

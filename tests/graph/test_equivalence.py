@@ -1,6 +1,5 @@
 """The graph against the plain restatement of the search: the same tree, rewards, beams and result, on many worlds."""
 
-import asyncio
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import product
@@ -12,6 +11,7 @@ from langgraph.store.memory import InMemoryStore
 from drpo_graph.errors import SearchStalledError
 from drpo_graph.records import RunResult
 from drpo_graph.storage.archive import Archive
+from drpo_graph.storage.tree import creation_order
 from tests.reference_search import Found, search
 from tests.support.oracle import Oracle, OracleTransport
 from tests.support.searches import fake_settings, run_search
@@ -126,10 +126,6 @@ async def run_graph(name: str, seed: int) -> tuple[Archive, RunResult | None, Or
     return run.archive, run.result, transport
 
 
-def creation_order(candidate_id: str) -> list[int]:
-    return [int(part) for part in candidate_id.split(".")]
-
-
 def tree_of(found: Found) -> list[tuple[object, ...]]:
     return [(one.id, one.parent_id, one.depth, one.origin, one.prompt) for one in found.candidates]
 
@@ -205,10 +201,7 @@ def test_the_worlds_reach_every_way_to_end() -> None:
     assert any(len(one.levels) > 3 for one in found["ours-5-stream-keep"])
 
 
-def test_the_same_search_twice_finds_the_same() -> None:
-    async def results() -> list[RunResult | None]:
-        return [(await run_graph("ours-5-pool+-keep", 3))[1] for _ in range(2)]
-
-    first, second = asyncio.run(results())
+async def test_the_same_search_twice_finds_the_same() -> None:
+    first, second = [(await run_graph("ours-5-pool+-keep", 3))[1] for _ in range(2)]
     assert first is not None
     assert first == second

@@ -73,15 +73,23 @@ class Steady(Script):
 
 
 @pytest.fixture
-def server() -> Iterator[FakeServer]:
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeServer]:
     with serve(Script(), ServerOptions(latency=Latency(0.04))) as running:
+        monkeypatch.setenv("OPENAI_BASE_URL", running.base_url)
         yield running
 
 
 @pytest.fixture
-def steady() -> Iterator[FakeServer]:
+def steady(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeServer]:
     with serve(Steady(), ServerOptions()) as running:
+        monkeypatch.setenv("OPENAI_BASE_URL", running.base_url)
         yield running
+
+
+@pytest.fixture
+def drpo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Drpo:
+    monkeypatch.chdir(tmp_path)
+    return Drpo(capsys)
 
 
 def settings_for(server: FakeServer, **values: object) -> Settings:
@@ -91,6 +99,10 @@ def settings_for(server: FakeServer, **values: object) -> Settings:
 
 def plans(*given: str) -> list[ICLExample]:
     return [ICLExample(query=f"question {n} plan {plan}", response="v0") for n, plan in enumerate(given)]
+
+
+def write_plans(*given: str) -> None:
+    Path("mine.json").write_text(json.dumps({one.query: one.response for one in plans(*given)}))
 
 
 def options_in(folder: Path, events: list[Event] | None = None) -> RunOptions:
@@ -196,18 +208,11 @@ async def test_graph_runs_without_a_checkpointer(server: FakeServer) -> None:
     assert output["result"]["examples"][0]["response"] == "v1"
 
 
-def test_command_runs_resumes_and_shows(
-    server: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("OPENAI_BASE_URL", server.base_url)
-    file = tmp_path / "mine.json"
-    file.write_text(json.dumps({one.query: one.response for one in plans("2,4,3", "5")}))
-    drpo = Drpo(capsys)
+def test_command_runs_resumes_and_shows(server: FakeServer, drpo: Drpo, tmp_path: Path) -> None:
+    write_plans("2,4,3", "5")
+    search = ("icl", tmp_path / "mine.json", "--model", "openai:scripted", "--num-iters", "2", "--thread-id", "t")
     place = ("--checkpoint", "runs.sqlite")
-    stopped = drpo(
-        "icl", file, "--model", "openai:scripted", "--num-iters", "2", "--thread-id", "t", "--max-calls", "4", *place
-    )
+    stopped = drpo(*search, "--max-calls", "4", *place)
     assert stopped.code == 3, stopped.err
     done = drpo("resume", "t", "--max-calls", "100", *place)
     assert done.code == 0, done.err
@@ -274,13 +279,8 @@ async def test_template_of_the_user_asks_for_rewrites_and_is_part_of_the_fingerp
             await optimize_icl(plans("2,4"), settings=settings, options=options)
 
 
-def test_finished_run_is_exported_and_pruned_as_a_search_is(
-    steady: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("OPENAI_BASE_URL", steady.base_url)
-    (tmp_path / "mine.json").write_text(json.dumps({one.query: one.response for one in plans("2,4,3", "5")}))
-    drpo = Drpo(capsys)
+def test_finished_run_is_exported_and_pruned_as_a_search_is(steady: FakeServer, drpo: Drpo, tmp_path: Path) -> None:
+    write_plans("2,4,3", "5")
     search = ("icl", "mine.json", "--model", "openai:scripted", "--num-iters", "2", "--display", "none")
     assert drpo(*search, "--thread-id", "t").code == 0
     assert drpo(*search, "--thread-id", "u", "--max-calls", "4").code == 3
@@ -300,12 +300,10 @@ def test_finished_run_is_exported_and_pruned_as_a_search_is(
 
 @pytest.mark.slow
 def test_killed_run_is_resumed_and_repeats_no_finished_call(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    drpo: Drpo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    given = {one.query: one.response for one in plans("2,4,3,3,4", "3,2,1,4,4", "2,3,4,4,4")}
-    (tmp_path / "mine.json").write_text(json.dumps(given))
-    drpo, files, keys = Drpo(capsys), [], []
+    write_plans("2,4,3,3,4", "3,2,1,4,4", "2,3,4,4,4")
+    files, keys = [], []
     for name, kills in (("whole", []), ("killed", [3, 8, 14])):
         with serve(Steady(), ServerOptions(latency=Latency(0.1))) as server:
             monkeypatch.setenv("OPENAI_BASE_URL", server.base_url)
@@ -326,13 +324,8 @@ def test_killed_run_is_resumed_and_repeats_no_finished_call(
     assert (keys[1] - keys[0]).total() <= 3 * 3
 
 
-def test_dry_run_tells_what_the_run_then_uses_and_makes_nothing(
-    steady: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("OPENAI_BASE_URL", steady.base_url)
-    (tmp_path / "mine.json").write_text(json.dumps({one.query: one.response for one in plans("1,2,3,4", "2,2,2")}))
-    drpo = Drpo(capsys)
+def test_dry_run_tells_what_the_run_then_uses_and_makes_nothing(steady: FakeServer, drpo: Drpo, tmp_path: Path) -> None:
+    write_plans("1,2,3,4", "2,2,2")
     search = ("icl", "mine.json", "--model", "openai:scripted", "--num-iters", "3", "--num-samples", "2")
     told = json.loads(drpo(*search, "--dry-run", "--display", "jsonl").out)
     assert "2; 3 iterations of 2" in drpo(*search, "--dry-run").out
@@ -349,13 +342,8 @@ def test_dry_run_tells_what_the_run_then_uses_and_makes_nothing(
     assert 0.3 < told["expected"]["by_role"]["optimizer"]["prompt_tokens"] / used["optimizer"]["prompt_tokens"] < 3
 
 
-def test_run_over_examples_has_no_prompt_to_generate_with(
-    steady: FakeServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("OPENAI_BASE_URL", steady.base_url)
-    (tmp_path / "mine.json").write_text(json.dumps({one.query: one.response for one in plans("5")}))
-    drpo = Drpo(capsys)
+def test_run_over_examples_has_no_prompt_to_generate_with(steady: FakeServer, drpo: Drpo) -> None:
+    write_plans("5")
     assert drpo("icl", "mine.json", "--model", "openai:scripted", "--thread-id", "t", "--display", "none").code == 0
     assert_one_line(drpo("generate", "Hello?", "--run", "t"), 2, "ICL examples", "--icl-examples")
 

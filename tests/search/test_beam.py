@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drpo_graph.records import CandidateRef, RolloutRef
-from drpo_graph.search.beam import hash_prompt, is_easy, path_reward, prune_beam, rank, score_candidate
+from drpo_graph.search.beam import hash_prompt, is_easy, path_reward, prune_beam, rank, refer_to, score_candidate
 from drpo_graph.settings.settings import Settings
+from drpo_graph.storage.archive import StoredCandidate
 
 PLAIN = Settings()
 COMPAT = Settings(compat="drpo")
@@ -24,20 +25,14 @@ beam_sizes = st.integers(1, 6)
 
 def candidate(place: int, prompt: str, reward: float | None, path: float | None, **values: Any) -> CandidateRef:
     """Return a scored child; with no path reward of its own, the reward's."""
-    return {
+    stored: StoredCandidate = {
         "id": f"3.0.{place}",
         "parent_id": "2.0.0",
         "depth": 3,
         "origin": "rewrite",
-        "prompt_hash": hash_prompt(prompt),
-        "lineage": ["0"],
-        "query_ids": [],
-        "reward": reward,
-        "path_sum": 0.0,
-        "path_count": 0,
-        "path_reward": path,
-        **values,
-    }  # type: ignore[typeddict-item]
+        "prompt": prompt,
+    }
+    return {**refer_to(stored, lineage=["0"]), "reward": reward, "path_reward": path, **values}  # type: ignore[typeddict-item]
 
 
 def children_of(*entries: tuple[str, float | None]) -> list[CandidateRef]:

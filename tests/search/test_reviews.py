@@ -1,6 +1,5 @@
 """The pause between levels: approve, veto and edit, in the graph, in a parent app, and around a stored run."""
 
-import asyncio
 from typing import Any, TypedDict
 
 import pytest
@@ -91,9 +90,8 @@ class Reviewed:
         return {one.id: one for one in await load_tree(Archive(self.store, self.result.thread_id))}
 
 
-def unreviewed(validation: list[str] | None = None) -> RunResult:
-    settings = fake_settings(**SHAPE)
-    return asyncio.run(run_search(settings, WORLD, QUERIES, validation=validation or [])).result
+async def unreviewed(validation: list[str] | None = None) -> RunResult:
+    return (await run_search(fake_settings(**SHAPE), WORLD, QUERIES, validation=validation or [])).result
 
 
 def findings(result: RunResult) -> dict[str, Any]:
@@ -104,9 +102,11 @@ def findings(result: RunResult) -> dict[str, Any]:
 
 @pytest.mark.parametrize("is_embedded", [False, True])
 @pytest.mark.parametrize("validation", [[], HELD_OUT])
-def test_approving_every_beam_finds_what_an_unreviewed_search_finds(is_embedded: bool, validation: list[str]) -> None:
-    run = asyncio.run(Reviewed(is_embedded=is_embedded, validation=validation).approve_all())
-    assert findings(run.result) == findings(unreviewed(validation))
+async def test_approving_every_beam_finds_what_an_unreviewed_search_finds(
+    is_embedded: bool, validation: list[str]
+) -> None:
+    run = await Reviewed(is_embedded=is_embedded, validation=validation).approve_all()
+    assert findings(run.result) == findings(await unreviewed(validation))
     assert [(one.level, one.is_last) for one in run.questions] == [(1, False), (2, False), (3, True)]
     assert all(len(one.candidates) == 2 for one in run.questions)
     assert all(one.prompt and one.parent_prompt for question in run.questions for one in question.candidates)
@@ -119,17 +119,14 @@ def test_approving_every_beam_finds_what_an_unreviewed_search_finds(is_embedded:
     ]
 
 
-def test_vetoed_candidate_has_no_children_and_is_not_delivered() -> None:
-    async def run() -> Reviewed:
-        reviewed = Reviewed(validation=HELD_OUT)
-        question = await reviewed.step()
-        assert question is not None
-        await reviewed.answer({"author": "Ada", "veto": [question.candidates[0].id], "note": "too stiff"})
-        return await reviewed.approve_all()
-
-    reviewed = asyncio.run(run())
+async def test_vetoed_candidate_has_no_children_and_is_not_delivered() -> None:
+    reviewed = Reviewed(validation=HELD_OUT)
+    question = await reviewed.step()
+    assert question is not None
+    await reviewed.answer({"author": "Ada", "veto": [question.candidates[0].id], "note": "too stiff"})
+    await reviewed.approve_all()
     vetoed = reviewed.questions[0].candidates[0]
-    tree = asyncio.run(reviewed.tree())
+    tree = await reviewed.tree()
     assert tree[vetoed.id].prompt == vetoed.prompt
     assert {one.parent_id for one in tree.values() if one.depth == 2} == {reviewed.questions[0].candidates[1].id}
     assert reviewed.result.validation is not None
@@ -140,16 +137,13 @@ def test_vetoed_candidate_has_no_children_and_is_not_delivered() -> None:
     assert level[-1] == 4
 
 
-def test_edit_is_a_child_of_human_origin_with_its_author_beside_the_rewrites() -> None:
-    async def run() -> Reviewed:
-        reviewed = Reviewed()
-        question = await reviewed.step()
-        assert question is not None
-        await reviewed.answer({"author": "Ada", "edits": {question.candidates[0].id: EDIT}})
-        return await reviewed.approve_all()
-
-    reviewed = asyncio.run(run())
-    tree = asyncio.run(reviewed.tree())
+async def test_edit_is_a_child_of_human_origin_with_its_author_beside_the_rewrites() -> None:
+    reviewed = Reviewed()
+    question = await reviewed.step()
+    assert question is not None
+    await reviewed.answer({"author": "Ada", "edits": {question.candidates[0].id: EDIT}})
+    await reviewed.approve_all()
+    tree = await reviewed.tree()
     children = [one for one in tree.values() if one.parent_id == reviewed.questions[0].candidates[0].id]
     human = [one for one in children if one.origin == "human"]
     assert [(one.prompt, one.author, one.depth) for one in human] == [(EDIT, "Ada", 2)]
@@ -159,17 +153,14 @@ def test_edit_is_a_child_of_human_origin_with_its_author_beside_the_rewrites() -
     assert all(one.author is None for one in tree.values() if one.origin != "human")
 
 
-def test_edit_of_a_vetoed_candidate_takes_its_place() -> None:
-    async def run() -> Reviewed:
-        reviewed = Reviewed()
-        question = await reviewed.step()
-        assert question is not None
-        ids = [one.id for one in question.candidates]
-        await reviewed.answer({"author": "Ada", "veto": ids, "edits": {ids[0]: EDIT}})
-        return await reviewed.approve_all()
-
-    reviewed = asyncio.run(run())
-    tree = asyncio.run(reviewed.tree())
+async def test_edit_of_a_vetoed_candidate_takes_its_place() -> None:
+    reviewed = Reviewed()
+    question = await reviewed.step()
+    assert question is not None
+    ids = [one.id for one in question.candidates]
+    await reviewed.answer({"author": "Ada", "veto": ids, "edits": {ids[0]: EDIT}})
+    await reviewed.approve_all()
+    tree = await reviewed.tree()
     assert [(one.prompt, one.parent_id) for one in tree.values() if one.depth == 2] == [
         (EDIT, reviewed.questions[0].candidates[0].id)
     ]
@@ -178,20 +169,16 @@ def test_edit_of_a_vetoed_candidate_takes_its_place() -> None:
     assert "2.0.0" in reviewed.result.trace
 
 
-def test_veto_at_the_end_decides_what_is_delivered() -> None:
-    async def run() -> Reviewed:
-        reviewed = Reviewed()
-        await reviewed.step()
-        await reviewed.answer(APPROVE)
-        last = await reviewed.answer(APPROVE)
-        assert last is not None
-        assert last.is_last
-        await reviewed.answer({"author": "Ada", "veto": [last.candidates[0].id]})
-        return reviewed
-
-    reviewed = asyncio.run(run())
+async def test_veto_at_the_end_decides_what_is_delivered() -> None:
+    reviewed = Reviewed()
+    await reviewed.step()
+    await reviewed.answer(APPROVE)
+    last = await reviewed.answer(APPROVE)
+    assert last is not None
+    assert last.is_last
+    await reviewed.answer({"author": "Ada", "veto": [last.candidates[0].id]})
     assert reviewed.result.system_prompt == reviewed.questions[-1].candidates[1].prompt
-    assert reviewed.result.system_prompt != unreviewed().system_prompt
+    assert reviewed.result.system_prompt != (await unreviewed()).system_prompt
 
 
 @pytest.mark.parametrize(
@@ -205,31 +192,25 @@ def test_veto_at_the_end_decides_what_is_delivered() -> None:
         ({"author": "Ada", "approve": True}, "approve"),
     ],
 )
-def test_answer_that_cannot_be_used_is_asked_again_with_what_was_wrong(answer: object, said: str) -> None:
-    async def run() -> Reviewed:
-        reviewed = Reviewed()
-        question = await reviewed.step()
-        assert question is not None
-        assert [one.id for one in question.candidates] == ["1.0.0", "1.0.1"]
-        await reviewed.answer(answer)
-        return await reviewed.approve_all()
-
-    reviewed = asyncio.run(run())
+async def test_answer_that_cannot_be_used_is_asked_again_with_what_was_wrong(answer: object, said: str) -> None:
+    reviewed = Reviewed()
+    question = await reviewed.step()
+    assert question is not None
+    assert [one.id for one in question.candidates] == ["1.0.0", "1.0.1"]
+    await reviewed.answer(answer)
+    await reviewed.approve_all()
     assert [one.level for one in reviewed.questions] == [1, 1, 2, 3]
     assert reviewed.questions[0].problem == ""
     assert said in reviewed.questions[1].problem
-    assert findings(reviewed.result) == findings(unreviewed())
+    assert findings(reviewed.result) == findings(await unreviewed())
 
 
-def test_pause_ends_where_reviews_are_turned_off() -> None:
-    async def run() -> Reviewed:
-        reviewed = Reviewed()
-        assert await reviewed.step() is not None
-        reviewed._given = None
-        assert await reviewed.step(fake_settings(**SHAPE)) is None
-        return reviewed
-
-    assert findings(asyncio.run(run()).result) == findings(unreviewed())
+async def test_pause_ends_where_reviews_are_turned_off() -> None:
+    reviewed = Reviewed()
+    assert await reviewed.step() is not None
+    reviewed._given = None
+    assert await reviewed.step(fake_settings(**SHAPE)) is None
+    assert findings(reviewed.result) == findings(await unreviewed())
 
 
 def request_for(prompt: str, *, is_last: bool = False) -> ReviewRequest:
@@ -260,53 +241,46 @@ def test_edit_needs_a_level_that_scores_it() -> None:
         read_decision(decision, request_for("Answer.", is_last=True), fake_settings(), initial_prompt="Answer.")
 
 
-def test_vetoed_prompt_is_not_the_best_so_far_while_its_edit_is_tried() -> None:
-    async def run() -> tuple[Reviewed, list[str]]:
-        reviewed = Reviewed()
-        question = await reviewed.step()
-        assert question is not None
-        ids = [one.id for one in question.candidates]
-        # The next level has no call to spend.
-        poor = SETTINGS.model_copy(update={"max_calls": 1})
-        with pytest.raises(BudgetSpentError):
-            await reviewed.answer({"author": "Ada", "veto": ids, "edits": {ids[0]: EDIT}}, poor)
-        archive = Archive(reviewed.store, question.run_id)
-        graph = build_graph(SETTINGS, checkpointer=reviewed.saver)
-        values = (await graph.aget_state({"configurable": {"thread_id": "test"}})).values
-        standing = await find_standing(values, archive, SETTINGS)
-        assert standing is not None
-        return reviewed, [standing.system_prompt, *(await archive.get_all("levels"))["000001"]["beam"]]
-
-    reviewed, best = asyncio.run(run())
-    assert best == [INITIAL_PROMPT]
-    assert best[0] not in [one.prompt for one in reviewed.questions[0].candidates]
+async def test_vetoed_prompt_is_not_the_best_so_far_while_its_edit_is_tried() -> None:
+    reviewed = Reviewed()
+    question = await reviewed.step()
+    assert question is not None
+    ids = [one.id for one in question.candidates]
+    # The next level has no call to spend.
+    poor = SETTINGS.model_copy(update={"max_calls": 1})
+    with pytest.raises(BudgetSpentError):
+        await reviewed.answer({"author": "Ada", "veto": ids, "edits": {ids[0]: EDIT}}, poor)
+    archive = Archive(reviewed.store, question.run_id)
+    graph = build_graph(SETTINGS, checkpointer=reviewed.saver)
+    values = (await graph.aget_state({"configurable": {"thread_id": "test"}})).values
+    standing = await find_standing(values, archive, SETTINGS)
+    assert standing is not None
+    assert standing.system_prompt == INITIAL_PROMPT
+    assert (await archive.get_all("levels"))["000001"]["beam"] == []
+    assert INITIAL_PROMPT not in [one.prompt for one in question.candidates]
 
 
-def test_graph_that_could_not_keep_a_pause_makes_no_call() -> None:
+async def test_graph_that_could_not_keep_a_pause_makes_no_call() -> None:
     transport = OracleTransport(Oracle(WORLD))
     context = oracle_context(SETTINGS, transport, store=InMemoryStore())
     with pytest.raises(SettingsError, match="checkpointer"):
-        asyncio.run(build_graph(SETTINGS).ainvoke({"queries": QUERIES}, context=context))  # type: ignore[arg-type]
+        await build_graph(SETTINGS).ainvoke({"queries": QUERIES}, context=context)  # type: ignore[arg-type]
     assert transport.requests == []
 
 
-def test_other_queries_on_the_thread_are_a_run_of_their_own() -> None:
-    async def run() -> tuple[Reviewed, list[ReviewRequest]]:
-        reviewed = await Reviewed().approve_all()
-        first, reviewed.questions = reviewed.questions, []
-        reviewed._given = {"queries": list(WORLD.train_queries[12:24])}
-        await reviewed.approve_all()
-        return reviewed, first
-
-    reviewed, first = asyncio.run(run())
+async def test_other_queries_on_the_thread_are_a_run_of_their_own() -> None:
+    reviewed = await Reviewed().approve_all()
+    first, reviewed.questions = reviewed.questions, []
+    reviewed._given = {"queries": list(WORLD.train_queries[12:24])}
+    await reviewed.approve_all()
     assert [one.level for one in reviewed.questions] == [1, 2, 3]
     assert {one.run_id for one in reviewed.questions}.isdisjoint(one.run_id for one in first)
-    alone = asyncio.run(run_search(fake_settings(**SHAPE), WORLD, WORLD.train_queries[12:24])).result
+    alone = (await run_search(fake_settings(**SHAPE), WORLD, WORLD.train_queries[12:24])).result
     assert findings(reviewed.result) == findings(alone)
     assert reviewed.result.initial_reward == alone.initial_reward
 
 
-def test_veto_of_what_was_good_enough_lets_the_search_go_on() -> None:
+async def test_veto_of_what_was_good_enough_lets_the_search_go_on() -> None:
     settings = SETTINGS.model_copy(update={"stop_reward": 2.2, "depth": 3})
 
     async def run(decision: dict[str, object]) -> Reviewed:
@@ -321,14 +295,14 @@ def test_veto_of_what_was_good_enough_lets_the_search_go_on() -> None:
         )  # type: ignore[operator]
         return reviewed
 
-    ended = asyncio.run(run({}))
+    ended = await run({})
     assert ended.result.depth == 1
     for decision in ({"veto": lambda one: [one]}, {"edits": lambda one: {one: EDIT}}):
-        reviewed = asyncio.run(run(decision))
+        reviewed = await run(decision)
         assert [one.level for one in reviewed.questions] == [1, 2]
 
 
-def test_prompt_that_was_ruled_out_is_not_tried_again() -> None:
+async def test_prompt_that_was_ruled_out_is_not_tried_again() -> None:
     class Stubborn:
         """Proposes the same two prompts at each level."""
 
@@ -351,7 +325,7 @@ def test_prompt_that_was_ruled_out_is_not_tried_again() -> None:
             given = Command(resume=decision)
         raise AssertionError("it never ended")
 
-    first, *later = asyncio.run(run())
+    first, *later = await run()
     vetoed = first[[one.endswith("First.") for one in first].index(True)]
     assert len(later) == 3
     assert all(vetoed not in one for one in later)

@@ -31,7 +31,6 @@ from drpo_graph.events.schema import Event, RunFinished, RunStopped
 from drpo_graph.icl import resume_icl
 from drpo_graph.records import ICLResult, Query, RunResult
 from drpo_graph.runs.files import ALGORITHM_FOLDER, PROMPT_FILE, RESULT_FILE
-from drpo_graph.runs.forks import change_settings, fork
 from drpo_graph.runs.logs import LOG_FILE
 from drpo_graph.runs.reading import find_run, list_runs
 from drpo_graph.runs.runner import resume
@@ -71,23 +70,12 @@ class ResumedRun:
     """What a resumed run is given."""
 
     changes: Mapping[str, object]
-    training: tuple[Query, ...] | None
-    accepts_changes: bool
-    priced: tuple[str, ...]
+    training: tuple[Query, ...] | None = None
+    accepts_changes: bool = False
+    priced: tuple[str, ...] = ()
     """Models that the command line gives a price."""
-    retries_failed: bool
+    retries_failed: bool = False
     """Whether samples that failed are asked for again."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fork:
-    """What a fork is given."""
-
-    parent_id: str
-    level: int
-    changes: Mapping[str, object]
-    priced: tuple[str, ...]
-    """Models that the command line gives a price."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +123,7 @@ def start(begin: Start, settings: Settings, *, thread_id: str | None, frame: Fra
     name = thread_id or new_thread_id()
     if frame.serving is not None and thread_id is not None:
         # The run would find out itself, but only after the server's start.
-        _check_is_new(frame.storage, name)
+        check_is_new(frame.storage, name)
     # What goes on with it after a decision: its reward functions are named again.
     changes = {"reward": settings.reward} if settings.reward else None
     _carry_out(
@@ -147,7 +135,7 @@ def start(begin: Start, settings: Settings, *, thread_id: str | None, frame: Fra
     )
 
 
-def _check_is_new(storage: Storage, thread_id: str) -> None:
+def check_is_new(storage: Storage, thread_id: str) -> None:
     """Do nothing when no run has this name.
 
     Raises:
@@ -191,19 +179,6 @@ def go_on(run: ResumedRun, thread_id: str, *, frame: Frame) -> None:
     settings = build_settings(merge_settings(record.settings.model_dump(), run.changes))
     check_budget(settings, run.priced)
     _carry_out(thread_id, begin, settings=settings, frame=frame, again=begin)
-
-
-def branch(run: Fork, new_id: str | None, *, frame: Frame) -> None:
-    """Fork a run, under a new name unless it is given one, and show it."""
-    settings = change_settings(asyncio.run(find_run(frame.storage, run.parent_id)).settings, run.changes)
-    check_budget(settings, run.priced)
-    if new_id is not None:
-        _check_is_new(frame.storage, new_id)
-
-    def begin(*, thread_id: str, options: RunOptions) -> Coroutine[None, None, RunResult]:
-        return fork(run.parent_id, level=run.level, new_id=thread_id, changes=run.changes, options=options)
-
-    start(begin, settings, thread_id=new_id, frame=frame)
 
 
 def _check_changes(settings: Settings, changes: Mapping[str, object]) -> None:

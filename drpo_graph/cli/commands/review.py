@@ -104,5 +104,4 @@ def review_command(
         return
     if no_resume:
         return
-    run = execution.ResumedRun(changes=changes, training=None, accepts_changes=False, priced=(), retries_failed=False)
-    execution.go_on(run, thread_id, frame=frame)
+    execution.go_on(execution.ResumedRun(changes=changes), thread_id, frame=frame)

@@ -155,8 +155,14 @@ def go_on(run: ResumedRun, thread_id: str, *, frame: Frame) -> None:
     record = asyncio.run(find_run(frame.storage, thread_id))
     if frame.options.log_dir is None and record.log_dir is not None:
         frame = replace(frame, options=replace(frame.options, log_dir=Path(record.log_dir)))
-    if not run.accepts_changes:
-        _check_changes(record.settings, run.changes)
+    settings = build_settings(merge_settings(record.settings.model_dump(), run.changes))
+    changed = describe_changes(record.settings, settings)
+    if changed and not run.accepts_changes:
+        raise FingerprintMismatchError(
+            f"This run was started with other settings: {', '.join(changed)}. Resume it without the change, start a "
+            "new run, or accept the change with --force.",
+            ("settings",),
+        )
     is_icl = record.kind == "icl"
     if is_icl and (run.training is not None or run.retries_failed):
         raise UsageError(f"Run {thread_id!r} optimises ICL examples: it takes neither DATA nor --retry-failed.")
@@ -176,24 +182,8 @@ def go_on(run: ResumedRun, thread_id: str, *, frame: Frame) -> None:
     if record.status == "done":
         # A finished run only shows what it found: nothing is asked.
         frame = replace(frame, serving=None)
-    settings = build_settings(merge_settings(record.settings.model_dump(), run.changes))
     check_budget(settings, run.priced)
     _carry_out(thread_id, begin, settings=settings, frame=frame, again=begin)
-
-
-def _check_changes(settings: Settings, changes: Mapping[str, object]) -> None:
-    """Do nothing when the changes say only where and how fast.
-
-    Raises:
-        FingerprintMismatchError: they would change what the run does.
-    """
-    names = describe_changes(settings, build_settings(merge_settings(settings.model_dump(), changes)))
-    if names:
-        raise FingerprintMismatchError(
-            f"This run was started with other settings: {', '.join(names)}. Resume it without the change, start a new "
-            "run, or accept the change with --force.",
-            ("settings",),
-        )
 
 
 class _Screen:
@@ -227,15 +217,7 @@ class _Screen:
 
 
 def _carry_out(thread_id: str, begin: _Begin, *, settings: Settings, frame: Frame, again: _Begin) -> None:
-    """Run with a display; where the run waits for a decision and somebody is at the terminal, ask, and go on.
-
-    Args:
-        thread_id: The run.
-        begin: Carries it out.
-        settings: The run's.
-        frame: How.
-        again: Goes on with it after a decision.
-    """
+    """Run with a display; where the run waits for a decision and somebody is at the terminal, ask, and do ``again``."""
     with serve_roles(settings, frame.serving) as has_ended:
         frame = replace(frame, options=replace(frame.options, has_ended=has_ended))
         while True:

@@ -23,10 +23,6 @@ def read_settings(sources: Sources, *groups: SettingGroup) -> Settings:
 
     Later ones win: defaults, ``--config``, flags for all roles (``--model``), flags of one role or setting, ``--set``.
 
-    Args:
-        sources: The settings file and ``--set``.
-        groups: The flags.
-
     Raises:
         UsageError: a name is unknown or a value cannot be used; it says where it stands.
     """
@@ -51,11 +47,7 @@ def read_changes(sources: Sources, *groups: SettingGroup) -> dict[str, object]:
 
 
 def check_budget(settings: Settings, priced: Collection[str]) -> None:
-    """Do nothing when the models' prices and the budget go together.
-
-    Args:
-        settings: With the budget.
-        priced: Models that the command line gives a price.
+    """Do nothing when the models' prices and the budget go together; ``priced`` models have theirs from flags.
 
     Raises:
         UsageError: a price is for a model that no role uses, or money is capped and a model has none.
@@ -141,11 +133,7 @@ def read_prompt(text: str) -> str:
 
 
 def read_prompt_file(path: Path, *, advice: str = "") -> str:
-    """Return the prompt in a file.
-
-    Args:
-        path: The file.
-        advice: What to do where it cannot be read.
+    """Return the prompt in a file; ``advice`` says what to do where it cannot be read.
 
     Raises:
         UsageError: it cannot be read, or is blank.

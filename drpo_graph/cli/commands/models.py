@@ -4,7 +4,7 @@ import asyncio
 import io
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
@@ -21,6 +21,7 @@ from drpo_graph.settings.layers import build_settings, merge_settings
 from drpo_graph.settings.settings import Settings
 
 if TYPE_CHECKING:
+    from drpo_graph.cli.pages.models import Page
     from drpo_graph.models.clients import Endpoint
 
 _TIMEOUT_S = 60.0
@@ -71,9 +72,7 @@ async def _check(model: str, settings: Settings, *, roles: Sequence[Role], has_s
     stdout = quiet(sys.stdout)
     # With --json the page is written for nobody.
     page = Page(io.StringIO() if as_json else stdout)
-    endpoints = await _probe(
-        settings, roles, on_done=lambda one: page.show_endpoint(one.name, one.place, capabilities=one.capabilities)
-    )
+    endpoints = await _probe(settings, roles, page=page)
     if not endpoints:
         page.show_note("This provider's API is not OpenAI's: what its endpoint can do shows during a run.")
     checks = await check_roles(settings, roles, on_done=page.show_role) if has_samples else ()
@@ -106,10 +105,8 @@ class _EndpointCheck(NamedTuple):
         return {"url": self.place, "model": self.name, "roles": list(self.roles), "capabilities": found}
 
 
-async def _probe(
-    settings: Settings, roles: Sequence[Role], *, on_done: Callable[[_EndpointCheck], None]
-) -> list[_EndpointCheck]:
-    """Return what each endpoint of the roles can do, asked now and remembered for the runs to come.
+async def _probe(settings: Settings, roles: Sequence[Role], *, page: "Page") -> list[_EndpointCheck]:
+    """Return what each endpoint of the roles can do, asked now, shown, and remembered for the runs to come.
 
     Raises:
         ModelCallError: one cannot be used at all.
@@ -126,5 +123,5 @@ async def _probe(
         found = await probe_endpoint(address, timeout_s=min(settings.timeout_s, _TIMEOUT_S))
         cache.put(identity, address.name, capabilities=found)
         checks.append(_EndpointCheck(address.place, address.name, served, found))
-        on_done(checks[-1])
+        page.show_endpoint(address.name, address.place, capabilities=found)
     return checks

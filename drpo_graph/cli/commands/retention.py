@@ -177,11 +177,7 @@ async def _prune_one(storage: Storage, run: "RunRecord", choice: "Choice", *, dr
 
 
 async def _reclaim(storage: Storage, num_pruned: int) -> None:
-    """Give space back, unless a run is being worked on, which would have to wait for it.
-
-    Raises:
-        CheckpointError: it cannot be given back.
-    """
+    """Give space back, unless a run is being worked on, which would have to wait for it."""
     from drpo_graph.storage.run_list import RunRegistry
 
     try:
@@ -196,12 +192,7 @@ async def _reclaim(storage: Storage, num_pruned: int) -> None:
 
 
 def _confirm(chosen: "list[RunRecord]", keep: "Keep") -> None:
-    """Do nothing where the user agrees.
-
-    Raises:
-        UsageError: nobody is there to be asked.
-        Abort: the user does not.
-    """
+    """Raise ``Abort`` unless the user agrees, ``UsageError`` where nobody is there to be asked."""
     if not sys.stdin.isatty():
         raise UsageError(f"drpo prune --keep {keep} cannot be undone: give --yes, or see with --dry-run what it takes.")
     names = inert(", ".join(run.thread_id for run in chosen), max_chars=_MAX_NAMES)
@@ -256,11 +247,7 @@ async def _export_one(storage: Storage, name: str, output: Path) -> None:
 
 
 def _export_events(storage: Storage, record: "RunRecord", folder: Path) -> str:
-    """Write a run's events, opened if they are sealed; return what became of them.
-
-    Raises:
-        CheckpointError: they cannot be written.
-    """
+    """Write a run's events, opened if they are sealed; return what became of them."""
     if record.log_dir is not None and Path(record.log_dir).resolve() == folder.resolve():
         # They may be written at this moment: what replaces them would lack some.
         return "its events as they were"
@@ -283,11 +270,7 @@ def _export_events(storage: Storage, record: "RunRecord", folder: Path) -> str:
 
 
 async def _register(storage: Storage, thread_id: str, *, entry: _Entry, kept: PromptRegistry) -> None:
-    """Keep a finished run's prompt, and say so.
-
-    Raises:
-        UsageError: the run has no prompt to keep, or its model has no name.
-    """
+    """Keep a finished run's prompt, and say so."""
     from drpo_graph.runs.reading import load_finished  # Loads LangGraph.
 
     record, result = await load_finished(storage, thread_id, advice="Name a run of drpo optimize.")

@@ -4,8 +4,9 @@ import asyncio
 import gc
 import os
 import sys
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -40,12 +41,10 @@ from drpo_graph.safety.redaction import redact
 from drpo_graph.safety.terminal import inert_block
 from drpo_graph.settings.layers import build_settings, describe_changes, merge_settings
 from drpo_graph.settings.settings import Settings
-from drpo_graph.storage.names import new_thread_id
 from drpo_graph.storage.places import find_storage
 from drpo_graph.storage.protocols import Storage
 
 EXIT_INTERRUPTED = 130
-_Begin = Callable[[RunOptions], Coroutine[None, None, RunResult | ICLResult]]
 _MAX_MESSAGE = 10_000
 
 
@@ -58,10 +57,10 @@ def calm_collector() -> None:
     gc.set_threshold(20_000, 20, 20)
 
 
-class Start(Protocol):
-    """Starts a new run: what it does is settled, but for its name and how it is carried out."""
+class Begin(Protocol):
+    """Carries a run out: all is settled but how."""
 
-    def __call__(self, *, thread_id: str, options: RunOptions) -> Coroutine[None, None, RunResult | ICLResult]:
+    def __call__(self, *, options: RunOptions) -> Coroutine[None, None, RunResult | ICLResult]:
         """Return the run."""
 
 
@@ -118,21 +117,11 @@ def _build_serving(serving: Serving, storage: Storage, display: DisplayKind) -> 
     return RoleServing(serving.serve_options or "", storage.folder / SERVE_FOLDER, progress)
 
 
-def start(begin: Start, settings: Settings, *, thread_id: str | None, frame: Frame) -> None:
-    """Start a run, under a new name unless it is given one, and show it."""
-    name = thread_id or new_thread_id()
-    if frame.serving is not None and thread_id is not None:
-        # The run would find out itself, but only after the server's start.
-        check_is_new(frame.storage, name)
+def start(thread_id: str, begin: Begin, *, settings: Settings, frame: Frame) -> None:
+    """Start a run and show it."""
     # What goes on with it after a decision: its reward functions are named again.
     changes = {"reward": settings.reward} if settings.reward else None
-    _carry_out(
-        name,
-        lambda shown: begin(thread_id=name, options=shown),
-        settings=settings,
-        frame=frame,
-        again=lambda shown: resume(name, options=shown, changes=changes),
-    )
+    _carry_out(thread_id, begin, settings=settings, frame=frame, again=partial(resume, thread_id, changes=changes))
 
 
 def check_is_new(storage: Storage, thread_id: str) -> None:
@@ -163,22 +152,20 @@ def go_on(run: ResumedRun, thread_id: str, *, frame: Frame) -> None:
             "new run, or accept the change with --force.",
             ("settings",),
         )
-    is_icl = record.kind == "icl"
-    if is_icl and (run.training is not None or run.retries_failed):
-        raise UsageError(f"Run {thread_id!r} optimises ICL examples: it takes neither DATA nor --retry-failed.")
-
-    def begin(shown: RunOptions) -> Coroutine[None, None, RunResult | ICLResult]:
-        if is_icl:
-            return resume_icl(thread_id, options=shown, changes=run.changes, accepts_changes=run.accepts_changes)
-        return resume(
+    begin: Begin
+    if record.kind == "icl":
+        if run.training is not None or run.retries_failed:
+            raise UsageError(f"Run {thread_id!r} optimises ICL examples: it takes neither DATA nor --retry-failed.")
+        begin = partial(resume_icl, thread_id, changes=run.changes, accepts_changes=run.accepts_changes)
+    else:
+        begin = partial(
+            resume,
             thread_id,
-            options=shown,
             changes=run.changes,
             queries=run.training,
             accepts_changes=run.accepts_changes,
             retries_failed=run.retries_failed,
         )
-
     if record.status == "done":
         # A finished run only shows what it found: nothing is asked.
         frame = replace(frame, serving=None)
@@ -216,7 +203,7 @@ class _Screen:
             self._display.stop()
 
 
-def _carry_out(thread_id: str, begin: _Begin, *, settings: Settings, frame: Frame, again: _Begin) -> None:
+def _carry_out(thread_id: str, begin: Begin, *, settings: Settings, frame: Frame, again: Begin) -> None:
     """Run with a display; where the run waits for a decision and somebody is at the terminal, ask, and do ``again``."""
     with serve_roles(settings, frame.serving) as has_ended:
         frame = replace(frame, options=replace(frame.options, has_ended=has_ended))
@@ -231,12 +218,12 @@ def _carry_out(thread_id: str, begin: _Begin, *, settings: Settings, frame: Fram
                 begin = again
 
 
-def _show(thread_id: str, begin: _Begin, *, frame: Frame) -> None:
+def _show(thread_id: str, begin: Begin, *, frame: Frame) -> None:
     """Run with a display; an error that it has not shown says how to go on."""
     screen = _Screen(thread_id, frame)
     calm_collector()
     try:
-        result = asyncio.run(begin(replace(frame.options, sinks=(screen.handle,))))
+        result = asyncio.run(begin(options=replace(frame.options, sinks=(screen.handle,))))
         if not screen.has_result and isinstance(result, RunResult):
             # It was finished before: what was found is worth saying again.
             screen.handle(RunFinished(run_id=thread_id, result=result))

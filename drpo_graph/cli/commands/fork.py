@@ -1,8 +1,8 @@
 """``drpo fork``: branch a run with other settings."""
 
 import asyncio
-from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Annotated
+from functools import partial
+from typing import Annotated
 
 import typer
 
@@ -10,11 +10,7 @@ from drpo_graph.cli import options as flags
 from drpo_graph.cli.inputs import check_budget, read_changes
 from drpo_graph.cli.option_groups import Without, takes_options
 from drpo_graph.cli.places import find_place_of
-from drpo_graph.storage.names import check_thread_id
-
-if TYPE_CHECKING:
-    from drpo_graph.records import RunResult
-    from drpo_graph.runs.work import RunOptions
+from drpo_graph.storage.names import check_thread_id, new_thread_id
 
 _Level = Annotated[
     int,
@@ -51,8 +47,7 @@ def fork_command(
     """
     storage = find_place_of(parent_id, output.checkpoint)
     changes = read_changes(sources, models, search, pace, budget)
-    if new_id is not None:
-        check_thread_id(new_id)
+    name = check_thread_id(new_thread_id() if new_id is None else new_id)
     # Loads LangGraph: wrong usage is told before that.
     from drpo_graph.cli import execution
     from drpo_graph.runs.forks import change_settings, fork
@@ -62,9 +57,6 @@ def fork_command(
     settings = change_settings(asyncio.run(find_run(storage, parent_id)).settings, changes)
     check_budget(settings, budget.find_priced())
     if new_id is not None:
-        execution.check_is_new(storage, new_id)
-
-    def begin(*, thread_id: str, options: "RunOptions") -> "Coroutine[None, None, RunResult]":
-        return fork(parent_id, level=level, new_id=thread_id, changes=changes, options=options)
-
-    execution.start(begin, settings, thread_id=new_id, frame=frame)
+        execution.check_is_new(storage, name)
+    begin = partial(fork, parent_id, level=level, new_id=name, changes=changes)
+    execution.start(name, begin, settings=settings, frame=frame)

@@ -105,16 +105,13 @@ def build_frame(storage: Storage, output: Output, *, serving: Serving | None = N
         log_level=output.logging_level,
         has_plain_files=output.plain_files,
     )
-    return Frame(options, output.display, _build_serving(serving, storage, output.display) if serving else None)
-
-
-def _build_serving(serving: Serving, storage: Storage, display: DisplayKind) -> RoleServing | None:
-    if not serving.serve:
-        if serving.serve_options is not None:
-            raise UsageError("--serve-options is for the server that --serve starts: give both.")
-        return None
-    progress = None if display == "none" else sys.stderr
-    return RoleServing(serving.serve_options or "", storage.folder / SERVE_FOLDER, progress)
+    served = None
+    if serving is not None and serving.serve:
+        progress = None if output.display == "none" else sys.stderr
+        served = RoleServing(serving.serve_options or "", storage.folder / SERVE_FOLDER, progress)
+    elif serving is not None and serving.serve_options is not None:
+        raise UsageError("--serve-options is for the server that --serve starts: give both.")
+    return Frame(options, output.display, served)
 
 
 def start(thread_id: str, begin: Begin, *, settings: Settings, frame: Frame) -> None:

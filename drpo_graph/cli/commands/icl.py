@@ -45,7 +45,10 @@ def icl_command(
     settings = read_settings(sources, models, search, pace, budget)
     from drpo_graph.retrieval import bundled_icl_examples, load_icl_examples  # Loads LangChain's vector store.
 
-    chosen = _choose(bundled_icl_examples() if examples is None else load_icl_examples(examples), num_examples)
+    chosen = bundled_icl_examples() if examples is None else load_icl_examples(examples)
+    if num_examples is not None and num_examples > len(chosen):
+        raise DatasetError(f"--num-examples {num_examples}: there are only {len(chosen)} ICL examples.")
+    chosen = chosen[:num_examples]
     name = check_thread_id(new_thread_id() if thread_id is None else thread_id)
     if budget.dry_run:
         _print_estimate(settings, chosen, num_iters=num_iters, num_samples=num_samples, display=output.display)
@@ -76,9 +79,3 @@ def _print_estimate(
         "requests are not counted.",
     )
     print_estimates(settings, expected, worst, told=told, display=display)
-
-
-def _choose(examples: tuple[ICLExample, ...], num_examples: int | None) -> tuple[ICLExample, ...]:
-    if num_examples is not None and num_examples > len(examples):
-        raise DatasetError(f"--num-examples {num_examples}: there are only {len(examples)} ICL examples.")
-    return examples[:num_examples]

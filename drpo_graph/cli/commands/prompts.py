@@ -60,11 +60,16 @@ def import_command(
     today = datetime.datetime.now(datetime.UTC).date()
     num_kept = 0
     for name, text in prompts.items():
-        num_kept += _keep(
-            PromptRegistry(registry),
-            RegisteredPrompt(model=name, system_prompt=text, source=str(path), date=today, licence=licence),
-            goes_on=len(prompts) > 1,
-        )
+        prompt = RegisteredPrompt(model=name, system_prompt=text, source=str(path), date=today, licence=licence)
+        try:
+            keep_and_tell(PromptRegistry(registry), prompt)
+        except DRPOError as error:
+            if len(prompts) == 1:
+                raise
+            # One of several that is not kept keeps the others from nothing.
+            typer.echo(inert(f"{name}: {error}", max_chars=_MAX_LINE), err=True)
+        else:
+            num_kept += 1
     num_wanted = len(prompts) + len(faults)
     if num_kept < num_wanted:
         raise CheckpointError(f"{num_wanted - num_kept} of {num_wanted} prompts were not imported.")
@@ -128,18 +133,6 @@ def _read_mapping(path: Path, model: str | None) -> tuple[dict[str, str], tuple[
     if not chosen and not wrong:
         raise UsageError(f"--model {model}: {path} does not name it. Give a name that stands there.")
     return chosen, wrong
-
-
-def _keep(kept: PromptRegistry, prompt: RegisteredPrompt, *, goes_on: bool) -> bool:
-    """Keep a prompt and return whether that was possible; one of several that is not keeps the others from nothing."""
-    try:
-        keep_and_tell(kept, prompt)
-    except DRPOError as error:
-        if not goes_on:
-            raise
-        typer.echo(inert(f"{prompt.model}: {error}", max_chars=_MAX_LINE), err=True)
-        return False
-    return True
 
 
 def _give(prompt: RegisteredPrompt, form: PromptForm, output: Path | None) -> None:

@@ -151,9 +151,7 @@ def read_prompt_file(path: Path, *, advice: str = "") -> str:
 def read_warm_start(text: str | None, storage: Storage) -> WarmStart | None:
     """Return what a new run begins with, or ``None`` where it begins anew.
 
-    Args:
-        text: A path, or the name of a run or model; a file wins over a run of the same name, a run over a model.
-        storage: What keeps the run.
+    The text is a path, or the name of a run or model; a file wins over a run of the same name, a run over a model.
 
     Raises:
         UsageError: there is none of them, or nothing in it to begin with.
@@ -190,11 +188,7 @@ def _find_run(thread_id: str, storage: Storage) -> WarmStart | None:
 
 
 def _blame(config: Path, file: Mapping[str, object]) -> None:
-    """Do nothing when the settings file is right on its own.
-
-    Raises:
-        SettingsError: it is not; the message names it.
-    """
+    """Raise what is wrong with the settings file on its own, if anything is, with its name."""
     try:
         build_settings(file)
     except SettingsError as error:

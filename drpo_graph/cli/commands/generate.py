@@ -107,11 +107,7 @@ def generate_command(
 
 
 def _count_examples(num_icl: int | None, settings: Settings, *, given: Collection[str]) -> int:
-    """Return how many ICL examples are shown: as many as is said, else as the run showed.
-
-    Raises:
-        UsageError: it showed more than can be, or flags say how to find examples of which none is shown.
-    """
+    """Return how many ICL examples are shown: as many as is said, else as the run showed."""
     from drpo_graph.inference import MAX_NUM_ICL  # Loads LangChain.
 
     if num_icl is None and settings.ret_icl and settings.k > MAX_NUM_ICL:

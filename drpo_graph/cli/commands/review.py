@@ -36,11 +36,7 @@ class _Decision(OptionGroup, panel="Decision"):
         return self.approve or bool(self.veto) or bool(self.edit)
 
     def read_edits(self) -> dict[str, str]:
-        """Return the edited prompts by candidate.
-
-        Raises:
-            UsageError: one cannot be read, or two are for the same candidate.
-        """
+        """Return the edited prompts by candidate."""
         edits: dict[str, str] = {}
         for text in self.edit or ():
             candidate_id, separator, prompt = text.partition("=")

@@ -47,14 +47,9 @@ def print_estimate(
 def print_estimates(
     settings: Settings, expected: Estimate, worst: Estimate, *, told: Sequence[str], display: DisplayKind
 ) -> None:
-    """Print what a run is expected to use, and the most that it may.
+    """Print what a run is expected to use, the most that it may, and ``told``: what both rest on, in lines.
 
-    Args:
-        settings: With the budget.
-        expected: What it is expected to use.
-        worst: The most that it may.
-        told: What both rest on, in lines.
-        display: ``jsonl`` prints one JSON object; ``none`` nothing.
+    As ``jsonl`` that is one JSON object with the two alone, as ``none`` nothing.
     """
     if display == "jsonl":
         write_lines(sys.stdout, json.dumps({"expected": _as_json(expected), "at_most": _as_json(worst)}))

@@ -4,8 +4,9 @@ import asyncio
 import gc
 import os
 import sys
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -31,7 +32,6 @@ from drpo_graph.events.schema import Event, RunFinished, RunStopped
 from drpo_graph.icl import resume_icl
 from drpo_graph.records import ICLResult, Query, RunResult
 from drpo_graph.runs.files import ALGORITHM_FOLDER, PROMPT_FILE, RESULT_FILE
-from drpo_graph.runs.forks import change_settings, fork
 from drpo_graph.runs.logs import LOG_FILE
 from drpo_graph.runs.reading import find_run, list_runs
 from drpo_graph.runs.runner import resume
@@ -41,12 +41,10 @@ from drpo_graph.safety.redaction import redact
 from drpo_graph.safety.terminal import inert_block
 from drpo_graph.settings.layers import build_settings, describe_changes, merge_settings
 from drpo_graph.settings.settings import Settings
-from drpo_graph.storage.names import new_thread_id
 from drpo_graph.storage.places import find_storage
 from drpo_graph.storage.protocols import Storage
 
 EXIT_INTERRUPTED = 130
-_Begin = Callable[[RunOptions], Coroutine[None, None, RunResult | ICLResult]]
 _MAX_MESSAGE = 10_000
 
 
@@ -59,10 +57,10 @@ def calm_collector() -> None:
     gc.set_threshold(20_000, 20, 20)
 
 
-class Start(Protocol):
-    """Starts a new run: what it does is settled, but for its name and how it is carried out."""
+class Begin(Protocol):
+    """Carries a run out: all is settled but how."""
 
-    def __call__(self, *, thread_id: str, options: RunOptions) -> Coroutine[None, None, RunResult | ICLResult]:
+    def __call__(self, *, options: RunOptions) -> Coroutine[None, None, RunResult | ICLResult]:
         """Return the run."""
 
 
@@ -71,23 +69,12 @@ class ResumedRun:
     """What a resumed run is given."""
 
     changes: Mapping[str, object]
-    training: tuple[Query, ...] | None
-    accepts_changes: bool
-    priced: tuple[str, ...]
+    training: tuple[Query, ...] | None = None
+    accepts_changes: bool = False
+    priced: tuple[str, ...] = ()
     """Models that the command line gives a price."""
-    retries_failed: bool
+    retries_failed: bool = False
     """Whether samples that failed are asked for again."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fork:
-    """What a fork is given."""
-
-    parent_id: str
-    level: int
-    changes: Mapping[str, object]
-    priced: tuple[str, ...]
-    """Models that the command line gives a price."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,36 +105,23 @@ def build_frame(storage: Storage, output: Output, *, serving: Serving | None = N
         log_level=output.logging_level,
         has_plain_files=output.plain_files,
     )
-    return Frame(options, output.display, _build_serving(serving, storage, output.display) if serving else None)
+    served = None
+    if serving is not None and serving.serve:
+        progress = None if output.display == "none" else sys.stderr
+        served = RoleServing(serving.serve_options or "", storage.folder / SERVE_FOLDER, progress)
+    elif serving is not None and serving.serve_options is not None:
+        raise UsageError("--serve-options is for the server that --serve starts: give both.")
+    return Frame(options, output.display, served)
 
 
-def _build_serving(serving: Serving, storage: Storage, display: DisplayKind) -> RoleServing | None:
-    if not serving.serve:
-        if serving.serve_options is not None:
-            raise UsageError("--serve-options is for the server that --serve starts: give both.")
-        return None
-    progress = None if display == "none" else sys.stderr
-    return RoleServing(serving.serve_options or "", storage.folder / SERVE_FOLDER, progress)
-
-
-def start(begin: Start, settings: Settings, *, thread_id: str | None, frame: Frame) -> None:
-    """Start a run, under a new name unless it is given one, and show it."""
-    name = thread_id or new_thread_id()
-    if frame.serving is not None and thread_id is not None:
-        # The run would find out itself, but only after the server's start.
-        _check_is_new(frame.storage, name)
+def start(thread_id: str, begin: Begin, *, settings: Settings, frame: Frame) -> None:
+    """Start a run and show it."""
     # What goes on with it after a decision: its reward functions are named again.
     changes = {"reward": settings.reward} if settings.reward else None
-    _carry_out(
-        name,
-        lambda shown: begin(thread_id=name, options=shown),
-        settings=settings,
-        frame=frame,
-        again=lambda shown: resume(name, options=shown, changes=changes),
-    )
+    _carry_out(thread_id, begin, settings=settings, frame=frame, again=partial(resume, thread_id, changes=changes))
 
 
-def _check_is_new(storage: Storage, thread_id: str) -> None:
+def check_is_new(storage: Storage, thread_id: str) -> None:
     """Do nothing when no run has this name.
 
     Raises:
@@ -167,58 +141,33 @@ def go_on(run: ResumedRun, thread_id: str, *, frame: Frame) -> None:
     record = asyncio.run(find_run(frame.storage, thread_id))
     if frame.options.log_dir is None and record.log_dir is not None:
         frame = replace(frame, options=replace(frame.options, log_dir=Path(record.log_dir)))
-    if not run.accepts_changes:
-        _check_changes(record.settings, run.changes)
-    is_icl = record.kind == "icl"
-    if is_icl and (run.training is not None or run.retries_failed):
-        raise UsageError(f"Run {thread_id!r} optimises ICL examples: it takes neither DATA nor --retry-failed.")
-
-    def begin(shown: RunOptions) -> Coroutine[None, None, RunResult | ICLResult]:
-        if is_icl:
-            return resume_icl(thread_id, options=shown, changes=run.changes, accepts_changes=run.accepts_changes)
-        return resume(
+    settings = build_settings(merge_settings(record.settings.model_dump(), run.changes))
+    changed = describe_changes(record.settings, settings)
+    if changed and not run.accepts_changes:
+        raise FingerprintMismatchError(
+            f"This run was started with other settings: {', '.join(changed)}. Resume it without the change, start a "
+            "new run, or accept the change with --force.",
+            ("settings",),
+        )
+    begin: Begin
+    if record.kind == "icl":
+        if run.training is not None or run.retries_failed:
+            raise UsageError(f"Run {thread_id!r} optimises ICL examples: it takes neither DATA nor --retry-failed.")
+        begin = partial(resume_icl, thread_id, changes=run.changes, accepts_changes=run.accepts_changes)
+    else:
+        begin = partial(
+            resume,
             thread_id,
-            options=shown,
             changes=run.changes,
             queries=run.training,
             accepts_changes=run.accepts_changes,
             retries_failed=run.retries_failed,
         )
-
     if record.status == "done":
         # A finished run only shows what it found: nothing is asked.
         frame = replace(frame, serving=None)
-    settings = build_settings(merge_settings(record.settings.model_dump(), run.changes))
     check_budget(settings, run.priced)
     _carry_out(thread_id, begin, settings=settings, frame=frame, again=begin)
-
-
-def branch(run: Fork, new_id: str | None, *, frame: Frame) -> None:
-    """Fork a run, under a new name unless it is given one, and show it."""
-    settings = change_settings(asyncio.run(find_run(frame.storage, run.parent_id)).settings, run.changes)
-    check_budget(settings, run.priced)
-    if new_id is not None:
-        _check_is_new(frame.storage, new_id)
-
-    def begin(*, thread_id: str, options: RunOptions) -> Coroutine[None, None, RunResult]:
-        return fork(run.parent_id, level=run.level, new_id=thread_id, changes=run.changes, options=options)
-
-    start(begin, settings, thread_id=new_id, frame=frame)
-
-
-def _check_changes(settings: Settings, changes: Mapping[str, object]) -> None:
-    """Do nothing when the changes say only where and how fast.
-
-    Raises:
-        FingerprintMismatchError: they would change what the run does.
-    """
-    names = describe_changes(settings, build_settings(merge_settings(settings.model_dump(), changes)))
-    if names:
-        raise FingerprintMismatchError(
-            f"This run was started with other settings: {', '.join(names)}. Resume it without the change, start a new "
-            "run, or accept the change with --force.",
-            ("settings",),
-        )
 
 
 class _Screen:
@@ -251,16 +200,8 @@ class _Screen:
             self._display.stop()
 
 
-def _carry_out(thread_id: str, begin: _Begin, *, settings: Settings, frame: Frame, again: _Begin) -> None:
-    """Run with a display; where the run waits for a decision and somebody is at the terminal, ask, and go on.
-
-    Args:
-        thread_id: The run.
-        begin: Carries it out.
-        settings: The run's.
-        frame: How.
-        again: Goes on with it after a decision.
-    """
+def _carry_out(thread_id: str, begin: Begin, *, settings: Settings, frame: Frame, again: Begin) -> None:
+    """Run with a display; where the run waits for a decision and somebody is at the terminal, ask, and do ``again``."""
     with serve_roles(settings, frame.serving) as has_ended:
         frame = replace(frame, options=replace(frame.options, has_ended=has_ended))
         while True:
@@ -274,12 +215,12 @@ def _carry_out(thread_id: str, begin: _Begin, *, settings: Settings, frame: Fram
                 begin = again
 
 
-def _show(thread_id: str, begin: _Begin, *, frame: Frame) -> None:
+def _show(thread_id: str, begin: Begin, *, frame: Frame) -> None:
     """Run with a display; an error that it has not shown says how to go on."""
     screen = _Screen(thread_id, frame)
     calm_collector()
     try:
-        result = asyncio.run(begin(replace(frame.options, sinks=(screen.handle,))))
+        result = asyncio.run(begin(options=replace(frame.options, sinks=(screen.handle,))))
         if not screen.has_result and isinstance(result, RunResult):
             # It was finished before: what was found is worth saying again.
             screen.handle(RunFinished(run_id=thread_id, result=result))

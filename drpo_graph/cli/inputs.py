@@ -23,10 +23,6 @@ def read_settings(sources: Sources, *groups: SettingGroup) -> Settings:
 
     Later ones win: defaults, ``--config``, flags for all roles (``--model``), flags of one role or setting, ``--set``.
 
-    Args:
-        sources: The settings file and ``--set``.
-        groups: The flags.
-
     Raises:
         UsageError: a name is unknown or a value cannot be used; it says where it stands.
     """
@@ -51,11 +47,7 @@ def read_changes(sources: Sources, *groups: SettingGroup) -> dict[str, object]:
 
 
 def check_budget(settings: Settings, priced: Collection[str]) -> None:
-    """Do nothing when the models' prices and the budget go together.
-
-    Args:
-        settings: With the budget.
-        priced: Models that the command line gives a price.
+    """Do nothing when the models' prices and the budget go together; ``priced`` models have theirs from flags.
 
     Raises:
         UsageError: a price is for a model that no role uses, or money is capped and a model has none.
@@ -141,11 +133,7 @@ def read_prompt(text: str) -> str:
 
 
 def read_prompt_file(path: Path, *, advice: str = "") -> str:
-    """Return the prompt in a file.
-
-    Args:
-        path: The file.
-        advice: What to do where it cannot be read.
+    """Return the prompt in a file; ``advice`` says what to do where it cannot be read.
 
     Raises:
         UsageError: it cannot be read, or is blank.
@@ -163,9 +151,7 @@ def read_prompt_file(path: Path, *, advice: str = "") -> str:
 def read_warm_start(text: str | None, storage: Storage) -> WarmStart | None:
     """Return what a new run begins with, or ``None`` where it begins anew.
 
-    Args:
-        text: A path, or the name of a run or model; a file wins over a run of the same name, a run over a model.
-        storage: What keeps the run.
+    The text is a path, or the name of a run or model; a file wins over a run of the same name, a run over a model.
 
     Raises:
         UsageError: there is none of them, or nothing in it to begin with.
@@ -202,11 +188,7 @@ def _find_run(thread_id: str, storage: Storage) -> WarmStart | None:
 
 
 def _blame(config: Path, file: Mapping[str, object]) -> None:
-    """Do nothing when the settings file is right on its own.
-
-    Raises:
-        SettingsError: it is not; the message names it.
-    """
+    """Raise what is wrong with the settings file on its own, if anything is, with its name."""
     try:
         build_settings(file)
     except SettingsError as error:

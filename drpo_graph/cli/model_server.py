@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Self, TextIO
 
 import typer
@@ -17,29 +17,16 @@ from rich.console import Console
 from rich.status import Status
 from rich.text import Text
 
+from drpo_graph.cli.serve_request import ServeRequest
 from drpo_graph.display.rich_panel import can_show_live
 from drpo_graph.display.streams import quiet
 from drpo_graph.safety.terminal import inert
-from drpo_graph.serving import ServeOptions, Server, ServerKey, new_key, plan_server, start_server
+from drpo_graph.serving import Server, ServerKey, new_key, plan_server, start_server
 
 _SAY_EVERY_S = 10.0
 _MAX_LINE = 160
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _Handler = Callable[[int, FrameType | None], object] | int | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServeRequest:
-    """What the user asks ``drpo serve`` for."""
-
-    options: ServeOptions
-    has_own_port: bool
-    """Whether the port was given, and is not just the default."""
-    python: Path
-    api_key_env: str | None
-    api_key_file: Path | None
-    log_file: Path | None
-    timeout_s: float
 
 
 class StopRequests:
@@ -80,11 +67,10 @@ class StartProgress:
         self._what = what
         self._stream = quiet(stream) if stream is not None else None
         self._status: Status | None = None
-        self._console: Console | None = None
         self._next_s = _SAY_EVERY_S
         if stream is not None and can_show_live(stream):
-            self._console = Console(file=quiet(stream), highlight=False, markup=False, emoji=False)
-            self._status = self._console.status(Text(what))
+            console = Console(file=self._stream, highlight=False, markup=False, emoji=False)
+            self._status = console.status(Text(what))
 
     def __enter__(self) -> Self:
         if self._status is not None:
@@ -93,18 +79,16 @@ class StartProgress:
             self._say(self._what)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._status is not None:
             self._status.stop()
 
     def show(self, elapsed_s: float, line: str) -> None:
         """Show the seconds passed and the last line of the log."""
         text = f"{self._what}: {elapsed_s:.0f} s" + (f": {line}" if line else "")
-        if self._status is not None and self._console is not None:
+        if self._status is not None:
             # Room for the spinner: a line that wraps cannot be redrawn in place.
-            self._status.update(Text(inert(text, max_chars=max(20, self._console.width - 4)), no_wrap=True))
+            self._status.update(Text(inert(text, max_chars=max(20, self._status.console.width - 4)), no_wrap=True))
         elif elapsed_s >= self._next_s:
             self._next_s += _SAY_EVERY_S
             self._say(inert(text, max_chars=_MAX_LINE))
@@ -152,10 +136,11 @@ def run_server(
     """
     stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
     slug = re.sub(r"[^A-Za-z0-9.]+", "-", request.options.model)[-60:].strip("-.")
-    log_file = request.log_file or folder / f"{stem}-{slug}.log"
-    own_secrets = {*withheld, request.api_key_env or ""}
+    flags = request.flags
+    log_file = flags.log_file or folder / f"{stem}-{slug}.log"
+    own_secrets = {*withheld, flags.api_key_env or ""}
     plan = plan_server(
-        request.options, python=request.python, log_file=log_file, inherited=os.environ, secrets=own_secrets
+        request.options, python=flags.python, log_file=log_file, inherited=os.environ, secrets=own_secrets
     )
     with nullcontext(key) if key is not None else new_key(log_file.parent / f"{stem}.key") as chosen:
         began = time.monotonic()
@@ -163,7 +148,7 @@ def run_server(
         requests = StopRequests(server)
         requests.install()
         try:
-            _wait(server, requests, timeout_s=request.timeout_s, progress=progress)
+            _wait(server, requests, timeout_s=flags.timeout, progress=progress)
             if not keeps_signals:
                 requests.restore()
             yield RunningServer(server, chosen, requests, time.monotonic() - began)

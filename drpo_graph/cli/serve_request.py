@@ -2,13 +2,12 @@
 
 import shlex
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from drpo_graph.cli.model_server import ServeRequest
 from drpo_graph.cli.option_groups import OptionGroup, argument, option, takes_options
 from drpo_graph.errors import UsageError
 from drpo_graph.serving import DEFAULT_HOST, DEFAULT_PORT, ServeOptions
@@ -44,7 +43,7 @@ class _Devices(OptionGroup, panel="Devices"):
     )
 
 
-class _Server(OptionGroup, panel="Server"):
+class ServerFlags(OptionGroup, panel="Server"):
     """Where it listens, and what it wants and writes."""
 
     host: str = option(DEFAULT_HOST, "ADDRESS", help="Where to listen; 0.0.0.0 for all.")
@@ -58,6 +57,15 @@ class _Server(OptionGroup, panel="Server"):
     )
 
 
+@dataclass(frozen=True, slots=True)
+class ServeRequest:
+    """What the user asks ``drpo serve`` for."""
+
+    options: ServeOptions
+    flags: ServerFlags
+    """With the port as it was given, if it was."""
+
+
 @takes_options
 def read_request(
     *,
@@ -67,7 +75,7 @@ def read_request(
     ),
     served: _Model,
     devices: _Devices,
-    server: _Server,
+    server: ServerFlags,
 ) -> ServeRequest:
     """Serve a model with vLLM until Ctrl-C, and say how a run uses it.
 
@@ -83,15 +91,7 @@ def read_request(
         port=DEFAULT_PORT if server.port is None else server.port,
         vllm_arguments=tuple(vllm_arguments or ()),
     )
-    return ServeRequest(
-        options=options,
-        has_own_port=server.port is not None,
-        python=server.python,
-        api_key_env=server.api_key_env,
-        api_key_file=server.api_key_file,
-        log_file=server.log_file,
-        timeout_s=server.timeout,
-    )
+    return ServeRequest(options, server)
 
 
 def parse_serve_options(model: str, text: str) -> ServeRequest:

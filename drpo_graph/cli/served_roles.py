@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TextIO
 
-from drpo_graph.cli.model_server import ServeRequest, run_server
-from drpo_graph.cli.serve_request import parse_serve_options
+from drpo_graph.cli.model_server import run_server
+from drpo_graph.cli.serve_request import ServeRequest, parse_serve_options
 from drpo_graph.errors import ModelCallError, UsageError
 from drpo_graph.models.clients import build_clients
 from drpo_graph.models.outages import never_ends
@@ -91,7 +91,7 @@ def _read_request(model: str, options: str) -> ServeRequest:
     request = parse_serve_options(model, options)
     if request.options.served_model_name is not None:
         raise UsageError(f"--serve-options: the run asks for {model!r}; leave --served-model-name out.")
-    if request.has_own_port:
+    if request.flags.port is not None:
         return request
     port = find_free_port(request.options.host)
     return replace(request, options=replace(request.options, port=port))
@@ -102,7 +102,7 @@ def _find_key(roles: list[RoleSettings], request: ServeRequest) -> ServerKey | N
     named = {role.api_key_env or KEY_VARIABLE for role in roles}
     if not os.environ.get(KEY_VARIABLE):
         named.discard(KEY_VARIABLE)
-    own = borrow_key(variable=request.api_key_env, file=request.api_key_file, environment=os.environ)
+    own = borrow_key(variable=request.flags.api_key_env, file=request.flags.api_key_file, environment=os.environ)
     found = [borrow_key(variable=name, file=None, environment=os.environ) for name in sorted(named)]
     keys = {key.value: key for key in (own, *found) if key is not None}
     if len(keys) > 1:

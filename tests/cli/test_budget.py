@@ -25,7 +25,6 @@ from drpo_graph.storage.archive import Archive
 from drpo_graph.storage.protocols import Checkpoint
 from drpo_graph.storage.sqlite_file import SqliteStorage
 from tests.support.command import (
-    KEY,
     MODEL,
     SMALL,
     Drpo,
@@ -34,12 +33,11 @@ from tests.support.command import (
     finished_keys,
     list_runs,
     read_result,
-    serve,
+    serve_world,
     spawn_drpo,
     wait_for,
 )
-from tests.support.fake_server import FakeServer, Latency, ServerOptions
-from tests.support.oracle import build_responder
+from tests.support.fake_server import FakeServer, Latency
 
 START = ("optimize", *SMALL, "--thread-id", "t", "--display", "none")
 RESUME = ("resume", "t", "--display", "none")
@@ -80,8 +78,8 @@ def test_a_run_stopped_before_its_first_score_says_so(drpo: Drpo, folder: Path) 
 def test_over_three_resumes_and_a_kill_the_total_and_the_result_are_right(
     drpo: Drpo, folder: Path, unbroken: RunResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = ServerOptions(models=["world"], api_key=KEY, latency=Latency(0.05))
-    with serve(build_responder(seed=3), options) as server:
+    with serve_world(latency_s=0.05) as server:
+        options = server.options
         monkeypatch.setenv("OPENAI_BASE_URL", server.base_url)
 
         def num_sent() -> int:
@@ -135,8 +133,7 @@ async def count_spent(folder: Path) -> int:
 
 
 def spawn_resumed(folder: Path, server: FakeServer, *arguments: str) -> "subprocess.Popen[str]":
-    environment = {"OPENAI_BASE_URL": server.base_url, "OPENAI_API_KEY": KEY}
-    return spawn_drpo(*RESUME, *arguments, folder=folder, environment=environment)
+    return spawn_drpo(*RESUME, *arguments, folder=folder, environment={"OPENAI_BASE_URL": server.base_url})
 
 
 def test_money_is_capped_and_told_by_role(drpo: Drpo, folder: Path) -> None:

@@ -9,19 +9,17 @@ import pytest
 
 from drpo_graph.records import RunResult
 from tests.support.command import (
-    KEY,
     SMALL,
     Drpo,
     finish,
     finished_keys,
     list_runs,
     read_result,
-    serve,
+    serve_world,
     spawn_drpo,
     wait_for,
 )
-from tests.support.fake_server import FakeServer, Latency, ServerOptions
-from tests.support.oracle import build_responder
+from tests.support.fake_server import FakeServer
 
 START = ("optimize", *SMALL, "--thread-id", "t")
 
@@ -29,8 +27,7 @@ START = ("optimize", *SMALL, "--thread-id", "t")
 def start(folder: Path, server: FakeServer, *arguments: str) -> subprocess.Popen[str]:
     """Start a run, and return when the server works on its calls."""
     num_started = len(server.log)
-    environment = {"OPENAI_BASE_URL": server.base_url, "OPENAI_API_KEY": KEY}
-    process = spawn_drpo(*START, *arguments, folder=folder, environment=environment)
+    process = spawn_drpo(*START, *arguments, folder=folder, environment={"OPENAI_BASE_URL": server.base_url})
     wait_for(lambda: len(server.log) > num_started or process.poll() is not None)
     return process
 
@@ -78,8 +75,7 @@ def test_no_finished_call_is_made_twice_over_an_interrupt(
 
 @pytest.mark.slow
 def test_the_second_signal_stops_at_once(drpo: Drpo, folder: Path, unbroken: RunResult) -> None:
-    options = ServerOptions(models=["world"], api_key=KEY, latency=Latency(60))
-    with serve(build_responder(seed=3), options) as frozen:
+    with serve_world(latency_s=60) as frozen:
         process = start(folder, frozen, "--display", "plain")
         process.send_signal(signal.SIGINT)
         time.sleep(0.3)

@@ -16,7 +16,7 @@ from drpo_graph.errors import CheckpointError, UsageError
 from drpo_graph.storage.retention import Keep, prune_run
 from drpo_graph.storage.run_list import RunRegistry
 from drpo_graph.storage.sqlite_file import SqliteStorage, lock_thread
-from tests.support.command import KEY, SMALL, Drpo, finish, list_runs, read_result, spawn_drpo
+from tests.support.command import SMALL, Drpo, finish, list_runs, read_result, spawn_drpo
 from tests.support.fake_server import FakeServer
 
 START = ("optimize", *SMALL, "--display", "none", "--thread-id")
@@ -120,11 +120,10 @@ def test_the_age_of_a_killed_run_counts_from_what_it_stored_last(drpo: Drpo, fin
 
 @pytest.mark.slow
 def test_a_run_that_is_resumed_while_the_question_waits_is_left(
-    drpo: Drpo, finished: Path, world: FakeServer, monkeypatch: pytest.MonkeyPatch
+    drpo: Drpo, finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def resume(*_: object) -> None:
-        environment = {"OPENAI_BASE_URL": world.base_url, "OPENAI_API_KEY": KEY}
-        process = spawn_drpo("resume", "broken", "--display", "none", folder=finished.parent, environment=environment)
+        process = spawn_drpo("resume", "broken", "--display", "none", folder=finished.parent, environment={})
         assert finish(process).code == 1
 
     monkeypatch.setattr(retention_commands, "_confirm", resume)

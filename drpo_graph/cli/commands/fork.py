@@ -1,14 +1,16 @@
 """``drpo fork``: branch a run with other settings."""
 
+import asyncio
+from functools import partial
 from typing import Annotated
 
 import typer
 
 from drpo_graph.cli import options as flags
-from drpo_graph.cli.inputs import read_changes
+from drpo_graph.cli.inputs import check_budget, read_changes
 from drpo_graph.cli.option_groups import Without, takes_options
 from drpo_graph.cli.places import find_place_of
-from drpo_graph.storage.names import check_thread_id
+from drpo_graph.storage.names import check_thread_id, new_thread_id
 
 _Level = Annotated[
     int,
@@ -27,7 +29,7 @@ _Search = Annotated[
 @takes_options
 def fork_command(
     *,
-    thread_id: flags.RunArgument,
+    parent_id: flags.RunArgument,
     level: _Level,
     new_id: flags.ThreadIdOption = None,
     models: flags.Models,
@@ -43,11 +45,18 @@ def fork_command(
     The former run stays as it is. Its finished calls cost the fork nothing: with settings unchanged no call is made.
     Settings that are not given are the former run's; data and initial prompt cannot change.
     """
-    storage = find_place_of(thread_id, output.checkpoint)
+    storage = find_place_of(parent_id, output.checkpoint)
     changes = read_changes(sources, models, search, pace, budget)
-    if new_id is not None:
-        check_thread_id(new_id)
-    from drpo_graph.cli import execution  # Loads LangGraph: wrong usage is told before that.
+    name = check_thread_id(new_thread_id() if new_id is None else new_id)
+    # Loads LangGraph: wrong usage is told before that.
+    from drpo_graph.cli import execution
+    from drpo_graph.runs.forks import change_settings, fork
+    from drpo_graph.runs.reading import find_run
 
-    run = execution.Fork(parent_id=thread_id, level=level, changes=changes, priced=budget.find_priced())
-    execution.branch(run, new_id, frame=execution.build_frame(storage, output, serving=serving))
+    frame = execution.build_frame(storage, output, serving=serving)
+    settings = change_settings(asyncio.run(find_run(storage, parent_id)).settings, changes)
+    check_budget(settings, budget.find_priced())
+    if new_id is not None:
+        execution.check_is_new(storage, name)
+    begin = partial(fork, parent_id, level=level, new_id=name, changes=changes)
+    execution.start(name, begin, settings=settings, frame=frame)

@@ -49,11 +49,7 @@ class _Prompt(OptionGroup, panel="System prompt"):
     )
 
     def check(self) -> None:
-        """Do nothing when at most one prompt is named.
-
-        Raises:
-            UsageError: there are several.
-        """
+        """Raise ``UsageError`` when several prompts are named."""
         named = {"--system-prompt": self.system_prompt, "--run": self.run, "--prompt": self.prompt}
         given = [flag for flag, value in named.items() if value is not None]
         if len(given) > 1:
@@ -111,11 +107,7 @@ def generate_command(
 
 
 def _count_examples(num_icl: int | None, settings: Settings, *, given: Collection[str]) -> int:
-    """Return how many ICL examples are shown: as many as is said, else as the run showed.
-
-    Raises:
-        UsageError: it showed more than can be, or flags say how to find examples of which none is shown.
-    """
+    """Return how many ICL examples are shown: as many as is said, else as the run showed."""
     from drpo_graph.inference import MAX_NUM_ICL  # Loads LangChain.
 
     if num_icl is None and settings.ret_icl and settings.k > MAX_NUM_ICL:
@@ -150,17 +142,7 @@ def _read_settings(
     likeness: Mapping[str, object],
     overrides: Sequence[str] | None,
 ) -> Settings:
-    """Return the settings of the one model that is asked.
-
-    Args:
-        given: What the command line says of its role, by name.
-        of_run: The settings of the run whose prompt is used: its model is asked as in the run, unless another is given.
-        likeness: What it says of the search for examples.
-        overrides: ``NAME=VALUE`` texts.
-
-    Raises:
-        UsageError: a value cannot be used, or there is no model.
-    """
+    """Return the settings of the one model that is asked, which a run's is as in the run, unless another is given."""
     base: dict[str, object] = {}
     kept: dict[str, object] = {}
     if of_run is not None:
@@ -208,12 +190,21 @@ def _make_model(
 
 
 async def _answer(aligned: "AlignedModel", query: str, *, as_json: bool) -> None:
-    if as_json:
-        message = await aligned.ainvoke(query)
-        told = _describe(aligned, str(message.text), message.response_metadata, dict(message.usage_metadata or {}))
-        write_lines(sys.stdout, inert_json(json.dumps(told, indent=2, ensure_ascii=False)))
+    if not as_json:
+        await _print_stream(aligned, query, quiet(sys.stdout))
         return
-    await _print_stream(aligned, query, quiet(sys.stdout))
+    message = await aligned.ainvoke(query)
+    metadata = message.response_metadata
+    told = {
+        "response": str(message.text),
+        "model": metadata["model_name"],
+        "finish_reason": metadata["finish_reason"],
+        "system_prompt": aligned.chosen_prompt.text,
+        "system_prompt_source": metadata["system_prompt_source"],
+        "examples": metadata["icl_queries"],
+        "usage": dict(message.usage_metadata or {}),
+    }
+    write_lines(sys.stdout, inert_json(json.dumps(told, indent=2, ensure_ascii=False)))
 
 
 async def _print_stream(aligned: "AlignedModel", query: str, stdout: TextIO) -> None:
@@ -228,17 +219,3 @@ async def _print_stream(aligned: "AlignedModel", query: str, stdout: TextIO) -> 
         if has_text:
             stdout.write(f"{shown.end()}\n")
             stdout.flush()
-
-
-def _describe(
-    aligned: "AlignedModel", response: str, metadata: Mapping[str, object], usage: Mapping[str, object]
-) -> dict[str, object]:
-    return {
-        "response": response,
-        "model": metadata["model_name"],
-        "finish_reason": metadata["finish_reason"],
-        "system_prompt": aligned.chosen_prompt.text,
-        "system_prompt_source": metadata["system_prompt_source"],
-        "examples": metadata["icl_queries"],
-        "usage": usage,
-    }

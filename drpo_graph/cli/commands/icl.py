@@ -14,7 +14,7 @@ from drpo_graph.errors import DatasetError
 from drpo_graph.prompts.library import load_prompts
 from drpo_graph.records import ICLExample
 from drpo_graph.settings.settings import Settings
-from drpo_graph.storage.names import check_thread_id
+from drpo_graph.storage.names import check_thread_id, new_thread_id
 from drpo_graph.storage.places import find_storage
 
 
@@ -45,9 +45,11 @@ def icl_command(
     settings = read_settings(sources, models, search, pace, budget)
     from drpo_graph.retrieval import bundled_icl_examples, load_icl_examples  # Loads LangChain's vector store.
 
-    chosen = _choose(bundled_icl_examples() if examples is None else load_icl_examples(examples), num_examples)
-    if thread_id is not None:
-        check_thread_id(thread_id)
+    chosen = bundled_icl_examples() if examples is None else load_icl_examples(examples)
+    if num_examples is not None and num_examples > len(chosen):
+        raise DatasetError(f"--num-examples {num_examples}: there are only {len(chosen)} ICL examples.")
+    chosen = chosen[:num_examples]
+    name = check_thread_id(new_thread_id() if thread_id is None else thread_id)
     if budget.dry_run:
         _print_estimate(settings, chosen, num_iters=num_iters, num_samples=num_samples, display=output.display)
         return
@@ -55,8 +57,10 @@ def icl_command(
     from drpo_graph.cli import execution
     from drpo_graph.icl import optimize_icl
 
-    begin = partial(optimize_icl, chosen, settings=settings, num_iters=num_iters, num_samples=num_samples)
-    execution.start(begin, settings, thread_id=thread_id, frame=execution.build_frame(storage, output))
+    begin = partial(
+        optimize_icl, chosen, settings=settings, num_iters=num_iters, num_samples=num_samples, thread_id=name
+    )
+    execution.start(name, begin, settings=settings, frame=execution.build_frame(storage, output))
 
 
 def _print_estimate(
@@ -75,9 +79,3 @@ def _print_estimate(
         "requests are not counted.",
     )
     print_estimates(settings, expected, worst, told=told, display=display)
-
-
-def _choose(examples: tuple[ICLExample, ...], num_examples: int | None) -> tuple[ICLExample, ...]:
-    if num_examples is not None and num_examples > len(examples):
-        raise DatasetError(f"--num-examples {num_examples}: there are only {len(examples)} ICL examples.")
-    return examples[:num_examples]

@@ -4,23 +4,23 @@ import asyncio
 import io
 import json
 import sys
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from pydantic import JsonValue
 
 from drpo_graph.cli import options as flags
 from drpo_graph.cli.inputs import read_overrides
 from drpo_graph.cli.option_groups import FLAG, Only, option, takes_options
 from drpo_graph.display.streams import quiet
 from drpo_graph.errors import UnusableModelError, UsageError
-from drpo_graph.models.capabilities import Capabilities, CapabilityCache
+from drpo_graph.models.capabilities import CapabilityCache
 from drpo_graph.records import ROLES, Role
 from drpo_graph.settings.layers import build_settings, merge_settings
 from drpo_graph.settings.settings import Settings
 
 if TYPE_CHECKING:
+    from drpo_graph.cli.pages.models import Page
     from drpo_graph.models.clients import Endpoint
 
 _TIMEOUT_S = 60.0
@@ -71,9 +71,7 @@ async def _check(model: str, settings: Settings, *, roles: Sequence[Role], has_s
     stdout = quiet(sys.stdout)
     # With --json the page is written for nobody.
     page = Page(io.StringIO() if as_json else stdout)
-    endpoints = await _probe(
-        settings, roles, on_done=lambda one: page.show_endpoint(one.name, one.place, capabilities=one.capabilities)
-    )
+    endpoints = await _probe(settings, roles, page=page)
     if not endpoints:
         page.show_note("This provider's API is not OpenAI's: what its endpoint can do shows during a run.")
     checks = await check_roles(settings, roles, on_done=page.show_role) if has_samples else ()
@@ -83,7 +81,7 @@ async def _check(model: str, settings: Settings, *, roles: Sequence[Role], has_s
         found = {
             "model": model,
             "is_usable": not bad,
-            "endpoints": [one.as_json() for one in endpoints],
+            "endpoints": endpoints,
             "roles": [one.model_dump(mode="json") for one in checks],
         }
         stdout.write(f"{json.dumps(found, indent=2)}\n")
@@ -92,24 +90,8 @@ async def _check(model: str, settings: Settings, *, roles: Sequence[Role], has_s
         raise UnusableModelError(f"The model {model!r} is not usable as {' and '.join(bad)}.")
 
 
-class _EndpointCheck(NamedTuple):
-    """What a probe found, and for which roles."""
-
-    place: str
-    name: str
-    roles: list[Role]
-    capabilities: Capabilities
-
-    def as_json(self) -> dict[str, JsonValue]:
-        """Return it for ``--json``."""
-        found = {**self.capabilities.model_dump(mode="json"), "first_rung": self.capabilities.first_rung}
-        return {"url": self.place, "model": self.name, "roles": list(self.roles), "capabilities": found}
-
-
-async def _probe(
-    settings: Settings, roles: Sequence[Role], *, on_done: Callable[[_EndpointCheck], None]
-) -> list[_EndpointCheck]:
-    """Return what each endpoint of the roles can do, asked now and remembered for the runs to come.
+async def _probe(settings: Settings, roles: Sequence[Role], *, page: "Page") -> list[dict[str, object]]:
+    """Ask each endpoint of the roles what it can do, show it, remember it for the runs to come, and return it for JSON.
 
     Raises:
         ModelCallError: one cannot be used at all.
@@ -121,10 +103,12 @@ async def _probe(
     for role in roles:
         for endpoint in find_endpoints(role, settings.role(role)):
             roles_by_endpoint.setdefault(endpoint, []).append(role)
-    checks, cache = [], CapabilityCache()
+    checks: list[dict[str, object]] = []
+    cache = CapabilityCache()
     for (address, identity), served in roles_by_endpoint.items():
         found = await probe_endpoint(address, timeout_s=min(settings.timeout_s, _TIMEOUT_S))
         cache.put(identity, address.name, capabilities=found)
-        checks.append(_EndpointCheck(address.place, address.name, served, found))
-        on_done(checks[-1])
+        capabilities = {**found.model_dump(mode="json"), "first_rung": found.first_rung}
+        checks.append({"url": address.place, "model": address.name, "roles": served, "capabilities": capabilities})
+        page.show_endpoint(address.name, address.place, capabilities=found)
     return checks

@@ -20,7 +20,7 @@ from drpo_graph.cli.pages.estimate import print_estimate
 from drpo_graph.cli.places import find_place_of
 from drpo_graph.data.order import order_queries
 from drpo_graph.parts.rewrite_guards import check_fillable
-from drpo_graph.storage.names import check_thread_id
+from drpo_graph.storage.names import check_thread_id, new_thread_id
 from drpo_graph.storage.places import find_storage
 
 
@@ -58,8 +58,7 @@ def optimize_command(
     check_fillable(settings, settings.initial_prompt, [*training, *held_out])
     if published.base_model_family:
         typer.echo("note: --base-model-family is not needed: the server knows its model's chat template.", err=True)
-    if thread_id is not None:
-        check_thread_id(thread_id)
+    name = check_thread_id(new_thread_id() if thread_id is None else thread_id)
     if budget.dry_run:
         expected = settings.model_copy(update={"initial_prompt": begun.system_prompt}) if begun else settings
         print_estimate(expected, training, held_out, display=output.display)
@@ -70,9 +69,12 @@ def optimize_command(
 
     if published.disable_tqdm and output.display == "rich":
         output = replace(output, display="plain")
-    begin = partial(optimize, training, settings=settings, validation=held_out, warm_start=begun)
     frame = execution.build_frame(storage, output, serving=serving)
-    execution.start(begin, settings, thread_id=thread_id, frame=frame)
+    if frame.serving is not None and thread_id is not None:
+        # The run would find out itself, but only after the server's start.
+        execution.check_is_new(storage, name)
+    begin = partial(optimize, training, settings=settings, validation=held_out, warm_start=begun, thread_id=name)
+    execution.start(name, begin, settings=settings, frame=frame)
 
 
 @takes_options

@@ -60,11 +60,16 @@ def import_command(
     today = datetime.datetime.now(datetime.UTC).date()
     num_kept = 0
     for name, text in prompts.items():
-        num_kept += _keep(
-            PromptRegistry(registry),
-            RegisteredPrompt(model=name, system_prompt=text, source=str(path), date=today, licence=licence),
-            goes_on=len(prompts) > 1,
-        )
+        prompt = RegisteredPrompt(model=name, system_prompt=text, source=str(path), date=today, licence=licence)
+        try:
+            keep_and_tell(PromptRegistry(registry), prompt)
+        except DRPOError as error:
+            if len(prompts) == 1:
+                raise
+            # One of several that is not kept keeps the others from nothing.
+            typer.echo(inert(f"{name}: {error}", max_chars=_MAX_LINE), err=True)
+        else:
+            num_kept += 1
     num_wanted = len(prompts) + len(faults)
     if num_kept < num_wanted:
         raise CheckpointError(f"{num_wanted - num_kept} of {num_wanted} prompts were not imported.")
@@ -94,9 +99,9 @@ def prompts_command(
         raise UsageError("drpo prompts: --format and --output are for one prompt. Name its model.")
     prompts = kept.list()
     for prompt in prompts:
-        _print(inert(_describe(prompt), max_chars=_MAX_LINE))
+        say(_describe(prompt))
     if not prompts:
-        _print(f"No prompts in {registry}. `drpo import` adds one.")
+        say(f"No prompts in {registry}. `drpo import` adds one.")
 
 
 def keep_and_tell(kept: PromptRegistry, prompt: RegisteredPrompt) -> None:
@@ -109,13 +114,13 @@ def keep_and_tell(kept: PromptRegistry, prompt: RegisteredPrompt) -> None:
         former = kept.find(prompt.model)
     except UsageError as error:
         # A damaged file is mended by being replaced; whatever else is wrong, adding tells.
-        _print(inert(f"{error} It is replaced.", max_chars=_MAX_LINE))
+        say(f"{error} It is replaced.")
         former = None
     kept.add(prompt)
     told = f"{prompt.model}: {len(prompt.system_prompt)} characters kept in {kept.folder}"
     if former is not None and former.system_prompt != prompt.system_prompt:
         told += f", in place of those from {former.run or former.source or 'elsewhere'}"
-    _print(inert(told, max_chars=_MAX_LINE))
+    say(told)
 
 
 def _read_mapping(path: Path, model: str | None) -> tuple[dict[str, str], tuple[str, ...]]:
@@ -130,31 +135,19 @@ def _read_mapping(path: Path, model: str | None) -> tuple[dict[str, str], tuple[
     return chosen, wrong
 
 
-def _keep(kept: PromptRegistry, prompt: RegisteredPrompt, *, goes_on: bool) -> bool:
-    """Keep a prompt and return whether that was possible; one of several that is not keeps the others from nothing."""
-    try:
-        keep_and_tell(kept, prompt)
-    except DRPOError as error:
-        if not goes_on:
-            raise
-        typer.echo(inert(f"{prompt.model}: {error}", max_chars=_MAX_LINE), err=True)
-        return False
-    return True
-
-
 def _give(prompt: RegisteredPrompt, form: PromptForm, output: Path | None) -> None:
     text = render_prompt(prompt, form)
     if output is None:
         for line in describe_provenance(prompt) if form == "txt" else ():
             # Beside the prompt, so that this alone goes where stdout leads.
             typer.echo(inert(line, max_chars=_MAX_LINE), err=True)
-        _print(text)
+        write_lines(sys.stdout, inert_block(text, max_chars=_MAX_PROMPT))
         return
     try:
         write_atomically(output, text.encode())
     except OSError as error:
         raise CheckpointError(f"File {output}: {error.strerror or error}. Give another one with --output.") from error
-    _print(inert(f"{prompt.model}: written to {output}", max_chars=_MAX_LINE))
+    say(f"{prompt.model}: written to {output}")
 
 
 def _name_folder(path: Path) -> str:
@@ -174,6 +167,6 @@ def _describe(prompt: RegisteredPrompt) -> str:
     return "  ".join([*parts, f"from {origin}"] if origin else parts)
 
 
-def _print(text: str) -> None:
-    """Print text without what a terminal would obey; a reader that has left (``| head``) is no error."""
-    write_lines(sys.stdout, inert_block(text, max_chars=_MAX_PROMPT))
+def say(text: str) -> None:
+    """Print a line without what a terminal would obey."""
+    write_lines(sys.stdout, inert(text, max_chars=_MAX_LINE))

@@ -4,7 +4,7 @@ import asyncio
 import datetime
 import re
 import sys
-from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -12,13 +12,15 @@ import typer
 from pydantic import ValidationError
 
 from drpo_graph.cli import options as flags
-from drpo_graph.cli.commands.prompts import LicenceOption, keep_and_tell
+from drpo_graph.cli.commands.prompts import LicenceOption, keep_and_tell, say
 from drpo_graph.cli.option_groups import FLAG, OptionGroup, argument, option, takes_options
 from drpo_graph.cli.places import DEFAULT_PLACE
-from drpo_graph.display.streams import write_lines
 from drpo_graph.errors import CheckpointError, DRPOError, RunLockedError, StateFormatError, UsageError
+from drpo_graph.events.log import EVENTS_FILE
 from drpo_graph.prompts.placeholders import find_style
 from drpo_graph.registry import PromptRegistry, RegisteredPrompt
+from drpo_graph.safety.private_files import write_atomically
+from drpo_graph.safety.terminal import inert
 from drpo_graph.storage.names import check_thread_id
 from drpo_graph.storage.places import find_storage
 from drpo_graph.storage.protocols import Storage
@@ -51,17 +53,6 @@ class _Entry(OptionGroup):
     )
     model: str | None = option(None, "NAME", help="Its model's name there; the run's base model by default.")
     licence: LicenceOption = None
-
-    def check(self) -> None:
-        """Do nothing when what is said has a registry to be said in.
-
-        Raises:
-            UsageError: none is named.
-        """
-        if self.registry is None and (self.model is not None or self.licence is not None):
-            raise UsageError(
-                "drpo export: --model and --licence are for the folder of prompts. Name it with --registry."
-            )
 
 
 @takes_options
@@ -105,7 +96,8 @@ def export_command(
 
     With --registry a finished run's prompt is kept by its model's name, for drpo prompts and drpo generate.
     """
-    entry.check()
+    if entry.registry is None and (entry.model is not None or entry.licence is not None):
+        raise UsageError("drpo export: --model and --licence are for the folder of prompts. Name it with --registry.")
     if output is None and entry.registry is None:
         raise UsageError("drpo export: say where to: --output DIR for the run's files, --registry DIR for its prompt.")
     if entry.registry is not None and all_runs:
@@ -127,12 +119,12 @@ async def _prune(storage: Storage, choice: "Choice", *, dry_run: bool, yes: bool
     before = await storage.measure()
     num_pruned = sum([await _prune_one(storage, run, choice, dry_run=dry_run) for run in chosen])
     if dry_run:
-        _say(f"{num_pruned} runs would be pruned; nothing was changed")
+        say(f"{num_pruned} runs would be pruned; nothing was changed")
         return
     if num_pruned:
         await _reclaim(storage, num_pruned)
     after = await storage.measure()
-    _say(f"{num_pruned} runs pruned; {storage.name}: {before} bytes before, {after} after")
+    say(f"{num_pruned} runs pruned; {storage.name}: {before} bytes before, {after} after")
 
 
 async def _choose(storage: Storage, choice: "Choice") -> "list[RunRecord]":
@@ -151,12 +143,12 @@ async def _choose(storage: Storage, choice: "Choice") -> "list[RunRecord]":
             if why is None:
                 chosen.append(run)
             elif choice.names or (choice.keep == "nothing" and run.status != "done"):
-                _say(f"{run.thread_id}: {why}; left as it is")
+                say(f"{run.thread_id}: {why}; left as it is")
     return chosen
 
 
-async def _prune_one(storage: Storage, run: "RunRecord", choice: "Choice", *, dry_run: bool) -> int:
-    """Prune one run and say so; return how many that were."""
+async def _prune_one(storage: Storage, run: "RunRecord", choice: "Choice", *, dry_run: bool) -> bool:
+    """Prune one run and say so; return whether that was possible."""
     from drpo_graph.storage.retention import prune_run
     from drpo_graph.storage.run_list import RunRegistry
 
@@ -164,39 +156,35 @@ async def _prune_one(storage: Storage, run: "RunRecord", choice: "Choice", *, dr
         async with storage.open_run(check_thread_id(run.thread_id), must_exist=True) as checkpoint:
             registry = RunRegistry(checkpoint.store)
             if not await registry.has(run.thread_id):
-                return 0
+                return False
             record = await registry.find(run.thread_id)
             why = await choice.find_obstacle(record, checkpoint.store, checkpoint.saver)
             if record.updated_at != run.updated_at:
                 # What was agreed to was another state of it.
                 why = "was worked on meanwhile"
-            if why is not None:
-                _say(f"{run.thread_id}: {why}; left as it is")
-                return 0
-            taken = await prune_run(checkpoint, record, keep=choice.keep, is_dry=dry_run)
+            if why is None:
+                taken = await prune_run(checkpoint, record, keep=choice.keep, is_dry=dry_run)
     except RunLockedError:
-        _say(f"{run.thread_id}: is being worked on; left as it is")
-        return 0
+        why = "is being worked on"
     except UsageError as error:
-        _say(f"{error} It is left as it is.")
-        return 0
-    _say(f"{taken.thread_id}: {taken.num_checkpoints} checkpoints and {taken.num_records} records")
-    return 1
+        say(f"{error} It is left as it is.")
+        return False
+    if why is not None:
+        say(f"{run.thread_id}: {why}; left as it is")
+        return False
+    say(f"{taken.thread_id}: {taken.num_checkpoints} checkpoints and {taken.num_records} records")
+    return True
 
 
 async def _reclaim(storage: Storage, num_pruned: int) -> None:
-    """Give space back, unless a run is being worked on, which would have to wait for it.
-
-    Raises:
-        CheckpointError: it cannot be given back.
-    """
+    """Give space back, unless a run is being worked on, which would have to wait for it."""
     from drpo_graph.storage.run_list import RunRegistry
 
     try:
         async with storage.open_for_reading() as reader:
             for run in await RunRegistry(reader.store).list_runs():
                 if await reader.is_worked_on(run.thread_id):
-                    _say(f"{run.thread_id}: is being worked on; the space is given back by a prune after its end")
+                    say(f"{run.thread_id}: is being worked on; the space is given back by a prune after its end")
                     return
         await storage.reclaim()
     except (CheckpointError, StateFormatError) as error:
@@ -204,14 +192,7 @@ async def _reclaim(storage: Storage, num_pruned: int) -> None:
 
 
 def _confirm(chosen: "list[RunRecord]", keep: "Keep") -> None:
-    """Do nothing where the user agrees.
-
-    Raises:
-        UsageError: nobody is there to be asked.
-        Abort: the user does not.
-    """
-    from drpo_graph.safety.terminal import inert
-
+    """Raise ``Abort`` unless the user agrees, ``UsageError`` where nobody is there to be asked."""
     if not sys.stdin.isatty():
         raise UsageError(f"drpo prune --keep {keep} cannot be undone: give --yes, or see with --dry-run what it takes.")
     names = inert(", ".join(run.thread_id for run in chosen), max_chars=_MAX_NAMES)
@@ -245,7 +226,7 @@ async def _export(storage: Storage, thread_id: str | None, output: Path) -> None
         except (DRPOError, ValidationError) as error:
             # One that is broken, or of another version, is no reason to leave the others where they are.
             num_failed += 1
-            _say(f"{name}: not exported: {error}")
+            say(f"{name}: not exported: {error}")
     if num_failed:
         raise CheckpointError(f"{num_failed} of {len(names)} runs could not be exported.")
 
@@ -262,50 +243,34 @@ async def _export_one(storage: Storage, name: str, output: Path) -> None:
         files = write_stored_examples(folder, run.record, run.icl_result)
     else:
         files = write_stored_run(folder, run.record, result=run.result, tree=run.tree, beams=run.beams)
-    _say(f"{name}: {len(files)} files in {folder}, {_export_events(storage, run.record, folder)}")
+    say(f"{name}: {len(files)} files in {folder}, {_export_events(storage, run.record, folder)}")
 
 
 def _export_events(storage: Storage, record: "RunRecord", folder: Path) -> str:
-    """Write a run's events, opened if they are sealed; return what became of them.
-
-    Raises:
-        CheckpointError: they cannot be written.
-    """
-    from drpo_graph.events.log import EVENTS_FILE
-    from drpo_graph.safety.private_files import write_atomically
-
+    """Write a run's events, opened if they are sealed; return what became of them."""
     if record.log_dir is not None and Path(record.log_dir).resolve() == folder.resolve():
         # They may be written at this moment: what replaces them would lack some.
         return "its events as they were"
-    num_closed = 0
-
-    def open_all(lines: list[str]) -> Iterator[bytes]:
-        nonlocal num_closed
-        for line in lines:
-            try:
-                yield f"{events.open_line(line).rstrip()}\n".encode("utf-8", "replace")
-            except CheckpointError:
-                num_closed += 1
-
+    opened: list[bytes] = []
     try:
         with storage.open_events(record.thread_id, record.log_dir) as events:
             lines = [line for line in events.read() if not line.isspace()]
             if not lines:
                 return "no events"
-            write_atomically(folder / EVENTS_FILE, open_all(lines))
+            for line in lines:
+                with suppress(CheckpointError):
+                    opened.append(f"{events.open_line(line).rstrip()}\n".encode("utf-8", "replace"))
+        write_atomically(folder / EVENTS_FILE, opened)
     except OSError as error:
         raise CheckpointError(f"Folder {folder}: {error.strerror or error}. Give another one with --output.") from error
     except CheckpointError as error:
         return f"no events ({error})"
-    return f"{len(lines) - num_closed} events" + (f", {num_closed} did not open" if num_closed else "")
+    num_closed = len(lines) - len(opened)
+    return f"{len(opened)} events" + (f", {num_closed} did not open" if num_closed else "")
 
 
 async def _register(storage: Storage, thread_id: str, *, entry: _Entry, kept: PromptRegistry) -> None:
-    """Keep a finished run's prompt, and say so.
-
-    Raises:
-        UsageError: the run has no prompt to keep, or its model has no name.
-    """
+    """Keep a finished run's prompt, and say so."""
     from drpo_graph.runs.reading import load_finished  # Loads LangGraph.
 
     record, result = await load_finished(storage, thread_id, advice="Name a run of drpo optimize.")
@@ -322,9 +287,3 @@ async def _register(storage: Storage, thread_id: str, *, entry: _Entry, kept: Pr
         placeholders=find_style(settings.initial_prompt, settings.placeholders),
     )
     keep_and_tell(kept, prompt)
-
-
-def _say(text: str) -> None:
-    from drpo_graph.safety.terminal import inert
-
-    write_lines(sys.stdout, inert(text, max_chars=2000))

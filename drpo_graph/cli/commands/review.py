@@ -36,11 +36,7 @@ class _Decision(OptionGroup, panel="Decision"):
         return self.approve or bool(self.veto) or bool(self.edit)
 
     def read_edits(self) -> dict[str, str]:
-        """Return the edited prompts by candidate.
-
-        Raises:
-            UsageError: one cannot be read, or two are for the same candidate.
-        """
+        """Return the edited prompts by candidate."""
         edits: dict[str, str] = {}
         for text in self.edit or ():
             candidate_id, separator, prompt = text.partition("=")
@@ -104,5 +100,4 @@ def review_command(
         return
     if no_resume:
         return
-    run = execution.ResumedRun(changes=changes, training=None, accepts_changes=False, priced=(), retries_failed=False)
-    execution.go_on(run, thread_id, frame=frame)
+    execution.go_on(execution.ResumedRun(changes=changes), thread_id, frame=frame)

@@ -30,17 +30,15 @@ _MAX_MESSAGE = 300
 def runs_command(checkpoint: flags.CheckpointOption = DEFAULT_PLACE, as_json: flags.JsonOption = False) -> None:
     """List the runs of a checkpoint, the newest first."""
     storage = find_storage(checkpoint)
-    if is_default(storage) and not storage.exists():
-        write_lines(sys.stdout, "[]" if as_json else f"No runs in {storage.name}. `drpo optimize` starts one.")
-        return
-    storage.require()
-    from drpo_graph.runs.reading import list_runs  # Loads LangGraph.
+    runs: list[RunRecord] = []
+    if storage.exists() or not is_default(storage):
+        storage.require()
+        from drpo_graph.runs.reading import list_runs  # Loads LangGraph.
 
-    runs = asyncio.run(list_runs(storage))
+        runs = asyncio.run(list_runs(storage))
     if as_json:
-        write_lines(
-            sys.stdout, json.dumps([run.model_dump(mode="json", exclude={"settings"}) for run in runs], indent=2)
-        )
+        listed = [run.model_dump(mode="json", exclude={"settings"}) for run in runs]
+        write_lines(sys.stdout, json.dumps(listed, indent=2))
     elif runs:
         _print_runs(runs)
     else:

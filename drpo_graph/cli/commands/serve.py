@@ -17,7 +17,7 @@ _LOOK_S = 0.5
 @wraps(read_request)  # Its options and help.
 def serve_command(**given: object) -> None:
     request = read_request(**given)
-    key = borrow_key(variable=request.api_key_env, file=request.api_key_file, environment=os.environ)
+    key = borrow_key(variable=request.flags.api_key_env, file=request.flags.api_key_file, environment=os.environ)
     folder = DEFAULT_CHECKPOINT.parent / SERVE_FOLDER
     with run_server(request, folder=folder, progress=sys.stderr, key=key, keeps_signals=True) as running:
         write_lines(sys.stdout, *_describe(running))

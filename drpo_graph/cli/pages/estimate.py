@@ -11,7 +11,7 @@ from rich.text import Text
 from drpo_graph.data.order import order_queries
 from drpo_graph.display import DisplayKind
 from drpo_graph.display.formatting import NONE, format_count, format_estimate
-from drpo_graph.display.streams import quiet
+from drpo_graph.display.streams import quiet, write_lines
 from drpo_graph.prompts.library import load_prompts
 from drpo_graph.records import ROLES, ICLExample, Query
 from drpo_graph.search.estimate import Dataset, Estimate, estimate_run, find_shortage
@@ -24,13 +24,7 @@ _MIN_WIDTH = 100
 def print_estimate(
     settings: Settings, training: Sequence[Query], held_out: Sequence[Query], *, display: DisplayKind
 ) -> None:
-    """Print what a run is expected to use, and the most that it may.
-
-    Args:
-        settings: What it would do.
-        training: Its training queries, as given.
-        held_out: Its validation queries.
-        display: ``jsonl`` prints one JSON object; ``none`` nothing.
+    """Print what a search is expected to use, and the most that it may.
 
     Raises:
         TemplateError: the template folder cannot be used.
@@ -53,22 +47,14 @@ def print_estimate(
 def print_estimates(
     settings: Settings, expected: Estimate, worst: Estimate, *, told: Sequence[str], display: DisplayKind
 ) -> None:
-    """Print what a run is expected to use, and the most that it may.
+    """Print what a run is expected to use, the most that it may, and ``told``: what both rest on, in lines.
 
-    Args:
-        settings: With the budget.
-        expected: What it is expected to use.
-        worst: The most.
-        told: What both rest on, in lines.
-        display: ``jsonl`` prints one JSON object; ``none`` nothing.
+    As ``jsonl`` that is one JSON object with the two alone, as ``none`` nothing.
     """
-    stream = quiet(sys.stdout)
     if display == "jsonl":
-        content = {"expected": _as_json(expected), "at_most": _as_json(worst)}
-        stream.write(f"{json.dumps(content)}\n")
+        write_lines(sys.stdout, json.dumps({"expected": _as_json(expected), "at_most": _as_json(worst)}))
     elif display != "none":
         _print_page(settings, expected, worst, told)
-    stream.flush()
 
 
 def _cached_texts(settings: Settings) -> frozenset[str]:
@@ -93,8 +79,7 @@ def _as_json(estimate: Estimate) -> dict[str, object]:
 
 
 def _print_page(settings: Settings, expected: Estimate, worst: Estimate, told: Sequence[str]) -> None:
-    stream = quiet(sys.stdout)
-    console = Console(file=stream, highlight=False, markup=False, emoji=False)
+    console = Console(file=quiet(sys.stdout), highlight=False, markup=False, emoji=False)
     console.width = max(console.width, _MIN_WIDTH)
     console.print(_table(expected, worst), Text())
     lines = [
@@ -105,35 +90,26 @@ def _print_page(settings: Settings, expected: Estimate, worst: Estimate, told: S
     shortage = find_shortage(settings, {cap: expected.amount_of(cap) for cap in CAPS})
     for line in [*lines, *([f"warning: {shortage}"] if shortage else [])]:
         console.print(Text(line), soft_wrap=True)
+    console.file.flush()
 
 
 def _table(expected: Estimate, worst: Estimate) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("estimate", style="dim", no_wrap=True)
-    for heading in ("calls", "tokens in", "out", "money", "time"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for heading in ("calls at most", "tokens", "money"):
+    for heading in ("calls", "tokens in", "out", "money", "time", "calls at most", "tokens", "money"):
         table.add_column(heading, justify="right", no_wrap=True)
     for role in ROLES:
         one, most = expected.by_role[role], worst.by_role[role]
-        cells = (one.calls, one.prompt_tokens, one.completion_tokens)
-        tokens = most.prompt_tokens + most.completion_tokens
-        table.add_row(
-            role, *_counts(*cells), _money(one.cost_usd), "", *_counts(most.calls, tokens), _money(most.cost_usd)
-        )
-    table.add_row(
-        "total",
-        *_counts(
-            expected.calls,
-            sum(one.prompt_tokens for one in expected.by_role.values()),
-            sum(one.completion_tokens for one in expected.by_role.values()),
-        ),
-        _money(expected.cost_usd),
-        format_estimate(expected.seconds),
-        *_counts(worst.calls, worst.tokens),
-        _money(worst.cost_usd),
-        style="bold",
+        calls = _counts(one.calls, one.prompt_tokens, one.completion_tokens)
+        bound = _counts(most.calls, most.prompt_tokens + most.completion_tokens)
+        table.add_row(role, *calls, _money(one.cost_usd), "", *bound, _money(most.cost_usd))
+    shares = expected.by_role.values()
+    calls = _counts(
+        expected.calls, sum(one.prompt_tokens for one in shares), sum(one.completion_tokens for one in shares)
     )
+    bound = _counts(worst.calls, worst.tokens)
+    time = format_estimate(expected.seconds)
+    table.add_row("total", *calls, _money(expected.cost_usd), time, *bound, _money(worst.cost_usd), style="bold")
     return table
 
 

@@ -96,10 +96,9 @@ class Page:
             self._console.print(Text())
         for check in checks:
             style = "green" if check.is_usable else "bold red"
-            verdict = inert(
-                check.verdict if check.is_usable else f"not usable: {check.verdict}", max_chars=_MAX_VERDICT
-            )
-            self._console.print(Text.assemble(f"{check.role:11}", (verdict, style)), soft_wrap=True)
+            verdict = check.verdict if check.is_usable else f"not usable: {check.verdict}"
+            shown = (inert(verdict, max_chars=_MAX_VERDICT), style)
+            self._console.print(Text.assemble(f"{check.role:11}", shown), soft_wrap=True)
 
 
 def capability_rows(found: Capabilities) -> list[tuple[str, str, str]]:
@@ -129,11 +128,6 @@ def _describe_seed(found: Capabilities) -> tuple[str, str]:
         return "refused", "samples cannot be repeated"
     if found.is_reproducible is None:
         return "accepted", "whether it repeats a sample did not show"
-    return (
-        ("repeats", "equal requests give equal samples")
-        if found.is_reproducible
-        else (
-            "accepted",
-            "but it does not repeat a sample",
-        )
-    )
+    if found.is_reproducible:
+        return "repeats", "equal requests give equal samples"
+    return "accepted", "but it does not repeat a sample"

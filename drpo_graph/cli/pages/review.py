@@ -69,80 +69,6 @@ def find_pending(thread_id: str, storage: Storage) -> ReviewRequest:
     return request
 
 
-def decide_at_terminal(request: ReviewRequest, storage: Storage, *, author: str | None = None) -> bool:
-    """Ask for the decision until it can be used, and store it; return whether there is one, and the run may go on."""
-
-    def submit(fields: Mapping[str, object]) -> None:
-        asyncio.run(decide(request.run_id, fields, checkpoint=storage))
-
-    return ask_decision(request, author=author or default_author(), stdout=sys.stdout, submit=submit)
-
-
-def ask_decision(
-    request: ReviewRequest,
-    *,
-    author: str,
-    stdout: TextIO,
-    submit: Callable[[Mapping[str, object]], object],
-    read: Callable[[str], str] = input,
-    edit: Callable[[str], str] | None = None,
-) -> bool:
-    """Ask a person at a terminal until there is a decision that can be used; return whether there is one.
-
-    Without one it is left for later.
-
-    Args:
-        request: What is asked.
-        author: Who decides.
-        stdout: Where to print.
-        submit: Takes the fields of a decision; what it refuses with ``ReviewError`` is told and can be mended.
-        read: Returns a line, given the prompt for it.
-        edit: Returns a text as somebody changed it; the user's editor when absent.
-    """
-    edit = edit or edit_text
-    prompts = {one.id: one.prompt for one in request.candidates}
-    vetoed, edits, note = set[str](), dict[str, str](), ""
-    print_request(request, stdout)
-    stdout.write(f"{_HELP}\n")
-    while True:
-        try:
-            command, _, rest = read(_standing(vetoed, edits)).strip().partition(" ")
-        except EOFError:
-            return False
-        rest = rest.strip()
-        if command == "a":
-            veto = [one for one in prompts if one in vetoed]
-            if _is_taken(submit, {"author": author, "veto": veto, "edits": edits, "note": note}, stdout):
-                return True
-            continue
-        if command == "q":
-            return False
-        if command == "v" and rest in prompts:
-            vetoed.add(rest)
-        elif command == "e" and rest in prompts:
-            try:
-                edits[rest] = edit(edits.get(rest, prompts[rest]))
-            except ReviewError as error:
-                stdout.write(f"{error}\n")
-        elif command == "n":
-            note = rest
-        elif command == "u":
-            vetoed, edits, note = set(), {}, ""
-        elif command == "s":
-            print_request(request, stdout)
-        else:
-            stdout.write(f"{_HELP}\ncandidates: {', '.join(prompts)}\n")
-
-
-def _is_taken(submit: Callable[[Mapping[str, object]], object], fields: Mapping[str, object], stdout: TextIO) -> bool:
-    try:
-        submit(fields)
-    except ReviewError as error:
-        stdout.write(f"{error}\n")
-        return False
-    return True
-
-
 def edit_text(text: str) -> str:
     """Return a text as the user changed it in ``$VISUAL`` or ``$EDITOR``.
 
@@ -159,6 +85,69 @@ def edit_text(text: str) -> str:
             return path.read_text(encoding="utf-8").strip()
         except (OSError, ValueError, subprocess.CalledProcessError) as error:
             raise ReviewError(f"The editor {command!r} gave no text: {error}. Set EDITOR to another one.") from error
+
+
+def decide_at_terminal(request: ReviewRequest, storage: Storage, *, author: str | None = None) -> bool:
+    """Ask for the decision until it can be used, and store it; return whether there is one, and the run may go on."""
+
+    def submit(fields: Mapping[str, object]) -> None:
+        asyncio.run(decide(request.run_id, fields, checkpoint=storage))
+
+    return ask_decision(request, author=author or default_author(), stdout=sys.stdout, submit=submit)
+
+
+def ask_decision(
+    request: ReviewRequest,
+    *,
+    author: str,
+    stdout: TextIO,
+    submit: Callable[[Mapping[str, object]], object],
+    read: Callable[[str], str] = input,
+    edit: Callable[[str], str] = edit_text,
+) -> bool:
+    """Ask a person at a terminal until there is a decision that can be used; return whether there is one.
+
+    Without one it is left for later.
+
+    Args:
+        request: What is asked.
+        author: Who decides.
+        stdout: Where to print.
+        submit: Takes the fields of a decision; what it refuses with ``ReviewError`` is told and can be mended.
+        read: Returns a line, given the prompt for it.
+        edit: Returns a text as somebody changed it.
+    """
+    prompts = {one.id: one.prompt for one in request.candidates}
+    vetoed, edits, note = set[str](), dict[str, str](), ""
+    print_request(request, stdout)
+    stdout.write(f"{_HELP}\n")
+    while True:
+        try:
+            command, _, rest = read(_standing(vetoed, edits)).strip().partition(" ")
+        except EOFError:
+            return False
+        rest = rest.strip()
+        try:
+            if command == "a":
+                veto = [one for one in prompts if one in vetoed]
+                submit({"author": author, "veto": veto, "edits": edits, "note": note})
+                return True
+            if command == "q":
+                return False
+            if command == "v" and rest in prompts:
+                vetoed.add(rest)
+            elif command == "e" and rest in prompts:
+                edits[rest] = edit(edits.get(rest, prompts[rest]))
+            elif command == "n":
+                note = rest
+            elif command == "u":
+                vetoed, edits, note = set(), {}, ""
+            elif command == "s":
+                print_request(request, stdout)
+            else:
+                stdout.write(f"{_HELP}\ncandidates: {', '.join(prompts)}\n")
+        except ReviewError as error:
+            stdout.write(f"{error}\n")
 
 
 def _standing(vetoed: set[str], edits: dict[str, str]) -> str:

@@ -22,13 +22,7 @@ _VERB_BY_STATUS = {"running": "watch it with: drpo events", "waiting": "review w
 
 
 def print_run(run: StoredRun, stdout: TextIO, *, place: str) -> None:
-    """Print a run.
-
-    Args:
-        run: The run.
-        stdout: Where to.
-        place: What a command about this run needs to find it, e.g. ``" --checkpoint FILE"``.
-    """
+    """Print a run; ``place`` is what a command about it needs to find it, e.g. ``" --checkpoint FILE"``."""
     console = Console(file=stdout, highlight=False, markup=False, emoji=False)
     by_id = {candidate.id: candidate for candidate in run.tree}
     for line in describe_start(run.record):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from drpo_graph.cli.execution import _check_is_new
+from drpo_graph.cli.execution import check_is_new
 from drpo_graph.errors import NoRunsError, SearchStalledError
 from drpo_graph.runs.reading import list_runs as read_runs
 from drpo_graph.storage.postgres import PostgresStorage
@@ -172,7 +172,7 @@ def test_a_run_is_looked_at_and_followed_from_another_machine(
 def test_a_new_database_is_known_to_hold_no_run_of_a_name(uri: str) -> None:
     storage = PostgresStorage(uri)
     # Asked before a model server is started for a run: it returns, and leaves the database as it is.
-    _check_is_new(storage, "t")
+    check_is_new(storage, "t")
     with pytest.raises(NoRunsError):
         asyncio.run(read_runs(storage))
 

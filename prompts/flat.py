@@ -44,7 +44,6 @@ def clean_answer(text: str, *, is_cut: bool) -> str:
     around it goes, and so does a bare code fence around all of it.
 
     Args:
-        text: The model's continuation of the prompt.
         is_cut: Whether the token limit ended it: it may then end in the middle of a heading, or inside the fence.
     """
     answer = _OWN_HEADING.sub("", text)
@@ -87,7 +86,6 @@ def join_messages(messages: Sequence[Message], *, is_structured: bool) -> str:
     """Return a conversation as one text for a base model to continue.
 
     Args:
-        messages: The conversation.
         is_structured: Whether a reply of our form comes next; a heading announces it then.
     """
     texts = [f"{REPLY_HEADING}\n{one['content']}" if one["role"] == "assistant" else one["content"] for one in messages]

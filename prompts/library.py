@@ -72,8 +72,6 @@ class ResponseFormat:
         """Return the request: chat roles, or one flat text.
 
         Args:
-            system_prompt: What the model is told to be.
-            query: What it is asked now.
             examples: ICL examples, in the order in which they are shown; they read like former exchanges.
             history: The conversation so far, of user and assistant, oldest first; it stands after the examples.
         """
@@ -138,7 +136,6 @@ class PromptLibrary:
         """Return the request that asks for a better system prompt.
 
         Args:
-            current_prompt: The prompt to improve.
             former_prompts: Earlier prompts of its path, oldest first, without the current one.
             examples: Queries with the candidate's rollouts on them, in the order they should be shown.
             rejected: What a former run tried and found worse; without any, the request is as if there were none.
@@ -188,7 +185,6 @@ def load_prompts(folder: Path | None = None, *, has_placeholders: bool = False) 
     """Return our templates and metrics, replaced file by file by those in ``folder``.
 
     Args:
-        folder: Templates of the user's own.
         has_placeholders: Whether the prompt is a template itself, which the optimizer is told then.
 
     Raises:

@@ -92,10 +92,6 @@ class AlignmentMiddleware(AgentMiddleware[AgentState[ResponseT], ContextT, Respo
     ) -> ModelResponse[ResponseT]:
         """Make a model call with prompt and examples.
 
-        Args:
-            request: The agent's.
-            handler: Makes the call.
-
         Raises:
             UsageError: the prompt cannot be read or filled.
         """

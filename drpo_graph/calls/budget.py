@@ -87,11 +87,7 @@ class BudgetPart(Record):
     Of a process that has gone, those that never got there are lost."""
 
     def write_off(self, finished: Mapping[str, Usage]) -> "BudgetPart":
-        """Return the part of a process that has gone: what it lost is charged, and nothing is in work.
-
-        Args:
-            finished: What the calls in the ledger used, by key.
-        """
+        """Return the part of a process that has gone: what it lost is charged, and nothing is in work."""
         charged = self.charged
         for key, amount in self.in_work.items():
             usage = finished.get(key)
@@ -142,12 +138,7 @@ class Budget:
         self._num_saves_done = 0
 
     async def load(self, archive: Archive, finished: Mapping[str, Usage] | None = None) -> None:
-        """Read what former processes spent beyond the calls in their ledger.
-
-        Args:
-            archive: The run's records.
-            finished: What the calls in the ledger used, by key.
-        """
+        """Read what former processes spent beyond the calls in their ledger."""
         self._archive = archive
         stored = await archive.get_all("budget")
         for name, value in stored.items():

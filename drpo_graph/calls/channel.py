@@ -99,10 +99,6 @@ class CallChannel:
     async def call(self, key: str, request: Request) -> LedgerEntry:
         """Return one finished call, from the ledger where it stands already.
 
-        Args:
-            key: Its :meth:`key_of`.
-            request: What is sent when it does not.
-
         Raises:
             RefusedRequestError: the endpoint refuses this one request, or fails it again and again.
             ModelCallError: the endpoint cannot be used at all (wrong key, unknown model, unreachable).

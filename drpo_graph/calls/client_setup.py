@@ -34,9 +34,6 @@ async def find_capabilities(
     A resumed run asks as it did before, whatever its servers say now: its finished calls are found by what was asked.
 
     Args:
-        client: The role's client.
-        archive: The run's.
-        cache: What is remembered of endpoints.
         may_ask: Whether the servers may be asked; else a new run knows nothing, then and when it is resumed.
 
     Returns:

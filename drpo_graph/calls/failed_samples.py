@@ -119,8 +119,6 @@ class FailureBudget:
         """Count a sample, after everything that was done to get a usable reply.
 
         Args:
-            failure: Why it has none, if so.
-            role: Whose sample it is, for the message.
             max_share: How many of the last samples may fail, as a share; 1 lets all of them.
 
         Raises:

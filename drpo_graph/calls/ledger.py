@@ -104,8 +104,6 @@ class Ledger:
         A call that was begun is finished and committed even if its caller is cancelled meanwhile.
 
         Args:
-            key: Names the call.
-            call: Makes it.
             on_commit: Told of the record once it is stored, where this caller's ``call`` was the one made.
 
         Raises:
@@ -124,10 +122,6 @@ class Ledger:
         """Let the finished calls of a question be made again; they stay in the tally of what was used.
 
         Once in a process: those who ask the same beside or after the first find its calls.
-
-        Args:
-            question: Names it.
-            keys: Its calls.
         """
         task = self._releases.get(question)
         if task is None:

@@ -26,7 +26,6 @@ def make_display(
     a file, ``TERM=dumb``), ``rich`` falls back to ``plain``.
 
     Args:
-        kind: Which display.
         stdout: Takes results: lines, events, the summary.
         stderr: Takes the live panel.
         files: What the summary names as the run's files.

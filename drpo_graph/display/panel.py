@@ -48,8 +48,6 @@ def render_panel(view: RunView, *, now: float, width: int, height: int = 40, is_
     """Return the panel; what it holds no longer depends on the view, which may change while it is drawn.
 
     Args:
-        view: What to show.
-        now: Seconds since the epoch.
         width: Columns to fill, up to :data:`MAX_WIDTH`.
         height: Lines of the terminal: on a low one fewer messages are shown.
         is_ascii: Whether the terminal lacks block characters.

@@ -52,10 +52,6 @@ class _Fitting:
 class AlignedClient:
     """Asks a base model, through the gates, retries and renderer of the search.
 
-    Args:
-        settings: Names the base model, its sampling, time-outs and templates.
-        model: A chat model instance, in place of the model string.
-
     Raises:
         ModelSpecError: the model string cannot be resolved.
         TemplateError: the template folder of the settings cannot be used.

@@ -29,12 +29,7 @@ Answer = dict[str, JsonValue] | CallFailure
 
 
 class Wire:
-    """Requests to one server, each answered with its body or with what failed.
-
-    Args:
-        address: Where to, and with which key.
-        timeout_s: Longest wait for one answer.
-    """
+    """Requests to one server, each answered with its body or with what failed."""
 
     def __init__(self, address: Address, *, timeout_s: float) -> None:
         self.address = address

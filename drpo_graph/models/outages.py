@@ -95,9 +95,7 @@ class Circuit:
         """Count a try that the endpoint failed.
 
         Args:
-            failure: What came instead of a reply.
             call: Whose try it was: tries of one call say less than those of several.
-            endpoint: Its name, for messages.
             first_pause_s: Time before the first probe; it doubles from there.
         """
         self.failed_at = time.monotonic()
@@ -184,7 +182,6 @@ class Waiting:
             circuits: Of all servers of the call's model.
             max_outage_s: How long the call may wait; 0 does not wait.
             has_ended: Whether the server at an endpoint is known to be gone for good.
-            emitter: Tells the run of the outage.
             guard: What it raises ends the wait.
 
         Raises:

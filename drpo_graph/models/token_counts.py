@@ -14,7 +14,6 @@ async def count_tokens(wire: Wire, messages: Sequence[Message] | str, *, dialect
     """Return the exact number of prompt tokens, or ``None`` when the server cannot tell.
 
     Args:
-        wire: To the server.
         messages: Chat messages, counted with the model's chat template; a text is counted as a flat prompt.
         dialect: What :attr:`~drpo_graph.models.capabilities.Capabilities.counts_tokens` says of the server.
     """

@@ -20,7 +20,6 @@ def render_prompt(prompt: RegisteredPrompt, form: PromptForm) -> str:
     """Return a prompt in a form that other programs read, ending with a line break.
 
     Args:
-        prompt: The prompt.
         form: ``txt``, the prompt alone; ``json``, with its provenance; ``template``, what ``langchain_core.load`` reads
             as a ``ChatPromptTemplate``; ``hub``, the arguments of LangSmith's ``push_prompt``.
     """

@@ -189,9 +189,7 @@ def _measure(value: object, sizes: dict[int, tuple[int, int]], *, level: int = 1
     """Return how deep a value is, and of how many it consists when shared ones are unfolded.
 
     Args:
-        value: What to measure.
         sizes: What was found, by identity: (0, 0) while a value is being measured, so that a cycle counts once.
-        level: How deep it lies.
 
     Raises:
         PickleError: too deep, too many, or a class.

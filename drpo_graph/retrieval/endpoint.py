@@ -25,13 +25,7 @@ _MALFORMED = (AttributeError, IndexError, KeyError, TypeError, ValueError)
 
 
 class EndpointEmbeddings(Embeddings):
-    """Embeds texts at an endpoint, and says what to do when it cannot be used.
-
-    Args:
-        name: The model's name there.
-        base_url: The API, ending in ``/v1``.
-        api_key: What it is sent.
-    """
+    """Embeds texts at an endpoint, and says what to do when it cannot be used."""
 
     def __init__(self, name: str, *, base_url: str, api_key: str) -> None:
         self._name, self._base_url, self._api_key = name, base_url, SecretStr(api_key)

@@ -101,12 +101,7 @@ def check_options(options: ServeOptions) -> None:
 
 
 def build_command(options: ServeOptions, python: str) -> list[str]:
-    """Return the server's command line; of our flags, those that are passed through are left out.
-
-    Args:
-        options: What to serve.
-        python: The interpreter whose environment has vLLM.
-    """
+    """Return the server's command line; of our flags, those that are passed through are left out."""
     passed = _read_flags(options.vllm_arguments)
     command = [python, "-m", MODULE]
     for flag, value in _list_flags(options):
@@ -123,8 +118,6 @@ def build_environment(
     Proxies and caches are its own, too, and so are tokens that fetch weights.
 
     Args:
-        options: What to serve.
-        inherited: This process's environment.
         secrets: Variables with keys whose names do not tell it.
     """
     environment = {name: value for name, value in inherited.items() if not _is_withheld(name, secrets)}

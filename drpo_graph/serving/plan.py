@@ -29,10 +29,6 @@ def plan_server(
     """Return what is needed to start a server.
 
     Args:
-        options: What to serve, and how.
-        python: The interpreter whose environment has vLLM.
-        log_file: Takes what the server says.
-        inherited: This process's environment, which the server's goes on from.
         secrets: Variables of it that the server is not given, besides those whose names tell that they hold secrets.
 
     Raises:

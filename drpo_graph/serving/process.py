@@ -66,7 +66,6 @@ class Server:
         """Return when the server answers under its name.
 
         Args:
-            timeout_s: How long it may take.
             report: Called a few times a second with the seconds passed and the last line of the log; what it raises
                 ends the wait.
 
@@ -188,8 +187,6 @@ def start_server(plan: ServerPlan, key: str, *, grace_s: float = STOP_GRACE_S) -
     """Start a server that wants a key; it does not answer yet.
 
     Args:
-        plan: What to start, and where.
-        key: What requests must carry.
         grace_s: How long the server may take to end when it is stopped.
 
     Raises:

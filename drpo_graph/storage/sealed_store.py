@@ -65,9 +65,7 @@ async def seal_store(store: BaseStore, vault: Vault | None, *, name: str, is_new
     """Return the store as it is to be used: sealed, if there is a key, and refused where the key is not its own.
 
     Args:
-        store: The store of a checkpoint.
         vault: What the environment's key makes; ``None`` without one.
-        name: The checkpoint, for messages.
         is_new: Whether an empty store may be marked as sealed with this key.
 
     Raises:

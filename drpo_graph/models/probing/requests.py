@@ -95,10 +95,7 @@ class Asker:
 
         Args:
             text: The user's message, or the prompt.
-            fields: Further fields of the request.
             is_flat: Whether to ask ``/completions``, in place of what all other requests do.
-            system: The system prompt, if any.
-            num_tokens: The reply's limit.
         """
         is_flat = self.is_flat if is_flat is None else is_flat
         turns: list[JsonValue] = [{"role": "system", "content": system}] if system else []

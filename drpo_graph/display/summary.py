@@ -93,7 +93,7 @@ def _print_stop(console: Console, event: RunStopped, *, commands: Sequence[str])
 
 def print_examples(console: Console, result: ICLResult) -> None:
     """Print what became of every ICL example."""
-    table = _table(title=Text("ICL examples", style="bold"))
+    table = make_table("ICL examples")
     for heading in ("example", "reward before", "after", "iterations"):
         table.add_column(heading, no_wrap=True)
     # Rich narrows columns that may wrap first: the query alone gives way.
@@ -114,8 +114,12 @@ def list_example_files(files: Sequence[Path], result: ICLResult) -> list[Path]:
     return [folder / name for folder in folders for name in (result.published_name, RESULT_FILE)]
 
 
-def _table(*, title: Text | None = None) -> Table:
-    return Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+def make_table(title: str = "") -> Table:
+    """Return a table without lines; its title stands over it on the left."""
+    heading = Text(title, style="bold") if title else None
+    return Table(
+        title=heading, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim"
+    )
 
 
 def _prompt_panel(result: RunResult) -> RenderableType:
@@ -198,7 +202,7 @@ def _search_text(result: RunResult, *, elapsed_s: float | None) -> Text:
 
 
 def _cost_table(result: RunResult) -> Table:
-    table = _table()
+    table = make_table()
     table.add_column("cost", style="dim", width=_LABEL_WIDTH)
     has_money = any(result.cost_by_role.values())
     for name in ("calls", "tokens in", "out", "cached", *(["money"] if has_money else [])):

@@ -12,6 +12,7 @@ from drpo_graph.data.order import order_queries
 from drpo_graph.display import DisplayKind
 from drpo_graph.display.formatting import NONE, format_count, format_estimate
 from drpo_graph.display.streams import quiet, write_lines
+from drpo_graph.display.summary import make_table
 from drpo_graph.prompts.library import load_prompts
 from drpo_graph.records import ROLES, ICLExample, Query
 from drpo_graph.search.estimate import Dataset, Estimate, estimate_run, find_shortage
@@ -94,7 +95,7 @@ def _print_page(settings: Settings, expected: Estimate, worst: Estimate, told: S
 
 
 def _table(expected: Estimate, worst: Estimate) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table = make_table()
     table.add_column("estimate", style="dim", no_wrap=True)
     for heading in ("calls", "tokens in", "out", "money", "time", "calls at most", "tokens", "money"):
         table.add_column(heading, justify="right", no_wrap=True)

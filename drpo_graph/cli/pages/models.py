@@ -3,9 +3,9 @@
 from typing import NamedTuple, TextIO
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
+from drpo_graph.display.summary import make_table
 from drpo_graph.models.capabilities import Capabilities
 from drpo_graph.runs.role_checks import RoleCheck
 from drpo_graph.safety.terminal import inert
@@ -65,7 +65,7 @@ class Page:
         """Print what an endpoint can do with a model."""
         heading = Text.assemble((inert(name, max_chars=_MAX_NAME), "bold"), f" at {inert(place, max_chars=_MAX_NAME)}")
         self._console.print(heading, soft_wrap=True)
-        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+        table = make_table()
         table.add_column("capability", no_wrap=True)
         table.add_column("answer", no_wrap=True)
         table.add_column("for a run", ratio=1)

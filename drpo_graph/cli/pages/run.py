@@ -9,7 +9,7 @@ from rich.text import Text
 
 from drpo_graph.display import render_summary
 from drpo_graph.display.formatting import format_reward
-from drpo_graph.display.summary import print_examples
+from drpo_graph.display.summary import make_table, print_examples
 from drpo_graph.display.view import describe_decision
 from drpo_graph.records import Candidate
 from drpo_graph.runs.reading import StoredRun, describe_start
@@ -59,19 +59,8 @@ def _print_progress(run: StoredRun, console: Console, *, best: Candidate | None,
     console.print(Text(f"{verb} {run.record.thread_id}{place}{tail}"), soft_wrap=True)
 
 
-def _table(title: str) -> Table:
-    return Table(
-        title=Text(title, style="bold"),
-        title_justify="left",
-        box=None,
-        pad_edge=False,
-        padding=(0, 2, 0, 0),
-        header_style="dim",
-    )
-
-
 def _levels_table(beams: list[list[str]], by_id: Mapping[str, Candidate]) -> Table:
-    table = _table("levels")
+    table = make_table("levels")
     table.add_column("level", justify="right", no_wrap=True)
     table.add_column("beam", no_wrap=True)
     table.add_column("from", no_wrap=True)
@@ -87,7 +76,7 @@ def _levels_table(beams: list[list[str]], by_id: Mapping[str, Candidate]) -> Tab
 
 
 def _trace_table(candidate_id: str, by_id: Mapping[str, Candidate]) -> Table:
-    table = _table("path to the best prompt")
+    table = make_table("path to the best prompt")
     for heading in ("candidate", "from"):
         table.add_column(heading, no_wrap=True)
     table.add_column("reward", justify="right", no_wrap=True)

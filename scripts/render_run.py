@@ -21,8 +21,9 @@ from rich.console import Console
 from rich.terminal_theme import TerminalTheme
 from rich.text import Text
 
-from drpo_graph.display import RunView, render_summary
 from drpo_graph.display.panel import render_panel
+from drpo_graph.display.summary import render_summary
+from drpo_graph.display.view import RunView
 from drpo_graph.events.schema import Event, RunFinished, parse_event
 from drpo_graph.records import ROLES
 from drpo_graph.runs.runner import RunOptions, optimize

@@ -10,8 +10,10 @@ from langchain_core.messages import AnyMessage, HumanMessage, SystemMessage, con
 
 from drpo_graph.agents.prompt_slot import PromptSlot
 from drpo_graph.errors import SettingsError, UsageError
-from drpo_graph.inference import AlignedModel, ChosenPrompt, GivenPrompt, PromptSource, check_num_icl, choose_prompt
+from drpo_graph.inference import AlignedModel, GivenPrompt
 from drpo_graph.inference.blocking import wait_for
+from drpo_graph.inference.model import check_num_icl
+from drpo_graph.inference.prompt_choice import ChosenPrompt, PromptSource, choose_prompt
 from drpo_graph.parts.protocols import ExampleRetriever
 from drpo_graph.prompts.library import as_turns
 from drpo_graph.prompts.placeholders import fill

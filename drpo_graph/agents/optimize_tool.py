@@ -16,7 +16,8 @@ from drpo_graph.events.schema import Event
 from drpo_graph.inference.blocking import wait_for
 from drpo_graph.prompts.library import fence
 from drpo_graph.records import Query, RunResult
-from drpo_graph.registry import RegisteredPrompt, describe_provenance
+from drpo_graph.registry import RegisteredPrompt
+from drpo_graph.registry.forms import describe_provenance
 from drpo_graph.runs.runner import RunOptions, optimize, resume
 from drpo_graph.safety.redaction import redact
 from drpo_graph.search.assembly import Parts

@@ -18,7 +18,8 @@ from drpo_graph.cli.pages.review import decide_at_terminal, find_pending, is_ter
 from drpo_graph.cli.places import name_place
 from drpo_graph.cli.serve_request import SERVE_FOLDER
 from drpo_graph.cli.served_roles import RoleServing, serve_roles
-from drpo_graph.display import RESUME_COMMAND, DisplayKind, make_display
+from drpo_graph.display import DisplayKind, make_display
+from drpo_graph.display.summary import RESUME_COMMAND
 from drpo_graph.errors import (
     DRPOError,
     FingerprintMismatchError,

@@ -21,7 +21,9 @@ from drpo_graph.cli.serve_request import ServeRequest
 from drpo_graph.display.rich_panel import can_show_live
 from drpo_graph.display.streams import quiet
 from drpo_graph.safety.terminal import inert
-from drpo_graph.serving import Server, ServerKey, new_key, plan_server, start_server
+from drpo_graph.serving.keys import ServerKey, new_key
+from drpo_graph.serving.plan import plan_server
+from drpo_graph.serving.process import Server, start_server
 
 _SAY_EVERY_S = 10.0
 _MAX_LINE = 160

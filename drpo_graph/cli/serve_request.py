@@ -10,7 +10,7 @@ import typer
 
 from drpo_graph.cli.option_groups import OptionGroup, argument, option, takes_options
 from drpo_graph.errors import UsageError
-from drpo_graph.serving import DEFAULT_HOST, DEFAULT_PORT, ServeOptions
+from drpo_graph.serving.arguments import DEFAULT_HOST, DEFAULT_PORT, ServeOptions
 
 SERVE_FOLDER = "serve"
 """Beside the checkpoint: keys and logs of servers."""

@@ -14,7 +14,9 @@ from drpo_graph.errors import ModelCallError, UsageError
 from drpo_graph.models.clients import build_clients
 from drpo_graph.models.outages import never_ends
 from drpo_graph.records import ROLES
-from drpo_graph.serving import KEY_VARIABLE, ServerKey, borrow_key, find_free_port
+from drpo_graph.serving.arguments import KEY_VARIABLE
+from drpo_graph.serving.keys import ServerKey, borrow_key
+from drpo_graph.serving.process import find_free_port
 from drpo_graph.settings.settings import RoleSettings, Settings
 
 _URL_VARIABLE = "VLLM_BASE_URL"

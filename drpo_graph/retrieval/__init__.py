@@ -2,8 +2,8 @@
 
 from drpo_graph.retrieval.cache import CacheCounts, CachedEmbeddings
 from drpo_graph.retrieval.embeddings import make_embeddings
-from drpo_graph.retrieval.examples import bundled_icl_examples, digest_examples, load_icl_examples
-from drpo_graph.retrieval.retriever import EmbeddingRetriever, open_retriever, read_icl_examples
+from drpo_graph.retrieval.examples import bundled_icl_examples, load_icl_examples
+from drpo_graph.retrieval.retriever import EmbeddingRetriever
 from drpo_graph.settings.retrieval import DEFAULT_EMBEDDINGS
 
 __all__ = [
@@ -12,9 +12,6 @@ __all__ = [
     "CachedEmbeddings",
     "EmbeddingRetriever",
     "bundled_icl_examples",
-    "digest_examples",
     "load_icl_examples",
     "make_embeddings",
-    "open_retriever",
-    "read_icl_examples",
 ]

@@ -34,7 +34,8 @@ from drpo_graph.parts.responders import PromptResponder
 from drpo_graph.parts.rewards import CriticPart, MixedCritic, MixedReward, choose_critic, replaces_critic
 from drpo_graph.prompts.library import PromptLibrary, load_prompts
 from drpo_graph.records import Role
-from drpo_graph.retrieval import digest_examples, open_retriever
+from drpo_graph.retrieval.examples import digest_examples
+from drpo_graph.retrieval.retriever import open_retriever
 from drpo_graph.search.beam import prune_beam
 from drpo_graph.search.session import RunContext
 from drpo_graph.settings.limits import check_prices

@@ -1,9 +1,7 @@
 """Our nodes in anybody's graph: they find their context and a store, whoever runs it."""
 
-import asyncio
 import hashlib
 import secrets
-import weakref
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +15,7 @@ from langgraph.store.memory import InMemoryStore
 
 from drpo_graph.errors import RunInterruptedError, SettingsError
 from drpo_graph.events.emitter import EventSink
+from drpo_graph.models.per_loop import PerLoop
 from drpo_graph.records import Role, digest_json
 from drpo_graph.search.assembly import Parts, assemble
 from drpo_graph.search.session import RunContext
@@ -52,9 +51,7 @@ class Host:
     optional_roles: frozenset[Role] = frozenset()
     """Need no model."""
     _fallback_store: BaseStore = field(default_factory=InMemoryStore)
-    _contexts: "weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, RunContext]]" = field(
-        default_factory=weakref.WeakKeyDictionary
-    )
+    _contexts: PerLoop[dict[str, RunContext]] = field(default_factory=lambda: PerLoop(dict))
 
     def add_step(self, graph: StateGraph[Any, Any, Any, Any], node: Step, schema: type[Any]) -> None:
         """Add a node, under its own name, that finds our context and a store, whoever runs the graph."""
@@ -81,7 +78,7 @@ class Host:
         if isinstance(given, RunContext):
             return given
         overrides = given.settings if isinstance(given, ContextOverrides) else {}
-        contexts = self._contexts.setdefault(asyncio.get_running_loop(), {})
+        contexts = self._contexts.get()
         name = digest_json(overrides)
         if name not in contexts:
             contexts[name] = self._build(overrides)

@@ -29,7 +29,7 @@ def plan_server(
     """Return what is needed to start a server.
 
     Args:
-        secrets: Variables of it that the server is not given, besides those whose names tell that they hold secrets.
+        secrets: Variables that the server is not given, besides those whose names tell that they hold secrets.
 
     Raises:
         UsageError: the options do not fit each other.

@@ -6,7 +6,7 @@ from collections.abc import Generator, Iterator
 
 from rich.console import Console, RenderableType
 
-from drpo_graph.display import RunView
+from drpo_graph.display.view import RunView
 from drpo_graph.events.schema import (
     BeamEntry,
     CallFinished,

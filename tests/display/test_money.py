@@ -5,9 +5,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from drpo_graph.display import make_display, render_summary
+from drpo_graph.display import make_display
 from drpo_graph.display.formatting import format_remaining
 from drpo_graph.display.panel import render_panel
+from drpo_graph.display.summary import render_summary
 from drpo_graph.display.view import RunView
 from drpo_graph.events.schema import CallFinished, Event, LevelFinished, Remaining
 from drpo_graph.records import Usage

@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 from rich.cells import cell_len
 
-from drpo_graph.display import NullDisplay, PlainDisplay, RichDisplay, make_display
+from drpo_graph.display import PlainDisplay, RichDisplay, make_display
+from drpo_graph.display.base import NullDisplay
 from drpo_graph.display.panel import render_panel
 from drpo_graph.display.view import RunView
 from drpo_graph.events.schema import BeamEntry, LevelFinished, RunStarted, Warned

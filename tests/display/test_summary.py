@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from rich.cells import cell_len
 
-from drpo_graph.display import render_summary
+from drpo_graph.display.summary import render_summary
 from drpo_graph.records import RunResult
 from tests.display.sample_events import BEST_PROMPT, COMMANDS, INITIAL_PROMPT, page_of, sample_result, sample_validation
 from tests.support.hostile import HOSTILE, is_inert

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from drpo_graph.events.schema import RunFinished, parse_event
-from drpo_graph.serving import find_free_port
+from drpo_graph.serving.process import find_free_port
 from tests.support.fake_server import spawn_fake_server
 
 ROOT = Path(__file__).parents[2]

@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from drpo_graph.errors import TemplateError
-from drpo_graph.prompts import Message, PromptLibrary, load_prompts
+from drpo_graph.prompts import load_prompts
 from drpo_graph.prompts.fencing import defuse, escape_headings
-from drpo_graph.prompts.library import METRICS_FILE, PLACEHOLDERS, PromptFormat, fence
+from drpo_graph.prompts.library import METRICS_FILE, PLACEHOLDERS, Message, PromptFormat, PromptLibrary, fence
 from drpo_graph.records import Critique, Metric, MetricScore, MetricSelection, Query, Rollout
 
 PROMPTS = load_prompts()

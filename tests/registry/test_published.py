@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from drpo_graph.errors import UsageError
-from drpo_graph.registry import is_model_mapping, read_model_mapping, read_published_prompt
+from drpo_graph.registry import read_published_prompt
+from drpo_graph.registry.published import is_model_mapping, read_model_mapping
 
 PUBLISHED = Path(__file__).resolve().parents[3] / "shared/data/drpo"
 needs_published = pytest.mark.skipif(not PUBLISHED.is_dir(), reason="the published data is not here")

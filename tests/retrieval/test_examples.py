@@ -8,7 +8,9 @@ import pytest
 from drpo_graph.data.datasets import load_bundled_queries
 from drpo_graph.errors import DatasetError
 from drpo_graph.records import ICLExample
-from drpo_graph.retrieval import bundled_icl_examples, digest_examples, load_icl_examples, read_icl_examples
+from drpo_graph.retrieval import bundled_icl_examples, load_icl_examples
+from drpo_graph.retrieval.examples import digest_examples
+from drpo_graph.retrieval.retriever import read_icl_examples
 from drpo_graph.settings.retrieval import RetrievalSettings
 
 PUBLISHED = Path(__file__).resolve().parents[3] / "shared/data/drpo/ICL_examples.json"

@@ -5,7 +5,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from drpo_graph.serving import find_free_port
+from drpo_graph.serving.process import find_free_port
 from tests.support.command import ROOT, wait_for
 
 STUB = Path(__file__).parent / "stub"

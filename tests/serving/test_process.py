@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from drpo_graph.errors import ServeError
-from drpo_graph.serving import ServeOptions, Server, plan_server, start_server
+from drpo_graph.serving.arguments import ServeOptions
+from drpo_graph.serving.plan import plan_server
+from drpo_graph.serving.process import Server, start_server
 from tests.serving.stubs import PYTHON_PATH, are_gone, command_lines, free_port, is_running, read_record
 from tests.support.command import wait_for
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from drpo_graph.records import RunResult
-from drpo_graph.serving import find_free_port
+from drpo_graph.serving.process import find_free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = "smollm2"

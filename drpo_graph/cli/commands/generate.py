@@ -108,7 +108,7 @@ def generate_command(
 
 def _count_examples(num_icl: int | None, settings: Settings, *, given: Collection[str]) -> int:
     """Return how many ICL examples are shown: as many as is said, else as the run showed."""
-    from drpo_graph.inference import MAX_NUM_ICL  # Loads LangChain.
+    from drpo_graph.inference.model import MAX_NUM_ICL  # Loads LangChain.
 
     if num_icl is None and settings.ret_icl and settings.k > MAX_NUM_ICL:
         raise UsageError(
@@ -175,8 +175,9 @@ def _find_prompt(registry: "PromptRegistry | None", name: str | None) -> "GivenP
 def _make_model(
     settings: Settings, prompt: "GivenPrompt | None", *, registry: "PromptRegistry | None", num_icl: int
 ) -> "AlignedModel":
-    from drpo_graph.inference import AlignedModel, check_num_icl  # Loads LangChain.
-    from drpo_graph.retrieval import open_retriever
+    from drpo_graph.inference import AlignedModel
+    from drpo_graph.inference.model import check_num_icl  # Loads LangChain.
+    from drpo_graph.retrieval.retriever import open_retriever
 
     check_num_icl(num_icl, has_retriever=True)
     return AlignedModel(

@@ -11,16 +11,9 @@ from drpo_graph.cli.option_groups import argument, option, takes_options
 from drpo_graph.cli.places import DEFAULT_PROMPTS
 from drpo_graph.display.streams import write_lines
 from drpo_graph.errors import CheckpointError, DRPOError, UsageError
-from drpo_graph.registry import (
-    PromptForm,
-    PromptRegistry,
-    RegisteredPrompt,
-    describe_provenance,
-    is_model_mapping,
-    read_model_mapping,
-    read_published_prompt,
-    render_prompt,
-)
+from drpo_graph.registry import PromptForm, PromptRegistry, RegisteredPrompt, read_published_prompt, render_prompt
+from drpo_graph.registry.forms import describe_provenance
+from drpo_graph.registry.published import is_model_mapping, read_model_mapping
 from drpo_graph.safety.private_files import write_atomically
 from drpo_graph.safety.terminal import inert, inert_block
 

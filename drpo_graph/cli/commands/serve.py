@@ -8,7 +8,8 @@ from functools import wraps
 from drpo_graph.cli.model_server import RunningServer, run_server
 from drpo_graph.cli.serve_request import SERVE_FOLDER, read_request
 from drpo_graph.display.streams import write_lines
-from drpo_graph.serving import KEY_VARIABLE, borrow_key
+from drpo_graph.serving.arguments import KEY_VARIABLE
+from drpo_graph.serving.keys import borrow_key
 from drpo_graph.storage.places import DEFAULT_CHECKPOINT
 
 _LOOK_S = 0.5

@@ -69,7 +69,7 @@ def _cached_texts(settings: Settings) -> frozenset[str]:
 def _examples(settings: Settings) -> tuple[ICLExample, ...]:
     if not settings.ret_icl:
         return ()
-    from drpo_graph.retrieval import read_icl_examples  # Loads LangChain.
+    from drpo_graph.retrieval.retriever import read_icl_examples  # Loads LangChain.
 
     return read_icl_examples(settings)
 

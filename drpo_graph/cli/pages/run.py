@@ -7,9 +7,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from drpo_graph.display import render_summary
 from drpo_graph.display.formatting import format_reward
-from drpo_graph.display.summary import make_table, print_examples
+from drpo_graph.display.summary import make_table, print_examples, render_summary
 from drpo_graph.display.view import describe_decision
 from drpo_graph.records import Candidate
 from drpo_graph.runs.reading import StoredRun, describe_start

@@ -2,10 +2,11 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from pydantic import JsonValue
+from pydantic import JsonValue, ValidationError
 
 from drpo_graph.calls.channel import Learned
 from drpo_graph.calls.ladder import LADDER
@@ -132,7 +133,8 @@ class _TokenCounter:
 def make_learned(stored: Mapping[str, JsonValue] | None, capabilities: Capabilities | None) -> Learned:
     """Return what is known of a model's server: what the run has learnt from refusals, else what the probe found."""
     if stored is not None:
-        return Learned.model_validate(stored)
+        with suppress(ValidationError):  # What is damaged says nothing: it is learnt anew.
+            return Learned.model_validate(stored)
     known = capabilities or Capabilities()
     return Learned(
         rung=LADDER.index(known.first_rung),

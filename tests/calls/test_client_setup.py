@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from langgraph.store.memory import InMemoryStore
 
+from drpo_graph.calls.client_setup import make_learned
 from drpo_graph.calls.roles import RoleModel
 from drpo_graph.errors import ModelCallError
 from tests.support.fake_server import FakeServer, LogEntry, Reply, ServerOptions
@@ -174,3 +175,9 @@ async def test_prompt_that_overflows_is_not_sent(tokenizes: Any) -> None:
         assert sample.value is not None
         (body,) = bodies(server)
         assert body.get("max_tokens", body.get("max_completion_tokens")) < 100
+
+
+@pytest.mark.parametrize("rung", ["two", None, [2]])
+def test_damaged_record_of_what_was_learnt_is_learnt_anew(rung: Any) -> None:
+    assert make_learned({"rung": 2, "merges_system": True, "ignores_n": False}, None).rung == 2
+    assert make_learned({"rung": rung, "merges_system": True, "ignores_n": False}, None) == make_learned(None, None)

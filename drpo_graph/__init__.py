@@ -4,9 +4,17 @@
 ``Settings`` says what it does. Names are loaded on first use: importing the package is quick and pulls in no client.
 """
 
+import ast
+import pkgutil
+
 import lazy_loader
 
 __version__ = "0.1.0"
 
-# The stub beside this file lists the names: what type checkers read, and what is loaded on first use.
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+# The stub beside this file lists the names: what type checkers read, and what is loaded on first use. It is read as
+# the package's own data are, which a zip file has as well.
+_names_by_module: dict[str, list[str]] = {}
+for _node in ast.parse(pkgutil.get_data(__name__, "__init__.pyi") or b"").body:
+    if isinstance(_node, ast.ImportFrom) and _node.module:
+        _names_by_module.setdefault(_node.module, []).extend(one.name for one in _node.names)
+__getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs=_names_by_module)

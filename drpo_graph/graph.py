@@ -30,7 +30,7 @@ from drpo_graph.nodes import (
     start_run,
 )
 from drpo_graph.records import ROOT_ID
-from drpo_graph.search.assembly import GivenParts, Parts
+from drpo_graph.search.assembly import GivenParts, take_parts
 from drpo_graph.search.hosting import ContextOverrides, Host
 from drpo_graph.search.state import (
     ExpandOutput,
@@ -74,7 +74,7 @@ def build_graph(
             mixed with it), ``rewriter``, ``beam_policy``, ``example_retriever``, and ``responder``, an app in the base
             model's place.
     """
-    host = Host(settings or Settings(), Parts(**parts), store=store, sinks=tuple(sinks))
+    host = Host(settings or Settings(), take_parts(parts, "build_graph"), store=store, sinks=tuple(sinks))
     graph = StateGraph(
         SearchState, context_schema=ContextOverrides, input_schema=SearchInput, output_schema=SearchOutput
     )

@@ -4,12 +4,16 @@ import ast
 import json
 import subprocess
 import sys
+import zipfile
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 
 import drpo_graph
+from drpo_graph.search.assembly import GivenParts
 
 ROOT = Path(__file__).resolve().parents[1]
 HEAVY = ("torch", "langgraph", "langchain_core", "langchain_openai", "openai", "pydantic")
@@ -72,3 +76,30 @@ def test_the_command_and_the_module_are_the_same() -> None:
         for how in (["-m", "drpo_graph"], ["-c", "from drpo_graph.cli import main; main()"])
     ]
     assert said == [f"drpo_graph {drpo_graph.__version__}\n"] * 2
+
+
+def test_package_is_imported_from_a_zip_file_too(tmp_path: Path) -> None:
+    wheel = tmp_path / "drpo_graph.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for path in (ROOT / "drpo_graph").glob("**/*"):
+            if path.suffix in (".py", ".pyi", ".toml"):
+                archive.write(path, path.relative_to(ROOT))
+    code = "import drpo_graph; print(drpo_graph.__file__, len(drpo_graph.__all__), drpo_graph.Query.__name__)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env={"PYTHONPATH": str(wheel)}, capture_output=True, text=True
+    )
+    assert done.stderr == ""
+    assert done.stdout.split() == [str(wheel / "drpo_graph" / "__init__.py"), "49", "Query"]
+
+
+@pytest.mark.parametrize("function", [drpo_graph.build_graph, drpo_graph.build_context], ids=lambda one: one.__name__)
+def test_wrong_keyword_is_told_of_the_function_that_was_called(function: Callable[..., object]) -> None:
+    told = (
+        rf"{function.__name__}\(\) got an unexpected keyword argument 'critik'; the parts are models, selector, critic"
+    )
+    with pytest.raises(TypeError, match=told):
+        function(drpo_graph.Settings(), critik=1)
+
+
+def test_parts_have_the_same_names_and_types_as_a_record_and_as_keywords() -> None:
+    assert get_type_hints(GivenParts) == get_type_hints(drpo_graph.Parts)

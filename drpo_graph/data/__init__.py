@@ -1,1 +1,1 @@
-"""Package data: the bundled training queries."""
+"""Datasets: read from files, put in order; and the bundled queries and ICL examples."""

@@ -1,4 +1,4 @@
-"""Datasets: read queries from files, put them in a seeded order, fingerprint them."""
+"""Datasets: read queries from files, and say of each record that cannot be read what is wrong with it."""
 
 import codecs
 import csv

@@ -1,4 +1,4 @@
-"""Start, resume and read runs: everything around the graph that a command line or a service needs."""
+"""Start and resume runs: everything around the graph that a command line or a service needs."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

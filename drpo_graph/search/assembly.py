@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import TypedDict, Unpack, cast
 
 from langchain_core.language_models import BaseChatModel
@@ -57,7 +57,7 @@ class Parts:
 
 
 class GivenParts(TypedDict, total=False):
-    """The same as keywords."""
+    """The same as keywords; :func:`take_parts` makes the record of them."""
 
     models: Mapping[Role, BaseChatModel] | None
     selector: MetricSelector | None
@@ -66,6 +66,21 @@ class GivenParts(TypedDict, total=False):
     beam_policy: BeamPolicy | None
     example_retriever: ExampleRetriever | None
     responder: PromptResponder | None
+
+
+def take_parts(given: GivenParts, function: str) -> Parts:
+    """Return the parts that a function was given as keywords.
+
+    Raises:
+        TypeError: a keyword is the name of none; the message tells those that there are.
+    """
+    names = [field.name for field in fields(Parts)]
+    unknown = [name for name in given if name not in names]
+    if unknown:
+        raise TypeError(
+            f"{function}() got an unexpected keyword argument {unknown[0]!r}; the parts are {', '.join(names)}"
+        )
+    return Parts(**given)
 
 
 def build_components(settings: Settings, prompts: PromptLibrary, parts: Parts) -> Components:
@@ -152,10 +167,18 @@ def build_context(
     optional_roles: frozenset[Role] = frozenset(),
     **parts: Unpack[GivenParts],
 ) -> RunContext:
-    """Return the live objects of a run, with parts given by the names that :class:`Parts` has: see :func:`assemble`."""
-    given = Parts(**parts)
+    """Return the live objects of a run: :func:`assemble` with parts by their names.
+
+    These are ``models``, ``selector``, ``critic``, ``rewriter``, ``beam_policy``, ``example_retriever`` and
+    ``responder``, as in :class:`Parts`.
+    """
     return assemble(
-        settings, given, store=store, sinks=sinks, accepts_changes=accepts_changes, optional_roles=optional_roles
+        settings,
+        take_parts(parts, "build_context"),
+        store=store,
+        sinks=sinks,
+        accepts_changes=accepts_changes,
+        optional_roles=optional_roles,
     )
 
 

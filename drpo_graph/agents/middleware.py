@@ -100,7 +100,9 @@ class AlignmentMiddleware(AgentMiddleware[AgentState[ResponseT], ContextT, Respo
         return await handler(self._align(request, await self._find_examples(request.messages)))
 
     def _align(self, request: ModelRequest[ContextT], examples: Sequence[ICLExample]) -> ModelRequest[ContextT]:
-        shown = request.override(messages=[*_as_messages(examples), *request.messages])
+        turns = convert_to_messages([(one["role"], one["content"]) for one in as_turns(examples)])
+        # Messages of these roles are all that there can be.
+        shown = request.override(messages=[*cast(list[AnyMessage], turns), *request.messages])
         is_aligned = isinstance(request.model, AlignedModel)
         if is_aligned and self._prompt is None and self._registry is None:
             return shown
@@ -138,11 +140,6 @@ class AlignmentMiddleware(AgentMiddleware[AgentState[ResponseT], ContextT, Respo
                 while len(self._examples_by_query) > _MAX_KNOWN_QUERIES:
                     self._examples_by_query.popitem(last=False)
         return known
-
-
-def _as_messages(examples: Sequence[ICLExample]) -> list[AnyMessage]:
-    # Messages of these roles are all that there can be.
-    return cast(list[AnyMessage], convert_to_messages([(one["role"], one["content"]) for one in as_turns(examples)]))
 
 
 def _put_before(own: SystemMessage | None, prompt: str) -> SystemMessage:

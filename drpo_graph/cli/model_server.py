@@ -2,7 +2,6 @@
 
 import os
 import re
-import secrets
 import signal
 import time
 from collections.abc import Callable, Collection, Iterator
@@ -24,6 +23,7 @@ from drpo_graph.safety.terminal import inert
 from drpo_graph.serving.keys import ServerKey, new_key
 from drpo_graph.serving.plan import plan_server
 from drpo_graph.serving.process import Server, start_server
+from drpo_graph.storage.names import new_thread_id
 
 _SAY_EVERY_S = 10.0
 _MAX_LINE = 160
@@ -125,9 +125,7 @@ def run_server(
     """Start a server, yield it when it answers, and end it whatever happens.
 
     Args:
-        request: What to serve.
         folder: Where log and key go unless the request says.
-        progress: Where the start is shown.
         key: The key that requests will carry; a new one when absent.
         keeps_signals: Whether requests to stop are counted in the block, too; it has to look at them.
         withheld: Environment variables with keys of others, which the server is not given.
@@ -136,7 +134,7 @@ def run_server(
         ServeError: it cannot be started; its log tells why.
         Abort: the user stopped it before it was ready.
     """
-    stem = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    stem = new_thread_id()
     slug = re.sub(r"[^A-Za-z0-9.]+", "-", request.options.model)[-60:].strip("-.")
     flags = request.flags
     log_file = flags.log_file or folder / f"{stem}-{slug}.log"

@@ -34,12 +34,9 @@ def option(
     Args:
         default: What it is where it is not given; the type checker takes the whole for this.
         metavar: What the help calls the value; ``FLAG`` where there is none.
-        help: What the option does.
         flag: Its name, or names with a space between them, where that is not the field's or parameter's.
         panel: Its heading, where that is not the group's.
         is_setting: Whether it belongs to what a ``SettingGroup`` gives.
-        at_least: The least number that is taken.
-        at_most: The greatest.
         ignores_case: Whether a choice may be written in capitals or not.
         shows_default: Whether the help tells the default.
     """

@@ -84,7 +84,9 @@ def _start(path: Path) -> EmbeddedServer:
     params.api_keys = [api_key]
     params.warmup = False
     params.verbosity = 0
-    params.cpuparams.n_threads = _num_threads(os.cpu_count() or 1)
+    num_cpus = os.cpu_count() or 1
+    # Half of many, because threads that wait for each other suffer from whatever else runs; both of two.
+    params.cpuparams.n_threads = min(num_cpus, max(2, num_cpus // 2))
     try:
         handle = xllamacpp.Server(params)
     except (RuntimeError, ValueError, OSError) as error:
@@ -97,11 +99,6 @@ def _start(path: Path) -> EmbeddedServer:
         identity=f"local:{path}:{stat.st_size}:{stat.st_mtime_ns}",
         handle=handle,
     )
-
-
-def _num_threads(num_cpus: int) -> int:
-    # Half of many, because threads that wait for each other suffer from whatever else runs; both of two.
-    return min(num_cpus, max(2, num_cpus // 2))
 
 
 atexit.register(stop_servers)

@@ -69,17 +69,11 @@ class GivenParts(TypedDict, total=False):
 
 
 def take_parts(given: GivenParts, function: str) -> Parts:
-    """Return the parts that a function was given as keywords.
-
-    Raises:
-        TypeError: a keyword is the name of none; the message tells those that there are.
-    """
+    """Return the parts that a function was given as keywords; of another keyword, ``TypeError`` tells in its name."""
     names = [field.name for field in fields(Parts)]
-    unknown = [name for name in given if name not in names]
-    if unknown:
-        raise TypeError(
-            f"{function}() got an unexpected keyword argument {unknown[0]!r}; the parts are {', '.join(names)}"
-        )
+    if unknown := [name for name in given if name not in names]:
+        told = f"{function}() got an unexpected keyword argument {unknown[0]!r}"
+        raise TypeError(f"{told}; the parts are {', '.join(names)}")
     return Parts(**given)
 
 

@@ -119,10 +119,7 @@ def _draw(ranked: Sequence[CandidateRef], *, settings: Settings, level: int) -> 
     drawn: list[CandidateRef] = []
     best = max((_sort_value(child) for child in pool), default=0.0)
     while pool and len(drawn) < settings.beam_size:
-        weights = [_weight(_sort_value(child) - best, temperature) for child in pool]
+        below_best = [_sort_value(child) - best for child in pool]
+        weights = [1.0 if math.isnan(one) else math.exp(one / temperature) for one in below_best]
         drawn.append(pool.pop(generator.choices(range(len(pool)), weights)[0] if sum(weights) > 0 else 0))
     return [child for child in ranked if child in drawn]
-
-
-def _weight(below_best: float, temperature: float) -> float:
-    return 1.0 if math.isnan(below_best) else math.exp(below_best / temperature)

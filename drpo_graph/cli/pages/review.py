@@ -110,9 +110,6 @@ def ask_decision(
     Without one it is left for later.
 
     Args:
-        request: What is asked.
-        author: Who decides.
-        stdout: Where to print.
         submit: Takes the fields of a decision; what it refuses with ``ReviewError`` is told and can be mended.
         read: Returns a line, given the prompt for it.
         edit: Returns a text as somebody changed it.

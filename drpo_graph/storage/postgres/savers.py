@@ -269,7 +269,9 @@ class PostgresSaver(AsyncPostgresSaver):
         values = found.checkpoint["channel_values"]
         if self._is_sealed and any(isinstance(value, _INLINE) for value in values.values()):
             raise CheckpointError("An encrypted checkpoint holds a record that is not sealed: it was changed.")
-        values.update((name, _unwrap(value)) for name, value in values.items())
+        for name, value in values.items():
+            if isinstance(value, dict) and set(value) == {_WRAPPED}:
+                values[name] = json.loads(value[_WRAPPED])
         return found
 
     def _wrap(self, value: object) -> object:
@@ -301,7 +303,3 @@ def _encode(op: Op) -> Op:
     if _UNFIT.search(text):
         text = json.dumps(op.value, separators=(",", ":"))
     return op._replace(value={_TEXT: text})
-
-
-def _unwrap(value: object) -> object:
-    return json.loads(value[_WRAPPED]) if isinstance(value, dict) and set(value) == {_WRAPPED} else value

@@ -1,7 +1,7 @@
 """Which settings a run's fingerprint holds: all but those that say otherwise beside themselves, in their type."""
 
 from enum import Enum, auto
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from pydantic import JsonValue
 
@@ -28,14 +28,20 @@ RetrievalOnly = Annotated[T, LeftOut.WITHOUT_RETRIEVAL]
 
 def fingerprint_fields(record: Record) -> dict[str, JsonValue]:
     """Return the fields of settings that a fingerprint holds, those of records in them too."""
-    fields: dict[str, JsonValue] = {}
-    for name, dumped in record.model_dump(mode="json").items():
-        value, field = getattr(record, name), type(record).model_fields[name]
-        reasons = [LeftOut.ALWAYS]
-        if value == field.get_default(call_default_factory=True):
-            reasons.append(LeftOut.AT_DEFAULT)
-        if not getattr(record, "ret_icl", False):
-            reasons.append(LeftOut.WITHOUT_RETRIEVAL)
-        if not any(reason in field.metadata for reason in reasons):
-            fields[name] = fingerprint_fields(value) if isinstance(value, Record) else dumped
-    return fields
+    return record.model_dump(mode="json", exclude=_find_left_out(record))
+
+
+def _find_left_out(record: Record) -> dict[str, Any]:
+    """Return what to leave out, as ``model_dump`` takes it: whole fields, and those of records in them."""
+    left_out: dict[str, Any] = {}
+    for name, field in type(record).model_fields.items():
+        value = getattr(record, name)
+        if (
+            LeftOut.ALWAYS in field.metadata
+            or (LeftOut.WITHOUT_RETRIEVAL in field.metadata and not getattr(record, "ret_icl", False))
+            or (LeftOut.AT_DEFAULT in field.metadata and value == field.get_default(call_default_factory=True))
+        ):
+            left_out[name] = True
+        elif isinstance(value, Record):
+            left_out[name] = _find_left_out(value)
+    return left_out

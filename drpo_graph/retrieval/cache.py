@@ -109,8 +109,8 @@ class CachedEmbeddings(Embeddings):
         return [list(known[key]) for key in keys]
 
     async def _fetch(self, texts: Mapping[str, str], kind: Kind) -> dict[str, "array[float]"]:
-        # In a thread: another process may hold the file, and the loop has other work.
-        found = await asyncio.to_thread(self._read, list(texts))
+        # With a file in a thread: another process may hold it, and the loop has other work.
+        found = {} if self._file is None else await asyncio.to_thread(self._read, list(texts))
         missing = {key: text for key, text in texts.items() if key not in found}
         if not missing:
             return found
@@ -118,6 +118,8 @@ class CachedEmbeddings(Embeddings):
             vectors = [await self._embeddings.aembed_query(text) for text in missing.values()]
         else:
             vectors = await self._embeddings.aembed_documents(list(missing.values()))
+        if self._file is None:
+            return self._keep(missing, vectors)
         return {**found, **await asyncio.to_thread(self._keep, missing, vectors)}
 
     def _key(self, text: str, kind: Kind) -> str:

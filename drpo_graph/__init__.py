@@ -5,16 +5,15 @@
 """
 
 import ast
-import pkgutil
 
 import lazy_loader
 
 __version__ = "0.1.0"
 
-# The stub beside this file lists the names: what type checkers read, and what is loaded on first use. It is read as
-# the package's own data are, which a zip file has as well.
+# The stub beside this file lists the names: what type checkers read, and what is loaded on first use. The package's own
+# loader reads it, which may be a zip file's.
 _names_by_module: dict[str, list[str]] = {}
-for _node in ast.parse(pkgutil.get_data(__name__, "__init__.pyi") or b"").body:
+for _node in ast.parse(__loader__.get_data(__file__.rpartition(".")[0] + ".pyi")).body:
     if isinstance(_node, ast.ImportFrom) and _node.module:
         _names_by_module.setdefault(_node.module, []).extend(one.name for one in _node.names)
 __getattr__, __dir__, __all__ = lazy_loader.attach(__name__, submod_attrs=_names_by_module)

@@ -17,6 +17,7 @@ _LOOK_S = 0.5
 
 @wraps(read_request)  # Its options and help.
 def serve_command(**given: object) -> None:
+    """Serve what is asked for until a signal comes."""
     request = read_request(**given)
     key = borrow_key(variable=request.flags.api_key_env, file=request.flags.api_key_file, environment=os.environ)
     folder = DEFAULT_CHECKPOINT.parent / SERVE_FOLDER

@@ -133,9 +133,7 @@ def _route_level(state: SearchState) -> list[Send] | str:
 
 def _route_end(state: SearchState) -> list[Send] | str:
     """End, or go back to validation, whose rollouts were put aside to be asked for again."""
-    if state["phase"] == "validate" and not state["rollouts"]:
-        return _send_rollouts(state, "validate", state["contender_ids"], state["validation_ids"])
-    return END
+    return _route_level(state) if state["phase"] == "validate" and not state["rollouts"] else END
 
 
 def _route_children(state: ExpandState) -> list[Send]:

@@ -183,12 +183,7 @@ class Usage(Record):
 
     def plus(self, other: "Usage") -> "Usage":
         """Return the sum of two usages."""
-        return Usage(
-            calls=self.calls + other.calls,
-            prompt_tokens=self.prompt_tokens + other.prompt_tokens,
-            completion_tokens=self.completion_tokens + other.completion_tokens,
-            cached_tokens=self.cached_tokens + other.cached_tokens,
-        )
+        return Usage(**{name: getattr(self, name) + getattr(other, name) for name in Usage.model_fields})
 
 
 class ICLOutcome(Record):

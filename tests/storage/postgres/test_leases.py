@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psycopg
@@ -36,6 +37,14 @@ def settings() -> Settings:
 def spawn_worker(uri: str, folder: Path, *, lease_s: float = LEASE_S) -> "subprocess.Popen[str]":
     command = [sys.executable, "-m", "tests.storage.postgres.worker", uri, str(lease_s), str(folder)]
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def is_waited_for(server: FakeServer) -> bool:
+    """Return whether calls have been with the server for half its latency of 0.2 s, and nothing has come or gone since."""
+    log = list(server.log)
+    num_open = sum(1 if entry["event"] == "start" else -1 for entry in log)
+    last_at = max(entry["t_end"] if entry["event"] == "end" else entry["t_start"] for entry in log)
+    return num_open > 0 and time.time() - last_at >= 0.1
 
 
 async def test_a_second_worker_is_refused_and_leaves_the_first_alone(
@@ -81,7 +90,8 @@ def test_a_frozen_worker_that_wakes_after_a_takeover_writes_nothing(
     monkeypatch.setenv("OPENAI_BASE_URL", slow_world.base_url)
     before = len(finished_keys(slow_world))
     frozen = spawn_worker(uri, folder / "run")
-    wait_for(lambda: len(finished_keys(slow_world)) - before >= 6)
+    # Not on its way with a call: one that was let go before the freeze reaches the server after it.
+    wait_for(lambda: len(finished_keys(slow_world)) - before >= 6 and is_waited_for(slow_world))
     frozen.send_signal(signal.SIGSTOP)
     assert list_runs(drpo, "--checkpoint", uri) == {"t": "running"}
     wait_for(lambda: list_runs(drpo, "--checkpoint", uri)["t"] != "running")

@@ -60,6 +60,14 @@ class DatasetError(UsageError):
         self.problems = problems
 
 
+class DemonstrationsError(DatasetError):
+    """Logs of what prompts did on queries cannot be used; the message names every kind of wrong row with an example."""
+
+
+class RewardModelError(UsageError):
+    """A reward model or router does not fit what it is used with, or cannot be learned, saved or read."""
+
+
 class PickleError(UsageError):
     """A pickle cannot be read as data: it is damaged, names what is not allowed, or asks for too much."""
 

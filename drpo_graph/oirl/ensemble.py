@@ -1,4 +1,4 @@
-"""Reward models that are learned on parts of the queries: together they predict, and each is tried on what it missed."""
+"""Reward models learned on parts of the queries: together they predict, and each is tried on what it missed."""
 
 from collections.abc import Sequence
 from typing import Final, NamedTuple

@@ -82,7 +82,7 @@ def learn_gate(rewards: Floats, outcomes: Floats, *, prices: Floats) -> Gate:
 
 
 def find_best_single(outcomes: Floats, *, prices: Floats) -> int:
-    """Return the prompt with the best mean outcome, price taken off; one that was tried little is shrunk to the mean."""
+    """Return the prompt with the best mean outcome, price taken off; one tried little is shrunk to the mean."""
     tried = ~np.isnan(outcomes)
     counts = tried.sum(axis=0)
     overall = float(np.nanmean(outcomes))

@@ -102,11 +102,21 @@ def test_a_table_is_shown_in_numbers() -> None:
     ]
     table = [line.split() for line in lines[5:8]]
     assert table == [
-        ["prompt", "train", "rows", "mean", "test", "rows", "mean", "tokens", "text"],
+        ["prompt", "train", "mean", "test", "mean", "tokens", "text"],
         ["think", "2", "50.0%", "-", "-", "15", "Think."],
         ["Look.", "-", "-", "1", "100.0%", "-", "Look."],
     ]
     assert "note: 1 of 1 test queries stand on the training side too (1 of 1 test rows): split by query." in lines
+
+
+def test_long_prompts_are_cut_and_nothing_else_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    rows = [Demonstration("a?", f"{name} " * 60, 1.0, split="train") for name in ("Think", "Look")]
+    rows += [row._replace(query="b?", split="test") for row in rows]
+    lines = run("inspect", save_rows("some.jsonl", rows)).stdout.splitlines()
+    assert lines[4].split() == ["prompt", "train", "mean", "test", "mean", "text"]
+    assert all(len(line) <= 60 and line.rstrip().endswith("…") for line in lines[5:7])
+    assert all("  1  100.0%     1  100.0%  " in line for line in lines[5:7])
 
 
 def test_a_table_is_shown_as_json() -> None:

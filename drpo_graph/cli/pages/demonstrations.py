@@ -12,7 +12,7 @@ from drpo_graph.oirl.demonstrations import Split
 from drpo_graph.oirl.summary import SIDES, PromptSummary, SideSummary, TableSummary
 from drpo_graph.safety.terminal import inert
 
-_MAX_NAME, _MAX_PROMPT, _MAX_LINE = 30, 200, 1000
+_MAX_NAME, _MAX_PROMPT, _MAX_LINE = 24, 200, 1000
 _NAME_BY_SIDE: dict[Split, str] = {"train": "train", "test": "test", "": "no side"}
 
 
@@ -54,13 +54,17 @@ def _prompt_table(summary: TableSummary) -> Table:
     table = make_table()
     table.add_column("prompt", no_wrap=True)
     for side in sides:
-        table.add_column(f"{_NAME_BY_SIDE[side]} rows", justify="right", no_wrap=True)
+        table.add_column(_NAME_BY_SIDE[side], justify="right", no_wrap=True)
         table.add_column("mean", justify="right", no_wrap=True)
     if summary.num_tokens_known:
         table.add_column("tokens", justify="right", no_wrap=True)
-    table.add_column("text", overflow="ellipsis", no_wrap=True, ratio=1)
+    # Not the column but its texts keep to one line: so it is the one that is cut where the terminal is narrow.
+    table.add_column("text", overflow="ellipsis")
     for one in summary.prompts:
-        table.add_row(*(Text(cell) for cell in _tell_prompt(one, sides, has_tokens=bool(summary.num_tokens_known))))
+        cells = _tell_prompt(one, sides, has_tokens=bool(summary.num_tokens_known))
+        table.add_row(
+            *map(Text, cells), Text(inert(one.text, max_chars=_MAX_PROMPT), no_wrap=True, overflow="ellipsis")
+        )
     return table
 
 
@@ -70,7 +74,7 @@ def _tell_prompt(prompt: PromptSummary, sides: list[Split], *, has_tokens: bool)
         cells += _tell_side(prompt.by_side.get(side))
     if has_tokens:
         cells.append(NONE if prompt.mean_tokens is None else f"{prompt.mean_tokens:.0f}")
-    return [*cells, inert(prompt.text, max_chars=_MAX_PROMPT)]
+    return cells
 
 
 def _tell_side(side: SideSummary | None) -> list[str]:

@@ -1,6 +1,8 @@
 """What published logs come down to: how often each prompt was tried on each query, and how often it was right."""
 
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,19 @@ from drpo_graph.safety.texts import shorten
 
 TRAIN, TEST = SPLITS.index("train"), SPLITS.index("test")
 _MAX_PROBLEMS = 20
+_UNREADABLE = (
+    OSError,
+    ValueError,
+    EOFError,
+    KeyError,
+    SyntaxError,
+    MemoryError,
+    RuntimeError,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+"""What NumPy and the modules below it raise for files that are damaged, or were made by something else."""
 
 
 class PublishedPrompt(NamedTuple):
@@ -107,12 +122,16 @@ def load_arrays(path: Path) -> dict[str, NDArray[np.generic]]:
         if isinstance(loaded, np.ndarray):
             return {"": loaded}
         with loaded as file:
-            return {name: file[name] for name in file.files}
-    # The last two are how NumPy says that a file is cut off, or that a ZIP's part is no array.
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+            arrays = {name: file[name] for name in file.files}
+    except _UNREADABLE as error:
         raise DemonstrationsError(
             f"{path} cannot be read as NumPy arrays without pickles ({shorten(str(error))})."
         ) from error
+    # What is no array in the file comes as bytes.
+    foreign = [name for name, one in arrays.items() if not isinstance(one, np.ndarray)]
+    if foreign:
+        raise DemonstrationsError(f"{path}: {list_names(foreign)} cannot be read as NumPy arrays.")
+    return arrays
 
 
 def read_answers(values: NDArray[np.generic], *, absent: int | None = None) -> NDArray[np.int8] | str:

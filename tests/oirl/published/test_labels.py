@@ -1,5 +1,6 @@
 """Published logs as labels by query and prompt."""
 
+import random
 from collections import Counter
 from pathlib import Path
 
@@ -156,6 +157,24 @@ def test_a_damaged_file_is_told(tmp_path: Path, content: bytes) -> None:
     write_labels(tmp_path)
     (tmp_path / "labels.npz").write_bytes(content)
     assert f"{tmp_path / 'labels.npz'} cannot be read" in problem(tmp_path)
+
+
+def test_a_damaged_file_is_told_wherever_the_damage_is(tmp_path: Path) -> None:
+    write_labels(tmp_path)
+    path = tmp_path / "labels.npz"
+    with np.load(path) as arrays:
+        np.savez_compressed(path, **arrays)
+    whole, draw = path.read_bytes(), random.Random(7)
+    num_told = 0
+    for _ in range(300):
+        damaged = bytearray(whole)
+        damaged[draw.randrange(len(whole))] = draw.randrange(256)
+        path.write_bytes(damaged)
+        try:
+            read_published(tmp_path)
+        except DemonstrationsError:
+            num_told += 1
+    assert num_told > 100
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="the published logs are not here (../shared/data/oirl)")

@@ -21,6 +21,9 @@ _PLAIN: Final = str.maketrans("‘’‛′“”„″‐‑‒–—−", "'''
 
 def normalise(text: str) -> str:
     """Return what two texts have in common that say the same question: case, white space and Unicode form put aside."""
+    if text.isascii() and text.isprintable():
+        # Most questions, at a fraction of the time; what follows would do no more to them.
+        return " ".join(text.lower().split())
     # Too much in common does little harm: two texts that are taken for one are kept on one side.
     form = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", strip_unseen(text)).casefold())
     return " ".join(form.translate(_PLAIN).split())

@@ -67,6 +67,12 @@ def test_what_is_normal_stays_as_it_is_whatever_its_case(text: str) -> None:
     assert normalise(f"  {text}\n") == normalise(text)
 
 
+@given(st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=40))
+@settings(max_examples=200, deadline=None, derandomize=True)
+def test_plain_texts_are_treated_as_all_others(text: str) -> None:
+    assert normalise(f"{text} é") == f"{normalise(text)} é".strip()
+
+
 def test_merged_queries_have_the_first_text_and_keep_their_rows() -> None:
     found = merge_queries(table(("A?", "p", 1, ""), ("b?", "p", 0, ""), ("a?", "q", 0, ""), ("c?", "p", 1, "")))
     assert [row[:3] for row in found] == [("A?", "p", 1), ("b?", "p", 0), ("A?", "q", 0), ("c?", "p", 1)]

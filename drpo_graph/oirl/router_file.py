@@ -112,16 +112,22 @@ def read_router(path: Path) -> RouterParts:
     )
 
 
-def open_embeddings(name: str) -> Embeddings:
-    """Return the embeddings that a router names, cached in memory.
+def open_embeddings(name: str, *, base_url: str | None = None, file: Path | None = None) -> Embeddings:
+    """Return the embeddings that a router names, cached.
+
+    Args:
+        name: As :func:`~drpo_graph.retrieval.make_embeddings` takes it.
+        base_url: Where an OpenAI-compatible endpoint is.
+        file: Keeps them beyond this process; they are kept in memory alone when absent.
 
     Raises:
         UsageError: they cannot be opened here: nobody knows the name, or an extra or a key is missing.
+        EmbeddingsError: the file cannot be used.
     """
-    embeddings = make_embeddings(name)
+    embeddings = make_embeddings(name, base_url=base_url)
     if isinstance(embeddings, MiniLMEmbeddings):
         embeddings.check_installed()
-    return CachedEmbeddings(embeddings, model=name)
+    return CachedEmbeddings(embeddings, model=name, file=file)
 
 
 def _read_arrays(path: Path) -> dict[str, NDArray[np.generic]]:

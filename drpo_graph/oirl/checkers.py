@@ -50,7 +50,7 @@ class Checker:
     is_own: bool = False
     """Whether the function is the user's, which a resumed run must be given again."""
     expects: tuple[type[Exception], ...] = ()
-    """What the function may raise besides ``ReplyError``: the trial has no outcome then. Anything else stops the run."""
+    """What the function may raise besides ``ReplyError`` where it cannot judge. Anything else stops the run."""
     timeout_s: float | None = None
     """Longest wait for it; the settings' ``timeout_s`` when absent."""
 

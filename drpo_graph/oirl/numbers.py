@@ -1,6 +1,7 @@
 """The last number in a text, as people and models write numbers, and when two of them are the same."""
 
 import re
+from collections import deque
 from decimal import Decimal
 from fractions import Fraction
 from typing import Final, NamedTuple
@@ -46,9 +47,7 @@ def last_number(text: str) -> Number | None:
     """
     for pattern, plain in _LATEX:
         text = pattern.sub(plain, text)
-    found = None
-    for found in _NUMBER.finditer(text):
-        pass
+    found = next(iter(deque(_NUMBER.finditer(text), maxlen=1)), None)
     if found is None or sum(map(str.isdecimal, found[0])) > MAX_DIGITS:
         return None
     value = _value_of(found)

@@ -4,6 +4,7 @@ import json
 from importlib.util import find_spec
 from pathlib import Path
 
+from drpo_graph.display.collection import DEMONSTRATIONS_FILE
 from drpo_graph.errors import CheckpointError, DemonstrationsError, UsageError
 from drpo_graph.oirl.collection.tallies import Collected, collect_rows
 from drpo_graph.oirl.tables import JSONL_SUFFIX, PARQUET_SUFFIXES, save_demonstrations
@@ -13,7 +14,6 @@ from drpo_graph.storage.archive import Archive
 from drpo_graph.storage.protocols import Storage
 from drpo_graph.storage.run_list import RunRecord
 
-DEMONSTRATIONS_FILE = "demonstrations.jsonl"
 UNLABELLED_FILE = "unlabelled.jsonl"
 _EXPORT_ADVICE = "Give another one with --output."
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Final, Literal
@@ -39,6 +40,20 @@ class TriedPrompt(Record):
     prompt: str
     split: Split = ""
     """``test``: held out, so that only queries of the test side are asked under it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialOptions:
+    """How prompts are tried."""
+
+    num_trials: int = 1
+    """Draws of each pair of a query and a prompt."""
+    placement: Placement = "system"
+    """Where the prompt stands."""
+    test_share: float = 0.0
+    """The share of the queries that is put on the test side, from 0 to 1; at 0 each stays where its dataset puts it."""
+    output: Path | None = None
+    """A ``.parquet`` or ``.jsonl`` file for the demonstrations; one in the run's folder when absent."""
 
 
 class CollectionRunInput(Record):

@@ -15,7 +15,7 @@ from drpo_graph.oirl.collection.files import check_output, write_collection
 from drpo_graph.oirl.collection.graph import CollectionGraph, build_collection_graph, find_optional_roles
 from drpo_graph.oirl.collection.inputs import (
     CollectionRunInput,
-    Placement,
+    TrialOptions,
     TriedPrompt,
     check_prompts,
     check_sides,
@@ -42,10 +42,7 @@ async def collect_demonstrations(
     *,
     settings: Settings,
     checker: str | CheckFunction | Checker = "numeric",
-    num_trials: int = 1,
-    placement: Placement = "system",
-    test_share: float = 0.0,
-    output: Path | None = None,
+    trials: TrialOptions | None = None,
     thread_id: str | None = None,
     options: RunOptions | None = None,
     models: Mapping[Role, BaseChatModel] | None = None,
@@ -58,10 +55,7 @@ async def collect_demonstrations(
             test queries are asked under it.
         settings: Names the model that answers, as role ``base``, limits and budget; its ``seed`` draws the sides.
         checker: Judges the replies: a name, as :func:`~drpo_graph.oirl.checkers.load_checker` takes it, or a function.
-        num_trials: Draws of each pair of a query and a prompt.
-        placement: Where the prompt stands.
-        test_share: The share of the queries that is put on the test side.
-        output: A ``.parquet`` or ``.jsonl`` file for the demonstrations; one in the run's folder when absent.
+        trials: How often and how they are tried, what is held out, and where the demonstrations go.
         thread_id: Names the run; a new name when absent.
         options: Where it is kept and who is told.
         models: Chat model instances by role, in place of the settings' model strings.
@@ -80,10 +74,7 @@ async def collect_demonstrations(
         load_tried_prompts() if prompts is None else prompts,
         settings=settings,
         checker=checker,
-        num_trials=num_trials,
-        placement=placement,
-        test_share=test_share,
-        output=output,
+        trials=trials or TrialOptions(),
     )
     context = assemble(settings, Parts(models=models), optional_roles=find_optional_roles(checker))
     async with find_storage(options.checkpoint).open_run(thread_id) as checkpoint:
@@ -98,16 +89,14 @@ def make_input(
     *,
     settings: Settings,
     checker: Checker,
-    num_trials: int,
-    placement: Placement,
-    test_share: float,
-    output: Path | None,
+    trials: TrialOptions,
 ) -> CollectionRunInput:
     """Return what a run is given, checked: nothing of it comes up only when calls are paid for.
 
     Raises:
         UsageError: an argument cannot be used, or a reference is missing.
     """
+    num_trials, test_share, output = trials.num_trials, trials.test_share, trials.output
     if num_trials < 1 or not 0 <= test_share < 1:
         raise UsageError(f"Expected at least one trial and a test share from 0 to 1, got {num_trials}, {test_share:g}.")
     if num_trials > 1 and settings.base.temperature == 0:
@@ -123,7 +112,7 @@ def make_input(
         questions=questions,
         prompts=chosen,
         num_trials=num_trials,
-        placement=placement,
+        placement=trials.placement,
         checker=checker.spec,
         output=str(output.absolute()) if output is not None else "",
     )

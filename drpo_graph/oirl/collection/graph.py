@@ -17,6 +17,7 @@ from langgraph.types import Checkpointer, Send
 from drpo_graph.events.emitter import EventSink
 from drpo_graph.oirl.checkers import Checker, CheckFunction, as_checker
 from drpo_graph.oirl.collection.nodes import Collector
+from drpo_graph.oirl.collection.plan import STEP_SIZE
 from drpo_graph.oirl.collection.state import CollectionInput, CollectionOutput, CollectionState, TrialTask
 from drpo_graph.records import Role
 from drpo_graph.search.assembly import Parts
@@ -30,6 +31,7 @@ def build_collection_graph(
     settings: Settings | None = None,
     *,
     checker: str | CheckFunction | Checker = "numeric",
+    step_size: int = STEP_SIZE,
     models: Mapping[Role, BaseChatModel] | None = None,
     sinks: tuple[EventSink, ...] = (),
     checkpointer: Checkpointer = None,
@@ -41,6 +43,7 @@ def build_collection_graph(
         settings: Names the model that answers, as role ``base``; for the checker ``critic``, those of ``metrics`` and
             ``critic`` too.
         checker: Judges the replies.
+        step_size: Trials of one step: a checkpoint names so many, and the next step waits for the last of them.
         models: Chat model instances by role, in place of the settings' model strings.
         sinks: Called with every event, besides LangGraph's custom stream.
         checkpointer: Where the graph's state is saved.
@@ -57,7 +60,7 @@ def build_collection_graph(
         sinks=tuple(sinks),
         optional_roles=find_optional_roles(checker),
     )
-    nodes = Collector(checker)
+    nodes = Collector(checker, step_size=step_size)
     graph = StateGraph(
         CollectionState, context_schema=ContextOverrides, input_schema=CollectionInput, output_schema=CollectionOutput
     )

@@ -16,7 +16,7 @@ from drpo_graph.nodes import select_metrics
 from drpo_graph.nodes.critique import ask_critic
 from drpo_graph.oirl.checkers import Checker, run_check, to_outcome
 from drpo_graph.oirl.collection.inputs import Placement, Question, TriedPrompt, check_prompts, check_sides
-from drpo_graph.oirl.collection.plan import STEP_SIZE, Plan, Unit
+from drpo_graph.oirl.collection.plan import Plan, Unit
 from drpo_graph.oirl.collection.state import CollectionState, TrialTask
 from drpo_graph.oirl.collection.tallies import tally_prompts
 from drpo_graph.prompts.library import Message, ResponseFormat
@@ -40,8 +40,9 @@ class _Trial(NamedTuple):
 class Collector:
     """The nodes of one graph: they share its checker."""
 
-    def __init__(self, checker: Checker) -> None:
+    def __init__(self, checker: Checker, *, step_size: int) -> None:
         self._checker = checker
+        self._step_size = step_size
 
     async def start(self, state: CollectionState, runtime: Runtime[RunContext]) -> CollectionState:
         """Lay down questions, prompts and the order of the trials. No model call.
@@ -77,11 +78,13 @@ class Collector:
         """Choose the trials of the next step; after the last, those that came to nothing, if they may be repeated."""
         session = await session_of(runtime, state["run_id"])
         plan = await Plan.load(session.archive)
-        units = plan.take(state["position"], STEP_SIZE)
+        units = plan.take(state["position"], self._step_size)
         position = state["position"] + len(units)
         if not units and session.ledger.failures.num_asked:
             stored = await session.archive.get_all("trials")
-            units = sorted(Unit.parse(key) for key, trial in stored.items() if _may_repeat(trial, session))[:STEP_SIZE]
+            units = sorted(Unit.parse(key) for key, trial in stored.items() if _may_repeat(trial, session))[
+                : self._step_size
+            ]
         return {"position": position, "units": [list(unit) for unit in units]}  # type: ignore[typeddict-item]
 
     async def trial(self, state: TrialTask, runtime: Runtime[RunContext]) -> dict[str, object]:

@@ -25,7 +25,7 @@ def answer(body: dict[str, object]) -> Reply:
     if "# Metrics to choose from" in text:
         return Reply([json.dumps({"reasoning": "r", "metrics": ["Clarity", "Accuracy"], "new_metrics": []})])
     if names := re.findall(r"^- ([A-Z][\w /-]*?):", text, flags=re.MULTILINE):
-        number = int(re.findall(r"(\d+)", text)[-1])
+        number = int(re.findall(r"says (\d+)", text)[-1])
         if number == 13:
             return Reply(["no score"])
         scores = {name: {"rationale": "because", "score": 1 + number % 5} for name in names}

@@ -24,12 +24,10 @@ from drpo_graph.events.schema import CollectionFinished, CollectionStarted, Even
 from drpo_graph.oirl.checkers import CheckFunction
 from drpo_graph.oirl.collection import (
     TrialOptions,
-    TriedPrompt,
     build_collection_graph,
     collect_demonstrations,
     resume_collection,
 )
-from drpo_graph.oirl.collection.inputs import check_prompts
 from drpo_graph.oirl.tables import load_demonstrations
 from drpo_graph.runs.runner import resume
 from tests.oirl.collection.script import PROMPTS, answer, expected_outcome, options_in, settings_for, sums
@@ -386,14 +384,3 @@ async def test_state_stays_as_small_over_many_steps() -> None:
     ]
     assert len(sizes) >= 20
     assert max(sizes) < 1.2 * min(sizes)
-
-
-def test_prompts_with_one_name_or_one_text_are_refused() -> None:
-    for given, said in (
-        ([], "no prompt"),
-        ([PROMPTS[0], PROMPTS[0].model_copy(update={"prompt": "x"})], "have the name"),
-        ([PROMPTS[0], PROMPTS[0].model_copy(update={"name": "x"})], "same prompt"),
-        ([TriedPrompt(name="x", prompt=" ")], "blank"),
-    ):
-        with pytest.raises(DatasetError, match=said):
-            check_prompts(given)

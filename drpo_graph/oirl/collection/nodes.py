@@ -82,9 +82,8 @@ class Collector:
         position = state["position"] + len(units)
         if not units and session.ledger.failures.num_asked:
             stored = await session.archive.get_all("trials")
-            units = sorted(Unit.parse(key) for key, trial in stored.items() if _may_repeat(trial, session))[
-                : self._step_size
-            ]
+            failed = sorted(Unit.parse(key) for key, trial in stored.items() if _may_repeat(trial, session))
+            units = failed[: self._step_size]
         return {"position": position, "units": [list(unit) for unit in units]}  # type: ignore[typeddict-item]
 
     async def trial(self, state: TrialTask, runtime: Runtime[RunContext]) -> dict[str, object]:

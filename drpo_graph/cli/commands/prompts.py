@@ -152,6 +152,8 @@ def _name_folder(path: Path) -> str:
 
 def _describe(prompt: RegisteredPrompt) -> str:
     parts = [prompt.model, f"{len(prompt.system_prompt)} characters"]
+    if prompt.router is not None:
+        parts.append("chosen by a router")
     if prompt.reward is not None:
         parts.append(f"reward {prompt.reward:.2f}")
     if prompt.difference is not None:

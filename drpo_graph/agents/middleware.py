@@ -15,7 +15,8 @@ from drpo_graph.inference.blocking import wait_for
 from drpo_graph.inference.model import check_num_icl
 from drpo_graph.inference.prompt_choice import ChosenPrompt, PromptSource, RoutedPrompt, find_prompt
 from drpo_graph.inference.routers import RouterFile, RouterOpener, Routers, load_router
-from drpo_graph.parts.protocols import ExampleRetriever, PromptChooser
+from drpo_graph.parts.choosers import PromptChooser
+from drpo_graph.parts.protocols import ExampleRetriever
 from drpo_graph.prompts.library import as_turns
 from drpo_graph.prompts.placeholders import TemplateSyntaxError, fill
 from drpo_graph.records import ICLExample

@@ -5,7 +5,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 from drpo_graph.errors import RewardModelError, SettingsError
 from drpo_graph.inference.routers import HasBestPrompt, Routers
-from drpo_graph.parts.protocols import PromptChoice, PromptChooser
+from drpo_graph.parts.choosers import PromptChoice, PromptChooser
 from drpo_graph.prompts.placeholders import FieldStyle
 from drpo_graph.records import RunResult
 from drpo_graph.registry import GENERAL_PROMPT, RegisteredPrompt

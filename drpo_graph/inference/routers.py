@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from drpo_graph.errors import RewardModelError
-from drpo_graph.parts.protocols import PromptChoice, PromptChooser
+from drpo_graph.parts.choosers import PromptChoice, PromptChooser
 
 RouterOpener = Callable[[Path], PromptChooser]
 """Reads a router's file."""

@@ -40,7 +40,7 @@ def spawn_worker(uri: str, folder: Path, *, lease_s: float = LEASE_S) -> "subpro
 
 
 def is_waited_for(server: FakeServer) -> bool:
-    """Return whether calls have been with the server for half its latency of 0.2 s, and nothing has come or gone since."""
+    """Return whether calls have been with the server for half its latency, and nothing has come or gone since."""
     log = list(server.log)
     num_open = sum(1 if entry["event"] == "start" else -1 for entry in log)
     last_at = max(entry["t_end"] if entry["event"] == "end" else entry["t_start"] for entry in log)

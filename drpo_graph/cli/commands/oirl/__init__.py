@@ -1,0 +1,1 @@
+"""``drpo oirl``: one module per command."""

@@ -1,0 +1,118 @@
+"""When a choice by query is worth it: decided on queries that the reward model had not seen."""
+
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from drpo_graph.oirl.features import Floats
+from drpo_graph.records import Record
+
+THRESHOLDS: Final = (0.0, 0.02, 0.05, 0.1)
+"""Expected gains beyond which another prompt than the best single one is chosen; which of them holds is learned."""
+ERROR_RATE: Final = 0.05
+"""How often, at most, the gate may open without a gain."""
+_LEAST_DIFFERENCES: Final = 8
+"""With fewer queries on which the outcomes differ, an interval means nothing."""
+
+
+class Gate(Record):
+    """What is known of choosing by query, against the best single prompt."""
+
+    best: int
+    """The best single prompt's number in its table."""
+    threshold: float | None
+    """The expected gain beyond which another prompt is chosen; ``None``: never."""
+    gain: float
+    """Mean gain over the best single prompt on unseen queries, price taken off, at this or the best threshold."""
+    interval_low: float
+    """Lower bound of the gain: it is higher with a probability of 95%, all thresholds considered."""
+    num_queries: int
+    num_others: int
+    """Queries for which another prompt would be chosen."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether prompts are chosen by query."""
+        return self.threshold is not None
+
+    @property
+    def reason(self) -> str:
+        """What was found, in a sentence."""
+        found = f"{self.gain:+.3f} on {self.num_queries} unseen queries, 95% sure of {self.interval_low:+.3f} or more"
+        if self.is_open:
+            return f"choosing by query gains {found}"
+        if not self.num_others:
+            return "no query is expected to do better with another prompt"
+        return f"no gain is certain from choosing by query ({found})"
+
+
+class _Trial(NamedTuple):
+    threshold: float
+    gain: float
+    low: float
+    num_others: int
+
+
+def learn_gate(rewards: Floats, outcomes: Floats, *, prices: Floats) -> Gate:
+    """Return the gate that the evidence supports.
+
+    The best single prompt is chosen on the same outcomes, which flatters it, never the choice by query.
+
+    Args:
+        rewards: What is predicted for queries that the model had not seen, ``(num_queries, num_prompts)``.
+        outcomes: What happened, likewise; NaN where a pair was not tried.
+        prices: Taken off the reward of each prompt.
+    """
+    tried = ~np.isnan(outcomes)
+    seen = np.flatnonzero(tried.any(axis=1) & ~np.isnan(rewards).any(axis=1))
+    values, worth = rewards[seen] - prices, outcomes[seen] - prices
+    best = find_best_single(outcomes, prices=prices)
+    trials = [_try(one, values, worth, best=best) for one in THRESHOLDS]
+    chosen = max(trials, key=lambda one: one.low)
+    is_open = chosen.low > 0
+    return Gate(
+        best=best,
+        threshold=chosen.threshold if is_open else None,
+        gain=chosen.gain,
+        interval_low=chosen.low,
+        num_queries=len(seen),
+        num_others=chosen.num_others,
+    )
+
+
+def find_best_single(outcomes: Floats, *, prices: Floats) -> int:
+    """Return the prompt with the best mean outcome, price taken off; one tried little is shrunk to the mean."""
+    tried = ~np.isnan(outcomes)
+    counts = tried.sum(axis=0)
+    overall = float(np.nanmean(outcomes))
+    means = (np.nansum(outcomes, axis=0) + overall) / (counts + 1)
+    return int(np.argmax(np.where(counts > 0, means - prices, -np.inf)))
+
+
+def choose(values: Floats, *, best: int, threshold: float) -> NDArray[np.intp]:
+    """Return, for each query, the prompt of the highest value where it beats the best single one by the threshold."""
+    first = values.argmax(axis=1)
+    rows = np.arange(len(values))
+    return np.where(values[rows, first] - values[:, best] > threshold, first, best)
+
+
+def _try(threshold: float, values: Floats, worth: Floats, *, best: int) -> _Trial:
+    chosen = choose(values, best=best, threshold=threshold)
+    differences = worth[np.arange(len(worth)), chosen] - worth[:, best]
+    # Where it is the same prompt nothing differs, whether it was tried or not.
+    differences[chosen == best] = 0.0
+    known = differences[~np.isnan(differences)].astype(np.float64)
+    num_others = int((chosen != best).sum())
+    gain = float(known.mean()) if known.size else 0.0
+    if np.count_nonzero(known) < _LEAST_DIFFERENCES:
+        return _Trial(threshold, gain, -np.inf if num_others else 0.0, num_others)
+    error = known.std(ddof=1) / np.sqrt(known.size)
+    return _Trial(threshold, gain, gain - _quantile(known.size) * float(error), num_others)
+
+
+def _quantile(num: int) -> float:
+    """Return how many standard errors bound the best of the thresholds' gains from below."""
+    from scipy.stats import t  # Slow to load.
+
+    return float(t.ppf(1 - ERROR_RATE / len(THRESHOLDS), num - 1))

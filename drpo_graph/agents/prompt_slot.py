@@ -146,12 +146,12 @@ class PromptSlot:
             if_version: The version that it is meant to replace.
 
         Raises:
-            UsageError: the prompt is blank or has other placeholders, another version is in use than ``if_version``,
-                or the file cannot be written.
+            UsageError: the prompt is blank, it or one of a router's has other placeholders, another version is in use
+                than ``if_version``, or the file cannot be written.
             RewardModelError: the router cannot be read.
         """
         # Reading a router may take a second; nobody waits for that.
-        router = self._note_router(prompt) if isinstance(prompt, Path) else None
+        router, texts = self._note_router(prompt) if isinstance(prompt, Path) else (None, ())
         with self._hold():
             content = self._read()
             former = self._require(content, content.current)
@@ -166,9 +166,10 @@ class PromptSlot:
             else:
                 assert not isinstance(prompt, Path), "a router has its own"
                 made = self._make(prompt, number=number, replaced=former.version)
-            problem = content.placeholders and describe_changes(made.text, former.text, content.placeholders)
-            if problem:
-                raise self._error(f"{problem}.")
+            for text in (made.text, *texts) if content.placeholders else ():
+                problem = describe_changes(text, former.text, content.placeholders)
+                if problem:
+                    raise self._error(f"{problem}.")
             kept = (*content.versions, made)[-MAX_VERSIONS:]
             self._write(content.model_copy(update={"current": number, "versions": kept}))
         return made
@@ -205,15 +206,15 @@ class PromptSlot:
         known = RegisteredPrompt.from_result(prompt, model=str(self.path))
         return made.model_copy(update=known.model_dump(include={"run", "reward", "initial_reward"}))
 
-    def _note_router(self, path: Path) -> SlotVersion:
-        """Return a router's version, which has no number yet."""
+    def _note_router(self, path: Path) -> tuple[SlotVersion, tuple[str, ...]]:
+        """Return a router's version, which has no number yet, and the prompts that it is known to choose from."""
         place, folder = os.path.abspath(path), os.path.abspath(self.path.parent)
         is_beside = os.path.commonpath([place, folder]) == folder
         digest = digest_router(path)
-        best = self._routers.at(Path(place), sha256=digest).best_prompt
-        noted = self._make(best, number=1, replaced=None)
+        file = self._routers.at(Path(place), sha256=digest)
+        noted = self._make(file.best_prompt, number=1, replaced=None)
         name = os.path.relpath(place, folder) if is_beside else place
-        return noted.model_copy(update={"router": name, "router_sha256": digest})
+        return noted.model_copy(update={"router": name, "router_sha256": digest}), file.prompt_texts
 
     def _router_of(self, version: SlotVersion) -> RouterFile | None:
         if version.router is None:

@@ -5,7 +5,7 @@ import hashlib
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -25,6 +25,21 @@ class HasBestPrompt(Protocol):
     @property
     def best_prompt(self) -> str:
         """The prompt that did best over all queries."""
+        ...
+
+
+class _KnownPrompt(Protocol):
+    @property
+    def text(self) -> str: ...
+
+
+@runtime_checkable
+class HasPrompts(Protocol):
+    """A chooser that knows beforehand what it chooses from."""
+
+    @property
+    def prompts(self) -> Sequence[_KnownPrompt]:
+        """The prompts."""
         ...
 
 
@@ -72,6 +87,16 @@ class RouterFile:
         if not isinstance(router, HasBestPrompt):
             raise self._error("it names no best single prompt. Give the file of a router of drpo_graph's")
         return router.best_prompt
+
+    @property
+    def prompt_texts(self) -> tuple[str, ...]:
+        """The prompts that the router may choose, where it tells them.
+
+        Raises:
+            RewardModelError: as :meth:`open`.
+        """
+        router = self.open()
+        return tuple(one.text for one in router.prompts) if isinstance(router, HasPrompts) else ()
 
     def open(self) -> PromptChooser:
         """Return the router, which is read where it was not, or not since the file was replaced.

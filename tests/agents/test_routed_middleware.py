@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from drpo_graph.agents import AlignmentMiddleware, PromptSlot
 from drpo_graph.errors import RewardModelError, SettingsError
 from drpo_graph.inference import AlignedModel
+from drpo_graph.parts.choosers import PromptChoice
 from drpo_graph.registry import PromptRegistry, RegisteredPrompt
 from tests.agents.agents import ScriptedAgentModel
 from tests.agents.test_middleware import Retriever, add, answer_with_tool
@@ -22,6 +24,17 @@ from tests.support.fake_replies import messages_of
 from tests.support.fake_server import FakeServer, Reply, ServerOptions
 
 CHOSEN, BRACES, OTHER = "3 + 3?", "What is rain?", "Why?"
+
+
+@dataclass
+class Silent:
+    """Chooses as another one does, and does not tell its prompts beforehand."""
+
+    best_prompt: str
+    other: FakeChooser
+
+    async def achoose(self, query: str) -> PromptChoice:
+        return await self.other.achoose(query)
 
 
 async def _invoke(agent: Any, given: Any, config: Any = None) -> list[BaseMessage]:
@@ -98,12 +111,13 @@ async def test_failed_choice_is_the_chooser_s_error_and_asks_no_model(call: Call
 
 @pytest.mark.parametrize("call", CALLS)
 async def test_placeholders_of_a_slot_s_choice_are_filled(call: Call, tmp_path: Path) -> None:
-    slot = PromptSlot(
-        tmp_path / "s.json", initial="Help {user}.", placeholders="format", open_router=(reader := RouterReader())
-    )
-    # The last prompt has lost its placeholder, the last but one is no template any more.
+    # One prompt has another placeholder, one is no template; the chooser does not tell them beforehand.
     table = {BRACES: "Explain to {user}; use {{braces}}.", CHOSEN: "Count, {who}.", OTHER: "Open {"}
-    slot.swap(write_router(tmp_path / "r.npz", best="Be kind to {user}.", prompt_by_query=table))
+    chooser = Silent("Be kind to {user}.", FakeChooser("Be kind to {user}.", prompt_by_query=table))
+    slot = PromptSlot(
+        tmp_path / "s.json", initial="Help {user}.", placeholders="format", open_router=lambda path: chooser
+    )
+    slot.swap(write_router(tmp_path / "r.npz"))
     model = ScriptedAgentModel(script=say_yes)
     agent = make_agent(AlignmentMiddleware(slot, values={"user": "{Ann}"}), model)
     for query, text in {BRACES: "Explain to {Ann}; use {braces}.", "Else?": "Be kind to {Ann}."}.items():
@@ -112,7 +126,7 @@ async def test_placeholders_of_a_slot_s_choice_are_filled(call: Call, tmp_path: 
     for query, told in {CHOSEN: "'who'", OTHER: "cannot be read so"}.items():
         with pytest.raises(SettingsError, match=told):
             await call(agent, ask(query))
-    assert (len(model.asked), len(reader.opened)) == (2, 1)
+    assert len(model.asked) == 2
 
 
 async def test_prompt_of_a_chooser_alone_has_no_placeholders() -> None:

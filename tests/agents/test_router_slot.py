@@ -89,10 +89,17 @@ def test_what_is_no_router_is_not_put_in_use(slot: PromptSlot, tmp_path: Path, c
     assert slot.current.version == 1
 
 
-def test_router_whose_best_prompt_does_not_fit_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("best", "other"), [(BEST, "Explain to {user}."), ("Help {user} well.", "Explain to {who}.")])
+def test_router_whose_prompts_do_not_keep_the_placeholders_is_refused(tmp_path: Path, best: str, other: str) -> None:
     slot = PromptSlot(tmp_path / "s.json", initial="Help {user}.", placeholders="format", open_router=RouterReader())
     with pytest.raises(UsageError, match=r"missing: \{user\}"):
-        slot.swap(write_router(tmp_path / "r.npz"))
+        slot.swap(write_router(tmp_path / "r.npz", best=best, prompt_by_query={"Why?": other}))
+    assert slot.current.version == 1
+    slot.swap(write_router(tmp_path / "r.npz", best="Help {user} well.", prompt_by_query={"Why?": "Why, {user}?"}))
+    assert slot.current.version == 2
+
+
+def test_router_with_a_blank_prompt_is_refused(slot: PromptSlot, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="blank"):
         slot.swap(write_router(tmp_path / "r.npz", best=" "))
     assert slot.current.version == 1

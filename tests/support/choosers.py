@@ -14,6 +14,13 @@ FORBIDDEN = "Which query has no embedding?"
 
 
 @dataclass
+class FakePrompt:
+    """One of those to choose from."""
+
+    text: str
+
+
+@dataclass
 class FakeChooser:
     """Chooses by a table, and notes what it is asked."""
 
@@ -21,6 +28,11 @@ class FakeChooser:
     name: str = "table"
     prompt_by_query: dict[str, str] = field(default_factory=lambda: dict(PROMPT_BY_QUERY))
     asked: list[str] = field(default_factory=list)
+
+    @property
+    def prompts(self) -> tuple[FakePrompt, ...]:
+        """What it chooses from."""
+        return tuple(map(FakePrompt, (self.best_prompt, *self.prompt_by_query.values())))
 
     async def achoose(self, query: str) -> PromptChoice:
         """Return the prompt for a query."""

@@ -1,1 +1,16 @@
 """Prompt-OIRL: the right prompt for each query, learned from logs, without asking a model."""
+
+from drpo_graph.oirl.demonstrations import Demonstration, Demonstrations
+from drpo_graph.oirl.router import PromptRouter
+from drpo_graph.oirl.tables import load_demonstrations, save_demonstrations
+from drpo_graph.oirl.training import TrainingSettings, train_router
+
+__all__ = [
+    "Demonstration",
+    "Demonstrations",
+    "PromptRouter",
+    "TrainingSettings",
+    "load_demonstrations",
+    "save_demonstrations",
+    "train_router",
+]

@@ -104,6 +104,19 @@ class Demonstrations:
         columns = ("query_ids", "prompt_ids", "model_ids", "outcomes", "splits", "tokens", "confidences")
         return replace(self, **{name: getattr(self, name)[rows] for name in columns})
 
+    def without_unused(self) -> "Demonstrations":
+        """Return the table without the queries, prompts and models that no row names, numbered anew."""
+        kept = {name: np.unique(getattr(self, name)) for name in ("query_ids", "prompt_ids", "model_ids")}
+        numbers = {name: np.searchsorted(used, getattr(self, name)).astype(np.int32) for name, used in kept.items()}
+        return replace(
+            self,
+            queries=tuple(self.queries[one] for one in kept["query_ids"]),
+            prompts=tuple(self.prompts[one] for one in kept["prompt_ids"]),
+            prompt_names=tuple(self.prompt_names[one] for one in kept["prompt_ids"]),
+            models=tuple(self.models[one] for one in kept["model_ids"]),
+            **numbers,
+        )
+
     def with_splits(self, splits: NDArray[np.int8]) -> "Demonstrations":
         """Return the table with other sides, one per row."""
         return replace(self, splits=splits)

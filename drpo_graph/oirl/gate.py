@@ -69,8 +69,10 @@ def learn_gate(rewards: Floats, outcomes: Floats, *, prices: Floats) -> Gate:
     values, worth = rewards[seen] - prices, outcomes[seen] - prices
     best = find_best_single(outcomes, prices=prices)
     trials = [_try(one, values, worth, best=best) for one in THRESHOLDS]
-    chosen = max(trials, key=lambda one: one.low)
-    is_open = chosen.low > 0
+    surest = max(trials, key=lambda one: one.low)
+    is_open = surest.low > 0
+    # Where nothing is certain, what choosing freely would bring is what one wants to know.
+    chosen = surest if is_open else trials[0]
     return Gate(
         best=best,
         threshold=chosen.threshold if is_open else None,

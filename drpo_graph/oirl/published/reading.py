@@ -46,6 +46,14 @@ def read_published(
     return read_release(folder, chosen, queries=queries, prompts=prompts, model=model)
 
 
+def holds_published(folder: Path) -> bool:
+    """Return whether a folder holds published logs, in whatever layout."""
+    if not folder.is_dir():
+        return False
+    is_labels = any(_has_labels(one) for one in (folder, *folder.iterdir()) if one.is_dir())
+    return is_labels or bool(find_release_tasks(folder))
+
+
 def _has_labels(folder: Path) -> bool:
     return any((folder / name).is_file() for name in LABEL_FILES)
 

@@ -111,6 +111,18 @@ def _learn(features: FeatureTable, trials: Trials, settings: NetworkSettings, *,
     except ImportError as error:
         raise UsageError(_TORCH_MISSING) from error
 
+    num_threads = torch.get_num_threads()
+    # So small a network gains nothing from more, and loses much where others want the processors too.
+    torch.set_num_threads(1)
+    try:
+        return _descend(features, trials, settings, seed=seed)
+    finally:
+        torch.set_num_threads(num_threads)
+
+
+def _descend(features: FeatureTable, trials: Trials, settings: NetworkSettings, *, seed: int) -> Layers:
+    import torch
+
     generator = torch.Generator().manual_seed(seed)
     query_size, prompt_size = features.queries.shape[1], features.prompts.shape[1]
     weights = _initialise(query_size + prompt_size, settings.hidden, generator)

@@ -1,0 +1,55 @@
+"""``drpo oirl select``: the prompt that a router chooses for a query."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from drpo_graph.cli import options as flags
+from drpo_graph.cli.option_groups import argument, option, takes_options
+from drpo_graph.display.streams import write_lines
+from drpo_graph.errors import UsageError
+from drpo_graph.safety.terminal import inert_block, inert_json
+from drpo_graph.safety.texts import clean_surrogates
+
+_MAX_PROMPT = 100_000
+
+
+@takes_options
+def select_command(
+    *,
+    query: str | None = argument(None, "QUERY", help="The query; '-' reads queries from stdin, one a line."),
+    router: Annotated[Path, typer.Option("--router", "-r", metavar="FILE", help="The router, a .npz file.")],
+    embeddings_base_url: str | None = option(None, "URL", help="OpenAI-compatible API of the router's embeddings."),
+    as_json: flags.JsonOption = False,
+) -> None:
+    """Print the prompt that a router chooses for QUERY, without asking a model."""
+    queries = _read_queries(query)
+    # NumPy and LangChain: wrong usage is told before that.
+    from drpo_graph.oirl.router import PromptRouter
+    from drpo_graph.oirl.router_file import open_embeddings, read_router
+
+    parts = read_router(router)
+    embeddings = open_embeddings(parts.provenance.embeddings, base_url=embeddings_base_url)
+    for one, choice in zip(queries, PromptRouter(parts, embeddings).batch(queries), strict=True):
+        if as_json:
+            told = {"query": one, **choice.model_dump(mode="json")}
+            write_lines(sys.stdout, inert_json(json.dumps(told, ensure_ascii=False)))
+        else:
+            write_lines(sys.stdout, inert_block(choice.prompt, max_chars=_MAX_PROMPT))
+
+
+def _read_queries(query: str | None) -> list[str]:
+    if query is not None and query != "-":
+        return [clean_surrogates(query)]
+    if query is None and sys.stdin.isatty():
+        raise UsageError("No query. Give it as an argument, or '-' to read queries from stdin.")
+    try:
+        queries = [clean_surrogates(line) for line in sys.stdin.read().splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise UsageError("The queries on stdin are not UTF-8 text.") from error
+    if not queries:
+        raise UsageError("There is no query on stdin.")
+    return queries

@@ -1,0 +1,249 @@
+"""The router: for each query the best of N prompts, without asking a model (Prompt-OIRL, section 3.3)."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+from langchain_core.embeddings import Embeddings
+from langchain_core.runnables import Runnable, RunnableConfig
+from numpy.typing import NDArray
+
+from drpo_graph.errors import RewardModelError
+from drpo_graph.oirl.features import PROBE, EmbeddedTexts, FeatureTable, Floats, normalise_vectors
+from drpo_graph.oirl.gate import choose
+from drpo_graph.oirl.rewards.logits import to_probabilities
+from drpo_graph.oirl.router_file import open_embeddings, read_router, write_router
+from drpo_graph.oirl.router_parts import KnownPrompt, RouterParts
+from drpo_graph.parts.choosers import PromptChoice
+from drpo_graph.safety.texts import shorten
+
+RouterInput = str | Mapping[str, object]
+"""A query, or a mapping with ``query``."""
+
+_HALF = 0.5
+
+
+class RoutedBatch(NamedTuple):
+    """Choices for many queries, as arrays."""
+
+    chosen: NDArray[np.intp]
+    """Per query, the prompt's number in ``router.prompts``."""
+    rewards: Floats
+    """Expected outcomes, ``(num_queries, num_prompts)``."""
+    confidences: Floats
+    """Per query, as :attr:`~drpo_graph.parts.choosers.PromptChoice.confidence`."""
+
+
+class PromptRouter(Runnable[RouterInput, PromptChoice]):
+    """Chooses a prompt for each query. A Runnable: ``invoke``, ``ainvoke``, ``batch`` and ``abatch``.
+
+    Args:
+        parts: What was learned; see :func:`~drpo_graph.oirl.training.train_router`.
+        embeddings: The model that the texts were embedded with; checked on the first query.
+    """
+
+    def __init__(self, parts: RouterParts, embeddings: Embeddings) -> None:
+        self.parts = parts
+        self._embeddings = embeddings
+        self._is_checked = False
+        self._by_prompt = FeatureTable(parts.reference, self._prompt_features())
+        self._best = self._find_best()
+
+    @property
+    def prompts(self) -> tuple[KnownPrompt, ...]:
+        """The prompts to choose from."""
+        return self.parts.prompts
+
+    @property
+    def best_prompt(self) -> str:
+        """The best single prompt: what is chosen where nothing speaks for another one."""
+        return self.parts.prompts[self._best].text
+
+    @property
+    def has_abstained(self) -> bool:
+        """Whether every query gets the best single prompt."""
+        return self.parts.policy == "safe" and not self.parts.gate.is_open
+
+    def route(self, queries: EmbeddedTexts) -> RoutedBatch:
+        """Return the choices for queries that are embedded already."""
+        features = FeatureTable(self.parts.space.of_queries(queries), self._by_prompt.prompts)
+        shifts = np.asarray([one.shift for one in self.prompts], dtype=np.float32)
+        members = self.parts.ensemble.predict(features) + shifts
+        rewards = to_probabilities(members.mean(axis=0))
+        chosen = self._choose(rewards - self._prices())
+        rows = np.arange(len(rewards))
+        gains = to_probabilities(members)
+        gains = gains[:, rows, chosen] - gains[:, :, self._best]
+        return RoutedBatch(chosen, rewards, _be_confident(gains))
+
+    def invoke(self, input: RouterInput, config: RunnableConfig | None = None, **kwargs: Any) -> PromptChoice:
+        """Return the choice for a query.
+
+        Raises:
+            RewardModelError: the input has no query, or the embeddings are not those that were learned with.
+            EmbeddingsError: they cannot be had.
+        """
+        return self._call_with_config(self._choose_one, input, config)
+
+    async def ainvoke(self, input: RouterInput, config: RunnableConfig | None = None, **kwargs: Any) -> PromptChoice:
+        """Return the choice for a query, as :meth:`invoke` does."""
+        return await self._acall_with_config(self._achoose_one, input, config)
+
+    async def achoose(self, query: str) -> PromptChoice:
+        """Return the choice for a query."""
+        return await self.ainvoke(query)
+
+    def batch(
+        self,
+        inputs: list[RouterInput],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[PromptChoice]:
+        """Return the choices for queries, embedded and predicted together."""
+        return self._batch_with_config(self._choose_all, inputs, config, return_exceptions=return_exceptions)
+
+    async def abatch(
+        self,
+        inputs: list[RouterInput],
+        config: RunnableConfig | list[RunnableConfig] | None = None,
+        *,
+        return_exceptions: bool = False,
+        **kwargs: Any,
+    ) -> list[PromptChoice]:
+        """Return the choices for queries, as :meth:`batch` does."""
+        return await self._abatch_with_config(self._achoose_all, inputs, config, return_exceptions=return_exceptions)
+
+    def save(self, path: Path) -> None:
+        """Write the router to a ``.npz`` file, without pickle, replaced in one step.
+
+        Raises:
+            RewardModelError: the file cannot be written.
+        """
+        write_router(path, self.parts)
+
+    @classmethod
+    def load(cls, path: Path, *, embeddings: Embeddings | None = None) -> "PromptRouter":
+        """Return the router in a file.
+
+        Args:
+            path: A file that :meth:`save` wrote.
+            embeddings: The model that its texts were embedded with; the one that it names when absent.
+
+        Raises:
+            RewardModelError: the file is missing, damaged, or no router.
+            UsageError: an extra is missing, or the embeddings cannot be opened.
+        """
+        parts = read_router(path)
+        return cls(parts, embeddings or open_embeddings(parts.provenance.embeddings))
+
+    def _choose_one(self, query: RouterInput) -> PromptChoice:
+        return cast(PromptChoice, self._choose_all([query])[0])
+
+    async def _achoose_one(self, query: RouterInput) -> PromptChoice:
+        return cast(PromptChoice, (await self._achoose_all([query]))[0])
+
+    def _choose_all(self, inputs: list[RouterInput]) -> list[Exception | PromptChoice]:
+        queries = [_read_query(one) for one in inputs]
+        if not self._is_checked:
+            self._check(self._embeddings.embed_documents([PROBE])[0])
+        return [*self._describe(queries, self._embeddings.embed_documents(queries))]
+
+    async def _achoose_all(self, inputs: list[RouterInput]) -> list[Exception | PromptChoice]:
+        queries = [_read_query(one) for one in inputs]
+        if not self._is_checked:
+            self._check((await self._embeddings.aembed_documents([PROBE]))[0])
+        vectors = await self._embeddings.aembed_documents(queries)
+        return [*await asyncio.to_thread(self._describe, queries, vectors)]
+
+    def _check(self, probe: Sequence[float]) -> None:
+        self.parts.space.check_probe(probe, embeddings=type(self._embeddings).__name__)
+        self._is_checked = True
+
+    def _describe(self, queries: Sequence[str], vectors: Sequence[Sequence[float]]) -> list[PromptChoice]:
+        routed = self.route(EmbeddedTexts(tuple(queries), normalise_vectors(vectors, queries)))
+        best = routed.rewards[:, self._best]
+        choices = []
+        for row, number in enumerate(routed.chosen.tolist()):
+            prompt = self.prompts[number]
+            choices.append(
+                PromptChoice(
+                    prompt=prompt.text,
+                    name=prompt.name,
+                    reward=round(float(routed.rewards[row, number]), 6),
+                    gain=round(float(routed.rewards[row, number] - best[row]), 6),
+                    confidence=round(float(routed.confidences[row]), 6),
+                    has_abstained=self.has_abstained,
+                    reason=self._explain(number),
+                )
+            )
+        return choices
+
+    def _explain(self, number: int) -> str:
+        if self.has_abstained:
+            return f"The best single prompt: {self.parts.gate.reason}."
+        if number == self._best:
+            return "The best single prompt: no other is expected to do better on this query."
+        return "Expected to do better on this query than the best single prompt."
+
+    def _choose(self, values: Floats) -> NDArray[np.intp]:
+        policy, gate = self.parts.policy, self.parts.gate
+        if policy == "best":
+            return np.asarray(values.argmax(axis=1))
+        tried = np.asarray([one.is_tried for one in self.prompts])
+        if policy == "fallback":
+            return _fall_back(values, tried)
+        if gate.threshold is None:
+            return np.full(len(values), self._best)
+        # What was never tried has no evidence, unless nothing else is there to choose from.
+        known = tried | np.asarray([one.has_anchors for one in self.prompts])
+        allowed = values if not known.any() else np.where(known, values, -np.inf).astype(np.float32)
+        return choose(allowed, best=self._best, threshold=gate.threshold)
+
+    def _find_best(self) -> int:
+        tried = np.asarray([one.is_tried for one in self.prompts])
+        prices = self._prices()
+        if tried.any():
+            means = [one.mean_outcome if one.mean_outcome is not None else -np.inf for one in self.prompts]
+            return int(np.argmax(np.where(tried, np.asarray(means) - prices, -np.inf)))
+        shifts = np.asarray([one.shift for one in self.prompts], dtype=np.float32)
+        members = self.parts.ensemble.predict(self._by_prompt) + shifts
+        return int(np.argmax(to_probabilities(members.mean(axis=0)).mean(axis=0) - prices))
+
+    def _prices(self) -> Floats:
+        known = [one.tokens for one in self.prompts if one.tokens is not None]
+        usual = float(np.mean(known)) if known else 0.0
+        tokens = [usual if one.tokens is None else one.tokens for one in self.prompts]
+        return np.asarray(tokens, dtype=np.float32) * np.float32(self.parts.price_per_1k / 1_000)
+
+    def _prompt_features(self) -> Floats:
+        texts = tuple(one.text for one in self.prompts)
+        return self.parts.space.of_prompts(EmbeddedTexts(texts, self.parts.prompt_vectors))
+
+
+def _fall_back(values: Floats, tried: NDArray[np.bool_]) -> NDArray[np.intp]:
+    if tried.all() or not tried.any():
+        return np.asarray(values.argmax(axis=1))
+    first = np.where(tried, values, -np.inf).argmax(axis=1)
+    other = np.where(tried, -np.inf, values).argmax(axis=1)
+    is_unlikely = values[np.arange(len(values)), first] < _HALF
+    return np.asarray(np.where(is_unlikely, other, first))
+
+
+def _be_confident(gains: NDArray[np.floating]) -> Floats:
+    """Return how sure members are, together, that a choice is no worse: 1 where it is the same prompt."""
+    from scipy.stats import norm  # Slow to load.
+
+    mean, spread = gains.mean(axis=0), gains.std(axis=0, ddof=1 if len(gains) > 1 else 0)
+    confidence = norm.cdf(np.abs(mean) / np.maximum(spread, 1e-6)) * np.sign(mean)
+    return np.where(mean == 0, 1.0, np.clip(confidence, 0.0, 1.0)).astype(np.float32)
+
+
+def _read_query(given: RouterInput) -> str:
+    query = given.get("query") if isinstance(given, Mapping) else given
+    if not isinstance(query, str) or not query.strip():
+        raise RewardModelError(f"A router is asked with a text, or a mapping with 'query': got {shorten(repr(given))}.")
+    return query

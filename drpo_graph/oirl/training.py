@@ -1,0 +1,176 @@
+"""Learn a router from demonstrations."""
+
+import asyncio
+from typing import Final
+
+import numpy as np
+from langchain_core.embeddings import Embeddings
+from numpy.typing import NDArray
+
+from drpo_graph.errors import DemonstrationsError
+from drpo_graph.oirl.checks import choose_model
+from drpo_graph.oirl.demonstrations import Demonstrations
+from drpo_graph.oirl.ensemble import NUM_FOLDS, CrossFit, cross_fit
+from drpo_graph.oirl.features import PROBE, EmbeddedTexts, FeatureSpace, FeatureTable, Floats, embed_texts
+from drpo_graph.oirl.gate import THRESHOLDS, learn_gate
+from drpo_graph.oirl.rewards.base import Trials
+from drpo_graph.oirl.rewards.catalogue import DEFAULT_REWARD_MODEL
+from drpo_graph.oirl.router import PromptRouter
+from drpo_graph.oirl.router_file import FORMAT, open_embeddings
+from drpo_graph.oirl.router_parts import KnownPrompt, Policy, Provenance, RouterParts
+from drpo_graph.records import Record, digest_json
+from drpo_graph.settings.retrieval import DEFAULT_EMBEDDINGS
+
+_MAX_REFERENCE: Final = 256
+
+
+class TrainingSettings(Record):
+    """How a router is learned."""
+
+    reward_model: str = DEFAULT_REWARD_MODEL
+    """Its name; see :data:`~drpo_graph.oirl.rewards.catalogue.REWARD_MODELS`."""
+    price_per_1k: float = 0.0
+    """Reward that 1,000 tokens are worth: a prompt that makes longer answers must bring so much more."""
+    policy: Policy = "safe"
+    """How prompts are chosen."""
+    seed: int = 0
+
+    def digest(self) -> str:
+        """Return a hash of them, and of what is fixed here."""
+        return digest_json({**self.model_dump(), "format": FORMAT, "folds": NUM_FOLDS, "thresholds": list(THRESHOLDS)})
+
+
+async def train_router(
+    demonstrations: Demonstrations,
+    *,
+    settings: TrainingSettings | None = None,
+    embeddings: Embeddings | None = None,
+    embeddings_name: str | None = None,
+    model: str | None = None,
+) -> PromptRouter:
+    """Return a router that has learned from trials; those of the test side are left out.
+
+    Args:
+        demonstrations: The trials.
+        settings: How it is learned.
+        embeddings: What embeds queries and prompts; MiniLM on this machine when absent.
+        embeddings_name: What the router's file calls them; it can be opened by that name alone where
+            :func:`~drpo_graph.retrieval.make_embeddings` knows it.
+        model: Whose answers count, where the trials are of several models.
+
+    Raises:
+        DemonstrationsError: nothing can be learned from the trials.
+        UsageError: there is no such reward model, or an extra is missing.
+        EmbeddingsError: the texts cannot be embedded.
+    """
+    settings = settings or TrainingSettings()
+    table = select_training_rows(demonstrations, model=model)
+    name = embeddings_name or (DEFAULT_EMBEDDINGS if embeddings is None else type(embeddings).__name__)
+    embedder = embeddings or open_embeddings(name)
+    queries = await embed_texts(table.queries, embedder)
+    prompts = await embed_texts(table.prompts, embedder)
+    probe = (await embedder.aembed_documents([PROBE]))[0]
+    space = FeatureSpace.learn(queries, prompts, embeddings=name, probe=probe)
+    parts = await asyncio.to_thread(learn_router, table, queries, prompts, space=space, settings=settings)
+    return PromptRouter(parts, embedder)
+
+
+def select_training_rows(demonstrations: Demonstrations, *, model: str | None = None) -> Demonstrations:
+    """Return the rows of one model that are not on the test side, with the texts that they need alone.
+
+    Raises:
+        DemonstrationsError: there are none, or all have the same outcome.
+    """
+    table = choose_model(demonstrations, model)
+    table = table.take(~table.is_in("test"))
+    if not len(table):
+        raise DemonstrationsError("All demonstrations are on the test side: there is nothing to learn from.")
+    if float(table.outcomes.min()) == float(table.outcomes.max()):
+        raise DemonstrationsError(
+            f"Every one of the {len(table)} outcomes is {float(table.outcomes[0]):g}: there is nothing to tell apart. "
+            "Take queries that some prompts answer rightly and some do not."
+        )
+    return table.without_unused()
+
+
+def learn_router(
+    table: Demonstrations,
+    queries: EmbeddedTexts,
+    prompts: EmbeddedTexts,
+    *,
+    space: FeatureSpace,
+    settings: TrainingSettings,
+) -> RouterParts:
+    """Return what a router learns from trials whose texts are embedded."""
+    features = FeatureTable(space.of_queries(queries), space.of_prompts(prompts))
+    trials = Trials(table.query_ids, table.prompt_ids, table.outcomes)
+    fitted = cross_fit(settings.reward_model, features, trials, seed=settings.seed)
+    return assemble_router(table, fitted, features=features, vectors=prompts.vectors, space=space, settings=settings)
+
+
+def assemble_router(
+    table: Demonstrations,
+    fitted: CrossFit,
+    *,
+    features: FeatureTable,
+    vectors: Floats,
+    space: FeatureSpace,
+    settings: TrainingSettings,
+) -> RouterParts:
+    """Return the router of a reward model that has learned, with the gate that the evidence supports."""
+    known = describe_prompts(table)
+    tokens = np.asarray([np.nan if one.tokens is None else one.tokens for one in known])
+    usual = float(np.nanmean(tokens)) if np.isfinite(tokens).any() else 0.0
+    prices = (np.where(np.isfinite(tokens), tokens, usual) * settings.price_per_1k / 1_000).astype(np.float32)
+    gate = learn_gate(fitted.unseen, table.grid().mean, prices=prices)
+    chosen = np.random.default_rng(settings.seed).permutation(len(features.queries))[:_MAX_REFERENCE]
+    provenance = Provenance(
+        reward_model=settings.reward_model,
+        embeddings=space.embeddings,
+        data_digest=table.digest(),
+        settings_digest=settings.digest(),
+        model=table.models[0],
+        num_rows=len(table),
+        num_queries=len(table.queries),
+        seed=settings.seed,
+    )
+    return RouterParts(
+        provenance=provenance,
+        space=space,
+        ensemble=fitted.ensemble,
+        gate=gate,
+        prompts=known,
+        prompt_vectors=vectors,
+        reference=features.queries[np.sort(chosen)],
+        price_per_1k=settings.price_per_1k,
+        policy=settings.policy,
+    )
+
+
+def describe_prompts(table: Demonstrations) -> tuple[KnownPrompt, ...]:
+    """Return a table's prompts with what is known of each."""
+    size = len(table.prompts)
+    counts = np.bincount(table.prompt_ids, minlength=size)
+    # The mean over queries, as the gate has it: a query that was tried often counts once.
+    grid = table.grid().mean
+    means = _mean_by_prompt(grid)
+    counted = ~np.isnan(table.tokens)
+    num_counted = np.bincount(table.prompt_ids[counted], minlength=size)
+    tokens = np.bincount(table.prompt_ids[counted], weights=table.tokens[counted], minlength=size)
+    return tuple(
+        KnownPrompt(
+            text=text,
+            name=table.prompt_names[number],
+            num_trials=int(counts[number]),
+            mean_outcome=float(means[number]),
+            tokens=float(tokens[number] / num_counted[number]) if num_counted[number] else None,
+        )
+        for number, text in enumerate(table.prompts)
+    )
+
+
+def _mean_by_prompt(grid: Floats) -> NDArray[np.float64]:
+    """Return shrunk means, as :func:`~drpo_graph.oirl.gate.find_best_single` ranks by."""
+    counts = (~np.isnan(grid)).sum(axis=0)
+    means: NDArray[np.float64] = (np.nansum(grid, axis=0) + float(np.nanmean(grid))) / (counts + 1)
+    return means

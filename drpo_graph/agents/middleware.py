@@ -3,7 +3,7 @@
 import threading
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import cast
+from typing import Generic, NamedTuple, TypeVar, cast
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AnyMessage, HumanMessage, SystemMessage, convert_to_messages
@@ -13,10 +13,12 @@ from drpo_graph.errors import SettingsError, UsageError
 from drpo_graph.inference import AlignedModel, GivenPrompt
 from drpo_graph.inference.blocking import wait_for
 from drpo_graph.inference.model import check_num_icl
-from drpo_graph.inference.prompt_choice import ChosenPrompt, PromptSource, choose_prompt
+from drpo_graph.inference.prompt_choice import ChosenPrompt, PromptSource, RoutedPrompt, find_prompt
+from drpo_graph.inference.routers import RouterFile, RouterOpener, Routers, load_router
+from drpo_graph.parts.choosers import PromptChooser
 from drpo_graph.parts.protocols import ExampleRetriever
 from drpo_graph.prompts.library import as_turns
-from drpo_graph.prompts.placeholders import fill
+from drpo_graph.prompts.placeholders import TemplateSyntaxError, fill
 from drpo_graph.records import ICLExample
 
 try:
@@ -29,8 +31,32 @@ except ImportError as error:
 
 _MAX_KNOWN_QUERIES = 256
 
-_QueryKey = tuple[str | None, str]
-"""A message's id and text: a later message with the same text is a query of its own."""
+_V = TypeVar("_V")
+
+
+class _Query(NamedTuple):
+    """A message's id and text: a later message with the same text is a query of its own."""
+
+    id: str | None
+    text: str
+
+
+class _ByQuery(Generic[_V]):
+    """What was found for the last queries, each once, however many calls an agent makes for it."""
+
+    def __init__(self) -> None:
+        self._found: OrderedDict[_Query, _V] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, query: _Query) -> _V | None:
+        with self._lock:
+            return self._found.get(query)
+
+    def keep(self, query: _Query, found: _V) -> None:
+        with self._lock:
+            self._found[query] = found
+            while len(self._found) > _MAX_KNOWN_QUERIES:
+                self._found.popitem(last=False)
 
 
 class AlignmentMiddleware(AgentMiddleware[AgentState[ResponseT], ContextT, ResponseT]):
@@ -39,17 +65,19 @@ class AlignmentMiddleware(AgentMiddleware[AgentState[ResponseT], ContextT, Respo
     The prompt stands before the agent's own system message, the examples before the conversation, as former exchanges:
     where the search and :class:`~drpo_graph.inference.AlignedModel` put them. The agent's state and stored history hold
     none of it. The examples are those for the last message of the user, and are found once for it, however many calls
-    the agent makes. An ``AlignedModel`` as the agent's model is given the prompt in its own prompt's place; where there
-    is neither prompt nor registry here, it keeps its own.
+    the agent makes; so is the prompt where a router chooses it. An ``AlignedModel`` as the agent's model is given the
+    prompt in its own prompt's place; where there is neither prompt nor registry here, it keeps its own.
 
     Args:
-        prompt: A text, a run's result, a registered prompt, or a slot, which is read anew at each request. Without, the
-            registry's for the request's model, else the general alignment prompt.
+        prompt: A text, a run's result, a registered prompt, a router, which chooses one for each query, or a slot,
+            which is read anew at each request. Without, the registry's for the request's model, else the general
+            alignment prompt.
         registry: Prompts by model name, looked up at each request.
         retriever: Finds the examples.
         num_icl: How many are shown, 0 to 5.
         values: What is filled into the placeholders of a slot's or a registered prompt.
         model: The model's name in the registry; what the request's model is called when absent.
+        open_router: Reads the registry's routers; one of your own can give them other embeddings.
 
     Raises:
         UsageError: the prompt or the number of examples cannot be used.
@@ -64,6 +92,7 @@ class AlignmentMiddleware(AgentMiddleware[AgentState[ResponseT], ContextT, Respo
         num_icl: int = 0,
         values: Mapping[str, str] | None = None,
         model: str | None = None,
+        open_router: RouterOpener = load_router,
     ) -> None:
         super().__init__()
         check_num_icl(num_icl, has_retriever=retriever is not None)
@@ -73,10 +102,11 @@ class AlignmentMiddleware(AgentMiddleware[AgentState[ResponseT], ContextT, Respo
         self._num_icl = num_icl
         self._values = dict(values or {})
         self._model = model
-        self._examples_by_query: OrderedDict[_QueryKey, Sequence[ICLExample]] = OrderedDict()
-        self._lock = threading.Lock()
+        self._routers = Routers(open_router)
+        self._examples = _ByQuery[Sequence[ICLExample]]()
+        self._choices = _ByQuery[tuple[PromptChooser, ChosenPrompt]]()
         if prompt is not None:
-            self._choose("")  # What cannot be used is told now, not in the middle of a conversation.
+            self._check()
 
     def wrap_model_call(
         self,
@@ -85,7 +115,10 @@ class AlignmentMiddleware(AgentMiddleware[AgentState[ResponseT], ContextT, Respo
     ) -> ModelResponse[ResponseT]:
         """Do as :meth:`awrap_model_call` where the agent is called synchronously."""
         examples = wait_for(self._find_examples(request.messages)) if self._num_icl else ()
-        return handler(self._align(request, examples))
+        prompt = self._find(request.model)
+        if isinstance(prompt, RoutedPrompt):
+            prompt = wait_for(self._choose(prompt, request.messages))
+        return handler(self._align(request, examples, prompt=prompt))
 
     async def awrap_model_call(
         self,
@@ -95,51 +128,89 @@ class AlignmentMiddleware(AgentMiddleware[AgentState[ResponseT], ContextT, Respo
         """Make a model call with prompt and examples.
 
         Raises:
-            UsageError: the prompt cannot be read or filled.
+            UsageError: the prompt cannot be read, chosen or filled.
         """
-        return await handler(self._align(request, await self._find_examples(request.messages)))
+        examples = await self._find_examples(request.messages)
+        prompt = self._find(request.model)
+        if isinstance(prompt, RoutedPrompt):
+            prompt = await self._choose(prompt, request.messages)
+        return await handler(self._align(request, examples, prompt=prompt))
 
-    def _align(self, request: ModelRequest[ContextT], examples: Sequence[ICLExample]) -> ModelRequest[ContextT]:
+    def _check(self) -> None:
+        """Do nothing when the prompt can be used: what cannot is told now, not in the middle of a conversation."""
+        found = self._find_for("")
+        if isinstance(found, ChosenPrompt):
+            self._fill(found)
+        elif isinstance(found.chooser, RouterFile):
+            self._fill(ChosenPrompt(found.chooser.best_prompt, found.source, found.placeholders))
+
+    def _find(self, model: BaseChatModel) -> ChosenPrompt | RoutedPrompt | None:
+        """Return the prompt for a model, or ``None`` where it keeps its own."""
+        if isinstance(model, AlignedModel) and self._prompt is None and self._registry is None:
+            return None
+        return self._find_for(self._model or _name_of(model))
+
+    def _find_for(self, name: str) -> ChosenPrompt | RoutedPrompt:
+        if isinstance(self._prompt, PromptSlot):
+            return self._prompt.find_prompt()
+        return find_prompt(self._prompt, model=name, registry=self._registry, routers=self._routers)
+
+    def _align(
+        self, request: ModelRequest[ContextT], examples: Sequence[ICLExample], *, prompt: ChosenPrompt | None
+    ) -> ModelRequest[ContextT]:
         turns = convert_to_messages([(one["role"], one["content"]) for one in as_turns(examples)])
         # Messages of these roles are all that there can be.
         shown = request.override(messages=[*cast(list[AnyMessage], turns), *request.messages])
-        is_aligned = isinstance(request.model, AlignedModel)
-        if is_aligned and self._prompt is None and self._registry is None:
+        if prompt is None:
             return shown
-        prompt = self._choose(self._model or _name_of(request.model))
-        if is_aligned:
-            return shown.override(model_settings={**request.model_settings, "system_prompt": prompt})
-        return shown.override(system_message=_put_before(request.system_message, prompt))
+        text = self._fill(prompt)
+        if isinstance(request.model, AlignedModel):
+            # It tells of a choice in its response.
+            given = text if prompt.choice is None else prompt._replace(text=text)
+            return shown.override(model_settings={**request.model_settings, "system_prompt": given})
+        return shown.override(system_message=_put_before(request.system_message, text))
 
-    def _choose(self, model: str) -> str:
-        if isinstance(self._prompt, PromptSlot):
-            chosen = ChosenPrompt(self._prompt.current.text, "slot", self._prompt.placeholders)
-        else:
-            chosen = choose_prompt(self._prompt, model=model, registry=self._registry)
-        if chosen.placeholders is None:
-            return chosen.text
+    def _fill(self, prompt: ChosenPrompt) -> str:
+        if prompt.placeholders is None:
+            return prompt.text
         try:
-            return fill(chosen.text, chosen.placeholders, self._values)
+            return fill(prompt.text, prompt.placeholders, self._values)
         except KeyError as error:
             raise SettingsError(
-                f"The system prompt ({chosen.source}) has a placeholder {error}, for which there is no value. Give the "
+                f"The system prompt ({prompt.source}) has a placeholder {error}, for which there is no value. Give the "
                 "middleware one in `values`."
             ) from error
+        except TemplateSyntaxError as error:
+            raise SettingsError(
+                f"The system prompt ({prompt.source}): placeholders={prompt.placeholders!r}, and it cannot be read so: "
+                f"{error}."
+            ) from error
+
+    async def _choose(self, prompt: RoutedPrompt, messages: Sequence[AnyMessage]) -> ChosenPrompt:
+        query = _query_of(messages)
+        known = self._choices.get(query)
+        # Another router than the one that chose, as after a swap, chooses anew.
+        if known is not None and known[0] is prompt.chooser:
+            return known[1]
+        chosen = await prompt.choose(query.text)
+        self._choices.keep(query, (prompt.chooser, chosen))
+        return chosen
 
     async def _find_examples(self, messages: Sequence[AnyMessage]) -> Sequence[ICLExample]:
-        query = next((one for one in reversed(messages) if isinstance(one, HumanMessage)), None)
-        if self._retriever is None or self._num_icl == 0 or query is None or not query.text.strip():
+        query = _query_of(messages)
+        if self._retriever is None or self._num_icl == 0 or not query.text.strip():
             return ()
-        key = (query.id, str(query.text))
-        with self._lock:
-            known = self._examples_by_query.get(key)
+        known = self._examples.get(query)
         if known is None:
-            known = tuple(await self._retriever.retrieve(key[1], k=self._num_icl))[: self._num_icl]
-            with self._lock:
-                self._examples_by_query[key] = known
-                while len(self._examples_by_query) > _MAX_KNOWN_QUERIES:
-                    self._examples_by_query.popitem(last=False)
+            known = tuple(await self._retriever.retrieve(query.text, k=self._num_icl))[: self._num_icl]
+            self._examples.keep(query, known)
         return known
+
+
+def _query_of(messages: Sequence[AnyMessage]) -> _Query:
+    """Return the last message of the user; where there is none, a query without a text."""
+    last = next((one for one in reversed(messages) if isinstance(one, HumanMessage)), None)
+    return _Query(None, "") if last is None else _Query(last.id, str(last.text))
 
 
 def _put_before(own: SystemMessage | None, prompt: str) -> SystemMessage:

@@ -1,15 +1,17 @@
 """The place of the prompt in use: a private file whose prompt is swapped while others read it."""
 
-import os
+import os.path
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from pydantic import Field, ValidationError
+from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from drpo_graph.errors import UsageError
+from drpo_graph.inference.prompt_choice import ChosenPrompt, RoutedPrompt
+from drpo_graph.inference.routers import RouterFile, RouterOpener, Routers, digest_router, load_router, mark_of
 from drpo_graph.prompts.placeholders import FieldStyle, describe_changes, find_style
 from drpo_graph.records import PlaceholderStyle, Record, RunResult
 from drpo_graph.registry import RegisteredPrompt
@@ -21,6 +23,7 @@ MAX_VERSIONS = 100
 
 _FORMAT = 1
 _LOCK_TIMEOUT_S = 30
+_ROUTER_FIELDS = ("router", "router_sha256")
 
 
 class SlotVersion(Record):
@@ -29,6 +32,11 @@ class SlotVersion(Record):
     version: int = Field(ge=1)
     """Never given twice."""
     text: str
+    """The prompt; a router's best single one, for those who ask no router."""
+    router: str | None = None
+    """The file of the router that chooses a prompt for each query: a full path, or one from the slot's folder."""
+    router_sha256: str | None = None
+    """What that file must hold, in hexadecimal digits."""
     run: str | None = None
     """The run that found it."""
     reward: float | None = None
@@ -39,6 +47,12 @@ class SlotVersion(Record):
     """The version that was in use before."""
     time: float
     """When it was put here, in seconds since the epoch."""
+
+    @model_serializer(mode="wrap")
+    def _leave_out_no_router(self, serialize: SerializerFunctionWrapHandler) -> dict[str, object]:
+        # Earlier releases read a file without routers.
+        fields: dict[str, object] = serialize(self)
+        return {name: one for name, one in fields.items() if one is not None or name not in _ROUTER_FIELDS}
 
 
 class _Content(Record):
@@ -51,7 +65,7 @@ class _Content(Record):
 
 
 class PromptSlot:
-    """A prompt that can be swapped under a running app.
+    """A prompt, or a router that chooses one for each query, that can be swapped under a running app.
 
     The file is replaced in one step, and every reader looks whether it was: threads and other processes have the new
     prompt with their next request. Looking costs one ``stat``.
@@ -60,14 +74,23 @@ class PromptSlot:
         path: The file; beside it stands a lock file.
         initial: The first version, where there is no file yet.
         placeholders: How ``initial`` marks what the app fills in: a version that does not keep them is refused.
+        open_router: Reads the file of a router; one of your own can give it other embeddings.
 
     Raises:
         UsageError: there is neither a file nor an initial prompt, or the file cannot be used.
         SettingsError: the initial prompt is not what ``placeholders`` says.
     """
 
-    def __init__(self, path: Path, *, initial: str | None = None, placeholders: PlaceholderStyle = "none") -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        initial: str | None = None,
+        placeholders: PlaceholderStyle = "none",
+        open_router: RouterOpener = load_router,
+    ) -> None:
         self.path = path
+        self._routers = Routers(open_router)
         self._seen: tuple[tuple[int, ...], _Content] | None = None
         """What the file looked like when it was read, and what was in it."""
         if initial is not None and not path.exists():
@@ -101,17 +124,34 @@ class PromptSlot:
         """How the prompts mark what the app fills in; ``None`` when braces and dollar signs are what they are."""
         return self._read().placeholders
 
-    def swap(self, prompt: str | RunResult, *, if_version: int | None = None) -> SlotVersion:
+    def find_prompt(self) -> ChosenPrompt | RoutedPrompt:
+        """Return the prompt in use at this moment, or what chooses it where that is a router.
+
+        Raises:
+            UsageError: the file cannot be read.
+        """
+        content = self._read()
+        current = self._require(content, content.current)
+        router = self._router_of(current)
+        if router is not None:
+            return RoutedPrompt(router, "slot", content.placeholders)
+        return ChosenPrompt(current.text, "slot", content.placeholders)
+
+    def swap(self, prompt: str | RunResult | Path, *, if_version: int | None = None) -> SlotVersion:
         """Put a prompt in use, and return its version; the former ones are kept.
 
         Args:
-            prompt: A text, or a run's result, whose run and rewards are noted.
+            prompt: A text; a run's result, whose run and rewards are noted; or the file of a router, which must stay as
+                it is, beside the slot or elsewhere.
             if_version: The version that it is meant to replace.
 
         Raises:
-            UsageError: the prompt is blank or has other placeholders, another version is in use than ``if_version``,
-                or the file cannot be written.
+            UsageError: the prompt is blank, it or one of a router's has other placeholders, another version is in use
+                than ``if_version``, or the file cannot be written.
+            RewardModelError: the router cannot be read.
         """
+        # Reading a router may take a second; nobody waits for that.
+        router, texts = self._note_router(prompt) if isinstance(prompt, Path) else (None, ())
         with self._hold():
             content = self._read()
             former = self._require(content, content.current)
@@ -121,10 +161,15 @@ class PromptSlot:
                     "replaced."
                 )
             number = max(one.version for one in content.versions) + 1
-            made = self._make(prompt, number=number, replaced=former.version)
-            problem = content.placeholders and describe_changes(made.text, former.text, content.placeholders)
-            if problem:
-                raise self._error(f"{problem}.")
+            if router is not None:
+                made = router.model_copy(update={"version": number, "replaced": former.version})
+            else:
+                assert not isinstance(prompt, Path), "a router has its own"
+                made = self._make(prompt, number=number, replaced=former.version)
+            for text in (made.text, *texts) if content.placeholders else ():
+                problem = describe_changes(text, former.text, content.placeholders)
+                if problem:
+                    raise self._error(f"{problem}.")
             kept = (*content.versions, made)[-MAX_VERSIONS:]
             self._write(content.model_copy(update={"current": number, "versions": kept}))
         return made
@@ -137,6 +182,7 @@ class PromptSlot:
 
         Raises:
             UsageError: there is no such version any more, or the file cannot be written.
+            RewardModelError: the version is a router, whose file is gone or has changed.
         """
         with self._hold():
             content = self._read()
@@ -144,6 +190,9 @@ class PromptSlot:
             if wanted is None:
                 raise self._error(f"version {content.current} is the first: none is before it.")
             found = self._require(content, wanted)
+            router = self._router_of(found)
+            if router is not None:
+                router.open()
             self._write(content.model_copy(update={"current": found.version}))
         return found
 
@@ -157,6 +206,22 @@ class PromptSlot:
         known = RegisteredPrompt.from_result(prompt, model=str(self.path))
         return made.model_copy(update=known.model_dump(include={"run", "reward", "initial_reward"}))
 
+    def _note_router(self, path: Path) -> tuple[SlotVersion, tuple[str, ...]]:
+        """Return a router's version, which has no number yet, and the prompts that it is known to choose from."""
+        place, folder = os.path.abspath(path), os.path.abspath(self.path.parent)
+        is_beside = os.path.commonpath([place, folder]) == folder
+        digest = digest_router(path)
+        file = self._routers.at(Path(place), sha256=digest)
+        noted = self._make(file.best_prompt, number=1, replaced=None)
+        name = os.path.relpath(place, folder) if is_beside else place
+        return noted.model_copy(update={"router": name, "router_sha256": digest}), file.prompt_texts
+
+    def _router_of(self, version: SlotVersion) -> RouterFile | None:
+        if version.router is None:
+            return None
+        place = Path(os.path.abspath(self.path.parent), version.router)
+        return self._routers.at(place, sha256=version.router_sha256)
+
     def _require(self, content: _Content, version: int) -> SlotVersion:
         found = next((one for one in content.versions if one.version == version), None)
         if found is None:
@@ -167,7 +232,7 @@ class PromptSlot:
     def _read(self) -> _Content:
         seen = self._seen  # One read: another thread may replace it.
         try:
-            mark = _mark_of(self.path)
+            mark = mark_of(self.path)
             if seen is not None and seen[0] == mark:
                 return seen[1]
             content = _Content.model_validate_json(self.path.read_bytes())
@@ -206,8 +271,3 @@ class PromptSlot:
 
     def _error(self, problem: str) -> UsageError:
         return UsageError(f"Prompt slot {self.path}: {problem}")
-
-
-def _mark_of(path: Path) -> tuple[int, ...]:
-    found = os.stat(path)
-    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)

@@ -24,7 +24,8 @@ class Swap(NamedTuple):
 def swap_if_better(slot: PromptSlot, result: RunResult, *, swap_when: SwapRule = "auto") -> Swap:
     """Put a run's prompt in use if it is better than the one that is, and say why.
 
-    A run that began with another prompt than the one in use says nothing of that one, and changes nothing.
+    A run that began with another prompt than the one in use says nothing of that one, and changes nothing. Nor does any
+    run where a router is in use: it was compared with one of its prompts at most.
 
     Args:
         slot: Holds the prompt in use.
@@ -35,6 +36,8 @@ def swap_if_better(slot: PromptSlot, result: RunResult, *, swap_when: SwapRule =
         UsageError: the slot cannot be written, or was swapped at this very moment.
     """
     current = slot.current
+    if current.router is not None:
+        return Swap(None, "a router is in use, with whose choices the run did not compare")
     if result.system_prompt == current.text:
         return Swap(None, "it is the prompt in use")
     if result.initial_prompt != current.text:

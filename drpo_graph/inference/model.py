@@ -13,11 +13,12 @@ from langchain_core.prompt_values import PromptValue
 from langchain_core.runnables import Runnable, RunnableLambda, RunnableSequence
 from pydantic import ConfigDict, Field, PrivateAttr, SkipValidation
 
-from drpo_graph.errors import SettingsError
+from drpo_graph.errors import SettingsError, UsageError
 from drpo_graph.inference.blocking import iterate, wait_for
 from drpo_graph.inference.client import AlignedClient
-from drpo_graph.inference.prompt_choice import ChosenPrompt, GivenPrompt, PromptSource, choose_prompt
+from drpo_graph.inference.prompt_choice import ChosenPrompt, GivenPrompt, PromptSource, RoutedPrompt, find_prompt
 from drpo_graph.inference.question import Question, read_conversation, read_fields
+from drpo_graph.inference.routers import RouterFile, RouterOpener, Routers, load_router
 from drpo_graph.parts.protocols import ExampleRetriever
 from drpo_graph.records import ICLExample
 from drpo_graph.settings.layers import build_settings
@@ -43,10 +44,13 @@ class AlignedModel(BaseChatModel):
     model: str | BaseChatModel
     """``provider:model`` as in the search, or a chat model of LangChain's."""
     system_prompt: GivenPrompt | None = None
-    """The prompt: a text, a run's result, a registered prompt. Without, the registry's for the model, else the general
-    one."""
+    """The prompt: a text, a run's result, a registered prompt, or a router, which chooses one for each query. Without,
+    the registry's for the model, else the general one."""
     registry: PromptSource | None = None
-    """Prompts that were optimised for models: a ``PromptRegistry``, or any object with ``find(model)``."""
+    """Prompts that were optimised for models: a ``PromptRegistry``, or any object with ``find(model)``. Where a model's
+    prompt has a router there, that chooses."""
+    open_router: RouterOpener = Field(default=load_router, exclude=True)
+    """Reads the registry's routers; one of your own can give them other embeddings."""
     retriever: SkipValidation[ExampleRetriever] | None = None
     """Finds the examples."""
     num_icl: int = 0
@@ -70,7 +74,8 @@ class AlignedModel(BaseChatModel):
 
     _client: AlignedClient = PrivateAttr()
     _role: RoleSettings = PrivateAttr()
-    _prompt: ChosenPrompt = PrivateAttr()
+    _routers: Routers = PrivateAttr()
+    _prompt: ChosenPrompt | RoutedPrompt = PrivateAttr()
 
     def model_post_init(self, context: object, /) -> None:
         """Open the client.
@@ -78,6 +83,7 @@ class AlignedModel(BaseChatModel):
         Raises:
             ModelSpecError: the model cannot be resolved.
             SettingsError: a value cannot be used.
+            RewardModelError: the registry's router cannot be read.
         """
         super().model_post_init(context)
         if self.cache:
@@ -93,12 +99,34 @@ class AlignedModel(BaseChatModel):
         self._client = AlignedClient(settings, self.model if isinstance(self.model, BaseChatModel) else None)
         if isinstance(self.model, BaseChatModel):
             self._client.check_sampling([one for one in _SAMPLING if getattr(self, one) is not None])
-        self._prompt = choose_prompt(self.system_prompt, model=self._client.name, registry=self.registry)
+        self._routers = Routers(self.open_router)
+        self._prompt = self._find_prompt(self.system_prompt)
+        if isinstance(self._prompt, RoutedPrompt) and isinstance(self._prompt.chooser, RouterFile):
+            self._prompt.chooser.open()  # What cannot be read is told now, not with the first query.
 
     @property
     def chosen_prompt(self) -> ChosenPrompt:
-        """The system prompt that calls are made with, and where it comes from; looked up when the model is made."""
+        """The system prompt that calls are made with, and where it comes from; looked up when the model is made.
+
+        Raises:
+            UsageError: there is no one prompt: a router chooses for each query. :meth:`achoose_prompt` tells.
+        """
+        if isinstance(self._prompt, RoutedPrompt):
+            raise UsageError(
+                f"The system prompt ({self._prompt.source}) is chosen for each query: no single one can be told. "
+                "Ask `await model.achoose_prompt(query)`."
+            )
         return self._prompt
+
+    async def achoose_prompt(self, query: str) -> ChosenPrompt:
+        """Return the system prompt that a query is asked with, where it comes from, and what is expected of it.
+
+        Given to the call as its ``system_prompt``, it is not chosen a second time.
+
+        Raises:
+            RewardModelError: the router cannot choose.
+        """
+        return await _choose(self._prompt, query)
 
     def as_node(self) -> Runnable[Mapping[str, object], dict[str, list[AIMessage]]]:
         """Return the model as a node of a LangGraph graph whose state has ``messages``: it adds its response."""
@@ -129,7 +157,7 @@ class AlignedModel(BaseChatModel):
         return {
             **self._role.model_dump(mode="json"),
             "model": self._client.name,
-            "system_prompt": self.chosen_prompt.text,
+            "system_prompt": self._prompt.source if isinstance(self._prompt, RoutedPrompt) else self._prompt.text,
             "num_icl": self.num_icl,
         }
 
@@ -188,6 +216,9 @@ class AlignedModel(BaseChatModel):
                 run_manager.on_llm_new_token(str(chunk.text), chunk=chunk)
             yield chunk
 
+    def _find_prompt(self, given: GivenPrompt | ChosenPrompt | None) -> ChosenPrompt | RoutedPrompt:
+        return find_prompt(given, model=self._client.name, registry=self.registry, routers=self._routers)
+
     def _read_settings(self) -> Settings:
         # Who asks a model for an answer does not wait ten minutes for a lost server, as a run does.
         given = self.settings or Settings(max_outage_s=0)
@@ -212,8 +243,9 @@ class AlignedModel(BaseChatModel):
         if sampling:
             role = build_settings({"base": {**role.model_dump(), **sampling}}).base
         conversation = read_conversation(messages)
-        own = cast(GivenPrompt | None, choices.get("system_prompt"))
-        prompt = self._prompt if own is None else choose_prompt(own, model=self._client.name)
+        own = cast(GivenPrompt | ChosenPrompt | None, choices.get("system_prompt"))
+        found = self._prompt if own is None else self._find_prompt(own)
+        prompt = await _choose(found, conversation.query)
         examples = await self.find_examples(conversation.query, num_icl=cast(int | None, choices.get("num_icl")))
         return Question(role, prompt, conversation, examples)
 
@@ -228,6 +260,10 @@ def check_num_icl(num_icl: int, *, has_retriever: bool) -> None:
         raise SettingsError(f"num_icl={num_icl}: expected 0 to {MAX_NUM_ICL} ICL examples.")
     if num_icl and not has_retriever:
         raise SettingsError(f"num_icl={num_icl}: there is nothing to find examples with. Give a retriever.")
+
+
+async def _choose(found: ChosenPrompt | RoutedPrompt, query: str) -> ChosenPrompt:
+    return await found.choose(query) if isinstance(found, RoutedPrompt) else found
 
 
 def _as_update(message: AIMessage) -> dict[str, list[AIMessage]]:

@@ -49,7 +49,9 @@ class Question:
 
     def describe(self, answer: Answer, *, model: str) -> dict[str, Any]:
         """Return what the response's message tells beside its text: what it cost, and where it comes from."""
-        usage = answer.usage
+        usage, choice = answer.usage, self.prompt.choice
+        # Without the prompt's text, which the histories of agents would keep with every message.
+        chosen = {} if choice is None else {"system_prompt_choice": choice.model_dump(mode="json", exclude={"prompt"})}
         return {
             "usage_metadata": UsageMetadata(
                 input_tokens=usage.prompt_tokens,
@@ -61,6 +63,7 @@ class Question:
                 "model_name": model,
                 "finish_reason": answer.finish_reason,
                 "system_prompt_source": self.prompt.source,
+                **chosen,
                 "icl_queries": [example.query for example in self.examples],
             },
         }

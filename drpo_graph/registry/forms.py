@@ -36,7 +36,7 @@ def render_prompt(prompt: RegisteredPrompt, form: PromptForm) -> str:
 def describe_provenance(prompt: RegisteredPrompt) -> Iterator[str]:
     """Yield what is known of where a prompt comes from and what it gained, a line each."""
     yield f"model: {prompt.model}"
-    for name in ("source", "run", "date", "licence", "placeholders"):
+    for name in ("router", "source", "run", "date", "licence", "placeholders"):
         if (value := getattr(prompt, name)) is not None:
             yield f"{name}: {value}"
     if prompt.reward is not None:

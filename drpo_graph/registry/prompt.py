@@ -1,10 +1,12 @@
 """A registered prompt: the text, and what is known of where it comes from and what it gained."""
 
 import datetime
+import re
 from importlib.resources import files
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Final, Self
 
-from pydantic import AfterValidator, Field, field_validator
+from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, field_validator, model_serializer
 
 from drpo_graph.errors import UsageError
 from drpo_graph.prompts.placeholders import FieldStyle, TemplateSyntaxError, as_format, count_placeholders
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from langchain_core.prompts import ChatPromptTemplate
 
 _MESSAGES = "messages"
+_NO_PATH: Final = re.compile(r"[\\\x00-\x1f]")
 _Writable = Annotated[str, AfterValidator(clean_surrogates)]
 
 GENERAL_PROMPT: Final = files(__package__).joinpath("general.md").read_text(encoding="utf-8").rstrip("\n")
@@ -27,6 +30,9 @@ class RegisteredPrompt(Record):
     model: str = Field(min_length=1)
     """The model's name, as inference asks for it: ``provider:model``, or without the provider."""
     system_prompt: _Writable
+    """The prompt; a router's best single one, for those who ask no router."""
+    router: str | None = None
+    """The file of the router that chooses a prompt for each query, by its path in the registry's folder."""
     placeholders: FieldStyle | None = None
     """How the prompt marks what an app fills in; ``None`` when braces and dollar signs are what they are."""
     source: _Writable | None = None
@@ -54,6 +60,22 @@ class RegisteredPrompt(Record):
         if not value.strip():
             raise ValueError("it is blank")
         return value
+
+    @field_validator("router")
+    @classmethod
+    def _reject_foreign_file(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        parts = PurePosixPath(value).parts
+        if not parts or ".." in parts or parts[0] == "/" or _NO_PATH.search(value):
+            raise ValueError("it names no file in the registry's folder")
+        return value
+
+    @model_serializer(mode="wrap")
+    def _leave_out_no_router(self, serialize: SerializerFunctionWrapHandler) -> dict[str, object]:
+        # Earlier releases read a prompt without a router.
+        fields: dict[str, object] = serialize(self)
+        return {name: one for name, one in fields.items() if one is not None or name != "router"}
 
     @classmethod
     def from_result(

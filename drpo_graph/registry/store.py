@@ -1,5 +1,6 @@
 """The registry: a folder with one private JSON file per model."""
 
+import hashlib
 from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
@@ -12,6 +13,8 @@ from drpo_graph.registry.prompt import GENERAL_PROMPT, RegisteredPrompt
 from drpo_graph.safety.private_files import write_atomically
 
 _SUFFIX = ".json"
+_ROUTERS = "routers"
+"""The folder of the routers' files."""
 _MAX_NEAR = 3
 
 
@@ -86,6 +89,52 @@ class PromptRegistry:
                 f"Prompt registry {self.folder}: the prompt of {prompt.model!r} cannot be written: "
                 f"{error.strerror or error}. Make the folder writable or give another one."
             ) from error
+        return path
+
+    def add_router(self, prompt: RegisteredPrompt, router: Path) -> Path:
+        """Keep a prompt with a router, of whose file a copy is kept, and return the prompt's file.
+
+        Former routers' files stay, since whoever serves a prompt may still read them.
+
+        Args:
+            prompt: What is kept beside the router; its text is for those who ask no router.
+            router: The router's file.
+
+        Raises:
+            UsageError: the file cannot be read or copied, or as :meth:`add`.
+        """
+        try:
+            content = router.read_bytes()
+        except OSError as error:
+            raise UsageError(
+                f"Router {router}: {error.strerror or error}. Give the file of a router that can be read."
+            ) from error
+        # Named by what is in it, so that a reader has the old one or the new one, whole.
+        name = f"{_ROUTERS}/{hashlib.sha256(content).hexdigest()}.npz"
+        try:
+            write_atomically(self.folder / name, content, root=self.folder)
+        except OSError as error:
+            raise UsageError(
+                f"Prompt registry {self.folder}: the router of {prompt.model!r} cannot be written: "
+                f"{error.strerror or error}. Make the folder writable or give another one."
+            ) from error
+        return self.add(prompt.model_copy(update={"router": name}))
+
+    def find_router(self, prompt: RegisteredPrompt) -> Path | None:
+        """Return the file of a prompt's router, or ``None`` where it has none.
+
+        Raises:
+            UsageError: it is not in this folder.
+        """
+        if prompt.router is None:
+            return None
+        path = self.folder / prompt.router
+        # A link may lead elsewhere.
+        if not path.resolve().is_relative_to(self.folder.resolve()) or not path.is_file():
+            raise UsageError(
+                f"Prompt registry {self.folder}: there is no file {prompt.router!r}, the router of {prompt.model!r}. "
+                "Register the router again."
+            )
         return path
 
     # After it, the name is no type in this class.

@@ -18,6 +18,7 @@ EXPECTED = {
     "A prompt of your own": ("own", 0),
     "The optimised prompt with ICL examples": ("run tides", 3),
     "A model that the registry does not know": ("general", 0),
+    "A prompt for each query": ("router by length", 0),
     "What goes in, what comes out": ("general", 0),
 }
 """Source of the system prompt and number of ICL examples, by heading."""

@@ -21,6 +21,7 @@ from drpo_graph.settings.settings import Settings
 
 if TYPE_CHECKING:
     from drpo_graph.inference import AlignedModel, GivenPrompt
+    from drpo_graph.inference.routers import RouterFile
     from drpo_graph.records import RunResult
     from drpo_graph.registry import PromptRegistry
     from drpo_graph.storage.run_list import RunRecord
@@ -41,6 +42,9 @@ class _Prompt(OptionGroup, panel="System prompt"):
     system_prompt: str | None = option(None, "TEXT", help="Prompt of your own; @FILE reads it from a file.")
     run: str | None = option(None, "THREAD", help="The prompt that a finished run found.")
     checkpoint: flags.CheckpointOption = DEFAULT_PLACE
+    router: Path | None = option(
+        None, "FILE", help="The router that chooses a prompt for the query, of drpo oirl train."
+    )
     prompt: str | None = option(
         None, "NAME", help="The registry's prompt for the model of this name; for MODEL by default."
     )
@@ -50,7 +54,12 @@ class _Prompt(OptionGroup, panel="System prompt"):
 
     def check(self) -> None:
         """Raise ``UsageError`` when several prompts are named."""
-        named = {"--system-prompt": self.system_prompt, "--run": self.run, "--prompt": self.prompt}
+        named = {
+            "--system-prompt": self.system_prompt,
+            "--run": self.run,
+            "--router": self.router,
+            "--prompt": self.prompt,
+        }
         given = [flag for flag, value in named.items() if value is not None]
         if len(given) > 1:
             raise UsageError(f"{' and '.join(given)}: a response has one system prompt. Give one of them.")
@@ -84,8 +93,8 @@ def generate_command(
 ) -> None:
     """Answer QUERY with a model and its optimised prompt, and print the response as it comes.
 
-    The system prompt is your own, a finished run's, or the registry's for the model; a model that the registry does not
-    know gets the general alignment prompt.
+    The system prompt is your own, a finished run's, one that a router chooses for the query, or the registry's for the
+    model; a model that the registry does not know gets the general alignment prompt.
     """
     source.check()
     asked = _read_query(query)
@@ -101,7 +110,7 @@ def generate_command(
     )
     wanted = _count_examples(num_icl, settings, given=likeness.given())
     prompts = open_prompts(source.registry)
-    chosen = text if text is not None else result or _find_prompt(prompts, source.prompt)
+    chosen = text if text is not None else result or _open_router(source.router) or _find_prompt(prompts, source.prompt)
     aligned = _make_model(settings, chosen, registry=prompts, num_icl=wanted)
     asyncio.run(_answer(aligned, asked, as_json=as_json))
 
@@ -164,6 +173,16 @@ async def _read_run(thread_id: str, place: str) -> "tuple[RunRecord, RunResult]"
     return await load_finished(storage, thread_id, advice="Give its out_*.json with --icl-examples.")
 
 
+def _open_router(path: Path | None) -> "RouterFile | None":
+    if path is None:
+        return None
+    from drpo_graph.inference.routers import RouterFile  # Loads LangChain.
+
+    router = RouterFile(path)
+    router.open()  # What is wrong with it is told before anything is asked.
+    return router
+
+
 def _find_prompt(registry: "PromptRegistry | None", name: str | None) -> "GivenPrompt | None":
     if name is None:
         return None
@@ -194,14 +213,17 @@ async def _answer(aligned: "AlignedModel", query: str, *, as_json: bool) -> None
     if not as_json:
         await _print_stream(aligned, query, quiet(sys.stdout))
         return
-    message = await aligned.ainvoke(query)
+    prompt = await aligned.achoose_prompt(query)
+    message = await aligned.ainvoke(query, system_prompt=prompt)
     metadata = message.response_metadata
+    choice = metadata.get("system_prompt_choice")
     told = {
         "response": str(message.text),
         "model": metadata["model_name"],
         "finish_reason": metadata["finish_reason"],
-        "system_prompt": aligned.chosen_prompt.text,
+        "system_prompt": prompt.text,
         "system_prompt_source": metadata["system_prompt_source"],
+        **({} if choice is None else {"system_prompt_choice": choice}),
         "examples": metadata["icl_queries"],
         "usage": dict(message.usage_metadata or {}),
     }

@@ -18,11 +18,16 @@ from drpo_graph.safety.private_files import write_atomically
 from drpo_graph.safety.terminal import inert, inert_block
 
 _MAPPING: Final = "model_mapping.json"
+_ROUTER_SUFFIX: Final = ".npz"
 _MAX_LINE: Final = 2000
 _MAX_PROMPT: Final = 1_000_000
 
 _ResultArgument = Annotated[
-    Path, typer.Argument(metavar="FILE|FOLDER", help=f"output.pkl, .json or .txt, a folder with one, or {_MAPPING}.")
+    Path,
+    typer.Argument(
+        metavar="FILE|FOLDER",
+        help=f"output.pkl, .json or .txt, a folder with one, {_MAPPING}, or a router ({_ROUTER_SUFFIX}).",
+    ),
 ]
 LicenceOption = Annotated[
     str | None, typer.Option("--licence", metavar="TEXT", help="Under which the prompt may be used; kept with it.")
@@ -37,14 +42,17 @@ def import_command(
     registry: Path = option(DEFAULT_PROMPTS, "DIR", help="The folder of prompts."),
     licence: LicenceOption = None,
 ) -> None:
-    """Keep the prompt of a published result, or of a run's folder, for a model; or all those of a model mapping.
+    """Keep the prompt of a published result or of a run's folder for a model, or all those of a model mapping.
 
     Nothing that a pickle names is executed. What a mapping names and is not there is told, and the rest is kept; the
-    exit code is 1 then.
+    exit code is 1 then. Of a router a copy is kept: it chooses a prompt for each query that the model is asked.
     """
     mapping = path / _MAPPING if (path / _MAPPING).is_file() else path
     faults: tuple[str, ...] = ()
-    if is_model_mapping(mapping):
+    router = path if path.suffix == _ROUTER_SUFFIX else None
+    if router is not None:
+        prompts = _read_router(router, model)
+    elif is_model_mapping(mapping):
         prompts, faults = _read_mapping(mapping, model)
     else:
         prompts = {model or _name_folder(path): read_published_prompt(path)}
@@ -55,7 +63,7 @@ def import_command(
     for name, text in prompts.items():
         prompt = RegisteredPrompt(model=name, system_prompt=text, source=str(path), date=today, licence=licence)
         try:
-            keep_and_tell(PromptRegistry(registry), prompt)
+            keep_and_tell(PromptRegistry(registry), prompt, router=router)
         except DRPOError as error:
             if len(prompts) == 1:
                 raise
@@ -97,8 +105,8 @@ def prompts_command(
         say(f"No prompts in {registry}. `drpo import` adds one.")
 
 
-def keep_and_tell(kept: PromptRegistry, prompt: RegisteredPrompt) -> None:
-    """Keep a prompt, and say what it replaces.
+def keep_and_tell(kept: PromptRegistry, prompt: RegisteredPrompt, *, router: Path | None = None) -> None:
+    """Keep a prompt, with a copy of its router where it has one, and say what it replaces.
 
     Raises:
         UsageError: it cannot be kept.
@@ -109,11 +117,27 @@ def keep_and_tell(kept: PromptRegistry, prompt: RegisteredPrompt) -> None:
         # A damaged file is mended by being replaced; whatever else is wrong, adding tells.
         say(f"{error} It is replaced.")
         former = None
-    kept.add(prompt)
-    told = f"{prompt.model}: {len(prompt.system_prompt)} characters kept in {kept.folder}"
-    if former is not None and former.system_prompt != prompt.system_prompt:
+    what = f"{len(prompt.system_prompt)} characters"
+    if router is None:
+        kept.add(prompt)
+    else:
+        kept.add_router(prompt, router)
+        what = "a router"
+    told = f"{prompt.model}: {what} kept in {kept.folder}"
+    if former is not None and former.router is not None:
+        told += f", in place of the router from {former.source or 'elsewhere'}"
+    elif former is not None and former.system_prompt != prompt.system_prompt:
         told += f", in place of those from {former.run or former.source or 'elsewhere'}"
     say(told)
+
+
+def _read_router(path: Path, model: str | None) -> dict[str, str]:
+    """Return a router's best single prompt by the name of its model."""
+    if model is None:
+        raise UsageError(f"Router {path}: say with --model whose prompts it chooses.")
+    from drpo_graph.inference.routers import RouterFile  # Loads LangChain.
+
+    return {model: RouterFile(path).best_prompt}
 
 
 def _read_mapping(path: Path, model: str | None) -> tuple[dict[str, str], tuple[str, ...]]:
@@ -152,6 +176,8 @@ def _name_folder(path: Path) -> str:
 
 def _describe(prompt: RegisteredPrompt) -> str:
     parts = [prompt.model, f"{len(prompt.system_prompt)} characters"]
+    if prompt.router is not None:
+        parts.append("chosen by a router")
     if prompt.reward is not None:
         parts.append(f"reward {prompt.reward:.2f}")
     if prompt.difference is not None:

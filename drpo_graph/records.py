@@ -223,6 +223,51 @@ class ICLResult(Record):
         return f"out_{len(self.examples)}_{self.num_iters}.json"
 
 
+class PromptOutcome(Record):
+    """What became of one prompt's trials on queries."""
+
+    name: str
+    prompt: str
+    num_labelled: int = 0
+    """Trials with an outcome."""
+    num_unlabelled: int = 0
+    """Trials whose reply could not be had, or not be judged."""
+    mean_outcome: float | None = None
+    """From 0 to 1, over the labelled trials; ``None`` without any."""
+    mean_tokens: float | None = None
+    """What a labelled trial's call used, in and out, over those whose server tells."""
+
+
+class CollectionResult(Record):
+    """What a run over prompts and queries collected; equal runs hold equal results."""
+
+    thread_id: str
+    status: RunStatus
+    model: str
+    """Who answered."""
+    checker: str
+    """What judged."""
+    num_queries: int
+    num_trials: int
+    """Draws of each pair of a query and a prompt."""
+    prompts: tuple[PromptOutcome, ...]
+    usage_by_role: dict[str, Usage]
+    cost_by_role: dict[str, float] = Field(default_factory=dict)
+    failures_by_kind: dict[str, int]
+    """Trials without an outcome, and transport failures."""
+    fingerprints: dict[str, str]
+
+    @property
+    def num_labelled(self) -> int:
+        """Trials with an outcome: the rows of the demonstrations."""
+        return sum(one.num_labelled for one in self.prompts)
+
+    @property
+    def num_unlabelled(self) -> int:
+        """Trials without one."""
+        return sum(one.num_unlabelled for one in self.prompts)
+
+
 class PairedComparison(Record):
     """A candidate against the initial prompt on the same validation queries."""
 

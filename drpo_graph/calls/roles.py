@@ -64,12 +64,15 @@ class RoleModel:
         )
         return await Exchange(self.channel, request, prompts=self.prompts, read=read).run(num_samples)
 
-    async def respond(self, messages: Sequence[Message], *, accepts_empty: bool = False) -> Sample[str]:
+    async def respond(
+        self, messages: Sequence[Message], *, accepts_empty: bool = False, seed: int | None = None
+    ) -> Sample[str]:
         """Return the base model's free-text response: a refusal or a truncated text is a response too.
 
         Args:
             messages: What :attr:`response_format` renders.
             accepts_empty: Whether an empty response is one.
+            seed: Sampling seed sent to the server: the same request with another seed is another call.
 
         Raises:
             ModelCallError: the endpoint cannot be used at all.
@@ -78,7 +81,7 @@ class RoleModel:
         form = self.response_format
         exchange = Exchange(
             self.channel,
-            self._request(messages, stops=form.stops),
+            replace(self._request(messages, stops=form.stops), seed=seed),
             prompts=self.prompts,
             read=lambda choice: response_text(choice, form, accepts_empty=accepts_empty),
         )

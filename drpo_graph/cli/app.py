@@ -12,6 +12,7 @@ from drpo_graph.cli.commands.fork import fork_command
 from drpo_graph.cli.commands.generate import generate_command
 from drpo_graph.cli.commands.icl import icl_command
 from drpo_graph.cli.commands.models import app as models_app
+from drpo_graph.cli.commands.oirl.app import app as oirl_app
 from drpo_graph.cli.commands.optimize import optimize_command, resume_command
 from drpo_graph.cli.commands.prompts import import_command, prompts_command
 from drpo_graph.cli.commands.retention import export_command, prune_command
@@ -56,6 +57,7 @@ for _name, _command in (
     )
 
 app.add_typer(models_app, name="models", help="Find out what models can do.")
+app.add_typer(oirl_app, name="oirl", help="Learn from logs which prompt suits a query (Prompt-OIRL).")
 
 
 def _print_version(value: bool) -> None:

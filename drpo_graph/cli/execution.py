@@ -31,7 +31,8 @@ from drpo_graph.errors import (
 from drpo_graph.events.log import EVENTS_FILE, SEALED_EVENTS_FILE
 from drpo_graph.events.schema import Event, RunFinished, RunStopped
 from drpo_graph.icl import resume_icl
-from drpo_graph.records import ICLResult, Query, RunResult
+from drpo_graph.oirl.collection import resume_collection
+from drpo_graph.records import CollectionResult, ICLResult, Query, RunResult
 from drpo_graph.runs.files import ALGORITHM_FOLDER, PROMPT_FILE, RESULT_FILE
 from drpo_graph.runs.logs import LOG_FILE
 from drpo_graph.runs.reading import find_run, list_runs
@@ -44,6 +45,7 @@ from drpo_graph.settings.layers import build_settings, describe_changes, merge_s
 from drpo_graph.settings.settings import Settings
 from drpo_graph.storage.places import find_storage
 from drpo_graph.storage.protocols import Storage
+from drpo_graph.storage.run_list import DEED_BY_KIND
 
 EXIT_INTERRUPTED = 130
 _MAX_MESSAGE = 10_000
@@ -61,7 +63,7 @@ def calm_collector() -> None:
 class Begin(Protocol):
     """Carries a run out: all is settled but how."""
 
-    def __call__(self, *, options: RunOptions) -> Coroutine[None, None, RunResult | ICLResult]:
+    def __call__(self, *, options: RunOptions) -> Coroutine[None, None, RunResult | ICLResult | CollectionResult]:
         """Return the run."""
 
 
@@ -76,6 +78,8 @@ class ResumedRun:
     """Models that the command line gives a price."""
     retries_failed: bool = False
     """Whether samples that failed are asked for again."""
+    checker: str | None = None
+    """What judges, where a run that collects demonstrations needs it named again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +155,20 @@ def go_on(run: ResumedRun, thread_id: str, *, frame: Frame) -> None:
             ("settings",),
         )
     begin: Begin
-    if record.kind == "icl":
+    if run.checker is not None and record.kind != "oirl":
+        raise UsageError(f"Run {thread_id!r} {DEED_BY_KIND[record.kind]}: it takes no --checker.")
+    if record.kind == "oirl":
+        if run.training is not None:
+            raise UsageError(f"Run {thread_id!r} collects demonstrations: it takes no DATA, and has its queries.")
+        begin = partial(
+            resume_collection,
+            thread_id,
+            checker=run.checker,
+            changes=run.changes,
+            accepts_changes=run.accepts_changes,
+            retries_failed=run.retries_failed,
+        )
+    elif record.kind == "icl":
         if run.training is not None or run.retries_failed:
             raise UsageError(f"Run {thread_id!r} optimises ICL examples: it takes neither DATA nor --retry-failed.")
         begin = partial(resume_icl, thread_id, changes=run.changes, accepts_changes=run.accepts_changes)

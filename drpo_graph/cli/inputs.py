@@ -4,12 +4,15 @@ import asyncio
 import json
 import sys
 from collections.abc import Collection, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
+from types import MappingProxyType
 
 from drpo_graph.cli.option_groups import SettingGroup
 from drpo_graph.cli.options import Sources
 from drpo_graph.cli.places import DEFAULT_PROMPTS, open_prompts
 from drpo_graph.data.datasets import load_bundled_queries, load_queries
+from drpo_graph.data.references import AnsweredQuery, load_answered_queries
 from drpo_graph.errors import DatasetError, NoRunsError, RunNotFoundError, SettingsError, UsageError
 from drpo_graph.records import ROLES, Query, WarmStart
 from drpo_graph.settings.layers import build_settings, merge_settings
@@ -18,15 +21,17 @@ from drpo_graph.settings.settings import Settings
 from drpo_graph.storage.protocols import Storage
 
 
-def read_settings(sources: Sources, *groups: SettingGroup) -> Settings:
-    """Return the settings of a new run.
+def read_settings(
+    sources: Sources, *groups: SettingGroup, defaults: Mapping[str, object] = MappingProxyType({})
+) -> Settings:
+    """Return the settings of a new run; ``defaults`` are those of a command, in place of the settings' own.
 
     Later ones win: defaults, ``--config``, flags for all roles (``--model``), flags of one role or setting, ``--set``.
 
     Raises:
         UsageError: a name is unknown or a value cannot be used; it says where it stands.
     """
-    merged = read_changes(sources, *groups)
+    merged = merge_settings(defaults, read_changes(sources, *groups))
     if isinstance(prompt := merged.get("initial_prompt"), str):
         merged["initial_prompt"] = read_prompt(prompt)
     try:
@@ -85,18 +90,32 @@ def read_datasets(sources: Sequence[str]) -> tuple[Query, ...]:
     """
     if not sources:
         return load_bundled_queries()
+    datasets = {source: load_queries(source, stdin=sys.stdin) for source in sources}
+    _check_distinct(datasets)
+    return tuple(chain.from_iterable(datasets.values()))
+
+
+def read_answered(sources: Sequence[str]) -> tuple[AnsweredQuery, ...]:
+    """Return the queries of all datasets with their reference answers.
+
+    Raises:
+        DatasetError: one cannot be read, or two share a query id.
+    """
+    datasets = {source: load_answered_queries(source, stdin=sys.stdin) for source in sources}
+    _check_distinct({source: [one.query for one in answered] for source, answered in datasets.items()})
+    return tuple(chain.from_iterable(datasets.values()))
+
+
+def _check_distinct(datasets: Mapping[str, Sequence[Query]]) -> None:
     source_by_id: dict[str, str] = {}
-    queries: list[Query] = []
-    for source in sources:
-        for query in load_queries(source, stdin=sys.stdin):
+    for source, queries in datasets.items():
+        for query in queries:
             if query.id in source_by_id:
                 raise DatasetError(
                     f"{source} and {source_by_id[query.id]} share the query id {query.id!r}: give the queries other "
                     "ids, or one of the files another name."
                 )
-            queries.append(query)
-        source_by_id.update((query.id, source) for query in queries[len(source_by_id) :])
-    return tuple(queries)
+        source_by_id.update((query.id, source) for query in queries)
 
 
 def check_held_out(training: Sequence[Query], validation: Sequence[Query]) -> None:

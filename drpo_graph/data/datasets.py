@@ -62,6 +62,15 @@ def load_queries(source: str | Path, *, stdin: TextIO | None = None) -> tuple[Qu
     Raises:
         DatasetError: The source cannot be read, is empty, or has malformed records; all of them are named.
     """
+    return tuple(query for query, _ in load_records(source, stdin=stdin))
+
+
+def load_records(source: str | Path, *, stdin: TextIO | None = None) -> tuple[tuple[Query, object], ...]:
+    """Return the queries of one dataset, as :func:`load_queries` does, each with the record that it was read from.
+
+    Raises:
+        DatasetError: The source cannot be read, is empty, or has malformed records; all of them are named.
+    """
     if str(source) == "-":
         return _load_stdin(sys.stdin if stdin is None else stdin)
     path = Path(source)
@@ -69,7 +78,7 @@ def load_queries(source: str | Path, *, stdin: TextIO | None = None) -> tuple[Qu
         return _load_folder(path)
     file_format = _FORMATS_BY_SUFFIX.get(path.suffix.lower(), "text")
     data_file = _DataFile(_printable(str(path)), file_format, id_prefix=_printable(path.stem))
-    return _collect_queries([(data_file, _read_bytes(path))], data_file.name)
+    return _collect_records([(data_file, _read_bytes(path))], data_file.name)
 
 
 def load_bundled_queries() -> tuple[Query, ...]:
@@ -79,10 +88,10 @@ def load_bundled_queries() -> tuple[Query, ...]:
         data = files("drpo_graph.data").joinpath("queries.jsonl").read_bytes()
     except (OSError, ModuleNotFoundError) as error:
         raise DatasetError(f"The bundled queries {data_file.name} are missing: install drpo-graph again.") from error
-    return _collect_queries([(data_file, data)], data_file.name)
+    return tuple(query for query, _ in _collect_records([(data_file, data)], data_file.name))
 
 
-def _load_stdin(stdin: TextIO) -> tuple[Query, ...]:
+def _load_stdin(stdin: TextIO) -> tuple[tuple[Query, object], ...]:
     buffer = getattr(stdin, "buffer", None)
     try:
         # Bytes, where there are any: a terminal's encoding would hide what is not UTF-8.
@@ -92,10 +101,10 @@ def _load_stdin(stdin: TextIO) -> tuple[Query, ...]:
     start = data.removeprefix(codecs.BOM_UTF8).lstrip()[:1]
     file_format: FileFormat = "jsonl" if start == b"{" else "json" if start == b"[" else "text"
     note = f" (read as {file_format} by its first character; save it as a file to choose)"
-    return _collect_queries([(_DataFile("stdin", file_format, id_prefix="stdin"), data)], "stdin" + note)
+    return _collect_records([(_DataFile("stdin", file_format, id_prefix="stdin"), data)], "stdin" + note)
 
 
-def _load_folder(folder: Path) -> tuple[Query, ...]:
+def _load_folder(folder: Path) -> tuple[tuple[Query, object], ...]:
     name = _printable(str(folder))
     parts = [
         (data_file._replace(name=os.path.join(name, data_file.name)), _read_bytes(folder / data_file.name))
@@ -105,7 +114,7 @@ def _load_folder(folder: Path) -> tuple[Query, ...]:
     if not parts:
         expected = ", ".join(data_file.name for data_file in _PUBLISHED_FILES)
         raise DatasetError(f"{name} is a folder in which none of {expected} is found: add one, or give a file.")
-    return _collect_queries(parts, name)
+    return _collect_records(parts, name)
 
 
 def _read_bytes(path: Path) -> bytes:
@@ -117,9 +126,9 @@ def _read_bytes(path: Path) -> bytes:
         raise DatasetError(f"{_printable(str(path))} cannot be read ({reason}): {advice}.") from error
 
 
-def _collect_queries(parts: Iterable[tuple[_DataFile, bytes]], name: str) -> tuple[Query, ...]:
-    """Return the queries of all files, or raise one error with every problem in them."""
-    queries: list[Query] = []
+def _collect_records(parts: Iterable[tuple[_DataFile, bytes]], name: str) -> tuple[tuple[Query, object], ...]:
+    """Return the queries of all files with their records, or raise one error with every problem in them."""
+    found: list[tuple[Query, object]] = []
     problems: list[str] = []
     place_by_id: dict[str, str] = {}
     for data_file, data in parts:
@@ -132,12 +141,12 @@ def _collect_queries(parts: Iterable[tuple[_DataFile, bytes]], name: str) -> tup
             if faults:
                 problems.append(f"{place}: {'; '.join(faults)}")
             elif query is not None:
-                queries.append(query)
+                found.append((query, value))
     if problems:
         raise _problems_error(name, problems)
-    if not queries:
+    if not found:
         raise DatasetError(f"{name} is empty: expected at least one query.")
-    return tuple(queries)
+    return tuple(found)
 
 
 def _problems_error(name: str, problems: list[str]) -> DatasetError:

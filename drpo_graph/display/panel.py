@@ -12,6 +12,7 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
+from drpo_graph.display.collection import CollectionView, format_outcome
 from drpo_graph.display.formatting import (
     NONE,
     format_count,
@@ -56,9 +57,11 @@ def render_panel(view: RunView, *, now: float, width: int, height: int = 40, is_
     is_wide = width >= MIN_TWO_COLUMNS
     rows = _two_columns(view, now=now) if is_wide else _one_column(view, now=now)
     num_rows = view.examples.num_examples if view.examples else max(view.beam_size, len(view.beam))
+    if view.collection is not None:
+        num_rows = len(view.collection.prompts)
     room = height - min(num_rows, _MAX_ROWS) - (_FIXED_LINES_WIDE if is_wide else _FIXED_LINES_NARROW)
     rows.append(_rule())
-    if view.examples is None:
+    if view.examples is None and view.collection is None:
         rows.append(_sparkline(view, width=width - 4, is_ascii=is_ascii))
     rows += _message_lines(view.messages, max_messages=min(max(room, 1), _MAX_MESSAGES))
     title = Text.assemble(" ", ("drpo", "bold cyan"), "  ", (inert(view.run_id, max_chars=60), "bold"), " ")
@@ -99,6 +102,8 @@ def _rule() -> Rule:
 
 
 def _main_table(view: RunView) -> Table:
+    if view.collection is not None:
+        return _prompts_table(view.collection)
     return _beam_table(view) if view.examples is None else _examples_table(view.examples)
 
 
@@ -110,7 +115,9 @@ def _progress(view: RunView) -> Table:
     grid.add_column(width=_LABEL_WIDTH, no_wrap=True)
     grid.add_column(ratio=1)
     grid.add_column(justify="right", no_wrap=True)
-    if view.examples is None:
+    if view.collection is not None:
+        _add_trials(grid, view.collection, label=label)
+    elif view.examples is None:
         _add_levels(grid, view, label=label)
     else:
         _add_examples(grid, view.examples, label=label)
@@ -136,6 +143,13 @@ def _add_examples(grid: Table, examples: ExamplesView, *, label: Text) -> None:
     gain = Text(format_gain(examples.finished.values()), style="bold green")
     rounds = f"{examples.num_iters} iterations of {examples.num_samples}"
     grid.add_row(Text("mean reward", style="dim"), gain, Text(rounds, style="dim"))
+
+
+def _add_trials(grid: Table, collection: CollectionView, *, label: Text) -> None:
+    num_done, num_planned = collection.num_done, collection.num_planned
+    grid.add_row(label, _bar(num_done, num_planned), f"{num_done}/{num_planned} trials")
+    outcome = Text(format_outcome(collection.mean_outcome), style="bold green")
+    grid.add_row(Text("mean outcome", style="dim"), outcome, Text(f"{len(collection.prompts)} prompts", style="dim"))
 
 
 def _bar(completed: float, total: float, *, style: str = "cyan") -> ProgressBar:
@@ -181,6 +195,27 @@ def _examples_table(examples: ExamplesView) -> Table:
             Text(inert(one.detail, max_chars=_MAX_LINE), style="dim"),
         )
     _fill(table, examples.num_examples)
+    return table
+
+
+def _prompts_table(collection: CollectionView) -> Table:
+    """Return all prompts, or where they are too many, those that were tried last."""
+    names = list(collection.prompts if len(collection.prompts) <= _MAX_ROWS else collection.last)[-_MAX_ROWS:]
+    table = _table(expand=True)
+    table.add_column("prompt", min_width=_LABEL_WIDTH, no_wrap=True, overflow="ellipsis")
+    for heading in ("outcome", "trials", "unlabelled"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("", ratio=1)
+    for name in names:
+        one = collection.prompts[name]
+        table.add_row(
+            Text(inert(name, max_chars=_MAX_ID)),
+            Text(format_outcome(one.mean), style="bold"),
+            _number(one.num_labelled),
+            _number(one.num_unlabelled, style="red"),
+            _bar(one.mean or 0.0, 1.0, style="blue"),
+        )
+    _fill(table, len(collection.prompts))
     return table
 
 

@@ -8,6 +8,7 @@ from typing import TextIO
 from rich.console import Console
 
 from drpo_graph.display.base import Display
+from drpo_graph.display.collection import CollectionView, describe_end, describe_start, format_outcome
 from drpo_graph.display.formatting import (
     NONE,
     format_count,
@@ -71,6 +72,17 @@ class PlainDisplay(Display):
                 self._write(_examples_line(event.result))
                 for path in list_example_files(self._files, event.result):
                     self._write(f"  {inert(str(path), max_chars=_MAX_LINE)}")
+            case schema.CollectionStarted():
+                self._write(describe_start(event))
+            case schema.TrialFinished():
+                collection = self._view.collection
+                if collection is not None and collection.has_line:
+                    self._write(_trials_line(self._view, collection, event.time))
+            case schema.CollectionFinished():
+                elapsed_s = self._view.elapsed_s(event.time)
+                run = inert(event.run_id, max_chars=80)
+                self._write(f"done  {run}  {describe_end(event.result)}  {format_duration(elapsed_s)}")
+                self._print_end(event, elapsed_s=elapsed_s)
             case schema.RunStopped():
                 self._print_end(event, elapsed_s=self._view.elapsed_s(event.time))
 
@@ -78,7 +90,9 @@ class PlainDisplay(Display):
         self._stream.write(line + "\n")
         self._stream.flush()
 
-    def _print_end(self, event: schema.RunFinished | schema.RunStopped, *, elapsed_s: float) -> None:
+    def _print_end(
+        self, event: schema.RunFinished | schema.CollectionFinished | schema.RunStopped, *, elapsed_s: float
+    ) -> None:
         """Print without colour, and without the blanks that fill a console's lines."""
         page = io.StringIO()
         console = Console(file=page, width=WIDTH, color_system=None, legacy_windows=False, highlight=False)
@@ -118,6 +132,22 @@ def _level_line(view: RunView, event: schema.LevelFinished) -> str:
         f"eta {format_estimate(remaining_s)}" if remaining_s else "",
         f"left {format_remaining(event.remaining)}" if event.remaining and event.remaining.calls else "",
         "easy" if event.is_easy else "",
+    )
+    return "  ".join(filter(None, parts))
+
+
+def _trials_line(view: RunView, collection: CollectionView, now: float) -> str:
+    usage, remaining_s = view.usage, view.remaining_s(now)
+    parts = (
+        f"trials {collection.num_done}/{collection.num_planned}",
+        f"mean outcome {format_outcome(collection.mean_outcome)}",
+        f"unlabelled {collection.num_unlabelled}",
+        f"calls {usage.calls}",
+        f"tokens {format_count(usage.prompt_tokens + usage.completion_tokens)}",
+        f"cost {tell_money(view.cost_usd)}" if view.cost_usd else "",
+        f"retries {view.num_retries}",
+        format_duration(view.elapsed_s(now)),
+        f"eta {format_estimate(remaining_s)}" if remaining_s else "",
     )
     return "  ".join(filter(None, parts))
 

@@ -14,7 +14,7 @@ from drpo_graph.display.panel import render_panel
 from drpo_graph.display.streams import quiet
 from drpo_graph.display.summary import print_end
 from drpo_graph.display.view import RunView
-from drpo_graph.events.schema import Event, ICLFinished, RunFinished, RunStopped
+from drpo_graph.events.schema import CollectionFinished, Event, ICLFinished, RunFinished, RunStopped
 
 REFRESH_PER_SECOND = 8
 
@@ -52,7 +52,7 @@ class RichDisplay(Display):
         """Take the event in; when the run has ended, leave the last panel and print what it came to."""
         with self._lock:
             self._view.apply(event)
-        if isinstance(event, RunFinished | ICLFinished | RunStopped):
+        if isinstance(event, RunFinished | ICLFinished | CollectionFinished | RunStopped):
             self._live.stop()
             elapsed_s = self._view.elapsed_s(event.time)
             print_end(self._out, event, elapsed_s=elapsed_s, files=self._files, commands=self._commands)

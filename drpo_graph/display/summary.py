@@ -10,6 +10,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from drpo_graph.display.collection import print_collection
 from drpo_graph.display.formatting import (
     NONE,
     format_duration,
@@ -18,7 +19,7 @@ from drpo_graph.display.formatting import (
     format_reward,
     format_usage,
 )
-from drpo_graph.events.schema import ICLFinished, RunFinished, RunStopped
+from drpo_graph.events.schema import CollectionFinished, ICLFinished, RunFinished, RunStopped
 from drpo_graph.records import ROLES, ICLResult, PairedComparison, RunResult, Usage
 from drpo_graph.safety.terminal import inert, inert_block
 from drpo_graph.settings.limits import tell_money
@@ -59,7 +60,7 @@ def render_summary(
 
 def print_end(
     console: Console,
-    event: RunFinished | ICLFinished | RunStopped,
+    event: RunFinished | ICLFinished | CollectionFinished | RunStopped,
     *,
     elapsed_s: float,
     files: Sequence[Path],
@@ -74,6 +75,8 @@ def print_end(
             print_examples(console, event.result)
             for path in list_example_files(files, event.result):
                 console.print(str(path), soft_wrap=True)
+        case CollectionFinished():
+            print_collection(console, event, files)
         case RunStopped():
             _print_stop(console, event, commands=commands)
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
+from drpo_graph.display.collection import CollectionView
 from drpo_graph.display.formatting import format_duration
 from drpo_graph.events import schema
 from drpo_graph.records import ROLES, Role, Usage
@@ -14,7 +15,9 @@ RATE_WINDOW_S = 30
 
 MAX_HISTORY, MAX_MESSAGES, MAX_KINDS, MAX_TEXT = 512, 20, 24, 500
 
-Phase = Literal["starting", "root", "level", "examples", "choosing", "done", "interrupted", "waiting", "failed"]
+Phase = Literal[
+    "starting", "root", "level", "examples", "trials", "choosing", "done", "interrupted", "waiting", "failed"
+]
 
 
 class Message(NamedTuple):
@@ -95,6 +98,8 @@ class RunView:
     stopped: schema.RunStopped | None = None
     examples: ExamplesView | None = None
     """Of a run over ICL examples, which has neither levels nor a beam."""
+    collection: CollectionView | None = None
+    """Of a run that collects demonstrations, which has neither, too."""
 
     _started_at: float | None = None
     _ended_at: float | None = None
@@ -134,7 +139,9 @@ class RunView:
         return max((now if self._ended_at is None else self._ended_at) - self._started_at, 0.0)
 
     def remaining_s(self, now: float) -> float | None:
-        """Return the estimated seconds left: ``None`` until a level past the root's, or an example, is finished."""
+        """Return the estimated seconds left: ``None`` until a level past the root's, an example or a trial is done."""
+        if self.collection is not None and self._ended_at is None:
+            return self.collection.remaining_s(self.elapsed_s(now))
         if self.examples is not None and self._ended_at is None:
             return self.examples.remaining_s(self.elapsed_s(now))
         if not self._level_durations_s or self._ended_at is not None:
@@ -156,7 +163,7 @@ class RunView:
             # A resumed graph may go on in the middle of a level, without a first event.
             self.run_id, self._started_at = event.run_id, event.time
         match event:
-            case schema.RunStarted() | schema.ICLStarted():
+            case schema.RunStarted() | schema.ICLStarted() | schema.CollectionStarted():
                 self._start(event)
             case schema.LevelStarted():
                 self._start_level(event)
@@ -186,12 +193,16 @@ class RunView:
                 self._note(event.time, "note", describe_review(event))
             case schema.ICLExampleFinished() if self.examples is not None:
                 self.examples.finished[event.example_id] = event
-            case schema.ICLFinished():
+            case schema.TrialFinished() if self.collection is not None:
+                self.collection.take(event)
+                if event.failure_kind is not None:
+                    self._note_failure(event, f"{event.prompt_name} on {event.query_id}", event.failure_kind)
+            case schema.ICLFinished() | schema.CollectionFinished():
                 self.phase, self._ended_at = "done", event.time
             case schema.Warned():
                 self._note(event.time, "warning", event.message)
 
-    def _start(self, event: schema.RunStarted | schema.ICLStarted) -> None:
+    def _start(self, event: schema.RunStarted | schema.ICLStarted | schema.CollectionStarted) -> None:
         self.run_id, self.models = event.run_id, dict(event.models)
         self._started_at, self._ended_at, self.stopped = event.time, None, None
         # The pause before a resume is no part of a level's duration.
@@ -201,6 +212,8 @@ class RunView:
             self.beam_size = event.beam_size
             self.max_depth = max(self.max_depth, event.num_levels)
             self.lost_endpoints.clear()
+        elif isinstance(event, schema.CollectionStarted):
+            self.phase, self.collection = "trials", CollectionView.start(event)
         else:
             finished = self.examples.finished if self.examples else {}
             self.phase = "examples"
@@ -231,9 +244,11 @@ class RunView:
         else:
             self.num_late_rollouts += 1
         if event.failure_kind is not None:
-            _count(self.failures_by_kind, event.failure_kind)
-            where = f"{event.candidate_id} on {event.query_id}: {event.failure_kind}"
-            self._note(event.time, "unscored", f"{where}  {event.detail}" if event.detail else where)
+            self._note_failure(event, f"{event.candidate_id} on {event.query_id}", event.failure_kind)
+
+    def _note_failure(self, event: schema.RolloutScored | schema.TrialFinished, where: str, kind: str) -> None:
+        _count(self.failures_by_kind, kind)
+        self._note(event.time, "unscored", f"{where}: {kind}" + (f"  {event.detail}" if event.detail else ""))
 
     def _finish_level(self, event: schema.LevelFinished) -> None:
         if event.level != self.level:

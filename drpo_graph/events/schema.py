@@ -9,7 +9,17 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter
 
-from drpo_graph.records import ICLResult, Metric, Origin, Record, Role, RunResult, Usage
+from drpo_graph.records import (
+    CollectionResult,
+    ICLResult,
+    Metric,
+    Origin,
+    PromptOutcome,
+    Record,
+    Role,
+    RunResult,
+    Usage,
+)
 
 EVENT_SCHEMA = 1
 
@@ -263,6 +273,50 @@ class ICLFinished(EventBase):
     result: ICLResult
 
 
+class CollectionStarted(EventBase):
+    """The collection of demonstrations begins, or goes on."""
+
+    type: Literal["collection_started"] = "collection_started"
+    is_resumed: bool
+    num_queries: int
+    num_trials: int
+    """Draws of each pair of a query and a prompt."""
+    num_planned: int
+    """Trials in all."""
+    checker: str
+    prompts: tuple[PromptOutcome, ...]
+    """With what was done of them before."""
+    models: dict[str, str] = Field(default_factory=dict)
+    """Model by role."""
+
+
+class TrialFinished(EventBase):
+    """A prompt was tried on a query."""
+
+    type: Literal["trial_finished"] = "trial_finished"
+    query_id: str
+    prompt_name: str
+    trial: int
+    """Which draw of the pair, from 0."""
+    outcome: float | None
+    """From 0 to 1; ``None`` where there is no reply, or it could not be judged."""
+    tokens: int | None = None
+    """What its call used, where the server tells."""
+    failure_kind: str | None = None
+    detail: str = ""
+    was_unlabelled: bool = False
+    """Whether it had been tried before, and came to nothing."""
+
+
+class CollectionFinished(EventBase):
+    """All trials are made."""
+
+    type: Literal["collection_finished"] = "collection_finished"
+    result: CollectionResult
+    output: str = ""
+    """The file that the demonstrations are written to; one in the run's folder when empty."""
+
+
 class Warned(EventBase):
     """Something that affects the result, in one line."""
 
@@ -290,6 +344,9 @@ Event = Annotated[
     | ICLStarted
     | ICLExampleFinished
     | ICLFinished
+    | CollectionStarted
+    | TrialFinished
+    | CollectionFinished
     | Warned,
     Field(discriminator="type"),
 ]

@@ -3,13 +3,14 @@
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from drpo_graph.errors import DemonstrationsError
-from drpo_graph.safety.texts import shorten
+from drpo_graph.safety.texts import clean_surrogates, shorten
 
 Split = Literal["train", "test", ""]
 SPLITS: Final[tuple[Split, ...]] = ("", "train", "test")
@@ -17,6 +18,8 @@ SPLITS: Final[tuple[Split, ...]] = ("", "train", "test")
 
 COLUMNS: Final = ("query", "prompt", "outcome", "model", "split", "tokens", "prompt_name", "confidence")
 REQUIRED_COLUMNS: Final = COLUMNS[:3]
+BATCH_ROWS: Final = 65_536
+_MOST: Final = float(np.finfo(np.float32).max)
 
 
 class Demonstration(NamedTuple):
@@ -76,9 +79,9 @@ class Demonstrations:
         Raises:
             DemonstrationsError: there is none, or one cannot be used.
         """
-        builder = TableBuilder()
-        for row in rows:
-            builder.add([[one] for one in row])
+        builder, waiting = TableBuilder(), iter(rows)
+        while batch := list(islice(waiting, BATCH_ROWS)):
+            builder.add(list(zip(*batch, strict=True)))
         return builder.finish()
 
     def __len__(self) -> int:
@@ -140,10 +143,13 @@ class Demonstrations:
     def digest(self) -> str:
         """Return a hash of all that is in the table; the order of rows counts."""
         total = hashlib.sha256()
-        for texts in (self.queries, self.prompts, self.models):
+        for texts in (self.queries, self.prompts, self.prompt_names, self.models):
+            total.update(f"{len(texts)} ".encode())
             for text in texts:
-                total.update(text.encode("utf-8", "surrogatepass") + b"\0")
-        for column in (self.query_ids, self.prompt_ids, self.model_ids, self.outcomes, self.splits, self.tokens):
+                content = text.encode("utf-8", "surrogatepass")
+                total.update(f"{len(content)} ".encode() + content)
+        ids = (self.query_ids, self.prompt_ids, self.model_ids)
+        for column in (*ids, self.outcomes, self.splits, self.tokens, self.confidences):
             total.update(np.ascontiguousarray(column).tobytes())
         return total.hexdigest()
 
@@ -155,8 +161,13 @@ class _Numbering:
         self.number_by_text: dict[str, int] = {}
 
     def number(self, texts: Iterable[str]) -> list[int]:
+        return [self._number(text) for text in texts]
+
+    def _number(self, text: str) -> int:
         numbers = self.number_by_text
-        return [numbers.setdefault(text, len(numbers)) for text in texts]
+        known = numbers.get(text)
+        # A lone surrogate, which JSON may bring, can be neither embedded nor stored.
+        return known if known is not None else numbers.setdefault(clean_surrogates(text), len(numbers))
 
 
 class TableBuilder:
@@ -167,27 +178,30 @@ class TableBuilder:
         self._names: dict[int, str] = {}
         self._batches: list[list[NDArray[Any]]] = []
         self._num_rows = 0
-        self._place, self._first_row = "", 0
+        self._place, self._num_read = "", 0
+        self._row_numbers: Sequence[int] = ()
+        """Of the batch in work, as problems name them."""
         self._problems: dict[str, str] = {}
         """The first row of each kind of problem."""
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether no row was added."""
-        return not self._num_rows
-
     def begin(self, place: str) -> None:
         """Count the rows that follow from here, which problems name as the place."""
-        self._place, self._first_row = f"{place}, ", self._num_rows
+        self._place, self._num_read = f"{place}, ", 0
 
-    def add(self, columns: Sequence[Sequence[object]]) -> None:
-        """Add a batch, its columns in the order of ``COLUMNS``."""
+    def add(self, columns: Sequence[Sequence[object]], *, kept: Sequence[int] | None = None) -> None:
+        """Add a batch, its columns in the order of ``COLUMNS``; of its rows those in these places alone, if given."""
+        num_read = len(columns[0])
+        places = range(num_read) if kept is None else kept
+        self._row_numbers = [self._num_read + place + 1 for place in places]
+        self._num_read += num_read
+        if kept is not None:
+            columns = [[column[place] for place in kept] for column in columns]
         query, prompt, outcome, model, split, tokens, name, confidence = columns
         queries, prompts = self._texts(query, "query"), self._texts(prompt, "prompt")
         prompt_ids = self._prompts.number(prompts)
         for number, text in zip(prompt_ids, name, strict=True):
             if text:
-                self._names.setdefault(number, str(text))
+                self._names.setdefault(number, clean_surrogates(str(text)))
         self._batches.append(
             [
                 np.asarray(self._queries.number(queries), dtype=np.int32),
@@ -195,7 +209,7 @@ class TableBuilder:
                 np.asarray(self._models.number(str(one or "") for one in model), dtype=np.int32),
                 self._numbers(outcome, "outcome", at_most=1.0, is_required=True),
                 self._sides(split),
-                self._numbers(tokens, "tokens", at_most=np.inf),
+                self._numbers(tokens, "tokens", at_most=_MOST),
                 self._numbers(confidence, "confidence", at_most=1.0),
             ]
         )
@@ -230,22 +244,24 @@ class TableBuilder:
         )
 
     def _note(self, kind: str, place: int, problem: str) -> None:
-        self._problems.setdefault(kind, f"{self._place}row {self._num_rows - self._first_row + place + 1}: {problem}")
+        self._problems.setdefault(kind, f"{self._place}row {self._row_numbers[place]}: {problem}")
 
     def _texts(self, values: Sequence[object], column: str) -> list[str]:
         for place, value in enumerate(values):
             if not isinstance(value, str) or not value.strip():
-                what = "is blank" if isinstance(value, str) else f"is {value!r}"
+                what = "is blank" if isinstance(value, str) else f"is {shorten(repr(value))}"
                 self._note(column, place, f"the {column} {what}, expected a text")
         return [value if isinstance(value, str) else "" for value in values]
 
     def _sides(self, values: Sequence[object]) -> NDArray[np.int8]:
-        number_by_side = {side: number for number, side in enumerate(SPLITS)}
+        number_by_side: dict[str, int] = {side: number for number, side in enumerate(SPLITS)}
         sides = []
         for place, value in enumerate(values):
-            if (value or "") not in number_by_side:
+            side = value or ""
+            number = number_by_side.get(side) if isinstance(side, str) else None
+            if number is None:
                 self._note("split", place, f"split {shorten(repr(value))}, expected train, test or none")
-            sides.append(number_by_side.get(value or "", 0))  # type: ignore[call-overload]
+            sides.append(number or 0)
         return np.asarray(sides, dtype=np.int8)
 
     def _numbers(
@@ -257,9 +273,9 @@ class TableBuilder:
                 numbers[place] = np.nan
                 continue
             # A truth value is a number here: right or wrong.
-            number = float(value) if isinstance(value, int | float | np.number) else np.nan
-            if not 0 <= number <= at_most or number == np.inf:
-                bounds = "0 or more" if at_most == np.inf else f"0 to {at_most:g}"
+            if isinstance(value, int | float | np.number) and 0 <= value <= at_most:
+                numbers[place] = value
+            else:
+                bounds = "0 on" if at_most == _MOST else f"0 to {at_most:g}"
                 self._note(column, place, f"{column} {shorten(repr(value))}, expected a number from {bounds}")
-            numbers[place] = number
         return numbers

@@ -64,16 +64,23 @@ def normalise_vectors(rows: Sequence[Sequence[float]], texts: Sequence[str]) -> 
     """
     if len(rows) != len(texts):
         raise RewardModelError(f"There are {len(rows)} embeddings for {len(texts)} texts: expected one each.")
-    sizes = {len(row) for row in rows}
+    if not len(rows):
+        return np.zeros((0, 0), dtype=np.float32)
+    sizes = {len(row) if isinstance(row, Sequence | np.ndarray) else 0 for row in rows}
     if len(sizes) > 1:
         raise RewardModelError(f"The embeddings have different sizes ({sorted(sizes)}): use one model for all texts.")
-    vectors = np.asarray(rows, dtype=np.float32).reshape(len(rows), -1)
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    try:
+        # As doubles, the squares of large numbers are finite and those of small ones not zero.
+        vectors = np.asarray(rows, dtype=np.float64).reshape(len(rows), -1)
+    except (TypeError, ValueError) as error:
+        raise RewardModelError(f"The embeddings are no lists of numbers: {shorten(str(error))}.") from error
+    with np.errstate(over="ignore"):
+        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     wrong = np.flatnonzero(~np.isfinite(lengths[:, 0]) | (lengths[:, 0] == 0))
     if wrong.size:
         example = shorten(repr(texts[wrong[0]]), 60)
         raise RewardModelError(f"{wrong.size} texts have no usable embedding (zero or no number), such as {example}.")
-    unit: Floats = vectors / lengths
+    unit: Floats = (vectors / lengths).astype(np.float32)
     return unit
 
 
@@ -107,12 +114,16 @@ class FeatureSpace:
         return cls(embeddings, unit, query_mean, query_scale, prompt_mean, prompt_scale)
 
     def of_queries(self, texts: EmbeddedTexts) -> Floats:
-        """Return features, ``(num_texts, embedding size + cheap numbers)``."""
-        return _join(texts, self.query_mean, self.query_scale)
+        """Return features, ``(num_texts, embedding size + cheap numbers)``.
+
+        Raises:
+            RewardModelError: the embeddings have another size than those that were learned with.
+        """
+        return self._join(texts, self.query_mean, self.query_scale)
 
     def of_prompts(self, texts: EmbeddedTexts) -> Floats:
         """Return features of prompts, as those of queries."""
-        return _join(texts, self.prompt_mean, self.prompt_scale)
+        return self._join(texts, self.prompt_mean, self.prompt_scale)
 
     def check_probe(self, probe: Sequence[float], *, embeddings: str) -> None:
         """Do nothing when an embeddings model is the one that was learned with.
@@ -131,6 +142,38 @@ class FeatureSpace:
                 f"The reward model was learned with embeddings {self.embeddings!r}, which {embeddings!r} is not: it "
                 "embeds the same text otherwise. Use the same model, or train again."
             )
+
+    def _join(self, texts: EmbeddedTexts, mean: Floats, scale: Floats) -> Floats:
+        if not texts.texts:
+            return np.zeros((0, len(self.probe) + _NUM_CHEAP), dtype=np.float32)
+        size = texts.vectors.shape[1]
+        if size != len(self.probe):
+            raise RewardModelError(
+                f"An embedding has {size} numbers, where {self.embeddings!r} gave {len(self.probe)}."
+            )
+        deviations = np.clip((measure_texts(texts.texts) - mean) / scale, -_MAX_DEVIATIONS, _MAX_DEVIATIONS)
+        return np.hstack([texts.vectors, _CHEAP_SCALE * deviations], dtype=np.float32)
+
+
+async def embed_probe(embeddings: Embeddings) -> Sequence[float]:
+    """Return what an embeddings model makes of ``PROBE``.
+
+    Raises:
+        EmbeddingsError: it cannot be had.
+        RewardModelError: nothing came.
+    """
+    return only(await embeddings.aembed_documents([PROBE]))
+
+
+def only(rows: Sequence[Sequence[float]]) -> Sequence[float]:
+    """Return the embedding of one text.
+
+    Raises:
+        RewardModelError: there is none, or more than one.
+    """
+    if len(rows) != 1:
+        raise RewardModelError(f"There are {len(rows)} embeddings for 1 text: expected one.")
+    return rows[0]
 
 
 def measure_texts(texts: Sequence[str]) -> Floats:
@@ -165,8 +208,3 @@ def _centre(numbers: Floats) -> tuple[Floats, Floats]:
     scale = numbers.std(axis=0)
     # A number that is the same everywhere tells nothing: on other texts neither.
     return numbers.mean(axis=0), np.where(scale > 1e-6, scale, np.inf).astype(np.float32)
-
-
-def _join(texts: EmbeddedTexts, mean: Floats, scale: Floats) -> Floats:
-    deviations = np.clip((measure_texts(texts.texts) - mean) / scale, -_MAX_DEVIATIONS, _MAX_DEVIATIONS)
-    return np.hstack([texts.vectors, _CHEAP_SCALE * deviations], dtype=np.float32)

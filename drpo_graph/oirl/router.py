@@ -11,7 +11,7 @@ from langchain_core.runnables import Runnable, RunnableConfig
 from numpy.typing import NDArray
 
 from drpo_graph.errors import RewardModelError
-from drpo_graph.oirl.features import PROBE, EmbeddedTexts, FeatureTable, Floats, normalise_vectors
+from drpo_graph.oirl.features import PROBE, EmbeddedTexts, FeatureTable, Floats, embed_probe, normalise_vectors, only
 from drpo_graph.oirl.gate import choose
 from drpo_graph.oirl.rewards.logits import to_probabilities
 from drpo_graph.oirl.router_file import open_embeddings, read_router, write_router
@@ -149,13 +149,13 @@ class PromptRouter(Runnable[RouterInput, PromptChoice]):
     def _choose_all(self, inputs: list[RouterInput]) -> list[Exception | PromptChoice]:
         queries = [_read_query(one) for one in inputs]
         if not self._is_checked:
-            self._check(self._embeddings.embed_documents([PROBE])[0])
+            self._check(only(self._embeddings.embed_documents([PROBE])))
         return [*self._describe(queries, self._embeddings.embed_documents(queries))]
 
     async def _achoose_all(self, inputs: list[RouterInput]) -> list[Exception | PromptChoice]:
         queries = [_read_query(one) for one in inputs]
         if not self._is_checked:
-            self._check((await self._embeddings.aembed_documents([PROBE]))[0])
+            self._check(await embed_probe(self._embeddings))
         vectors = await self._embeddings.aembed_documents(queries)
         return [*await asyncio.to_thread(self._describe, queries, vectors)]
 

@@ -1,6 +1,7 @@
 """Tables of demonstrations in files: Parquet and JSON lines, read and written batch by batch."""
 
 import json
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from importlib import import_module
 from io import BytesIO
@@ -9,13 +10,21 @@ from pathlib import Path
 from types import ModuleType
 
 from drpo_graph.errors import DemonstrationsError, UsageError
-from drpo_graph.oirl.demonstrations import COLUMNS, REQUIRED_COLUMNS, Demonstration, Demonstrations, TableBuilder
+from drpo_graph.oirl.demonstrations import (
+    BATCH_ROWS,
+    COLUMNS,
+    REQUIRED_COLUMNS,
+    Demonstration,
+    Demonstrations,
+    TableBuilder,
+)
 from drpo_graph.safety.private_files import make_private_folder, write_atomically
 from drpo_graph.safety.texts import clean_surrogates, shorten
 
 PARQUET_SUFFIXES = (".parquet", ".pq")
 JSONL_SUFFIX = ".jsonl"
-_BATCH_ROWS = 65_536
+_MODEL = COLUMNS.index("model")
+_logger = logging.getLogger(__name__)
 
 
 def load_demonstrations(sources: Path | Sequence[Path], *, models: Sequence[str] = ()) -> Demonstrations:
@@ -23,20 +32,28 @@ def load_demonstrations(sources: Path | Sequence[Path], *, models: Sequence[str]
 
     Args:
         sources: ``.parquet`` or ``.jsonl`` files with the columns ``query``, ``prompt`` and ``outcome``, and those of
-            ``model``, ``split``, ``tokens``, ``prompt_name`` and ``confidence`` that are known; others are left unread.
+            ``model``, ``split``, ``tokens``, ``prompt_name`` and ``confidence`` that are known; a warning tells of
+            others, which are left unread.
         models: Keep what these models answered alone.
 
     Raises:
-        DemonstrationsError: a file cannot be read, a column is missing, or rows cannot be used.
+        DemonstrationsError: a file cannot be read, a column is missing, no row is of a model that is asked for, or rows
+            cannot be used.
     """
-    builder = TableBuilder()
-    for path in _find_files([sources] if isinstance(sources, Path) else sources):
+    builder, present = TableBuilder(), dict.fromkeys(models, False)
+    files = list(_find_files([sources] if isinstance(sources, Path) else sources))
+    for path in files:
         builder.begin(str(path))
         batches = _read_parquet(path) if path.suffix.lower() in PARQUET_SUFFIXES else _read_jsonl(path)
         for columns in batches:
-            builder.add(columns if not models else _keep_models(columns, models))
-    if models and builder.is_empty:
-        raise DemonstrationsError(f"No demonstration is of {', '.join(models)}: leave out the choice of models.")
+            of_rows = [str(one or "") for one in columns[_MODEL]]
+            present |= dict.fromkeys(of_rows, True)
+            builder.add(columns, kept=[place for place, one in enumerate(of_rows) if one in models] if models else None)
+    if not present or not any(present.values()):
+        raise DemonstrationsError(f"There are no demonstrations in {', '.join(map(str, files)) or 'no file'}.")
+    if absent := [name for name, is_present in present.items() if not is_present]:
+        there = ", ".join(repr(name) for name in present if present[name])
+        raise DemonstrationsError(f"No demonstration is of {', '.join(absent)}: there are those of {shorten(there)}.")
     return builder.finish()
 
 
@@ -76,7 +93,7 @@ def _find_files(sources: Sequence[Path]) -> Iterator[Path]:
     suffixes = (*PARQUET_SUFFIXES, JSONL_SUFFIX)
     for source in sources:
         if source.is_dir():
-            found = sorted(one for one in source.iterdir() if one.suffix.lower() in suffixes)
+            found = _list_tables(source)
             if not found:
                 raise DemonstrationsError(f"{source} holds no table: expected .parquet or .jsonl files in it.")
             yield from found
@@ -86,29 +103,41 @@ def _find_files(sources: Sequence[Path]) -> Iterator[Path]:
             yield source
 
 
+def _list_tables(folder: Path) -> list[Path]:
+    try:
+        return sorted(one for one in folder.iterdir() if one.suffix.lower() in (*PARQUET_SUFFIXES, JSONL_SUFFIX))
+    except OSError as error:
+        raise DemonstrationsError(f"{folder} cannot be read: {error.strerror or error}.") from error
+
+
 def _read_parquet(path: Path) -> Iterator[list[list[object]]]:
     pa, parquet = _import_arrow(), import_module("pyarrow.parquet")
     try:
         with parquet.ParquetFile(path) as file:
             present = file.schema_arrow.names
             _check_columns(path, present)
+            _tell_unknown(path, present)
             wanted = [name for name in COLUMNS if name in present]
-            for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=wanted):
+            for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=wanted):
                 found = {name: batch.column(name).to_pylist() for name in wanted}
                 yield [found.get(name) or [None] * batch.num_rows for name in COLUMNS]
-    except (OSError, pa.ArrowException) as error:
+    # A text need not be UTF-8, and a name may stand twice.
+    except (OSError, pa.ArrowException, UnicodeDecodeError, KeyError) as error:
         raise DemonstrationsError(f"{path} cannot be read as Parquet: {shorten(str(error))}") from error
 
 
 def _read_jsonl(path: Path) -> Iterator[list[list[object]]]:
+    names: dict[str, None] = {}
     try:
         with path.open(encoding="utf-8-sig") as file:
             lines = ((number, line) for number, line in enumerate(file, 1) if line.strip())
-            while batch := list(islice(lines, _BATCH_ROWS)):
+            while batch := list(islice(lines, BATCH_ROWS)):
                 rows = [_parse_line(path, number, line) for number, line in batch]
+                names |= {name: None for row in rows for name in row}
                 yield [[row.get(name) for row in rows] for name in COLUMNS]
     except (OSError, UnicodeDecodeError) as error:
         raise DemonstrationsError(f"{path} cannot be read as UTF-8 JSON lines: {shorten(str(error))}") from error
+    _tell_unknown(path, names)
 
 
 def _parse_line(path: Path, number: int, line: str) -> dict[str, object]:
@@ -129,9 +158,11 @@ def _check_columns(place: object, present: Sequence[str]) -> None:
         raise DemonstrationsError(f"{place}: no column {', '.join(missing)} (got {got}).")
 
 
-def _keep_models(columns: list[list[object]], models: Sequence[str]) -> list[list[object]]:
-    kept = [place for place, model in enumerate(columns[COLUMNS.index("model")]) if (model or "") in models]
-    return [[column[place] for place in kept] for column in columns]
+def _tell_unknown(path: Path, present: Iterable[str]) -> None:
+    unknown = [name for name in present if name not in COLUMNS]
+    if unknown:
+        known = ", ".join(COLUMNS)
+        _logger.warning("%s: columns left unread: %s (known: %s).", path, shorten(", ".join(unknown)), known)
 
 
 def _to_lines(rows: Iterable[Demonstration]) -> Iterator[bytes]:
@@ -147,7 +178,7 @@ def _to_parquet(rows: Iterable[Demonstration]) -> bytes:
     schema = pa.schema([(name, kinds[str] if name in texts else kinds[float]) for name in COLUMNS])
     buffer, waiting = BytesIO(), iter(rows)
     with parquet.ParquetWriter(buffer, schema, compression="zstd") as writer:
-        while batch := list(islice(waiting, _BATCH_ROWS)):
+        while batch := list(islice(waiting, BATCH_ROWS)):
             # A lone surrogate, which JSON may bring, has no UTF-8.
             clean = [[clean_surrogates(one) if isinstance(one, str) else one for one in row] for row in batch]
             writer.write_table(pa.table([list(column) for column in zip(*clean, strict=True)], schema=schema))

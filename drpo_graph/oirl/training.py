@@ -11,7 +11,7 @@ from drpo_graph.errors import DemonstrationsError
 from drpo_graph.oirl.checks import choose_model
 from drpo_graph.oirl.demonstrations import Demonstrations
 from drpo_graph.oirl.ensemble import NUM_FOLDS, CrossFit, cross_fit
-from drpo_graph.oirl.features import PROBE, EmbeddedTexts, FeatureSpace, FeatureTable, Floats, embed_texts
+from drpo_graph.oirl.features import EmbeddedTexts, FeatureSpace, FeatureTable, Floats, embed_probe, embed_texts
 from drpo_graph.oirl.gate import THRESHOLDS, learn_gate
 from drpo_graph.oirl.rewards.base import Trials
 from drpo_graph.oirl.rewards.catalogue import DEFAULT_REWARD_MODEL
@@ -69,7 +69,7 @@ async def train_router(
     embedder = embeddings or open_embeddings(name)
     queries = await embed_texts(table.queries, embedder)
     prompts = await embed_texts(table.prompts, embedder)
-    probe = (await embedder.aembed_documents([PROBE]))[0]
+    probe = await embed_probe(embedder)
     space = FeatureSpace.learn(queries, prompts, embeddings=name, probe=probe)
     parts = await asyncio.to_thread(learn_router, table, queries, prompts, space=space, settings=settings)
     return PromptRouter(parts, embedder)

@@ -1,18 +1,15 @@
 """Reward functions of the user's own: several with weights, in the critic's place or mixed with it."""
 
 import asyncio
-import importlib
-import inspect
 import json
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar, cast
 
 from drpo_graph.calls.roles import Models
 from drpo_graph.errors import DRPOError, ReplyError, RewardError, SettingsError
 from drpo_graph.parts.identity import name_of
+from drpo_graph.parts.loading import load_function
 from drpo_graph.parts.protocols import Critic, Reward, RewardFunction
 from drpo_graph.records import MAX_SCORE, MIN_SCORE, Critique, MetricScore, MetricSelection, Query
 from drpo_graph.settings.settings import Settings
@@ -196,20 +193,7 @@ def load_reward(spec: str) -> RewardFunction:
     Raises:
         SettingsError: there is none, or it is not asynchronous.
     """
-    module_name, _, name = spec.partition(":")
-    if not module_name or not name.isidentifier():
-        raise SettingsError(f"Reward {spec!r}: expected module:function, e.g. my_rewards:is_json.")
-    folder = str(Path.cwd())
-    sys.path.insert(0, folder)
-    try:
-        try:
-            function = getattr(importlib.import_module(module_name), name)
-        finally:
-            sys.path.remove(folder)
-    except (ImportError, AttributeError, SyntaxError, ValueError) as error:
-        raise SettingsError(
-            f"Reward {spec!r} cannot be loaded: {error}. Give a module of the working folder or one that is installed."
-        ) from error
-    if not any(map(inspect.iscoroutinefunction, (function, getattr(function, "__call__", None)))):  # noqa: B004
-        raise SettingsError(f"Reward {spec!r}: expected `async def {name}(query, response)`, which returns a Reward.")
+    function = load_function(
+        spec, what="Reward", example="my_rewards:is_json", signature="(query, response)`, which returns a Reward"
+    )
     return cast(RewardFunction, function)

@@ -5,11 +5,11 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from drpo_graph.errors import UsageError
-from drpo_graph.records import Candidate, ICLResult, RunResult
+from drpo_graph.records import Candidate, CollectionResult, ICLResult, RunResult
 from drpo_graph.search.reviews import ReviewDecision, list_decisions
 from drpo_graph.storage.archive import Archive
 from drpo_graph.storage.protocols import Reader, Storage
-from drpo_graph.storage.run_list import RunRecord, RunRegistry
+from drpo_graph.storage.run_list import DEED_BY_KIND, RunRecord, RunRegistry
 from drpo_graph.storage.tree import load_tree
 
 
@@ -27,6 +27,8 @@ class StoredRun(NamedTuple):
     """Of a run over ICL examples, when it is finished."""
     decisions: Mapping[int, ReviewDecision] = MappingProxyType({})
     """What people decided about its levels."""
+    collection: CollectionResult | None = None
+    """Of a run that collects demonstrations, when it is finished."""
 
 
 async def list_runs(storage: Storage) -> list[RunRecord]:
@@ -65,20 +67,22 @@ async def load_run(storage: Storage, thread_id: str) -> StoredRun:
         result = RunResult.model_validate(stored) if stored else None
         icl = await archive.get("run", "icl_result")
         icl_result = ICLResult.model_validate(icl) if icl else None
+        collected = await archive.get("run", "collection_result")
+        collection = CollectionResult.model_validate(collected) if collected else None
         decisions = await list_decisions(archive)
-        return StoredRun(record, result, await load_tree(archive), beams, icl_result, decisions)
+        return StoredRun(record, result, await load_tree(archive), beams, icl_result, decisions, collection)
 
 
 async def load_finished(storage: Storage, thread_id: str, *, advice: str) -> tuple[RunRecord, RunResult]:
-    """Return a search and its result; ``advice`` is for one who names a run over ICL examples.
+    """Return a search and its result; ``advice`` is for one who names a run of another kind.
 
     Raises:
         RunNotFoundError: there is none of this name.
         UsageError: it is no search, or not finished.
     """
     run = await load_run(storage, thread_id)
-    if run.record.kind == "icl":
-        raise UsageError(f"Run {thread_id!r} optimises ICL examples: it has no prompt. {advice}")
+    if run.record.kind != "search":
+        raise UsageError(f"Run {thread_id!r} {DEED_BY_KIND[run.record.kind]}: it has no prompt. {advice}")
     if run.result is None:
         raise UsageError(f"Run {thread_id!r} has no result yet: it is {run.record.status}. `drpo resume` ends it.")
     return run.record, run.result

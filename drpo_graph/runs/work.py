@@ -40,7 +40,7 @@ from drpo_graph.settings.settings import Settings
 from drpo_graph.storage.archive import Archive
 from drpo_graph.storage.places import DEFAULT_CHECKPOINT, find_storage
 from drpo_graph.storage.protocols import Checkpoint, Storage
-from drpo_graph.storage.run_list import RunKind, RunRecord, RunRegistry
+from drpo_graph.storage.run_list import DEED_BY_KIND, RunKind, RunRecord, RunRegistry
 
 logger = logging.getLogger(__name__)
 
@@ -139,8 +139,9 @@ async def take_up(
     """
     record = await RunRegistry(checkpoint.store).find(thread_id)
     if record.kind != kind:
-        if record.kind == "icl":
-            raise UsageError(f"Run {thread_id!r} optimises ICL examples: `drpo resume {thread_id}` continues it.")
+        if record.kind != "search":
+            does = DEED_BY_KIND[record.kind]
+            raise UsageError(f"Run {thread_id!r} {does}: `drpo resume {thread_id}` continues it.")
         raise UsageError(f"Run {thread_id!r} is a search: continue it with drpo_graph.resume.")
     check_named_again(record.settings, changes or {})
     settings = record.settings

@@ -31,6 +31,9 @@ Kind = Literal[
     "budget",
     "responses",
     "reviews",
+    "questions",
+    "prompts",
+    "trials",
 ]
 
 STORE_ERRORS = (sqlite3.Error, OSError, CheckpointError)

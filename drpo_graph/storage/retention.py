@@ -21,7 +21,10 @@ Keep = Literal["records", "result", "nothing"]
 """``records``: all that the search found, but not how it got there; ``result``: what was delivered, and the path to it;
 ``nothing``."""
 
-_FOR_A_RESULT: tuple[Kind, ...] = ("run", "candidates", "rollouts", "levels", "learned", "capabilities", "reviews")
+_FOR_A_RESULT: tuple[Kind, ...] = (
+    *("run", "candidates", "rollouts", "levels", "learned", "capabilities", "reviews"),
+    *("questions", "prompts", "trials"),
+)
 """Without what was learnt of the servers, a look at a finished run would ask them."""
 _BATCH = 500
 
@@ -105,8 +108,9 @@ async def prune_run(checkpoint: Checkpoint, record: RunRecord, *, keep: Keep, is
 
 
 async def _has_result(archive: Archive) -> bool:
-    """Return whether a run has delivered a prompt, or ICL examples."""
-    return any([await archive.get("run", name) is not None for name in ("result", "icl_result")])
+    """Return whether a run has delivered a prompt, ICL examples, or demonstrations."""
+    names = ("result", "icl_result", "collection_result")
+    return any([await archive.get("run", name) is not None for name in names])
 
 
 async def _find_doomed(archive: Archive, keep: Keep) -> dict[Kind, list[str]]:

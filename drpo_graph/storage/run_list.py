@@ -12,7 +12,13 @@ from drpo_graph.records import Record, RunStatus, WarmStart
 from drpo_graph.settings.settings import Settings
 from drpo_graph.storage.archive import list_items
 
-RunKind = Literal["search", "icl"]
+RunKind = Literal["search", "icl", "oirl"]
+DEED_BY_KIND: Mapping[RunKind, str] = {
+    "search": "is a search",
+    "icl": "optimises ICL examples",
+    "oirl": "collects demonstrations",
+}
+"""What a run does, as messages say it."""
 _NAMESPACE = ("drpo", "runs")
 
 
@@ -38,7 +44,7 @@ class RunRecord(Record):
     message: str = ""
     """Why it stopped, if it did."""
     kind: RunKind = "search"
-    """What runs: the search, or the optimisation of ICL examples."""
+    """What runs: the search, the optimisation of ICL examples, or the collection of demonstrations."""
     forked_from: str | None = None
     """The run that it is a fork of."""
     forked_level: int | None = None

@@ -88,6 +88,9 @@ def resume_command(
     search: Annotated[flags.Search, Only("reward")],
     force: bool = option(False, FLAG, help="Go on although settings, prompts or data changed.", panel=flags.RUN),
     retry_failed: bool = option(False, FLAG, help="Ask again for what had no usable reply.", panel=flags.RUN),
+    checker: str | None = option(
+        None, "SPEC", help="Of a run of `drpo oirl collect` whose checker is a function: its name again."
+    ),
     serving: flags.Serving,
     output: flags.Output,
 ) -> None:
@@ -107,5 +110,6 @@ def resume_command(
         accepts_changes=force,
         priced=budget.find_priced(),
         retries_failed=retry_failed,
+        checker=checker,
     )
     execution.go_on(run, thread_id, frame=execution.build_frame(storage, output, serving=serving))

@@ -241,6 +241,10 @@ async def _export_one(storage: Storage, name: str, output: Path) -> None:
     run = await load_run(storage, name)
     if run.record.kind == "icl":
         files = write_stored_examples(folder, run.record, run.icl_result)
+    elif run.record.kind == "oirl":
+        from drpo_graph.oirl.collection.files import write_stored_collection
+
+        files = await write_stored_collection(storage, folder, run.record, run.collection)
     else:
         files = write_stored_run(folder, run.record, result=run.result, tree=run.tree, beams=run.beams)
     say(f"{name}: {len(files)} files in {folder}, {_export_events(storage, run.record, folder)}")

@@ -15,7 +15,7 @@ from drpo_graph.cli.places import DEFAULT_PLACE, is_default, name_place
 from drpo_graph.display import Display, make_display
 from drpo_graph.display.streams import quiet, write_lines
 from drpo_graph.errors import CheckpointError
-from drpo_graph.events.schema import ICLFinished, RunFinished, parse_event
+from drpo_graph.events.schema import CollectionFinished, ICLFinished, RunFinished, parse_event
 from drpo_graph.safety.terminal import inert
 from drpo_graph.storage.places import find_storage
 
@@ -62,6 +62,7 @@ def show_command(
             "run": run.record.model_dump(mode="json"),
             "result": run.result.model_dump(mode="json") if run.result else None,
             "icl_result": run.icl_result.model_dump(mode="json") if run.icl_result else None,
+            "collection": run.collection.model_dump(mode="json") if run.collection else None,
             "beams": run.beams,
             "reviews": {level: one.model_dump(mode="json") for level, one in run.decisions.items()},
             "tree": [candidate.model_dump(mode="json") for candidate in run.tree],
@@ -111,7 +112,7 @@ def _show_events(events: "EventReader", shown: Display) -> bool:
             typer.echo(f"note: skipped a line that is no event: {said}", err=True)
             continue
         shown.handle(event)
-        has_result = isinstance(event, RunFinished | ICLFinished)
+        has_result = isinstance(event, RunFinished | ICLFinished | CollectionFinished)
     return has_result
 
 

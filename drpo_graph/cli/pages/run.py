@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from drpo_graph.display.collection import print_outcomes
 from drpo_graph.display.formatting import format_reward
 from drpo_graph.display.summary import make_table, print_examples, render_summary
 from drpo_graph.display.view import describe_decision
@@ -38,6 +39,8 @@ def print_run(run: StoredRun, stdout: TextIO, *, place: str) -> None:
         console.print(_trace_table(best_id, by_id), Text())
     if run.icl_result is not None:
         print_examples(console, run.icl_result)
+    elif run.collection is not None:
+        print_outcomes(console, run.collection)
     elif run.result is not None:
         console.print(render_summary(run.result, elapsed_s=None), crop=False)
     else:

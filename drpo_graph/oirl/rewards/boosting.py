@@ -85,7 +85,7 @@ class LightGBMReward:
         lightgbm = _import("lightgbm")
         params = {
             "objective": "cross_entropy",
-            "learning_rate": 0.05,
+            "learning_rate": 0.1,
             "num_leaves": 31,
             "feature_fraction": 0.5,
             "seed": seed,
@@ -93,7 +93,7 @@ class LightGBMReward:
             "verbose": -1,
         }
         data = lightgbm.Dataset(_as_sequence(lightgbm, features, trials), label=trials.outcomes)
-        self._booster = lightgbm.train(params, data, num_boost_round=200)
+        self._booster = lightgbm.train(params, data, num_boost_round=100)
 
     def predict(self, features: FeatureTable) -> Floats:
         """Return logits, ``(num_queries, num_prompts)``."""

@@ -26,14 +26,15 @@ def select_command(
     as_json: flags.JsonOption = False,
 ) -> None:
     """Print the prompt that a router chooses for QUERY, without asking a model."""
-    queries = _read_queries(query)
+    texts = _read_queries(query)
     # NumPy and LangChain: wrong usage is told before that.
-    from drpo_graph.oirl.router import PromptRouter
+    from drpo_graph.oirl.router import PromptRouter, RouterInput
     from drpo_graph.oirl.router_file import open_embeddings, read_router
 
     parts = read_router(router)
     embeddings = open_embeddings(parts.provenance.embeddings, base_url=embeddings_base_url)
-    for one, choice in zip(queries, PromptRouter(parts, embeddings).batch(queries), strict=True):
+    asked: list[RouterInput] = [*texts]
+    for one, choice in zip(texts, PromptRouter(parts, embeddings).batch(asked), strict=True):
         if as_json:
             told = {"query": one, **choice.model_dump(mode="json")}
             write_lines(sys.stdout, inert_json(json.dumps(told, ensure_ascii=False)))

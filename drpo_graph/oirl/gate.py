@@ -25,8 +25,9 @@ class Gate(Record):
     """The expected gain beyond which another prompt is chosen; ``None``: never."""
     gain: float
     """Mean gain over the best single prompt on unseen queries, price taken off, at this or the best threshold."""
-    interval_low: float
-    """Lower bound of the gain: it is higher with a probability of 95%, all thresholds considered."""
+    interval_low: float | None
+    """Lower bound of the gain: it is higher with a probability of 95%, all thresholds considered; ``None`` where the
+    outcomes differ on too few queries to tell."""
     num_queries: int
     num_others: int
     """Queries for which another prompt would be chosen."""
@@ -39,11 +40,13 @@ class Gate(Record):
     @property
     def reason(self) -> str:
         """What was found, in a sentence."""
+        if not self.num_others:
+            return "no query is expected to do better with another prompt"
+        if self.interval_low is None:
+            return "the outcomes of two prompts are known and differ on too few queries"
         found = f"{self.gain:+.3f} on {self.num_queries} unseen queries, 95% sure of {self.interval_low:+.3f} or more"
         if self.is_open:
             return f"choosing by query gains {found}"
-        if not self.num_others:
-            return "no query is expected to do better with another prompt"
         return f"no gain is certain from choosing by query ({found})"
 
 
@@ -77,7 +80,8 @@ def learn_gate(rewards: Floats, outcomes: Floats, *, prices: Floats) -> Gate:
         best=best,
         threshold=chosen.threshold if is_open else None,
         gain=chosen.gain,
-        interval_low=chosen.low,
+        # A file has no infinite numbers.
+        interval_low=chosen.low if np.isfinite(chosen.low) else None,
         num_queries=len(seen),
         num_others=chosen.num_others,
     )

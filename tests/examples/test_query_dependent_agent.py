@@ -14,7 +14,7 @@ from tests.support.command import KEY, serve
 from tests.support.embeddings import serve_embeddings_beside
 from tests.support.fake_server import Reply, Responder, ServerOptions
 
-ARGUMENTS = ["--model", "openai:m", "--embeddings", "openai:e", "--num-first", "120", "--num-then", "20"]
+ARGUMENTS = ["--model", "openai:m", "--embeddings", "openai:e", "--num-then", "20"]
 
 
 @pytest.fixture(scope="module")
@@ -33,13 +33,17 @@ def embed(texts: list[str]) -> web.Response:
     return web.json_response({"object": "list", "data": entries, "model": "e", "usage": {}})
 
 
-def run(example: ModuleType, responder: Responder, folder: Path, monkeypatch: pytest.MonkeyPatch) -> int:
+def run(
+    example: ModuleType, responder: Responder, folder: Path, monkeypatch: pytest.MonkeyPatch, *, num_first: int = 60
+) -> int:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     # Embeddings are the one thing that is asked of the usual server; the agent's model has a server of its own.
     with serve(responder, ServerOptions(api_key=KEY)) as server, serve_embeddings_beside() as embedder:
         embedder.answer = embed
         monkeypatch.setenv("OPENAI_BASE_URL", embedder.base_url)
-        code: int = example.main([*ARGUMENTS, "--base-url", server.base_url, "--folder", str(folder)])
+        code: int = example.main(
+            [*ARGUMENTS, "--num-first", str(num_first), "--base-url", server.base_url, "--folder", str(folder)]
+        )
     return code
 
 
@@ -60,7 +64,7 @@ def test_each_question_gets_its_prompt_where_that_pays(
         name, word = answer(example, body)
         return Reply([{"short": word or "Well.", "list": "1. Begin.", "plain": "Let us think about it."}[name]])
 
-    assert run(example, respond, tmp_path / "agent", monkeypatch) == 0
+    assert run(example, respond, tmp_path / "agent", monkeypatch, num_first=240) == 0
     first, routed, single = re.split(r"\n(?=\S)", capsys.readouterr().out.strip())
     assert first.startswith("prompts in turn: ")
     assert routed.startswith("version 2, by the router: ")
@@ -90,7 +94,7 @@ def test_what_teaches_nothing_is_told_in_one_line(
 ) -> None:
     assert run(example, lambda body: Reply(["Hm."]), tmp_path, monkeypatch) == 1
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("stopped: Every one of the 120 outcomes is 0")
+    assert line.startswith("stopped: Every one of the 60 outcomes is 0")
 
 
 def test_checker_wants_short_answers_or_a_list(example: ModuleType) -> None:

@@ -166,12 +166,10 @@ class PromptSlot:
             else:
                 assert not isinstance(prompt, Path), "a router has its own"
                 made = self._make(prompt, number=number, replaced=former.version)
-            style = content.placeholders
-            problems = (
-                [] if style is None else [describe_changes(one, former.text, style) for one in (made.text, *texts)]
-            )
-            if problem := next(filter(None, problems), None):
-                raise self._error(f"{problem}.")
+            if content.placeholders:
+                for text in (made.text, *texts):
+                    if problem := describe_changes(text, former.text, content.placeholders):
+                        raise self._error(f"{problem}.")
             kept = (*content.versions, made)[-MAX_VERSIONS:]
             self._write(content.model_copy(update={"current": number, "versions": kept}))
         return made

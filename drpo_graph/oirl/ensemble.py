@@ -9,11 +9,14 @@ from numpy.typing import NDArray
 from drpo_graph.oirl.features import FeatureTable, Floats
 from drpo_graph.oirl.rewards.base import RewardModel, Trials
 from drpo_graph.oirl.rewards.catalogue import make_reward_model
-from drpo_graph.oirl.rewards.logits import to_probabilities
+from drpo_graph.oirl.rewards.logits import to_logits, to_probabilities
 
 NUM_FOLDS: Final = 3
 _MAX_STEPS: Final = 100
 _ENOUGH: Final = 1e-6
+_AS_IT_IS: Final = np.array([1.0, 0.0])
+_PULL: Final = 1e-3
+"""A faint pull to a calibration that changes nothing keeps steps finite where every logit is the same."""
 
 
 class Calibration(NamedTuple):
@@ -85,15 +88,26 @@ def calibrate(logits: Floats, outcomes: Floats) -> Calibration:
     y = low + (high - low) * y
     design = np.stack([x, np.ones_like(x)], axis=1)
     beta = np.array([1.0, 0.0])
+    loss = _lose(design, y, beta)
     for _ in range(_MAX_STEPS):
         p = to_probabilities(design @ beta).astype(np.float64)
         weights = np.maximum(p * (1 - p), 1e-9)
-        # A faint pull to (1, 0) keeps the step finite where every logit is the same.
-        gradient = design.T @ (p - y) + 1e-3 * (beta - [1.0, 0.0])
-        hessian = (design * weights[:, None]).T @ design + 1e-3 * np.eye(2)
+        gradient = design.T @ (p - y) + _PULL * (beta - _AS_IT_IS)
+        hessian = (design * weights[:, None]).T @ design + _PULL * np.eye(2)
         step = np.linalg.solve(hessian, gradient)
-        beta = beta - np.clip(step, -2, 2)
+        # Far from the optimum, where a model is too sure of itself, a whole step leads beyond it and back.
+        while (next_loss := _lose(design, y, beta - step)) > loss and np.abs(step).max() >= _ENOUGH:
+            step /= 2
         if np.abs(step).max() < _ENOUGH:
             break
-    # A model that ranks the wrong way round is told nothing by turning it over: it is trusted no more than the mean.
-    return Calibration(max(float(beta[0]), 0.0), float(beta[1]))
+        beta, loss = beta - step, next_loss
+    if beta[0] <= 0:
+        # A model that ranks the wrong way round is told nothing by turning it over: the mean is all that is known.
+        return Calibration(0.0, float(to_logits(np.asarray([y.mean()]))[0]))
+    return Calibration(float(beta[0]), float(beta[1]))
+
+
+def _lose(design: NDArray[np.float64], outcomes: NDArray[np.float64], beta: NDArray[np.float64]) -> float:
+    logits = design @ beta
+    cross_entropy = float((np.logaddexp(0, logits) - outcomes * logits).sum())
+    return cross_entropy + _PULL / 2 * float(((beta - _AS_IT_IS) ** 2).sum())

@@ -145,7 +145,7 @@ class FeatureSpace:
 
     def _join(self, texts: EmbeddedTexts, mean: Floats, scale: Floats) -> Floats:
         if not texts.texts:
-            return np.zeros((0, len(self.probe) + _NUM_CHEAP), dtype=np.float32)
+            return np.zeros((0, len(self.probe) + NUM_CHEAP), dtype=np.float32)
         size = texts.vectors.shape[1]
         if size != len(self.probe):
             raise RewardModelError(
@@ -178,7 +178,7 @@ def only(rows: Sequence[Sequence[float]]) -> Sequence[float]:
 
 def measure_texts(texts: Sequence[str]) -> Floats:
     """Return cheap numbers about texts: their length, numbers, sentences and signs, on logarithmic scales."""
-    return np.asarray([_measure(text) for text in texts], dtype=np.float32).reshape(len(texts), _NUM_CHEAP)
+    return np.asarray([_measure(text) for text in texts], dtype=np.float32).reshape(len(texts), NUM_CHEAP)
 
 
 def _measure(text: str) -> tuple[float, ...]:
@@ -201,7 +201,8 @@ def _measure(text: str) -> tuple[float, ...]:
     return (*(float(np.log1p(count)) for count in counts), float(longest_number), len(text) / (len(words) + 1))
 
 
-_NUM_CHEAP: Final = len(_measure(""))
+NUM_CHEAP: Final = len(_measure(""))
+"""How many cheap numbers a text has."""
 
 
 def _centre(numbers: Floats) -> tuple[Floats, Floats]:

@@ -26,8 +26,8 @@ class Gate(Record):
     gain: float
     """Mean gain over the best single prompt on unseen queries, price taken off, at this or the best threshold."""
     interval_low: float | None
-    """Lower bound of the gain: it is higher with a probability of 95%, all thresholds considered; ``None`` where the
-    outcomes differ on too few queries to tell."""
+    """Lower bound of the gain: it is higher with a probability of 95%, all thresholds considered; ``None`` where
+    too few outcomes differ to say."""
     num_queries: int
     num_others: int
     """Queries for which another prompt would be chosen."""
@@ -42,9 +42,10 @@ class Gate(Record):
         """What was found, in a sentence."""
         if not self.num_others:
             return "no query is expected to do better with another prompt"
+        found = f"{self.gain:+.3f} on {self.num_queries} unseen queries"
         if self.interval_low is None:
-            return "the outcomes of two prompts are known and differ on too few queries"
-        found = f"{self.gain:+.3f} on {self.num_queries} unseen queries, 95% sure of {self.interval_low:+.3f} or more"
+            return f"no gain is certain from choosing by query ({found}, of which too few differ)"
+        found += f", 95% sure of {self.interval_low:+.3f} or more"
         if self.is_open:
             return f"choosing by query gains {found}"
         return f"no gain is certain from choosing by query ({found})"
@@ -53,7 +54,7 @@ class Gate(Record):
 class _Trial(NamedTuple):
     threshold: float
     gain: float
-    low: float
+    low: float | None
     num_others: int
 
 
@@ -72,16 +73,15 @@ def learn_gate(rewards: Floats, outcomes: Floats, *, prices: Floats) -> Gate:
     values, worth = rewards[seen] - prices, outcomes[seen] - prices
     best = find_best_single(outcomes, prices=prices)
     trials = [_try(one, values, worth, best=best) for one in THRESHOLDS]
-    surest = max(trials, key=lambda one: one.low)
-    is_open = surest.low > 0
+    surest = max(trials, key=lambda one: -np.inf if one.low is None else one.low)
+    is_open = surest.low is not None and surest.low > 0
     # Where nothing is certain, what choosing freely would bring is what one wants to know.
     chosen = surest if is_open else trials[0]
     return Gate(
         best=best,
         threshold=chosen.threshold if is_open else None,
         gain=chosen.gain,
-        # A file has no infinite numbers.
-        interval_low=chosen.low if np.isfinite(chosen.low) else None,
+        interval_low=chosen.low,
         num_queries=len(seen),
         num_others=chosen.num_others,
     )
@@ -112,7 +112,7 @@ def _try(threshold: float, values: Floats, worth: Floats, *, best: int) -> _Tria
     num_others = int((chosen != best).sum())
     gain = float(known.mean()) if known.size else 0.0
     if np.count_nonzero(known) < _LEAST_DIFFERENCES:
-        return _Trial(threshold, gain, -np.inf if num_others else 0.0, num_others)
+        return _Trial(threshold, gain, None if num_others else 0.0, num_others)
     error = known.std(ddof=1) / np.sqrt(known.size)
     return _Trial(threshold, gain, gain - _quantile(known.size) * float(error), num_others)
 

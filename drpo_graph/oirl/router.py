@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 from langchain_core.embeddings import Embeddings
@@ -17,7 +17,7 @@ from drpo_graph.oirl.rewards.logits import to_probabilities
 from drpo_graph.oirl.router_file import open_embeddings, read_router, write_router
 from drpo_graph.oirl.router_parts import KnownPrompt, RouterParts
 from drpo_graph.parts.choosers import PromptChoice
-from drpo_graph.safety.texts import shorten
+from drpo_graph.safety.texts import clean_surrogates, shorten
 
 RouterInput = str | Mapping[str, object]
 """A query, or a mapping with ``query``."""
@@ -72,7 +72,7 @@ class PromptRouter(Runnable[RouterInput, PromptChoice]):
         shifts = np.asarray([one.shift for one in self.prompts], dtype=np.float32)
         members = self.parts.ensemble.predict(features) + shifts
         rewards = to_probabilities(members.mean(axis=0))
-        chosen = self._choose(rewards - self._prices())
+        chosen = self._choose(rewards)
         rows = np.arange(len(rewards))
         gains = to_probabilities(members)
         gains = gains[:, rows, chosen] - gains[:, :, self._best]
@@ -103,7 +103,7 @@ class PromptRouter(Runnable[RouterInput, PromptChoice]):
         return_exceptions: bool = False,
         **kwargs: Any,
     ) -> list[PromptChoice]:
-        """Return the choices for queries, embedded and predicted together."""
+        """Return the choices for queries, embedded and predicted together; one that is blank stops no other."""
         return self._batch_with_config(self._choose_all, inputs, config, return_exceptions=return_exceptions)
 
     async def abatch(
@@ -141,23 +141,29 @@ class PromptRouter(Runnable[RouterInput, PromptChoice]):
         return cls(parts, embeddings or open_embeddings(parts.provenance.embeddings))
 
     def _choose_one(self, query: RouterInput) -> PromptChoice:
-        return cast(PromptChoice, self._choose_all([query])[0])
+        return _take(self._choose_all([query]))
 
     async def _achoose_one(self, query: RouterInput) -> PromptChoice:
-        return cast(PromptChoice, (await self._achoose_all([query]))[0])
+        return _take(await self._achoose_all([query]))
 
     def _choose_all(self, inputs: list[RouterInput]) -> list[Exception | PromptChoice]:
-        queries = [_read_query(one) for one in inputs]
+        queries, problems = _read_queries(inputs)
+        if not queries:
+            return [*problems.values()]
         if not self._is_checked:
             self._check(only(self._embeddings.embed_documents([PROBE])))
-        return [*self._describe(queries, self._embeddings.embed_documents(queries))]
+        choices = iter(self._describe(queries, self._embeddings.embed_documents(queries)))
+        return [problems[place] if place in problems else next(choices) for place in range(len(inputs))]
 
     async def _achoose_all(self, inputs: list[RouterInput]) -> list[Exception | PromptChoice]:
-        queries = [_read_query(one) for one in inputs]
+        queries, problems = _read_queries(inputs)
+        if not queries:
+            return [*problems.values()]
         if not self._is_checked:
             self._check(await embed_probe(self._embeddings))
         vectors = await self._embeddings.aembed_documents(queries)
-        return [*await asyncio.to_thread(self._describe, queries, vectors)]
+        choices = iter(await asyncio.to_thread(self._describe, queries, vectors))
+        return [problems[place] if place in problems else next(choices) for place in range(len(inputs))]
 
     def _check(self, probe: Sequence[float]) -> None:
         self.parts.space.check_probe(probe, embeddings=type(self._embeddings).__name__)
@@ -189,13 +195,14 @@ class PromptRouter(Runnable[RouterInput, PromptChoice]):
             return "The best single prompt: no other is expected to do better on this query."
         return "Expected to do better on this query than the best single prompt."
 
-    def _choose(self, values: Floats) -> NDArray[np.intp]:
+    def _choose(self, rewards: Floats) -> NDArray[np.intp]:
         policy, gate = self.parts.policy, self.parts.gate
+        values = rewards - self._prices()
         if policy == "best":
             return np.asarray(values.argmax(axis=1))
         tried = np.asarray([one.is_tried for one in self.prompts])
         if policy == "fallback":
-            return _fall_back(values, tried)
+            return _fall_back(values, tried, rewards=rewards)
         if gate.threshold is None:
             return np.full(len(values), self._best)
         # What was never tried has no evidence, unless nothing else is there to choose from.
@@ -224,26 +231,42 @@ class PromptRouter(Runnable[RouterInput, PromptChoice]):
         return self.parts.space.of_prompts(EmbeddedTexts(texts, self.parts.prompt_vectors))
 
 
-def _fall_back(values: Floats, tried: NDArray[np.bool_]) -> NDArray[np.intp]:
+def _fall_back(values: Floats, tried: NDArray[np.bool_], *, rewards: Floats) -> NDArray[np.intp]:
     if tried.all() or not tried.any():
         return np.asarray(values.argmax(axis=1))
     first = np.where(tried, values, -np.inf).argmax(axis=1)
     other = np.where(tried, -np.inf, values).argmax(axis=1)
-    is_unlikely = values[np.arange(len(values)), first] < _HALF
+    is_unlikely = rewards[np.arange(len(values)), first] < _HALF
     return np.asarray(np.where(is_unlikely, other, first))
 
 
 def _be_confident(gains: NDArray[np.floating]) -> Floats:
-    """Return how sure members are, together, that a choice is no worse: 1 where it is the same prompt."""
+    """Return how likely it is, as members differ, that a choice is no worse: 1 where it is the same prompt."""
     from scipy.stats import norm  # Slow to load.
 
     mean, spread = gains.mean(axis=0), gains.std(axis=0, ddof=1 if len(gains) > 1 else 0)
-    confidence = norm.cdf(np.abs(mean) / np.maximum(spread, 1e-6)) * np.sign(mean)
-    return np.where(mean == 0, 1.0, np.clip(confidence, 0.0, 1.0)).astype(np.float32)
+    confidence = norm.cdf(mean / np.maximum(spread, 1e-6))
+    return np.where((gains == 0).all(axis=0), 1.0, confidence).astype(np.float32)
 
 
-def _read_query(given: RouterInput) -> str:
-    query = given.get("query") if isinstance(given, Mapping) else given
-    if not isinstance(query, str) or not query.strip():
-        raise RewardModelError(f"A router is asked with a text, or a mapping with 'query': got {shorten(repr(given))}.")
-    return query
+def _read_queries(inputs: list[RouterInput]) -> tuple[list[str], dict[int, Exception]]:
+    """Return the queries, and what is wrong with each input that has none, by its place."""
+    queries: list[str] = []
+    problems: dict[int, Exception] = {}
+    for place, given in enumerate(inputs):
+        query = given.get("query") if isinstance(given, Mapping) else given
+        if isinstance(query, str) and query.strip():
+            # As in what was learned from.
+            queries.append(clean_surrogates(query))
+        else:
+            shown = shorten(repr(given))
+            problems[place] = RewardModelError(
+                f"A router is asked with a text, or a mapping with 'query': got {shown}."
+            )
+    return queries, problems
+
+
+def _take(found: list[Exception | PromptChoice]) -> PromptChoice:
+    if isinstance(found[0], Exception):
+        raise found[0]
+    return found[0]

@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError
 
 from drpo_graph.errors import RewardModelError
 from drpo_graph.oirl.ensemble import Calibration, Ensemble
-from drpo_graph.oirl.features import FeatureSpace
+from drpo_graph.oirl.features import NUM_CHEAP, EmbeddedTexts, FeatureSpace, FeatureTable
 from drpo_graph.oirl.gate import Gate
 from drpo_graph.oirl.rewards.catalogue import load_reward_model
 from drpo_graph.oirl.router_parts import KnownPrompt, Policy, Provenance, RouterParts
@@ -97,9 +97,7 @@ def read_router(path: Path) -> RouterParts:
         vectors, reference = _floats(arrays, "prompt_vectors"), _floats(arrays, "reference")
     except (KeyError, ValueError) as error:
         raise RewardModelError(f"{path} holds no router ({shorten(str(error))}). Train one anew.") from error
-    if len(vectors) != len(header.prompts) or not 0 <= header.gate.best < len(header.prompts):
-        raise RewardModelError(f"{path} holds no router (its prompts do not fit each other). Train one anew.")
-    return RouterParts(
+    parts = RouterParts(
         provenance=header.provenance,
         space=space,
         ensemble=Ensemble(members, header.calibration),
@@ -110,6 +108,26 @@ def read_router(path: Path) -> RouterParts:
         price_per_1k=header.price_per_1k,
         policy=header.policy,
     )
+    if not _is_coherent(parts):
+        raise RewardModelError(f"{path} holds no router (its arrays do not fit each other). Train one anew.")
+    return parts
+
+
+def _is_coherent(parts: RouterParts) -> bool:
+    """Return whether the arrays of a file, which need not be ours, have sizes that work together."""
+    space, num_prompts = parts.space, len(parts.prompts)
+    cheap = {one.shape for one in (space.query_mean, space.query_scale, space.prompt_mean, space.prompt_scale)}
+    if cheap != {(NUM_CHEAP,)} or space.probe.ndim != 1 or not 0 <= parts.gate.best < num_prompts:
+        return False
+    size = len(space.probe)
+    if parts.prompt_vectors.shape != (num_prompts, size) or parts.reference.shape[1:] != (size + NUM_CHEAP,):
+        return False
+    texts = EmbeddedTexts(tuple(one.text for one in parts.prompts), parts.prompt_vectors)
+    try:
+        found = parts.ensemble.predict(FeatureTable(parts.reference[:1], space.of_prompts(texts)))
+    except (ValueError, IndexError):
+        return False
+    return found.shape == (len(parts.ensemble.members), len(parts.reference[:1]), num_prompts)
 
 
 def open_embeddings(name: str, *, base_url: str | None = None, file: Path | None = None) -> Embeddings:

@@ -16,7 +16,7 @@ class PromptChoice(Record):
     gain: float | None = None
     """How much more than the best single prompt is expected of it; 0 where it is that one."""
     confidence: float | None = None
-    """How likely it is at least as good as the best single prompt on this query, from 0.5 to 1."""
+    """How likely it is at least as good as the best single prompt on this query, from 0 to 1."""
     has_abstained: bool = False
     """Whether the evidence supports no choice by query, and this is the best single prompt."""
     reason: str = ""

@@ -1,5 +1,7 @@
 """Intervals over queries, and how well predicted outcomes fit what happened."""
 
+from collections.abc import Iterator
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -8,6 +10,9 @@ from numpy.typing import NDArray
 from drpo_graph.oirl.features import Floats
 
 NUM_RESAMPLES: Final = 2_000
+_MOST_KEPT: Final = 10_000
+"""So many queries' resamples take 80 MB, and are kept from one interval to the next."""
+_PARTS: Final = 20
 _NUM_BINS: Final = 10
 _HALF: Final = 0.5
 
@@ -28,15 +33,36 @@ class Interval(NamedTuple):
 
 
 def bootstrap(values: Doubles, *, seed: int = 0) -> Interval:
-    """Return the mean over queries; queries of NaN have no value and are left out."""
-    known = values[~np.isnan(values)]
-    if not known.size:
+    """Return the mean over queries; queries of NaN have no value and are left out.
+
+    Equal seeds and numbers of queries give equal resamples: what is paired stays so.
+    """
+    is_known = ~np.isnan(values)
+    if not is_known.any():
         return Interval(np.nan, np.nan, np.nan)
+    columns = np.stack([np.where(is_known, values, 0.0), is_known], axis=1).astype(np.float32)
+    totals = np.concatenate([weights @ columns for weights in _resample(len(values), seed)])
+    # A resample without any known query is possible where few are.
+    means = totals[totals[:, 1] > 0]
+    low, high = np.percentile(means[:, 0] / means[:, 1], [2.5, 97.5])
+    return Interval(float(values[is_known].mean()), float(low), float(high))
+
+
+def _resample(num_queries: int, seed: int) -> Iterator[Floats]:
+    """Yield how often each query is drawn in each resample, some resamples at a time: all would fill the memory."""
+    if num_queries <= _MOST_KEPT:
+        yield _draw_weights(num_queries, NUM_RESAMPLES, seed)
+        return
+    for part in range(_PARTS):
+        yield _draw_weights.__wrapped__(num_queries, NUM_RESAMPLES // _PARTS, seed + part)
+
+
+@lru_cache(maxsize=4)
+def _draw_weights(num_queries: int, num_resamples: int, seed: int) -> Floats:
     random = np.random.default_rng(seed)
-    # Not all at once: many thousand queries, resampled so often, would fill the memory.
-    means = [float(known[random.integers(0, known.size, known.size)].mean()) for _ in range(NUM_RESAMPLES)]
-    low, high = np.percentile(means, [2.5, 97.5])
-    return Interval(float(known.mean()), float(low), float(high))
+    return np.stack(
+        [np.bincount(random.integers(0, num_queries, num_queries), minlength=num_queries) for _ in range(num_resamples)]
+    ).astype(np.float32)
 
 
 class QueryMeans:

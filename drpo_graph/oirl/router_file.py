@@ -20,6 +20,7 @@ from drpo_graph.errors import RewardModelError
 from drpo_graph.oirl.ensemble import Calibration, Ensemble
 from drpo_graph.oirl.features import NUM_CHEAP, EmbeddedTexts, FeatureSpace, FeatureTable
 from drpo_graph.oirl.gate import Gate
+from drpo_graph.oirl.portfolio import Portfolio
 from drpo_graph.oirl.rewards.catalogue import load_reward_model
 from drpo_graph.oirl.router_parts import KnownPrompt, Policy, Provenance, RouterParts
 from drpo_graph.records import Record
@@ -61,6 +62,7 @@ class _Header(Record):
     num_members: int = Field(ge=1)
     price_per_1k: float
     policy: Policy
+    portfolio: Portfolio | None = None
 
 
 def write_router(path: Path, parts: RouterParts) -> None:
@@ -78,6 +80,7 @@ def write_router(path: Path, parts: RouterParts) -> None:
         num_members=len(parts.ensemble.members),
         price_per_1k=parts.price_per_1k,
         policy=parts.policy,
+        portfolio=parts.portfolio,
     )
     arrays: dict[str, NDArray[np.generic]] = {
         _HEADER: np.frombuffer(header.model_dump_json().encode(), dtype=np.uint8),
@@ -128,6 +131,7 @@ def read_router(path: Path) -> RouterParts:
         reference=reference,
         price_per_1k=header.price_per_1k,
         policy=header.policy,
+        portfolio=header.portfolio,
     )
     if not _is_coherent(parts):
         raise RewardModelError(f"{path} holds no router (its arrays do not fit each other). Train one anew.")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from drpo_graph.oirl.demonstrations import Demonstration
 from drpo_graph.oirl.tables import save_demonstrations
 from tests.support.command import Drpo, assert_one_line
 from tests.support.fake_server import FakeServer
@@ -35,6 +36,29 @@ def test_a_router_is_trained_and_chooses(drpo: Drpo, logs: Path, tmp_path: Path,
     assert choice["prompt"] in PROMPTS
     assert choice["query"] == "Sum 5."
     assert isinstance(choice["has_abstained"], bool)
+
+
+def test_prompts_that_were_never_tried_are_chosen_among_with_anchors(
+    drpo: Drpo, logs: Path, tmp_path: Path, world: FakeServer
+) -> None:
+    router, prompts, anchors = tmp_path / "router.npz", tmp_path / "new.txt", tmp_path / "anchors.jsonl"
+    place = ("--embeddings-base-url", world.base_url)
+    arguments = ("-o", router, "--reward-model", "neighbours", "--portfolio", "2", *EMBEDDINGS, world.base_url)
+    trained = drpo("oirl", "train", logs, *arguments)
+    assert trained.code == 0, trained.err
+    assert "portfolio: " in trained.out
+    prompts.write_text("Say it twice.\nCount again.\n")
+    save_demonstrations(
+        anchors,
+        [
+            Demonstration(f"Sum {number}.", prompt, outcome)
+            for number in range(30)
+            for prompt, outcome in (("Say it twice.", 1.0), ("Count again.", 0.0))
+        ],
+    )
+    chosen = drpo("oirl", "select", "Sum 5.", "-r", router, "--prompts", prompts, "--anchors", anchors, *place)
+    assert chosen.out.strip() == "Say it twice."
+    assert_one_line(drpo("oirl", "select", "Sum 5.", "-r", router, "--anchors", anchors), 2, "--prompts")
 
 
 def test_an_evaluation_is_printed_and_written(drpo: Drpo, logs: Path, tmp_path: Path, world: FakeServer) -> None:

@@ -6,17 +6,20 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from drpo_graph.oirl.anchors import fit_shift, measure_spread
 from drpo_graph.oirl.ensemble import cross_fit
 from drpo_graph.oirl.evaluation.rounds import Round, Setting
 from drpo_graph.oirl.features import EmbeddedTexts, FeatureSpace, FeatureTable, Floats
 from drpo_graph.oirl.gate import choose, find_best_single, learn_gate
 from drpo_graph.oirl.rewards.base import Trials
 from drpo_graph.oirl.rewards.catalogue import make_reward_model
-from drpo_graph.oirl.rewards.logits import to_probabilities
+from drpo_graph.oirl.rewards.logits import to_logits, to_probabilities
 
 ROUTER: Final = "router"
 """The name of the rows of the abstaining router, before the reward model's."""
 _PAPER_FALLBACK: Final = 0.5
+NUM_ANCHORS: Final = 32
+"""Test queries that are labelled for every held-out prompt, and then left out of the score."""
 
 
 class Prediction(NamedTuple):
@@ -99,6 +102,36 @@ def route_round(name: str, features: FeatureTable, split: Round, *, setting: Set
         usual = rewards[:, setting.held_out].mean(axis=0)
         by_set["held-out"] = np.full(len(rewards), setting.held_out[int(usual.argmax())])
     return RoutedRound(rewards, Choices(by_set), gate.is_open, train_s)
+
+
+def choose_with_anchors(
+    rewards: Floats, outcomes: Floats, *, setting: Setting, split: Round
+) -> tuple[NDArray[np.intp], NDArray[np.bool_]] | None:
+    """Return the held-out prompt for each test query once a few of them are labelled, and which those are.
+
+    Args:
+        rewards: What is expected, ``(num_test_queries, num_prompts)``.
+        outcomes: What happened, likewise.
+        setting: Names the prompts.
+        split: Seeds the draw of the labelled queries.
+    """
+    held_out = setting.held_out
+    tried = (
+        np.flatnonzero(~np.isnan(outcomes[:, held_out]).any(axis=1)) if len(held_out) else np.zeros(0, dtype=np.intp)
+    )
+    if len(tried) < 2 * NUM_ANCHORS:
+        return None
+    anchors = np.random.default_rng(split.seed).choice(tried, NUM_ANCHORS, replace=False)
+    logits = to_logits(rewards[:, held_out])
+    means = np.nanmean(split.train.grid().mean[:, setting.trained], axis=0)
+    spread = measure_spread(means.tolist())
+    shifts = [
+        fit_shift(logits[anchors, place], outcomes[anchors, prompt], spread=spread)
+        for place, prompt in enumerate(held_out)
+    ]
+    is_anchor = np.zeros(len(rewards), dtype=np.bool_)
+    is_anchor[anchors] = True
+    return held_out[(logits + np.asarray(shifts, dtype=np.float32)).argmax(axis=1)], is_anchor
 
 
 def choose_highest(values: Floats, setting: Setting) -> Choices:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from drpo_graph.errors import DemonstrationsError
+from drpo_graph.oirl.evaluation.choices import NUM_ANCHORS
 from drpo_graph.oirl.evaluation.labelled_calls import STRATEGIES
 from drpo_graph.oirl.evaluation.results import BEST_SINGLE, Evaluation, SelectionRow
 from drpo_graph.oirl.evaluation.statistics import Interval
@@ -184,6 +185,7 @@ def _explain(evaluation: Evaluation) -> list[str]:
         "- `best prompt in hindsight` and `oracle` know the test outcomes. The oracle takes the best of many single "
         "draws: where its lead is noise, no choice can have it.",
         "- `router (...)` chooses by query only where queries that it had not seen show a gain; else it abstains.",
+        f"- `{NUM_ANCHORS} anchors`: so many test queries are labelled first for each held-out prompt, and not scored.",
         "- `crosswise` is the mean of models that each learned without a part of the queries, as the router uses it.",
     ]
     shares = "; ".join(f"{name} in {share:.0%}" for name, share in evaluation.open_share.items())

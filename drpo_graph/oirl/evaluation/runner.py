@@ -11,12 +11,14 @@ from pydantic import Field
 from drpo_graph.oirl.checks import check_demonstrations, choose_model
 from drpo_graph.oirl.demonstrations import Demonstrations, OutcomeGrid
 from drpo_graph.oirl.evaluation.choices import (
+    NUM_ANCHORS,
     ROUTER,
     Choices,
     build_features,
     choose_fallback,
     choose_highest,
     choose_single,
+    choose_with_anchors,
     list_sets,
     predict_round,
     route_round,
@@ -236,10 +238,20 @@ class _Run:
                 self._tally.add(title, routed.choices, split)
                 self._tally.add(f"{name}, crosswise", choose_highest(routed.rewards, self._setting), split)
                 self._add_fits(f"{name}, crosswise", routed.rewards, split)
+                self._add_anchored(f"{name}, crosswise, {NUM_ANCHORS} anchors", routed.rewards, split)
                 self._num_open[title] = self._num_open.get(title, 0) + routed.is_open
                 if name == DEFAULT_REWARD_MODEL:
                     tried = self._grid.mean[split.test_queries][:, self._setting.trained]
                     self._calibration.append((routed.rewards[:, self._setting.trained], tried))
+
+    def _add_anchored(self, name: str, rewards: Floats, split: Round) -> None:
+        outcomes = self._grid.mean[split.test_queries]
+        found = choose_with_anchors(rewards, outcomes, setting=self._setting, split=split)
+        if found is not None:
+            chosen, is_anchor = found
+            values = outcomes[np.arange(len(outcomes)), chosen].astype(np.float64)
+            values[is_anchor] = np.nan
+            self._tally.add_values(name, "held-out", values, split)
 
     def _add_fits(self, name: str, rewards: Floats, split: Round) -> None:
         outcomes = self._grid.mean[split.test_queries]

@@ -1,9 +1,11 @@
 """``drpo oirl select``: the prompt that a router chooses for a query."""
 
+import asyncio
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,6 +16,9 @@ from drpo_graph.errors import UsageError
 from drpo_graph.safety.terminal import inert_block, inert_json
 from drpo_graph.safety.texts import clean_surrogates
 
+if TYPE_CHECKING:
+    from drpo_graph.oirl.router import PromptRouter
+
 _MAX_PROMPT = 100_000
 
 
@@ -22,24 +27,49 @@ def select_command(
     *,
     query: str | None = argument(None, "QUERY", help="The query; '-' reads queries from stdin, one a line."),
     router: Annotated[Path, typer.Option("--router", "-r", metavar="FILE", help="The router, a .npz file.")],
+    prompts: Path | None = option(
+        None, "FILE", help="Choose among these: JSON lines, JSON list or text. Those it learned from by default."
+    ),
+    anchors: list[Path] | None = option(
+        None, "FILE", help="Labelled trials of --prompts that were never tried: a few dozen correct what is expected."
+    ),
     embeddings_base_url: str | None = option(None, "URL", help="OpenAI-compatible API of the router's embeddings."),
     as_json: flags.JsonOption = False,
 ) -> None:
     """Print the prompt that a router chooses for QUERY, without asking a model."""
     texts = _read_queries(query)
+    if anchors and prompts is None:
+        raise UsageError("--anchors: say with --prompts which prompts they are trials of.")
     # NumPy and LangChain: wrong usage is told before that.
     from drpo_graph.oirl.router import PromptRouter, RouterInput
     from drpo_graph.oirl.router_file import open_embeddings, read_router
 
     parts = read_router(router)
     embeddings = open_embeddings(parts.provenance.embeddings, base_url=embeddings_base_url)
+    chooser = PromptRouter(parts, embeddings)
+    if prompts is not None:
+        chooser = asyncio.run(_offer(chooser, prompts, anchors=anchors or ()))
     asked: list[RouterInput] = [*texts]
-    for one, choice in zip(texts, PromptRouter(parts, embeddings).batch(asked), strict=True):
+    for one, choice in zip(texts, chooser.batch(asked), strict=True):
         if as_json:
             told = {"query": one, **choice.model_dump(mode="json")}
             write_lines(sys.stdout, inert_json(json.dumps(told, ensure_ascii=False)))
         else:
             write_lines(sys.stdout, inert_block(choice.prompt, max_chars=_MAX_PROMPT))
+
+
+async def _offer(router: "PromptRouter", prompts: Path, *, anchors: Sequence[Path]) -> "PromptRouter":
+    from drpo_graph.oirl.anchors import offer_prompts
+    from drpo_graph.oirl.collection.inputs import load_tried_prompts
+    from drpo_graph.oirl.tables import load_demonstrations
+
+    offered = load_tried_prompts(prompts)
+    return await offer_prompts(
+        router,
+        [one.prompt for one in offered],
+        names=[one.name for one in offered],
+        anchors=load_demonstrations(anchors) if anchors else None,
+    )
 
 
 def _read_queries(query: str | None) -> list[str]:

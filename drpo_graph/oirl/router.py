@@ -15,7 +15,7 @@ from drpo_graph.oirl.features import PROBE, EmbeddedTexts, FeatureTable, Floats,
 from drpo_graph.oirl.gate import choose
 from drpo_graph.oirl.rewards.logits import to_probabilities
 from drpo_graph.oirl.router_file import open_embeddings, read_router, write_router
-from drpo_graph.oirl.router_parts import KnownPrompt, RouterParts
+from drpo_graph.oirl.router_parts import KnownPrompt, RouterParts, price_prompts
 from drpo_graph.parts.choosers import PromptChoice
 from drpo_graph.safety.texts import clean_surrogates, shorten
 
@@ -55,6 +55,11 @@ class PromptRouter(Runnable[RouterInput, PromptChoice]):
     def prompts(self) -> tuple[KnownPrompt, ...]:
         """The prompts to choose from."""
         return self.parts.prompts
+
+    @property
+    def embeddings(self) -> Embeddings:
+        """What embeds queries and prompts."""
+        return self._embeddings
 
     @property
     def best_prompt(self) -> str:
@@ -221,10 +226,7 @@ class PromptRouter(Runnable[RouterInput, PromptChoice]):
         return int(np.argmax(to_probabilities(members.mean(axis=0)).mean(axis=0) - prices))
 
     def _prices(self) -> Floats:
-        known = [one.tokens for one in self.prompts if one.tokens is not None]
-        usual = float(np.mean(known)) if known else 0.0
-        tokens = [usual if one.tokens is None else one.tokens for one in self.prompts]
-        return np.asarray(tokens, dtype=np.float32) * np.float32(self.parts.price_per_1k / 1_000)
+        return price_prompts(self.prompts, price_per_1k=self.parts.price_per_1k)
 
     def _prompt_features(self) -> Floats:
         texts = tuple(one.text for one in self.prompts)

@@ -3,7 +3,11 @@
 import hashlib
 import io
 import json
+import lzma
+import struct
+import tokenize
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Final
 
@@ -16,6 +20,7 @@ from drpo_graph.errors import RewardModelError
 from drpo_graph.oirl.ensemble import Calibration, Ensemble
 from drpo_graph.oirl.features import NUM_CHEAP, EmbeddedTexts, FeatureSpace, FeatureTable
 from drpo_graph.oirl.gate import Gate
+from drpo_graph.oirl.portfolio import Portfolio
 from drpo_graph.oirl.rewards.catalogue import load_reward_model
 from drpo_graph.oirl.router_parts import KnownPrompt, Policy, Provenance, RouterParts
 from drpo_graph.records import Record
@@ -27,6 +32,23 @@ from drpo_graph.safety.texts import shorten
 FORMAT: Final = 1
 _HEADER, _HASH = "header", "hash"
 _SPACE = ("probe", "query_mean", "query_scale", "prompt_mean", "prompt_scale")
+
+# What numpy and zipfile raise where bytes are not as they should be: RuntimeError for what looks encrypted or is
+# compressed in an unknown way.
+_UNREADABLE: Final = (
+    ValueError,
+    EOFError,
+    TypeError,
+    SyntaxError,
+    RuntimeError,
+    MemoryError,
+    OverflowError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    struct.error,
+    tokenize.TokenError,
+)
 
 
 class _Header(Record):
@@ -40,6 +62,7 @@ class _Header(Record):
     num_members: int = Field(ge=1)
     price_per_1k: float
     policy: Policy
+    portfolio: Portfolio | None = None
 
 
 def write_router(path: Path, parts: RouterParts) -> None:
@@ -57,6 +80,7 @@ def write_router(path: Path, parts: RouterParts) -> None:
         num_members=len(parts.ensemble.members),
         price_per_1k=parts.price_per_1k,
         policy=parts.policy,
+        portfolio=parts.portfolio,
     )
     arrays: dict[str, NDArray[np.generic]] = {
         _HEADER: np.frombuffer(header.model_dump_json().encode(), dtype=np.uint8),
@@ -95,7 +119,7 @@ def read_router(path: Path) -> RouterParts:
         )
         space = FeatureSpace(header.provenance.embeddings, *(_floats(arrays, f"space/{name}") for name in _SPACE))
         vectors, reference = _floats(arrays, "prompt_vectors"), _floats(arrays, "reference")
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, TypeError, IndexError) as error:
         raise RewardModelError(f"{path} holds no router ({shorten(str(error))}). Train one anew.") from error
     parts = RouterParts(
         provenance=header.provenance,
@@ -107,6 +131,7 @@ def read_router(path: Path) -> RouterParts:
         reference=reference,
         price_per_1k=header.price_per_1k,
         policy=header.policy,
+        portfolio=header.portfolio,
     )
     if not _is_coherent(parts):
         raise RewardModelError(f"{path} holds no router (its arrays do not fit each other). Train one anew.")
@@ -150,13 +175,14 @@ def open_embeddings(name: str, *, base_url: str | None = None, file: Path | None
 
 def _read_arrays(path: Path) -> dict[str, NDArray[np.generic]]:
     try:
-        with np.load(path, allow_pickle=False) as content:
-            if not isinstance(content, np.lib.npyio.NpzFile):
-                raise ValueError("it is a single array")
+        found = np.load(path, allow_pickle=False)
+        if not isinstance(found, np.lib.npyio.NpzFile):
+            raise ValueError("it is a single array")
+        with found as content:
             return {name: content[name] for name in content.files}
     except OSError as error:
         raise RewardModelError(f"{path} cannot be read ({error.strerror or error}). Name a router's file.") from error
-    except (ValueError, EOFError, TypeError, SyntaxError, zipfile.BadZipFile, MemoryError) as error:
+    except _UNREADABLE as error:
         raise RewardModelError(
             f"{path} holds no router ({shorten(str(error))}). Name a file that was saved."
         ) from error
@@ -169,7 +195,7 @@ def _read_header(path: Path, text: bytes) -> _Header:
         if found != FORMAT:
             raise RewardModelError(f"{path} has format {found!r}, this version reads {FORMAT}. Train the router again.")
         return _Header.model_validate(fields)
-    except ValidationError as error:
+    except (ValidationError, RecursionError) as error:
         raise RewardModelError(f"{path} holds no router ({shorten(str(error))}). Train one anew.") from error
 
 

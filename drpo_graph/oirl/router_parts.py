@@ -1,11 +1,15 @@
 """What a router has learned, as records and arrays."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
+
+import numpy as np
 
 from drpo_graph.oirl.ensemble import Ensemble
 from drpo_graph.oirl.features import FeatureSpace, Floats
 from drpo_graph.oirl.gate import Gate
+from drpo_graph.oirl.portfolio import Portfolio
 from drpo_graph.records import Record
 
 Policy = Literal["safe", "best", "fallback"]
@@ -60,3 +64,13 @@ class RouterParts:
     price_per_1k: float = 0.0
     """Reward that 1,000 tokens are worth."""
     policy: Policy = "safe"
+    portfolio: Portfolio | None = None
+    """How the prompts were chosen of more; ``None`` where all that were tried are there."""
+
+
+def price_prompts(prompts: Sequence[KnownPrompt], *, price_per_1k: float) -> Floats:
+    """Return what is taken off the outcome of each prompt; one whose tokens nobody counted costs what is usual."""
+    known = [one.tokens for one in prompts if one.tokens is not None]
+    usual = float(np.mean(known)) if known else 0.0
+    tokens = [usual if one.tokens is None else one.tokens for one in prompts]
+    return np.asarray(tokens, dtype=np.float32) * np.float32(price_per_1k / 1_000)

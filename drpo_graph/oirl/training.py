@@ -6,6 +6,7 @@ from typing import Final
 import numpy as np
 from langchain_core.embeddings import Embeddings
 from numpy.typing import NDArray
+from pydantic import Field
 
 from drpo_graph.errors import DemonstrationsError
 from drpo_graph.oirl.checks import choose_model
@@ -13,11 +14,12 @@ from drpo_graph.oirl.demonstrations import Demonstrations
 from drpo_graph.oirl.ensemble import NUM_FOLDS, CrossFit, cross_fit
 from drpo_graph.oirl.features import EmbeddedTexts, FeatureSpace, FeatureTable, Floats, embed_probe, embed_texts
 from drpo_graph.oirl.gate import THRESHOLDS, learn_gate
+from drpo_graph.oirl.portfolio import choose_portfolio
 from drpo_graph.oirl.rewards.base import Trials
 from drpo_graph.oirl.rewards.catalogue import DEFAULT_REWARD_MODEL
 from drpo_graph.oirl.router import PromptRouter
 from drpo_graph.oirl.router_file import FORMAT, open_embeddings
-from drpo_graph.oirl.router_parts import KnownPrompt, Policy, Provenance, RouterParts
+from drpo_graph.oirl.router_parts import KnownPrompt, Policy, Provenance, RouterParts, price_prompts
 from drpo_graph.records import Record, digest_json
 from drpo_graph.settings.retrieval import DEFAULT_EMBEDDINGS
 
@@ -33,6 +35,8 @@ class TrainingSettings(Record):
     """Reward that 1,000 tokens are worth: a prompt that makes longer answers must bring so much more."""
     policy: Policy = "safe"
     """How prompts are chosen."""
+    portfolio: int | None = Field(default=None, ge=1)
+    """So many prompts at most are kept to choose from; all that were tried when absent."""
     seed: int = 0
 
     def digest(self) -> str:
@@ -118,11 +122,14 @@ def assemble_router(
     settings: TrainingSettings,
 ) -> RouterParts:
     """Return the router of a reward model that has learned, with the gate that the evidence supports."""
-    known = describe_prompts(table)
-    tokens = np.asarray([np.nan if one.tokens is None else one.tokens for one in known])
-    usual = float(np.nanmean(tokens)) if np.isfinite(tokens).any() else 0.0
-    prices = (np.where(np.isfinite(tokens), tokens, usual) * settings.price_per_1k / 1_000).astype(np.float32)
-    gate = learn_gate(fitted.unseen, table.grid().mean, prices=prices)
+    known, outcomes, unseen = describe_prompts(table), table.grid().mean, fitted.unseen
+    portfolio = None
+    if settings.portfolio is not None:
+        portfolio = choose_portfolio(unseen, outcomes, size=settings.portfolio, seed=settings.seed)
+        kept = list(portfolio.prompts)
+        known, outcomes, unseen = tuple(known[one] for one in kept), outcomes[:, kept], unseen[:, kept]
+        vectors = vectors[kept]
+    gate = learn_gate(unseen, outcomes, prices=price_prompts(known, price_per_1k=settings.price_per_1k))
     chosen = np.random.default_rng(settings.seed).permutation(len(features.queries))[:_MAX_REFERENCE]
     provenance = Provenance(
         reward_model=settings.reward_model,
@@ -144,6 +151,7 @@ def assemble_router(
         reference=features.queries[np.sort(chosen)],
         price_per_1k=settings.price_per_1k,
         policy=settings.policy,
+        portfolio=portfolio,
     )
 
 

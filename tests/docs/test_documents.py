@@ -47,7 +47,13 @@ def options_by_command() -> dict[str, set[str]]:
     """Return every flag that each command of ``drpo`` takes."""
     command: Any = typer.main.get_command(app)
     return {
-        name: {flag for one in sub.params for flag in [*one.opts, *one.secondary_opts]}
+        name: {
+            flag
+            # A command of commands has the flags of them all.
+            for own in (sub, *getattr(sub, "commands", {}).values())
+            for one in own.params
+            for flag in [*one.opts, *one.secondary_opts]
+        }
         for name, sub in command.commands.items()
     }
 

@@ -32,6 +32,9 @@ def train_command(
         "safe", "KIND", help="safe: by query where evidence supports it; best: highest expected; fallback: the paper's."
     ),
     price: float = option(0.0, "X", help="Reward that 1,000 tokens are worth, taken off each prompt's.", at_least=0),
+    portfolio: int | None = option(
+        None, "N", help="Keep so many prompts at most: those that together serve queries best.", at_least=1
+    ),
     seed: int = option(0, "N", help="Seed of every draw."),
     embedding: EmbeddingOptions,
 ) -> None:
@@ -48,7 +51,9 @@ def train_command(
     make_reward_model(reward_model)
     table = read_table(tables, model=model)
     tell([f"note: {one}" for one in check_demonstrations(table)])
-    settings = TrainingSettings(reward_model=reward_model, policy=policy, price_per_1k=price, seed=seed)
+    settings = TrainingSettings(
+        reward_model=reward_model, policy=policy, price_per_1k=price, portfolio=portfolio, seed=seed
+    )
     training = train_router(
         table,
         settings=settings,
@@ -60,8 +65,10 @@ def train_command(
     router = asyncio.run(training)
     router.save(output)
     known = router.parts.provenance
+    found = router.parts.portfolio
     for line in (
         f"learned from {known.num_rows} trials of {len(router.prompts)} prompts on {known.num_queries} queries",
+        *((f"portfolio: {found.reason}",) if found is not None else ()),
         f"best single prompt: {router.prompts[router.parts.gate.best].name}",
         f"{'chooses by query' if not router.has_abstained else 'abstains'}: {router.parts.gate.reason}",
         f"router: {output}",

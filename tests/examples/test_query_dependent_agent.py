@@ -112,7 +112,8 @@ def test_checker_wants_short_answers_or_a_list(example: ModuleType) -> None:
 def test_it_learns_with_the_embedded_model(
     example: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert example.main(["--model", "local:smollm2", "--num-then", "20", "--folder", str(tmp_path)]) == 0
+    arguments = ["--model", "local:smollm2", "--num-first", "60", "--num-then", "8"]
+    assert example.main([*arguments, "--folder", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert "version 2, by the router: " in out
     assert "the best single prompt: " in out

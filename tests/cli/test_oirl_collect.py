@@ -187,6 +187,7 @@ def test_collection_has_no_prompt_to_generate_with_and_no_fork(server: FakeServe
     assert drpo("fork", "t", "--level", "1").code == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("display", ["plain", "none"])
 def test_first_signal_stores_the_calls_in_flight_and_resume_makes_none_of_them_again(
     server: FakeServer, drpo: Drpo, folder: Path, monkeypatch: pytest.MonkeyPatch, display: str

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _PAIRS_AT_ONCE = 4_096
 """So many fit into a processor's cache."""
+_BATCHES = 90
 
 
 class NetworkSettings(NamedTuple):
@@ -22,8 +23,11 @@ class NetworkSettings(NamedTuple):
 
     hidden: tuple[int, int] = (64, 64)
     dropout: float = 0.3
-    epochs: int = 8
-    batch_size: int = 512
+    min_epochs: int = 8
+    """At least so often every trial is seen; more often where few trials would make few steps."""
+    min_steps: int = 400
+    batch_sizes: tuple[int, int] = (32, 512)
+    """The smallest and the largest: about 90 batches are made of a table in between."""
     learning_rate: float = 1e-3
     weight_decay: float = 1e-4
 
@@ -87,6 +91,14 @@ class NetworkReward:
         return cls(layers=layers)
 
 
+def plan_steps(num_trials: int, settings: NetworkSettings) -> tuple[int, int]:
+    """Return the size of a batch and the number of epochs for so many trials: a small table needs as many steps."""
+    least, most = settings.batch_sizes
+    batch_size = min(most, max(least, num_trials // _BATCHES))
+    steps_per_epoch = -(-num_trials // batch_size)
+    return batch_size, max(settings.min_epochs, -(-settings.min_steps // steps_per_epoch))
+
+
 def _parts(total: int, size: int) -> Iterator[slice]:
     for start in range(0, total, size):
         yield slice(start, start + size)
@@ -130,8 +142,9 @@ def _descend(features: FeatureTable, trials: Trials, settings: NetworkSettings, 
     queries, prompts = torch.from_numpy(features.queries), torch.from_numpy(features.prompts)
     outcomes = torch.from_numpy(trials.outcomes)
     query_ids, prompt_ids = torch.from_numpy(trials.query_ids), torch.from_numpy(trials.prompt_ids)
-    for _ in range(settings.epochs):
-        for rows in torch.randperm(len(outcomes), generator=generator).split(settings.batch_size):
+    batch_size, epochs = plan_steps(len(outcomes), settings)
+    for _ in range(epochs):
+        for rows in torch.randperm(len(outcomes), generator=generator).split(batch_size):
             pairs = torch.cat([queries[query_ids[rows]], prompts[prompt_ids[rows]]], dim=1)
             logits = _forward(pairs, weights, dropout=settings.dropout, generator=generator)
             loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, outcomes[rows])

@@ -194,7 +194,7 @@ def test_the_network_does_not_change_what_others_draw() -> None:
 def test_a_network_of_other_sizes_is_saved_with_them() -> None:
     pytest.importorskip("torch")
     some = world()
-    model = NetworkReward(NetworkSettings(hidden=(5, 3), epochs=1))
+    model = NetworkReward(NetworkSettings(hidden=(5, 3), min_epochs=1, min_steps=1))
     model.fit(some.features, trials_of(some), seed=0)
     arrays = model.save()
     assert arrays["second"].shape == (5, 3)

@@ -50,10 +50,16 @@ async def embed_texts(texts: Sequence[str], embeddings: Embeddings) -> EmbeddedT
         EmbeddingsError: they cannot be had.
         RewardModelError: they are of different sizes, or no numbers.
     """
-    rows: list[list[float]] = []
+    parts: list[Floats] = []
     for start in range(0, len(texts), _BATCH):
-        rows.extend(await embeddings.aembed_documents(list(texts[start : start + _BATCH])))
-    return EmbeddedTexts(tuple(texts), normalise_vectors(rows, texts))
+        some = list(texts[start : start + _BATCH])
+        # Lists of floats take eight times as much memory: no more than a batch of them stands at once.
+        parts.append(normalise_vectors(await embeddings.aembed_documents(some), some))
+    sizes = {part.shape[1] for part in parts}
+    if len(sizes) > 1:
+        raise RewardModelError(f"The embeddings have different sizes ({sorted(sizes)}): use one model for all texts.")
+    vectors = np.concatenate(parts) if parts else np.zeros((0, 0), dtype=np.float32)
+    return EmbeddedTexts(tuple(texts), vectors)
 
 
 def normalise_vectors(rows: Sequence[Sequence[float]], texts: Sequence[str]) -> Floats:

@@ -8,6 +8,11 @@ from .errors import ReplyError as ReplyError
 from .events.schema import Event as Event
 from .events.schema import parse_event as parse_event
 from .graph import build_graph as build_graph
+from .oirl.demonstrations import Demonstration as Demonstration
+from .oirl.demonstrations import Demonstrations as Demonstrations
+from .oirl.router import PromptRouter as PromptRouter
+from .oirl.tables import load_demonstrations as load_demonstrations
+from .oirl.training import train_router as train_router
 from .parts.protocols import BeamPolicy as BeamPolicy
 from .parts.protocols import Critic as Critic
 from .parts.protocols import ExampleRetriever as ExampleRetriever

@@ -23,6 +23,8 @@ from drpo_graph.safety.texts import clean_surrogates, shorten
 
 PARQUET_SUFFIXES = (".parquet", ".pq")
 JSONL_SUFFIX = ".jsonl"
+COLLECTED = "demonstrations.jsonl"
+"""What a collection leaves in its run folder."""
 _MODEL = COLUMNS.index("model")
 _logger = logging.getLogger(__name__)
 
@@ -104,6 +106,9 @@ def _find_files(sources: Sequence[Path]) -> Iterator[Path]:
 
 
 def _list_tables(folder: Path) -> list[Path]:
+    if (folder / COLLECTED).is_file():
+        # A run's folder: its other tables are no demonstrations.
+        return [folder / COLLECTED]
     try:
         return sorted(one for one in folder.iterdir() if one.suffix.lower() in (*PARQUET_SUFFIXES, JSONL_SUFFIX))
     except OSError as error:

@@ -38,7 +38,8 @@ def print_estimate(
     told = (
         f"levels {settings.num_levels}, at most {settings.num_levels + settings.max_depth_increase}; "
         f"beam {settings.beam_size} x {settings.n_actions}{_tell_proposed(settings)}; "
-        f"training queries {len(data.training)}, {settings.queries_per_level} per level; validation queries {len(data.validation)}",
+        f"training queries {len(data.training)}, {settings.queries_per_level} per level; "
+        f"validation queries {len(data.validation)}",
         "The calls at most are a bound: easy levels add all that they may, levels that can be are run again, and every "
         "reply is asked for again and repaired. Failed requests are not counted.",
     )

@@ -18,8 +18,9 @@ MAX_TRIALS: Final = 400
 _PROMPT_SHARES: Final = (0.05, 0.2, 0.5)
 """Of the variance of outcomes, what prompts make out by their embeddings."""
 _QUERY_SHARES: Final = (0.1, 0.3)
-_WIDTHS: Final = (0.3, 1.0, 3.0)
-"""How far a prompt tells about others, in units of the usual distance between prompts."""
+_WIDTH: Final = 3.0
+"""How far a prompt tells about others, in units of the usual distance between prompts. That is far: of some dozens of
+prompts a trend can be learned, and what is to be judged lies beyond them."""
 _JOINT_SHARE: Final = 0.05
 """What a prompt makes out on queries of one kind alone."""
 _SAME: Final = 1e-6
@@ -33,19 +34,18 @@ class _Shape(NamedTuple):
 
     prompt_share: float
     query_share: float
-    width: float
 
 
 class KernelReward:
     """Expects an outcome that is like those of similar prompts, given how hard the queries were.
 
-    Which similarity counts how much is what makes the trials likeliest, of a few choices.
+    How much either counts is what makes the trials likeliest, of a few choices.
     """
 
     def __init__(self) -> None:
         self._known = FeatureTable(np.zeros((0, 0), np.float32), np.zeros((0, 0), np.float32))
         self._pairs = (np.zeros(0, np.intp), np.zeros(0, np.intp))
-        self._shape = _Shape(0.0, 0.0, 1.0)
+        self._shape = _Shape(0.0, 0.0)
         self._weights: Doubles = np.zeros(0)
         self._mean = 0.5
         self._scales = (1.0, 1.0)
@@ -62,7 +62,7 @@ class KernelReward:
         )
         least = np.inf
         apart = self._measure(features, self._pairs)
-        for shape in itertools.starmap(_Shape, itertools.product(_PROMPT_SHARES, _QUERY_SHARES, _WIDTHS)):
+        for shape in itertools.starmap(_Shape, itertools.product(_PROMPT_SHARES, _QUERY_SHARES)):
             covariance = _cover(*apart, shape)
             covariance[np.diag_indices_from(covariance)] += 1 - shape.prompt_share - shape.query_share - _JOINT_SHARE
             loss, weights = _weigh(covariance, outcomes - self._mean)
@@ -93,7 +93,7 @@ class KernelReward:
 
 def _cover(by_query: Doubles, by_prompt: Doubles, shape: _Shape) -> Doubles:
     """Return the covariance of outcomes of pairs so far apart, without noise."""
-    of_queries, of_prompts = np.exp(-by_query / 2), np.exp(-by_prompt / (2 * shape.width**2))
+    of_queries, of_prompts = np.exp(-by_query / 2), np.exp(-by_prompt / (2 * _WIDTH**2))
     joint = _JOINT_SHARE * of_queries * of_prompts
     return np.asarray(shape.query_share * of_queries + shape.prompt_share * of_prompts + joint)
 

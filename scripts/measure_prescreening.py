@@ -1,8 +1,9 @@
 """Measure what pre-screening saves on synthetic worlds: quality at equal calls, and calls at equal quality.
 
 Run from a checkout: ``python scripts/measure_prescreening.py --seeds 16 --budgets 270 540 860 --jobs 2``. Each search
-goes through the real graph once, a little deeper than the largest budget lasts; what it would deliver at a smaller one is
-the best of the beam of the last level within it. A prompt's quality is its true mean score (1 to 5) on held-out queries.
+goes through the real graph once, a little deeper than the largest budget lasts; what it would deliver at a smaller one
+is the best of the beam of the last level within it. A prompt's quality is its true mean score (1 to 5) on held-out
+queries.
 
 The world's prompts say what they are worth in words, so its embeddings are bags of words: ``words`` knows which words a
 text has, ``phrases`` also which follow each other. ``truth`` chooses by the true quality: what a perfect reward model

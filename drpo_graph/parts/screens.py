@@ -64,7 +64,7 @@ def check_screen(settings: Settings, screen: RewriteScreen | None) -> None:
     if settings.is_screened and screen is None:
         raise SettingsError(
             f"n_proposed={settings.n_proposed} is more than n_actions={settings.n_actions}, and nothing chooses among "
-            "the rewrites: give the part screen, such as drpo_graph.oirl.screening.open_screen(settings)."
+            "the rewrites: give the part screen, such as drpo_graph.oirl.open_screen(settings)."
         )
 
 

@@ -106,7 +106,7 @@ def main() -> int:
     args = _parse_args()
     seeds = range(args.first_seed, args.first_seed + args.seeds)
     most_calls = round(_SPARE * max(args.budgets))
-    tasks = [Task(name, seed, args.n_proposed, most_calls) for seed in seeds for name in (PLAIN, *SCREENS)]
+    tasks = [Task(name, seed, args.n_proposed, most_calls) for seed in seeds for name in (PLAIN, *args.screens)]
     by_screen = _group(_run_tasks(tasks, num_jobs=args.jobs))
     console = Console(width=None if sys.stdout.isatty() else 120)
     for budget in args.budgets:
@@ -173,7 +173,8 @@ def _collect(outcomes: Iterable[Outcome], num_tasks: int) -> list[Outcome]:
 
 
 def _group(outcomes: Sequence[Outcome]) -> dict[str, list[Outcome]]:
-    return {name: [one for one in outcomes if one.screen == name] for name in (PLAIN, *SCREENS)}
+    names = dict.fromkeys(one.screen for one in outcomes)
+    return {name: [one for one in outcomes if one.screen == name] for name in names}
 
 
 def _build_table(by_screen: Mapping[str, Sequence[Outcome]], budget: int) -> Table:
@@ -235,6 +236,7 @@ def _parse_args() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=16, help="how many worlds (default: 16)")
     parser.add_argument("--first-seed", type=int, default=0, help="seed of the first world (default: 0)")
     parser.add_argument("--budgets", type=int, nargs="+", default=[270, 540, 860], help="model calls of a search")
+    parser.add_argument("--screens", choices=SCREENS, nargs="+", default=SCREENS, help="what chooses (default: all)")
     parser.add_argument("--n-proposed", type=int, default=4, help="rewrites written for the two that are run")
     parser.add_argument("--jobs", type=int, default=1, help="processes (default: 1)")
     parser.add_argument("--output", type=Path, help="write every outcome to this JSON file")

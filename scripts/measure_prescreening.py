@@ -6,8 +6,9 @@ is the best of the beam of the last level within it. A prompt's quality is its t
 queries.
 
 The world's prompts say what they are worth in words, so its embeddings are bags of words: ``words`` knows which words a
-text has, ``phrases`` also which follow each other. ``truth`` chooses by the true quality: what a perfect reward model
-would bring. A call for more rewrites counts as one call, and the tokens of those that are dropped are not counted here.
+text has, ``phrases`` also which follow each other; ``minilm`` is the embedded model (extra ``retrieval``). ``truth``
+chooses by the true quality: what a perfect reward model would bring. A call for more rewrites counts as one call, and
+the tokens of those that are dropped are not counted.
 """
 
 import argparse
@@ -24,6 +25,7 @@ from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # For tests.support.
 
+from langchain_core.embeddings import Embeddings
 from rich.console import Console
 from rich.table import Table
 
@@ -31,13 +33,15 @@ from drpo_graph.events.schema import Event, LevelFinished
 from drpo_graph.oirl.screening import RewardScreen
 from drpo_graph.parts.screens import RewriteScreen, ScreenChoice, ScreenRequest
 from drpo_graph.records import mean
+from drpo_graph.retrieval import DEFAULT_EMBEDDINGS, CachedEmbeddings, make_embeddings
 from drpo_graph.search.validation import bootstrap_interval
 from tests.support.searches import fake_settings, run_search
 from tests.support.word_embeddings import WordEmbeddings
 from tests.support.world import World
 
 PLAIN = "off"
-SCREENS = ("words", "phrases", "truth")
+SCREENS = ("words", "phrases", "minilm", "truth")
+DEFAULT_SCREENS = ("words", "phrases", "truth")
 
 _NUM_RESAMPLES = 1000
 _FIRST_STEP, _STEP = 20, 5
@@ -148,7 +152,14 @@ def _make_screen(name: str, world: World) -> RewriteScreen | None:
         return None
     if name == "truth":
         return TruthScreen(world)
-    return RewardScreen(WordEmbeddings(1 if name == "words" else 3), name)
+    return RewardScreen(_make_embeddings(name), name)
+
+
+@lru_cache(maxsize=3)
+def _make_embeddings(name: str) -> Embeddings:
+    if name == "minilm":
+        return CachedEmbeddings(make_embeddings(DEFAULT_EMBEDDINGS), model=name)
+    return WordEmbeddings(1 if name == "words" else 3)
 
 
 @lru_cache(maxsize=2)
@@ -236,7 +247,7 @@ def _parse_args() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=16, help="how many worlds (default: 16)")
     parser.add_argument("--first-seed", type=int, default=0, help="seed of the first world (default: 0)")
     parser.add_argument("--budgets", type=int, nargs="+", default=[270, 540, 860], help="model calls of a search")
-    parser.add_argument("--screens", choices=SCREENS, nargs="+", default=SCREENS, help="what chooses (default: all)")
+    parser.add_argument("--screens", choices=SCREENS, nargs="+", default=DEFAULT_SCREENS, help="what chooses")
     parser.add_argument("--n-proposed", type=int, default=4, help="rewrites written for the two that are run")
     parser.add_argument("--jobs", type=int, default=1, help="processes (default: 1)")
     parser.add_argument("--output", type=Path, help="write every outcome to this JSON file")

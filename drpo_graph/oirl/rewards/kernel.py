@@ -114,9 +114,8 @@ def _usual_distance(vectors: NDArray[np.float32]) -> float:
 
 def _weigh(covariance: Doubles, outcomes: Doubles) -> tuple[float, Doubles]:
     """Return how unlikely outcomes are, their variance chosen to suit, and the weights that predict others."""
-    factor = np.linalg.cholesky(covariance)
-    white = np.linalg.solve(factor, outcomes)
-    weights = np.linalg.solve(factor.T, white)
+    weights = np.linalg.solve(covariance, outcomes)
+    diagonal = np.diag(np.linalg.cholesky(covariance))
     # Outcomes that are all alike have no variance.
-    variance = max(float(white @ white) / len(outcomes), 1e-12)
-    return 2 * float(np.log(np.diag(factor)).sum()) + len(outcomes) * float(np.log(variance)), weights
+    variance = max(float(outcomes @ weights) / len(outcomes), 1e-12)
+    return 2 * float(np.log(diagonal).sum()) + len(outcomes) * float(np.log(variance)), weights

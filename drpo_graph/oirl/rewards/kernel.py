@@ -114,7 +114,7 @@ def _usual_distance(vectors: NDArray[np.float32]) -> float:
 
 def _weigh(covariance: Doubles, outcomes: Doubles) -> tuple[float, Doubles]:
     """Return how unlikely outcomes are, their variance chosen to suit, and the weights that predict others."""
-    weights = np.linalg.solve(covariance, outcomes)
+    weights: Doubles = np.asarray(np.linalg.solve(covariance, outcomes), dtype=np.float64)
     diagonal = np.diag(np.linalg.cholesky(covariance))
     # Outcomes that are all alike have no variance.
     variance = max(float(outcomes @ weights) / len(outcomes), 1e-12)

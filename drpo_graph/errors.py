@@ -120,6 +120,12 @@ class RewardError(DRPOError):
     is_resumable = True
 
 
+class ScreenError(DRPOError):
+    """A screen of the user's made a choice among rewrites that cannot be followed; mended, the run can be resumed."""
+
+    is_resumable = True
+
+
 class TooManyFailuresError(DRPOError):
     """Most samples of a role have no usable reply: the run would go on without getting on.
 

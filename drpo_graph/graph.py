@@ -71,8 +71,8 @@ def build_graph(
         store: Where texts and finished calls are saved.
         parts: What replaces ours, by the names that :class:`~drpo_graph.search.assembly.Parts` has: ``models`` by
             role, in place of the settings' model strings, ``selector``, ``critic`` (or a reward function, or several
-            mixed with it), ``rewriter``, ``beam_policy``, ``example_retriever``, and ``responder``, an app in the base
-            model's place.
+            mixed with it), ``rewriter``, ``beam_policy``, ``example_retriever``, ``responder``, an app in the base
+            model's place, and ``screen``.
     """
     host = Host(settings or Settings(), take_parts(parts, "build_graph"), store=store, sinks=tuple(sinks))
     graph = StateGraph(

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, TypedDict
 
 from langgraph.runtime import Runtime
+from pydantic import JsonValue
 
 from drpo_graph.errors import ReplyError
 from drpo_graph.parts.protocols import RewriteRequest
@@ -13,6 +14,7 @@ from drpo_graph.records import ROOT_ID, CandidateRef, Origin, Query, Rollout
 from drpo_graph.search.announce import announce_candidate
 from drpo_graph.search.beam import hash_prompt, is_easy, refer_to
 from drpo_graph.search.reviews import find_decision, find_vetoed
+from drpo_graph.search.screening import screen_rewrites
 from drpo_graph.search.session import RunContext, RunSession, session_of
 from drpo_graph.search.state import ExpandState
 from drpo_graph.settings.settings import Settings
@@ -25,6 +27,14 @@ class _Child(NamedTuple):
     origin: Origin
     prompt: str
     author: str | None = None
+
+
+class _Plan(NamedTuple):
+    """The children that are to be made, in creation order."""
+
+    children: list[_Child]
+    screening: dict[str, JsonValue] | None = None
+    """Which of the rewrites they are, where more were written."""
 
 
 class RewriteUpdate(TypedDict):
@@ -44,17 +54,19 @@ async def rewrite_prompts(state: ExpandState, runtime: Runtime[RunContext]) -> R
     children = await _find_children(session, state)
     if children is None:
         prompt = await session.archive.prompt_of(parent["id"])
-        planned = await _plan_reviewed(state, runtime.context, session, prompt)
-        children = [_describe(state, place, one) for place, one in enumerate(planned)]
+        plan = await _plan_reviewed(state, runtime.context, session, prompt)
+        children = [_describe(state, place, one) for place, one in enumerate(plan.children)]
         await session.archive.put_candidates(children)
-        ids = [child["id"] for child in children]
-        await session.archive.put("expansions", f"{state['level']}.{state['beam_rank']}", {"children": list(ids)})
+        expansion: dict[str, JsonValue] = {"children": [child["id"] for child in children]}
+        if plan.screening is not None:
+            expansion["screening"] = plan.screening
+        await session.archive.put("expansions", f"{state['level']}.{state['beam_rank']}", expansion)
     for child in children:
         announce_candidate(session, child)
     return {"children": [_refer(child, parent, runtime.context.settings) for child in children]}
 
 
-async def _plan_reviewed(state: ExpandState, context: RunContext, session: RunSession, prompt: str) -> list[_Child]:
+async def _plan_reviewed(state: ExpandState, context: RunContext, session: RunSession, prompt: str) -> _Plan:
     """Return the children with a person's edit of the candidate, if there is one, as the last or the only one."""
     decision = await find_decision(session.archive, state["level"] - 1)
     parent_id = state["parent"]["id"]
@@ -63,25 +75,35 @@ async def _plan_reviewed(state: ExpandState, context: RunContext, session: RunSe
         return await _plan_children(state, context, session, prompt)
     edited = _Child("human", edit, decision.author)
     if parent_id in decision.veto:
-        return [edited]
-    return [*await _plan_children(state, context, session, prompt), edited]
+        return _Plan([edited])
+    plan = await _plan_children(state, context, session, prompt)
+    return plan._replace(children=[*plan.children, edited])
 
 
-async def _plan_children(state: ExpandState, context: RunContext, session: RunSession, prompt: str) -> list[_Child]:
-    """Return origin and prompt of each child, in creation order."""
+async def _plan_children(state: ExpandState, context: RunContext, session: RunSession, prompt: str) -> _Plan:
+    """Return origin and prompt of each child."""
     settings, parent = context.settings, state["parent"]
     rollouts = [await session.archive.rollout(parent["id"], query_id) for query_id in parent["query_ids"]]
     has_failed = any(rollout.failure is not None for rollout in rollouts)
     # On new queries its critique may come out; on the same ones it would fail again, so it is rewritten blind.
     awaits_critique = parent["reward"] is None and parent["query_ids"] != state["query_ids"]
     if awaits_critique or is_easy(parent, settings=settings, has_failed=has_failed):
-        return [_Child("kept", prompt)]
+        return _Plan([_Child("kept", prompt)])
     examples = [(await session.archive.query(one.query_id), one) for one in rollouts if one.critique is not None]
     # What a person has ruled out is not tried again.
     vetoed = await find_vetoed(session.archive)
     proposed = await _rewrite(state, context, session, prompt, examples)
-    children = [_Child("rewrite", one) for one in proposed if hash_prompt(one) not in vetoed]
-    return [*children, _Child("kept", prompt)] if settings.keep_parents or not children else children
+    screened = await screen_rewrites(
+        [one for one in proposed if hash_prompt(one) not in vetoed],
+        state,
+        screen=context.components.screen,
+        settings=settings,
+        archive=session.archive,
+    )
+    children = [_Child("rewrite", one) for one in screened.rewrites]
+    if settings.keep_parents or not children:
+        children.append(_Child("kept", prompt))
+    return _Plan(children, screened.record)
 
 
 async def _rewrite(
@@ -99,7 +121,7 @@ async def _rewrite(
         prompt=prompt,
         former_prompts=former,
         examples=examples,
-        num_rewrites=settings.n_actions,
+        num_rewrites=settings.num_proposed,
         # The published code sends 0 with every request.
         seed=0 if settings.is_compat else seed,
         rejected=await session.archive.rejected_rewrites(),

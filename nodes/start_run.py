@@ -8,6 +8,7 @@ from pydantic import JsonValue, ValidationError
 from drpo_graph.data.order import dataset_hash, order_queries
 from drpo_graph.errors import DatasetError
 from drpo_graph.parts.rewrite_guards import check_fillable
+from drpo_graph.parts.screens import check_screen
 from drpo_graph.records import ROOT_ID, Query, RejectedRewrite, digest_json
 from drpo_graph.search.announce import announce_candidate, announce_level, announce_run
 from drpo_graph.search.beam import hash_prompt, refer_to
@@ -23,6 +24,7 @@ from drpo_graph.storage.archive import StoredCandidate
 async def start_run(state: SearchState, runtime: Runtime[RunContext]) -> SearchState:
     """Return the state of a run that has evaluated nothing yet."""
     settings = runtime.context.settings
+    check_screen(settings, runtime.context.components.screen)
     if settings.approve:
         check_can_pause()
     given = read_queries(state.get("queries", []), label="query")

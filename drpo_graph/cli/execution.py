@@ -32,6 +32,7 @@ from drpo_graph.events.log import EVENTS_FILE, SEALED_EVENTS_FILE
 from drpo_graph.events.schema import Event, RunFinished, RunStopped
 from drpo_graph.icl import resume_icl
 from drpo_graph.oirl.collection import resume_collection
+from drpo_graph.oirl.screening import open_screen
 from drpo_graph.records import CollectionResult, ICLResult, Query, RunResult
 from drpo_graph.runs.files import ALGORITHM_FOLDER, PROMPT_FILE, RESULT_FILE
 from drpo_graph.runs.logs import LOG_FILE
@@ -41,6 +42,7 @@ from drpo_graph.runs.work import RunOptions, reason_of, run_folder
 from drpo_graph.safety.encryption import read_vault
 from drpo_graph.safety.redaction import redact
 from drpo_graph.safety.terminal import inert_block
+from drpo_graph.search.assembly import Parts
 from drpo_graph.settings.layers import build_settings, describe_changes, merge_settings
 from drpo_graph.settings.settings import Settings
 from drpo_graph.storage.places import find_storage
@@ -119,11 +121,21 @@ def build_frame(storage: Storage, output: Output, *, serving: Serving | None = N
     return Frame(options, output.display, served)
 
 
-def start(thread_id: str, begin: Begin, *, settings: Settings, frame: Frame) -> None:
-    """Start a run and show it."""
+def start(thread_id: str, begin: Begin, *, settings: Settings, frame: Frame, parts: Parts | None = None) -> None:
+    """Start a run and show it; ``parts`` are those that it begins with, and goes on with after a decision."""
     # What goes on with it after a decision: its reward functions are named again.
     changes = {"reward": settings.reward} if settings.reward else None
-    _carry_out(thread_id, begin, settings=settings, frame=frame, again=partial(resume, thread_id, changes=changes))
+    again = partial(resume, thread_id, changes=changes, parts=parts)
+    _carry_out(thread_id, begin, settings=settings, frame=frame, again=again)
+
+
+def make_parts(settings: Settings) -> Parts:
+    """Return the parts that a search of the command line has by its settings.
+
+    Raises:
+        UsageError: the embeddings that a screen works with cannot be used.
+    """
+    return Parts(screen=open_screen(settings))
 
 
 def check_is_new(storage: Storage, thread_id: str) -> None:
@@ -177,6 +189,7 @@ def go_on(run: ResumedRun, thread_id: str, *, frame: Frame) -> None:
             resume,
             thread_id,
             changes=run.changes,
+            parts=make_parts(settings),
             queries=run.training,
             accepts_changes=run.accepts_changes,
             retries_failed=run.retries_failed,

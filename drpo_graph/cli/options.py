@@ -91,6 +91,9 @@ class Search(SettingGroup, panel="Search"):
     max_depth_increase: int | None = option(None, "N", help="Levels that easy levels may add.")
     beam_size: int | None = option(None, "N", help="Candidates kept per level.")
     n_actions: int | None = option(None, "N", help="Rewrites per candidate.")
+    n_proposed: int | None = option(
+        None, "N", help="Rewrites written per candidate: a reward model drops the worst before they are run."
+    )
     optimizer_temperature: float | None = option(None, "X", help="The optimizer's.", flag="--temperature")
     queries_per_level: int | None = option(None, "N", help="Queries per level.")
     query_policy: QueryPolicy | None = option(

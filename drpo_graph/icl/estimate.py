@@ -23,7 +23,7 @@ def estimate_icl(
     In the worst case every reply is asked for as often as one can be, and is as long as its limit.
     """
     # The optimizer is asked for as many samples as a round has rewrites.
-    shaped = settings.model_copy(update={"n_actions": num_samples})
+    shaped = settings.model_copy(update={"n_actions": num_samples, "n_proposed": None})
     data = Dataset(tuple(Query(id=str(n), text=one.query) for n, one in enumerate(examples)))
     per_call: dict[Role, Measure] = {
         role: measure_call(role, shaped, prompts, data, is_worst=is_worst) for role in ROLES

@@ -2,6 +2,7 @@
 
 from drpo_graph.oirl.demonstrations import Demonstration, Demonstrations
 from drpo_graph.oirl.router import PromptRouter
+from drpo_graph.oirl.screening import RewardScreen, open_screen
 from drpo_graph.oirl.tables import load_demonstrations, save_demonstrations
 from drpo_graph.oirl.training import TrainingSettings, train_router
 
@@ -9,8 +10,10 @@ __all__ = [
     "Demonstration",
     "Demonstrations",
     "PromptRouter",
+    "RewardScreen",
     "TrainingSettings",
     "load_demonstrations",
+    "open_screen",
     "save_demonstrations",
     "train_router",
 ]

@@ -11,6 +11,7 @@ from typing import Protocol
 from drpo_graph.calls.roles import Models
 from drpo_graph.parts.responders import PromptResponder
 from drpo_graph.parts.rewrite_guards import NO_GUARD, RewriteGuard
+from drpo_graph.parts.screens import RewriteScreen
 from drpo_graph.records import (
     CandidateRef,
     Critique,
@@ -113,5 +114,7 @@ class Components:
     """Finds the ICL examples that responses are sampled with; none are shown without."""
     responder: PromptResponder | None = None
     """An app in the base model's place."""
+    screen: RewriteScreen | None = None
+    """Chooses among rewrites where more are written than are run."""
     data_digest: str = ""
     """Tells apart what the parts work from and the settings only name: a metrics cache, examples, rewards, an app."""

@@ -10,6 +10,7 @@ from drpo_graph.calls.ledger import mark_inherited
 from drpo_graph.errors import StateFormatError, UsageError
 from drpo_graph.graph import SearchGraph, build_graph
 from drpo_graph.parts.rewards import check_named_again
+from drpo_graph.parts.screens import check_screen
 from drpo_graph.records import RunResult
 from drpo_graph.runs.runner import resume
 from drpo_graph.runs.work import RunOptions, check_is_new, make_record
@@ -91,6 +92,7 @@ async def create_fork(
         check_named_again(former.settings, changes)
         settings = change_settings(former.settings, changes)
         context = assemble(settings, parts)
+        check_screen(settings, context.components.screen)
         graph = build_graph(settings, checkpointer=checkpoint.saver)
         state = await find_level(graph, thread_id, level)
         record = make_record(new_id, settings, options, warm_start=former.warm_start)

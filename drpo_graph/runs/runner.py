@@ -11,6 +11,7 @@ from drpo_graph.errors import BudgetSpentError, DatasetError, FingerprintMismatc
 from drpo_graph.events.schema import RunFinished
 from drpo_graph.graph import SearchGraph, build_graph
 from drpo_graph.parts.rewrite_guards import check_fillable
+from drpo_graph.parts.screens import check_screen
 from drpo_graph.records import Query, RunResult, WarmStart
 from drpo_graph.runs.files import export_result
 from drpo_graph.runs.partial_results import tell_standing
@@ -70,6 +71,7 @@ async def optimize(
     check_fillable(settings, settings.initial_prompt, filled)
     # Models and templates are checked before anything is created: a typo leaves nothing behind.
     context = assemble(settings, parts)
+    check_screen(settings, context.components.screen)
     async with find_storage(options.checkpoint).open_run(thread_id) as checkpoint:
         await check_is_new(checkpoint, thread_id)
         record = make_record(thread_id, settings, options, warm_start=warm_start.source if warm_start else None)
@@ -115,6 +117,7 @@ async def resume(
                 ("data",),
             )
         context = assemble(run.settings, parts, accepts_changes=accepts_changes)
+        check_screen(run.settings, context.components.screen)
         work = _Search(run.record, context, checkpoint, run.options, given, retries_failed=retries_failed)
         return await work.carry_out()
 

@@ -32,6 +32,7 @@ from drpo_graph.parts.protocols import (
 )
 from drpo_graph.parts.responders import PromptResponder
 from drpo_graph.parts.rewards import CriticPart, MixedCritic, MixedReward, choose_critic, replaces_critic
+from drpo_graph.parts.screens import RewriteScreen
 from drpo_graph.prompts.library import PromptLibrary, load_prompts
 from drpo_graph.records import Role
 from drpo_graph.retrieval.examples import digest_examples
@@ -54,6 +55,8 @@ class Parts:
     example_retriever: ExampleRetriever | None = None
     responder: PromptResponder | None = None
     """An app in the base model's place."""
+    screen: RewriteScreen | None = None
+    """Chooses among rewrites; in use where the settings' ``n_proposed`` is more than ``n_actions``."""
 
 
 class GivenParts(TypedDict, total=False):
@@ -66,6 +69,7 @@ class GivenParts(TypedDict, total=False):
     beam_policy: BeamPolicy | None
     example_retriever: ExampleRetriever | None
     responder: PromptResponder | None
+    screen: RewriteScreen | None
 
 
 def take_parts(given: GivenParts, function: str) -> Parts:
@@ -101,7 +105,9 @@ def build_components(settings: Settings, prompts: PromptLibrary, parts: Parts) -
     if example_retriever is None and (found := open_retriever(settings)) is not None:
         example_retriever = found
         data_digest += digest_examples(found.examples)
-    for part in (critic, parts.responder):
+    # Where there is nothing to choose from it does nothing, and the run is the same without it.
+    screen = parts.screen if settings.is_screened else None
+    for part in (critic, parts.responder, screen):
         if isinstance(identity := getattr(part, "identity", None), str):
             data_digest = hashlib.sha256(f"{data_digest}\0{name_of(part)}\0{identity}".encode()).hexdigest()
     return Components(
@@ -111,6 +117,7 @@ def build_components(settings: Settings, prompts: PromptLibrary, parts: Parts) -
         beam_policy=parts.beam_policy or prune_beam,
         example_retriever=example_retriever,
         responder=parts.responder,
+        screen=screen,
         data_digest=data_digest,
     )
 
@@ -163,8 +170,8 @@ def build_context(
 ) -> RunContext:
     """Return the live objects of a run: :func:`assemble` with parts by their names.
 
-    These are ``models``, ``selector``, ``critic``, ``rewriter``, ``beam_policy``, ``example_retriever`` and
-    ``responder``, as in :class:`Parts`.
+    These are ``models``, ``selector``, ``critic``, ``rewriter``, ``beam_policy``, ``example_retriever``,
+    ``responder`` and ``screen``, as in :class:`Parts`.
     """
     return assemble(
         settings,

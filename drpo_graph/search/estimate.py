@@ -150,7 +150,7 @@ def measure_call(role: Role, settings: Settings, prompts: PromptLibrary, data: D
     max_tokens = settings.role(role).max_tokens
     reply = max_tokens if is_worst else min(REPLY_TOKENS[role], max_tokens)
     # In the worst case each sample is a call.
-    samples = settings.n_actions if role == "optimizer" and not is_worst else 1
+    samples = settings.num_proposed if role == "optimizer" and not is_worst else 1
     prompt = _measure_prompt(role, settings, prompts, data, is_worst=is_worst)
     return Measure(1.0, prompt, reply * samples)
 
@@ -251,7 +251,7 @@ def add_up(
 
 def _time_of(work: Workload, per_call: Mapping[Role, Measure], settings: Settings, *, is_worst: bool) -> float:
     """Return a level's seconds: its longest chain of calls, or as long as its calls take at the limits."""
-    samples = {role: settings.n_actions if role == "optimizer" and not is_worst else 1 for role in ROLES}
+    samples = {role: settings.num_proposed if role == "optimizer" and not is_worst else 1 for role in ROLES}
     # The samples of one request are written at the same time.
     asked = [role for role in ROLES if per_call[role].calls]
     each = dict.fromkeys(ROLES, 0.0) | {

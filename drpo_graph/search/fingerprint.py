@@ -22,6 +22,8 @@ def make_fingerprints(
     if components.example_retriever is not None:
         # Only where there is one: a run that was started before there were any is the same.
         names += [_identify(components.example_retriever), f"k={settings.k}"]
+    if components.screen is not None:
+        names.append(_identify(components.screen))
     fields = settings.fingerprint_fields()
     for role, model in models.items():
         role_fields = fields[role]

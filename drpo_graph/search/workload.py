@@ -18,7 +18,7 @@ class Workload(NamedTuple):
     selections: int = 0
     """Queries whose metrics are selected."""
     rewrites: int = 0
-    """Candidates to rewrite, each by one request with ``n_actions`` samples."""
+    """Candidates to rewrite, each by one request with ``num_proposed`` samples."""
     rollouts: int = 0
 
 
@@ -88,5 +88,5 @@ def count_calls(work: Workload, settings: Settings, *, is_worst: bool) -> dict[R
         "metrics": work.selections * (asked + repaired) * settings.has_judge,
         "critic": work.rollouts * (asked + repaired) * settings.has_judge,
         # A server that ignores n is asked once per sample.
-        "optimizer": work.rewrites * (settings.n_actions if is_worst else 1) * (asked + repaired),
+        "optimizer": work.rewrites * (settings.num_proposed if is_worst else 1) * (asked + repaired),
     }

@@ -8,7 +8,7 @@ from pydantic import Field, JsonValue, field_validator, model_validator
 
 from drpo_graph.records import Record, Role
 from drpo_graph.safety.redaction import find_secret_field, redact
-from drpo_graph.settings.fingerprint import Operational, fingerprint_fields
+from drpo_graph.settings.fingerprint import LeftOutAtDefault, Operational, fingerprint_fields
 from drpo_graph.settings.limits import Limits
 from drpo_graph.settings.prompt_rules import PromptRules
 from drpo_graph.settings.retrieval import RetrievalSettings, VariableName
@@ -26,6 +26,7 @@ COMPAT_DRPO: Mapping[str, JsonValue] = {
     "reward_aggregate": "auto",
     "soft_scores": False,
     "placeholders": "none",
+    "n_proposed": None,
 }
 """What ``compat="drpo"`` fixes; a different explicit value is an error."""
 
@@ -111,7 +112,10 @@ class Settings(RetrievalSettings, PromptRules):
     """How many levels easy levels may add in all."""
     beam_size: int = Field(2, ge=1)
     n_actions: int = Field(2, ge=1)
-    """Rewrites per candidate and level."""
+    """Rewrites per candidate and level that are run."""
+    n_proposed: LeftOutAtDefault[int | None] = Field(None, ge=1)
+    """Rewrites per candidate and level that are written, of which a screen drops all but ``n_actions`` before they are
+    run; as many as are run when absent."""
     queries_per_level: int = Field(2, ge=1)
     query_policy: QueryPolicy = "pool"
     """``stream`` takes new queries each level; ``pool`` uses ``pool_size`` queries again and again."""
@@ -213,6 +217,22 @@ class Settings(RetrievalSettings, PromptRules):
         if self.pool_size is not None and self.pool_size < self.queries_per_level:
             raise ValueError(f"pool_size={self.pool_size} is less than queries_per_level={self.queries_per_level}")
         return self
+
+    @model_validator(mode="after")
+    def _check_proposed(self) -> "Settings":
+        if self.n_proposed is not None and self.n_proposed < self.n_actions:
+            raise ValueError(f"n_proposed={self.n_proposed} is less than n_actions={self.n_actions}, which are run")
+        return self
+
+    @property
+    def num_proposed(self) -> int:
+        """How many rewrites the optimizer is asked for at once."""
+        return self.n_proposed or self.n_actions
+
+    @property
+    def is_screened(self) -> bool:
+        """Whether more rewrites are written than are run."""
+        return self.num_proposed > self.n_actions
 
     @property
     def is_compat(self) -> bool:

@@ -13,6 +13,7 @@ ALL_DECIDE = Settings(
     reward=("rewards:is_json",),
     reward_weight=0.5,
     ret_icl=True,
+    n_proposed=4,
 )
 """Every setting that can be in a fingerprint is in this one's."""
 

@@ -73,11 +73,12 @@ async def run_search(
     store: BaseStore | None = None,
     sinks: tuple[EventSink, ...] = (),
     transport: OracleTransport | None = None,
+    **parts: Any,
 ) -> SearchRun:
     """Return a whole search through the graph."""
     store = store or InMemoryStore()
     transport = transport or OracleTransport(Oracle(world))
-    context = oracle_context(settings, transport, store=store, sinks=sinks)
+    context = oracle_context(settings, transport, store=store, sinks=sinks, **parts)
     graph = build_graph(settings, checkpointer=checkpointer)
     output = await graph.ainvoke(
         {"queries": list(queries), "validation_queries": list(validation)},

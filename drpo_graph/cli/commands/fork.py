@@ -58,5 +58,6 @@ def fork_command(
     check_budget(settings, budget.find_priced())
     if new_id is not None:
         execution.check_is_new(storage, name)
-    begin = partial(fork, parent_id, level=level, new_id=name, changes=changes)
-    execution.start(name, begin, settings=settings, frame=frame)
+    parts = execution.make_parts(settings)
+    begin = partial(fork, parent_id, level=level, new_id=name, changes=changes, parts=parts)
+    execution.start(name, begin, settings=settings, frame=frame, parts=parts)

@@ -73,8 +73,11 @@ def optimize_command(
     if frame.serving is not None and thread_id is not None:
         # The run would find out itself, but only after the server's start.
         execution.check_is_new(storage, name)
-    begin = partial(optimize, training, settings=settings, validation=held_out, warm_start=begun, thread_id=name)
-    execution.start(name, begin, settings=settings, frame=frame)
+    parts = execution.make_parts(settings)
+    begin = partial(
+        optimize, training, settings=settings, validation=held_out, warm_start=begun, thread_id=name, parts=parts
+    )
+    execution.start(name, begin, settings=settings, frame=frame, parts=parts)
 
 
 @takes_options

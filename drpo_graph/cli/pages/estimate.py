@@ -37,8 +37,9 @@ def print_estimate(
     worst = estimate_run(settings, prompts, data, is_worst=True)
     told = (
         f"levels {settings.num_levels}, at most {settings.num_levels + settings.max_depth_increase}; "
-        f"beam {settings.beam_size} x {settings.n_actions}; training queries {len(data.training)}, "
-        f"{settings.queries_per_level} per level; validation queries {len(data.validation)}",
+        f"beam {settings.beam_size} x {settings.n_actions}{_tell_proposed(settings)}; "
+        f"training queries {len(data.training)}, {settings.queries_per_level} per level; "
+        f"validation queries {len(data.validation)}",
         "The calls at most are a bound: easy levels add all that they may, levels that can be are run again, and every "
         "reply is asked for again and repaired. Failed requests are not counted.",
     )
@@ -56,6 +57,10 @@ def print_estimates(
         write_lines(sys.stdout, json.dumps({"expected": _as_json(expected), "at_most": _as_json(worst)}))
     elif display != "none":
         _print_page(settings, expected, worst, told)
+
+
+def _tell_proposed(settings: Settings) -> str:
+    return f" of {settings.num_proposed} rewrites written" if settings.is_screened else ""
 
 
 def _cached_texts(settings: Settings) -> frozenset[str]:

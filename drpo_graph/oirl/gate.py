@@ -89,11 +89,15 @@ def learn_gate(rewards: Floats, outcomes: Floats, *, prices: Floats) -> Gate:
 
 def find_best_single(outcomes: Floats, *, prices: Floats) -> int:
     """Return the prompt with the best mean outcome, price taken off; one tried little is shrunk to the mean."""
-    tried = ~np.isnan(outcomes)
-    counts = tried.sum(axis=0)
-    overall = float(np.nanmean(outcomes))
-    means = (np.nansum(outcomes, axis=0) + overall) / (counts + 1)
-    return int(np.argmax(np.where(counts > 0, means - prices, -np.inf)))
+    is_tried = (~np.isnan(outcomes)).any(axis=0)
+    return int(np.argmax(np.where(is_tried, shrink_means(outcomes) - prices, -np.inf)))
+
+
+def shrink_means(outcomes: Floats) -> NDArray[np.float64]:
+    """Return each prompt's mean outcome, shrunk to the mean of all as if by one more query."""
+    counts = (~np.isnan(outcomes)).sum(axis=0)
+    means: NDArray[np.float64] = (np.nansum(outcomes, axis=0) + float(np.nanmean(outcomes))) / (counts + 1)
+    return means
 
 
 def choose(values: Floats, *, best: int, threshold: float) -> NDArray[np.intp]:

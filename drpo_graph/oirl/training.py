@@ -5,7 +5,6 @@ from typing import Final
 
 import numpy as np
 from langchain_core.embeddings import Embeddings
-from numpy.typing import NDArray
 from pydantic import Field
 
 from drpo_graph.errors import DemonstrationsError
@@ -13,7 +12,7 @@ from drpo_graph.oirl.checks import choose_model
 from drpo_graph.oirl.demonstrations import Demonstrations
 from drpo_graph.oirl.ensemble import NUM_FOLDS, CrossFit, cross_fit
 from drpo_graph.oirl.features import EmbeddedTexts, FeatureSpace, FeatureTable, Floats, embed_probe, embed_texts
-from drpo_graph.oirl.gate import THRESHOLDS, learn_gate
+from drpo_graph.oirl.gate import THRESHOLDS, learn_gate, shrink_means
 from drpo_graph.oirl.portfolio import choose_portfolio
 from drpo_graph.oirl.rewards.base import Trials
 from drpo_graph.oirl.rewards.catalogue import DEFAULT_REWARD_MODEL
@@ -160,8 +159,7 @@ def describe_prompts(table: Demonstrations) -> tuple[KnownPrompt, ...]:
     size = len(table.prompts)
     counts = np.bincount(table.prompt_ids, minlength=size)
     # The mean over queries, as the gate has it: a query that was tried often counts once.
-    grid = table.grid().mean
-    means = _mean_by_prompt(grid)
+    means = shrink_means(table.grid().mean)
     counted = ~np.isnan(table.tokens)
     num_counted = np.bincount(table.prompt_ids[counted], minlength=size)
     tokens = np.bincount(table.prompt_ids[counted], weights=table.tokens[counted], minlength=size)
@@ -175,10 +173,3 @@ def describe_prompts(table: Demonstrations) -> tuple[KnownPrompt, ...]:
         )
         for number, text in enumerate(table.prompts)
     )
-
-
-def _mean_by_prompt(grid: Floats) -> NDArray[np.float64]:
-    """Return shrunk means, as :func:`~drpo_graph.oirl.gate.find_best_single` ranks by."""
-    counts = (~np.isnan(grid)).sum(axis=0)
-    means: NDArray[np.float64] = (np.nansum(grid, axis=0) + float(np.nanmean(grid))) / (counts + 1)
-    return means

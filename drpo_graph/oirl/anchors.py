@@ -1,12 +1,14 @@
 """Anchor outcomes: a few labelled trials of a prompt that was never learned from, and what they say of it.
 
 The reward model says how hard each anchor query is; the outcomes say how much better or worse the prompt does than its
-text lets one expect. That is one number per prompt, a shift of its logits, shrunk by how much tried prompts differ.
+text lets one expect. That is one number per prompt, a shift of its logits, shrunk by how much the prompts are found to
+differ from what is expected of them.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,43 +16,62 @@ from numpy.typing import NDArray
 from drpo_graph.errors import DemonstrationsError
 from drpo_graph.oirl.demonstrations import Demonstrations
 from drpo_graph.oirl.features import EmbeddedTexts, FeatureTable, Floats, embed_texts
-from drpo_graph.oirl.rewards.logits import to_logits, to_probabilities
+from drpo_graph.oirl.rewards.logits import to_probabilities
 from drpo_graph.oirl.router import PromptRouter
 from drpo_graph.oirl.router_parts import KnownPrompt, RouterParts
 from drpo_graph.safety.texts import shorten
 
-_LEAST_SPREAD: Final = 0.3
-_MOST_SPREAD: Final = 2.0
-_USUAL_SPREAD: Final = 1.0
+_USUAL_SPREAD: Final = 0.2
+"""How much prompts differ from what their texts let one expect: a standard deviation on the logit scale."""
+_USUAL_WEIGHT: Final = 2
+"""That is believed as much as so many prompts with anchors."""
 _STEPS: Final = 50
-_ENOUGH: Final = 1e-6
+_ROUNDS: Final = 100
+_ENOUGH: Final = 1e-4
 
 
-def fit_shift(logits: Floats, outcomes: Floats, *, spread: float) -> float:
-    """Return what is to be added to a prompt's logits, the likeliest given its anchor outcomes.
+class Anchored(NamedTuple):
+    """What was expected of a prompt on its anchor queries, and what happened."""
 
-    Args:
-        logits: What was expected of the prompt on each anchor query.
-        outcomes: What happened, from 0 to 1.
-        spread: How much prompts differ from what is expected of them: a standard deviation on the logit scale.
+    logits: Floats
+    outcomes: Floats
+    """From 0 to 1."""
+
+
+def fit_shifts(prompts: Sequence[Anchored]) -> list[float]:
+    """Return what is to be added to each prompt's logits, the likeliest given the anchor outcomes.
+
+    Each is shrunk to the mean of all, the more the less they are found to differ: where texts tell what prompts are
+    worth, a few dozen outcomes say less than the texts do, and must not drown them (empirical Bayes: the spread is
+    found by expectation maximisation, with Laplace's approximation).
     """
-    x, y = logits.astype(np.float64), outcomes.astype(np.float64)
-    shift = 0.0
+    mean, spread = 0.0, _USUAL_SPREAD
+    shifts: list[float] = []
+    for _ in range(_ROUNDS):
+        fits = [_fit_shift(one, mean=mean, spread=spread) for one in prompts]
+        shifts = [shift for shift, _ in fits]
+        # As if by one more prompt, of which the text told all.
+        mean = sum(shifts) / (len(shifts) + 1)
+        squares = sum((shift - mean) ** 2 + variance for shift, variance in fits)
+        former = spread
+        spread = math.sqrt((squares + _USUAL_WEIGHT * _USUAL_SPREAD**2) / (len(fits) + _USUAL_WEIGHT))
+        if abs(spread - former) < _ENOUGH:
+            break
+    return shifts
+
+
+def _fit_shift(prompt: Anchored, *, mean: float, spread: float) -> tuple[float, float]:
+    """Return the likeliest shift and its variance."""
+    x, y = prompt.logits.astype(np.float64), prompt.outcomes.astype(np.float64)
+    shift, curvature = mean, 1 / spread**2
     for _ in range(_STEPS):
         p = to_probabilities(x + shift).astype(np.float64)
-        gradient = float((p - y).sum()) + shift / spread**2
-        step = gradient / (float((p * (1 - p)).sum()) + 1 / spread**2)
+        curvature = float((p * (1 - p)).sum()) + 1 / spread**2
+        step = (float((p - y).sum()) + (shift - mean) / spread**2) / curvature
         shift -= float(np.clip(step, -1, 1))
         if abs(step) < _ENOUGH:
             break
-    return shift
-
-
-def measure_spread(means: Sequence[float]) -> float:
-    """Return how much tried prompts differ: the standard deviation of their mean outcomes, on the logit scale."""
-    if len(means) < 2:
-        return _USUAL_SPREAD
-    return float(np.clip(to_logits(np.asarray(means)).std(ddof=1), _LEAST_SPREAD, _MOST_SPREAD))
+    return shift, 1 / curvature
 
 
 async def offer_prompts(
@@ -103,25 +124,23 @@ def _correct(
 ) -> list[KnownPrompt]:
     prompts = parts.space.of_prompts(EmbeddedTexts(tuple(one.text for one in offered), vectors))
     expected = parts.ensemble.predict(FeatureTable(parts.space.of_queries(queries), prompts)).mean(axis=0)
-    spread = measure_spread([one.mean_outcome for one in parts.prompts if one.mean_outcome is not None])
     number_by_text = {text: number for number, text in enumerate(anchors.prompts)}
-    corrected = []
+    corrected, places, found = list(offered), [], []
     for place, one in enumerate(offered):
         rows: NDArray[np.intp] = np.flatnonzero(anchors.prompt_ids == number_by_text.get(one.text, -1))
         if one.is_tried or not len(rows):
-            corrected.append(one)
             continue
-        shift = fit_shift(expected[anchors.query_ids[rows], place], anchors.outcomes[rows], spread=spread)
+        places.append(place)
+        found.append(Anchored(expected[anchors.query_ids[rows], place], anchors.outcomes[rows]))
         tokens = anchors.tokens[rows]
         counted = tokens[~np.isnan(tokens)]
-        corrected.append(
-            one.model_copy(
-                update={
-                    "shift": shift,
-                    "has_anchors": True,
-                    "num_trials": len(rows),
-                    "tokens": float(counted.mean()) if len(counted) else None,
-                }
-            )
+        corrected[place] = one.model_copy(
+            update={
+                "has_anchors": True,
+                "num_trials": len(rows),
+                "tokens": float(counted.mean()) if len(counted) else None,
+            }
         )
+    for place, shift in zip(places, fit_shifts(found), strict=True):
+        corrected[place] = corrected[place].model_copy(update={"shift": shift})
     return corrected

@@ -234,17 +234,49 @@ def test_killed_run_is_resumed_and_repeats_no_finished_call(
     assert keys.total() - len(keys) <= 4 * len(kills)
 
 
+FACTS = {"France": "Paris", "Italy": "Rome", "Japan": "Tokyo", "Egypt": "Cairo", "Spain": "Madrid", "Greece": "Athens"}
+JUDGE = """
+async def judge(query, response, reference):
+    return float(reference in response)
+"""
+
+
 @pytest.mark.local
-@pytest.mark.timeout(900)
-def test_embedded_model_is_collected_from_killed_and_resumed(drpo: Drpo, folder: Path) -> None:
-    start = ("oirl", "collect", "--model", "local:smollm2", "--num-queries", "2", "--max-reply-tokens", "64")
-    process = spawn_drpo(*start, "--thread-id", "t", "--display", "none", folder=folder, environment={})
+@pytest.mark.retrieval
+@pytest.mark.timeout(1800)
+def test_embedded_models_are_collected_from_killed_resumed_learned_from_evaluated_and_routed(
+    drpo: Drpo, folder: Path
+) -> None:
+    pytest.importorskip("matplotlib", reason="needs the extra oirl")
+    facts = [{"query": f"What is the capital of {land}?", "answer": town} for land, town in FACTS.items()]
+    # Nothing so small works these out: there are outcomes of both kinds.
+    sums = [{"query": f"What is {a} times {a + 17}?", "answer": str(a * (a + 17))} for a in range(7391, 7397)]
+    (folder / "asked.jsonl").write_text("\n".join(map(json.dumps, facts + sums)))
+    (folder / "judges.py").write_text(JUDGE)
+    write_prompts(folder / "prompts.jsonl")
+    start = ("oirl", "collect", "asked.jsonl", "--prompts", "prompts.jsonl", "--model", "local:smollm2")
+    judged = ("--checker", "judges:judge", "--display", "none")
+    limits = ("--max-reply-tokens", "24", "--test-share", "0.25", "--output", "rows.parquet", "--thread-id", "t")
+    process = spawn_drpo(*start, *judged, *limits, folder=folder, environment={})
     events = folder / "drpo_runs/t/events.jsonl"
     wait_for(lambda: events.is_file() and events.read_text().count('"trial_finished"') >= 3, timeout_s=400)
     process.kill()
     finish(process)
-    assert drpo("resume", "t", "--display", "none").code == 0
-    rows = list(load_demonstrations(ROWS))
-    assert len(rows) == 12
+    assert drpo("resume", "t", *judged).code == 0
+    rows = list(load_demonstrations(folder / "rows.parquet"))
+    assert len(rows) == len(PROMPTS) * 12
     assert {row.model for row in rows} == {"local:smollm2"}
+    assert {row.outcome for row in rows} == {0.0, 1.0}
     assert all(row.tokens for row in rows)
+
+    learning = ("--reward-model", "neighbours", "--embeddings-cache", "embeddings.sqlite")
+    trained = drpo("oirl", "train", "rows.parquet", "--output", "router.npz", *learning)
+    assert trained.code == 0, trained.err
+    evaluated = drpo("oirl", "evaluate", "rows.parquet", "--output", "tables", "--rounds", "2", *learning)
+    assert evaluated.code == 0, evaluated.err
+    assert "| router (neighbours) | training |" in (folder / "tables/report.md").read_text()
+    chosen = drpo("oirl", "select", "What is the capital of Norway?", "--router", "router.npz")
+    assert chosen.out.strip() in {one.prompt for one in PROMPTS}
+    answered = drpo("generate", "What is the capital of France?", "--router", "router.npz", "--model", "local:smollm2")
+    assert answered.code == 0, answered.err
+    assert answered.out.strip()

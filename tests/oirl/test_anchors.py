@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from drpo_graph.errors import DemonstrationsError
-from drpo_graph.oirl.anchors import fit_shift, measure_spread, offer_prompts
+from drpo_graph.oirl.anchors import Anchored, fit_shifts, offer_prompts
 from drpo_graph.oirl.demonstrations import Demonstration, Demonstrations
 from drpo_graph.oirl.router import PromptRouter
 from drpo_graph.oirl.training import TrainingSettings, train_router
@@ -23,23 +23,37 @@ def label(prompt: str, outcome: float, num: int = 40) -> list[Demonstration]:
     return [Demonstration(f"Sum {900 + number} with 1 steps.", prompt, outcome, tokens=30.0) for number in range(num)]
 
 
+def half_expected(share: float, num: int) -> Anchored:
+    """A prompt that is expected to be right in half of all cases, and is in this share of them."""
+    return Anchored(np.zeros(num, dtype=np.float32), (np.arange(num) < share * num).astype(np.float32))
+
+
 def test_a_shift_follows_the_outcomes_and_is_shrunk_where_they_are_few() -> None:
-    expected = np.zeros(400, dtype=np.float32)
-    outcomes = (np.arange(400) % 10 < 8).astype(np.float32)
-    many, few = fit_shift(expected, outcomes, spread=1.0), fit_shift(expected[:10], outcomes[:10], spread=1.0)
+    [many, other], [few, _] = (fit_shifts([half_expected(0.8, num), half_expected(0.2, num)]) for num in (400, 10))
     assert many == pytest.approx(np.log(0.8 / 0.2), abs=0.1)
+    assert other == pytest.approx(-many, abs=0.01)
     assert 0 < few < many
-    assert fit_shift(expected, np.full(400, 0.5, dtype=np.float32), spread=1.0) == pytest.approx(0.0, abs=1e-6)
+    assert fit_shifts([half_expected(0.5, 400)]) == pytest.approx([0.0], abs=1e-3)
+    assert fit_shifts([]) == []
 
 
 def test_a_shift_is_finite_where_all_outcomes_are_alike() -> None:
-    assert 0 < fit_shift(np.zeros(30, dtype=np.float32), np.ones(30, dtype=np.float32), spread=1.0) < 6
+    assert 0 < fit_shifts([half_expected(1.0, 30)])[0] < 6
 
 
-def test_the_spread_is_that_of_tried_prompts_within_bounds() -> None:
-    assert measure_spread([0.5]) == 1.0
-    assert measure_spread([0.5, 0.5]) == pytest.approx(0.3)
-    assert measure_spread([0.0, 1.0]) == 2.0
+def test_prompts_that_do_as_their_texts_promise_are_hardly_shifted_by_chance() -> None:
+    draw = np.random.default_rng(5)
+    logits = draw.normal(size=(10, 32)).astype(np.float32)
+    outcomes = (draw.random(logits.shape) < 1 / (1 + np.exp(-logits))).astype(np.float32)
+    by_chance = np.std(outcomes.mean(axis=1)) * 4  # On the logit scale, about.
+    assert np.std(fit_shifts([Anchored(*one) for one in zip(logits, outcomes, strict=True)])) < by_chance / 3
+
+
+def test_prompts_of_which_the_texts_tell_nothing_are_ranked_by_their_anchors() -> None:
+    levels = np.linspace(0.1, 0.9, 9)
+    shifts = fit_shifts([half_expected(level, 40) for level in levels])
+    assert shifts == sorted(shifts)
+    assert shifts[-1] - shifts[0] > 3
 
 
 async def test_among_unseen_prompts_the_best_is_found_by_anchors(router: PromptRouter) -> None:

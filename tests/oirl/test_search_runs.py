@@ -1,5 +1,6 @@
 """Searches as demonstrations."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from drpo_graph.records import ICLExample
 from drpo_graph.storage.archive import Archive
 from drpo_graph.storage.places import find_storage
 from tests.support.command import MODEL, SMALL, Drpo, assert_one_line, enter, serve_world
+from tests.support.embeddings import serve_embeddings_beside
 from tests.support.fake_server import FakeServer
 
 
@@ -45,6 +47,22 @@ def test_every_critique_of_searches_becomes_a_row(drpo: Drpo, folder: Path) -> N
     assert len({row.outcome for row in rows}) > 2
     assert "You are a helpful assistant." in table.prompts
     assert {name.partition("/")[0] for name in table.prompt_names} == {"t", "u"}
+
+
+def test_portfolio_of_a_searchs_candidates_is_learned_and_says_whether_it_pays(drpo: Drpo, folder: Path) -> None:
+    pytest.importorskip("sklearn", reason="needs the extra oirl")
+    larger = (*SMALL[:2], "--depth", "4", "--n-actions", "3", "--beam-size", "2", "--queries-per-level", "6")
+    assert drpo("optimize", *larger, "--thread-id", "t", "--display", "none").code == 0
+    assert drpo("oirl", "from-run", "t", "--output", "rows.parquet").code == 0
+    with serve_embeddings_beside() as embedder:
+        place = ("--embeddings-base-url", embedder.base_url)
+        learning = ("--reward-model", "neighbours", "--portfolio", "3", "--embeddings", "openai:world", *place)
+        trained = drpo("oirl", "train", "rows.parquet", "--output", "router.npz", *learning)
+        assert trained.code == 0, trained.err
+        (told,) = [line for line in trained.out.splitlines() if line.startswith("portfolio: ")]
+        assert re.search(r"beat the best of them|no gain over the best|too few outcomes|no second prompt", told)
+        chosen = drpo("oirl", "select", "Why is the sea salty?", "--router", "router.npz", *place)
+    assert chosen.out.rstrip("\n") in load_demonstrations(folder / "rows.parquet").prompts
 
 
 async def test_unscored_and_repeated_responses_are_left_out_and_counted(folder: Path) -> None:

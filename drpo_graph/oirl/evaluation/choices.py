@@ -1,23 +1,27 @@
 """The ways of choosing a prompt that are compared, each as a function of what a round knows."""
 
+import math
 import time
 from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from drpo_graph.oirl.anchors import fit_shift, measure_spread
+from drpo_graph.oirl.anchors import Anchored, fit_shifts
 from drpo_graph.oirl.ensemble import cross_fit
 from drpo_graph.oirl.evaluation.rounds import Round, Setting
 from drpo_graph.oirl.features import EmbeddedTexts, FeatureSpace, FeatureTable, Floats
 from drpo_graph.oirl.gate import choose, find_best_single, learn_gate
-from drpo_graph.oirl.rewards.base import Trials
+from drpo_graph.oirl.rewards.base import RewardModel, Trials
 from drpo_graph.oirl.rewards.catalogue import make_reward_model
 from drpo_graph.oirl.rewards.logits import to_logits, to_probabilities
 
 ROUTER: Final = "router"
 """The name of the rows of the abstaining router, before the reward model's."""
 _PAPER_FALLBACK: Final = 0.5
+BATCH_PAIRS: Final = 10_000
+"""So many pairs are predicted at once where that is timed."""
+_TIMINGS: Final = 20
 NUM_ANCHORS: Final = 32
 """Test queries that are labelled for every held-out prompt, and then left out of the score."""
 
@@ -28,8 +32,10 @@ class Prediction(NamedTuple):
     rewards: Floats
     """Probabilities, ``(num_test_queries, num_prompts)``."""
     train_s: float
-    predict_us: float
-    """Per pair, all of the round's pairs in one batch."""
+    pair_us: float
+    """Microseconds to predict one pair by itself."""
+    batch_us: float
+    """Per pair, ``BATCH_PAIRS`` of them at once."""
 
 
 class Choices(NamedTuple):
@@ -63,8 +69,10 @@ def predict_round(name: str, features: FeatureTable, split: Round) -> Prediction
     learned = time.perf_counter()
     test = features._replace(queries=features.queries[split.test_queries])
     rewards = to_probabilities(model.predict(test))
-    predicted = time.perf_counter()
-    return Prediction(rewards, learned - begun, (predicted - learned) * 1e6 / max(1, rewards.size))
+    pair = FeatureTable(test.queries[:1], test.prompts[:1])
+    num_queries = math.ceil(BATCH_PAIRS / len(test.prompts))
+    batch = test._replace(queries=np.resize(test.queries, (num_queries, test.queries.shape[1])))
+    return Prediction(rewards, learned - begun, _time_us(model, pair), _time_us(model, batch))
 
 
 class RoutedRound(NamedTuple):
@@ -123,12 +131,9 @@ def choose_with_anchors(
         return None
     anchors = np.random.default_rng(split.seed).choice(tried, NUM_ANCHORS, replace=False)
     logits = to_logits(rewards[:, held_out])
-    means = np.nanmean(split.train.grid().mean[:, setting.trained], axis=0)
-    spread = measure_spread(means.tolist())
-    shifts = [
-        fit_shift(logits[anchors, place], outcomes[anchors, prompt], spread=spread)
-        for place, prompt in enumerate(held_out)
-    ]
+    shifts = fit_shifts(
+        [Anchored(logits[anchors, place], outcomes[anchors, prompt]) for place, prompt in enumerate(held_out)]
+    )
     is_anchor = np.zeros(len(rewards), dtype=np.bool_)
     is_anchor[anchors] = True
     return held_out[(logits + np.asarray(shifts, dtype=np.float32)).argmax(axis=1)], is_anchor
@@ -160,6 +165,16 @@ def list_sets(setting: Setting) -> dict[str, NDArray[np.intp]]:
     everything = np.concatenate([setting.trained, setting.held_out])
     sets = {"training": setting.trained, "held-out": setting.held_out, "all": everything}
     return sets if len(setting.held_out) else {"training": setting.trained}
+
+
+def _time_us(model: RewardModel, features: FeatureTable) -> float:
+    """Return the microseconds that predicting a pair takes, the median of some times."""
+    taken = []
+    for _ in range(_TIMINGS):
+        begun = time.perf_counter()
+        model.predict(features)
+        taken.append(time.perf_counter() - begun)
+    return float(np.median(taken)) * 1e6 / (len(features.queries) * len(features.prompts))
 
 
 def _trials(split: Round) -> Trials:

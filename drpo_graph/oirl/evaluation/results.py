@@ -70,8 +70,10 @@ class SpeedRow(Record):
 
     name: str
     train_s: float
-    us_per_pair: float
-    """Microseconds per (query, prompt) pair, all pairs of a round in one batch."""
+    pair_us: float
+    """Microseconds to predict a (query, prompt) pair by itself."""
+    batch_us: float
+    """Per pair, 10,000 of them at once."""
 
 
 class SubsetRow(Record):

@@ -161,7 +161,7 @@ class _Run:
         self._grid: OutcomeGrid = setting.table.grid()
         self._tally = _Tally(setting, self._grid.mean)
         self._fits: dict[tuple[str, str], list[FitRow]] = {}
-        self._speeds: dict[str, list[tuple[float, float]]] = {}
+        self._speeds: dict[str, list[tuple[float, float, float]]] = {}
         self._calibration: list[tuple[Floats, Floats]] = []
         self._num_open: dict[str, int] = {}
 
@@ -192,14 +192,7 @@ class _Run:
             fits=tuple(_average_fits(one) for one in self._fits.values()),
             oracles=self._measure_oracles(seen),
             labelled_calls=self._measure_calls(seen),
-            speeds=tuple(
-                SpeedRow(
-                    name=name,
-                    train_s=float(np.mean([a for a, _ in one])),
-                    us_per_pair=float(np.mean([b for _, b in one])),
-                )
-                for name, one in self._speeds.items()
-            ),
+            speeds=tuple(_average_speeds(name, one) for name, one in self._speeds.items()),
             open_share={name: count / settings.num_rounds for name, count in self._num_open.items()},
             calibration=self._group_calibration(),
             subsets=self._evaluate_subsets() if settings.has_subsets else (),
@@ -227,7 +220,7 @@ class _Run:
         features = build_features(self._setting, split, self._queries, self._prompts)
         for name in self._settings.reward_models:
             predicted = predict_round(name, features, split)
-            self._speeds.setdefault(name, []).append((predicted.train_s, predicted.predict_us))
+            self._speeds.setdefault(name, []).append(predicted[1:])
             self._tally.add(name, choose_highest(predicted.rewards, self._setting), split)
             fallback = choose_fallback(predicted.rewards, self._setting)
             self._tally.add(f"{name}, with the paper's fallback", fallback, split)
@@ -355,9 +348,9 @@ def _average_fits(rows: Sequence[FitRow]) -> FitRow:
     return rows[0].model_copy(update=numbers)
 
 
-def _average_speeds(name: str, rounds: Sequence[tuple[float, float]]) -> SpeedRow:
-    train_s, us_per_pair = np.mean(rounds, axis=0).tolist()
-    return SpeedRow(name=name, train_s=train_s, us_per_pair=us_per_pair)
+def _average_speeds(name: str, rounds: Sequence[tuple[float, float, float]]) -> SpeedRow:
+    train_s, pair_us, batch_us = np.mean(rounds, axis=0).tolist()
+    return SpeedRow(name=name, train_s=train_s, pair_us=pair_us, batch_us=batch_us)
 
 
 def _mean_of(outcomes: Floats, chosen: NDArray[np.intp]) -> float:

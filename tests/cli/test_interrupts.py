@@ -32,7 +32,9 @@ def start(folder: Path, server: FakeServer, *arguments: str) -> subprocess.Popen
     return process
 
 
-@pytest.mark.parametrize(("number", "display"), [(signal.SIGINT, "plain"), (signal.SIGTERM, "none")])
+@pytest.mark.parametrize(
+    ("number", "display"), [(signal.SIGINT, "plain"), pytest.param(signal.SIGTERM, "none", marks=pytest.mark.slow)]
+)
 def test_the_first_signal_stores_the_calls_in_flight_and_resume_makes_none_of_them_again(
     number: signal.Signals, display: str, drpo: Drpo, folder: Path, slow_world: FakeServer, unbroken: RunResult
 ) -> None:

@@ -24,7 +24,7 @@ from tests.support.command import (
 from tests.support.fake_server import FakeServer, read_log
 
 RUN = ("--model", "vllm:world", *SMALL[2:], "--thread-id", "t")
-STOPS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+STOPS = [signal.SIGTERM, *(pytest.param(one, marks=pytest.mark.slow) for one in (signal.SIGINT, signal.SIGHUP))]
 
 
 @pytest.fixture(autouse=True)

@@ -19,6 +19,8 @@ from tests.support.world import World
 
 SEEDS = range(20)
 FEW_SEEDS = range(4)
+NUM_QUICK = 5
+"""Worlds of each case in the default run; the others are run with the slow tests."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,11 @@ CASES = {
     ),
     "nothing-is-ever-scored": Case(ours(2, "stream", True), missing_rate=1.0, seeds=range(1)),
 }
-ALL_RUNS = [pytest.param(name, seed, id=f"{name}-seed{seed}") for name, case in CASES.items() for seed in case.seeds]
+ALL_RUNS = [
+    pytest.param(name, seed, id=f"{name}-seed{seed}", marks=[pytest.mark.slow] if seed >= NUM_QUICK else [])
+    for name, case in CASES.items()
+    for seed in case.seeds
+]
 
 
 @cache

@@ -7,6 +7,8 @@ intervals, is measured by ``scripts/compare_searches.py``.
 from statistics import mean
 from typing import NamedTuple
 
+import pytest
+
 from drpo_graph.settings.settings import Settings
 from tests.support.searches import fake_settings, run_search
 from tests.support.world import INITIAL_PROMPT, World
@@ -38,6 +40,7 @@ async def run_in_worlds(settings: Settings) -> list[Figures]:
     return figures
 
 
+@pytest.mark.slow
 async def test_search_improves_the_initial_prompt_and_beats_the_published_search() -> None:
     ours, published = await run_in_worlds(OURS), await run_in_worlds(PUBLISHED)
     assert max(one.num_calls for one in [*ours, *published]) <= MAX_CALLS

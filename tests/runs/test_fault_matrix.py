@@ -135,7 +135,15 @@ def test_run_without_faults_counts_none(unbroken: Ended) -> None:
     assert len({candidate.prompt for candidate in unbroken.tree}) > 5
 
 
-@pytest.mark.parametrize("kind", [kind for kind in FAULT_KINDS if kind not in LASTING])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        # A call that hangs is given up after seconds.
+        pytest.param(kind, marks=[pytest.mark.slow] if kind == "hang" else [])
+        for kind in FAULT_KINDS
+        if kind not in LASTING
+    ],
+)
 def test_fault_changes_nothing_that_was_found_and_is_counted(kind: FaultKind, tmp_path: Path, unbroken: Ended) -> None:
     ended = run(tmp_path, plan(kind))
     assert ended.faults[kind] >= 5

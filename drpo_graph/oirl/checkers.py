@@ -3,19 +3,20 @@
 A check that cannot be made leaves its trial without an outcome, and with the reason; it is never a 0.
 """
 
-import asyncio
 import json
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, Protocol, cast
 
 from pydantic import JsonValue
 
-from drpo_graph.errors import DRPOError, ReplyError, RewardError, SettingsError
+from drpo_graph.errors import ReplyError, SettingsError
 from drpo_graph.oirl.numbers import is_same_number, last_number
 from drpo_graph.parts.identity import name_of
 from drpo_graph.parts.loading import is_async, load_function
+from drpo_graph.parts.own_code import ask_judge
 from drpo_graph.records import MAX_SCORE, MIN_SCORE, Query
 from drpo_graph.safety.texts import shorten
 
@@ -114,22 +115,14 @@ async def run_check(checker: Checker, query: Query, response: str, *, reference:
         RewardError: it raised anything else.
     """
     assert checker.function is not None, "the critic is asked by the run"
-    timeout_s = checker.timeout_s if checker.timeout_s is not None else timeout_s
-    limit = asyncio.timeout(timeout_s)
-    try:
-        async with limit:
-            outcome = await checker.function(query, response, reference)
-    except DRPOError:
-        raise
-    except Exception as error:
-        is_late = isinstance(error, TimeoutError) and limit.expired()
-        told = f"no answer within {timeout_s:g} s" if is_late else f"{type(error).__name__}: {error}"
-        if is_late or isinstance(error, checker.expects):
-            raise ReplyError(f"the checker {checker.spec!r}: {told}", kind="reward_error") from error
-        raise RewardError(
-            f"The checker {checker.spec!r} failed on query {query.id!r}: {told}. Mend it, let it raise ReplyError, or "
-            "say what it may raise (Checker(..., expects=...)), then resume."
-        ) from error
+    outcome = await ask_judge(
+        partial(checker.function, query, response, reference),
+        called=f"the checker {checker.spec!r}",
+        query=query,
+        timeout_s=checker.timeout_s if checker.timeout_s is not None else timeout_s,
+        expects=checker.expects,
+        expects_setting="Checker(..., expects=...)",
+    )
     if not isinstance(outcome, int | float) or not 0 <= outcome <= 1:
         told = shorten(repr(outcome), 80)
         raise ReplyError(

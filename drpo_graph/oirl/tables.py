@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 from types import ModuleType
 
+from drpo_graph.display.collection import DEMONSTRATIONS_FILE
 from drpo_graph.errors import DemonstrationsError, UsageError
 from drpo_graph.oirl.demonstrations import (
     BATCH_ROWS,
@@ -23,8 +24,6 @@ from drpo_graph.safety.texts import clean_surrogates, shorten
 
 PARQUET_SUFFIXES = (".parquet", ".pq")
 JSONL_SUFFIX = ".jsonl"
-COLLECTED = "demonstrations.jsonl"
-"""What a collection leaves in its run folder."""
 _MODEL = COLUMNS.index("model")
 _logger = logging.getLogger(__name__)
 
@@ -106,9 +105,9 @@ def _find_files(sources: Sequence[Path]) -> Iterator[Path]:
 
 
 def _list_tables(folder: Path) -> list[Path]:
-    if (folder / COLLECTED).is_file():
+    if (folder / DEMONSTRATIONS_FILE).is_file():
         # A run's folder: its other tables are no demonstrations.
-        return [folder / COLLECTED]
+        return [folder / DEMONSTRATIONS_FILE]
     try:
         return sorted(one for one in folder.iterdir() if one.suffix.lower() in (*PARQUET_SUFFIXES, JSONL_SUFFIX))
     except OSError as error:

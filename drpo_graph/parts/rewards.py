@@ -1,15 +1,16 @@
 """Reward functions of the user's own: several with weights, in the critic's place or mixed with it."""
 
-import asyncio
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, cast
 
 from drpo_graph.calls.roles import Models
-from drpo_graph.errors import DRPOError, ReplyError, RewardError, SettingsError
+from drpo_graph.errors import ReplyError, SettingsError
 from drpo_graph.parts.identity import name_of
 from drpo_graph.parts.loading import load_function
+from drpo_graph.parts.own_code import ask_judge
 from drpo_graph.parts.protocols import Critic, Reward, RewardFunction
 from drpo_graph.records import MAX_SCORE, MIN_SCORE, Critique, MetricScore, MetricSelection, Query
 from drpo_graph.settings.settings import Settings
@@ -115,22 +116,14 @@ async def ask_reward(one: NamedReward, query: Query, response: str, *, timeout_s
         ReplyError: it gave nothing in time, or raised this or what it may raise.
         RewardError: it raised anything else.
     """
-    timeout_s = one.timeout_s if one.timeout_s is not None else timeout_s
-    limit = asyncio.timeout(timeout_s)
-    try:
-        async with limit:
-            return await one.function(query, response)
-    except DRPOError:
-        raise
-    except Exception as error:
-        is_late = isinstance(error, TimeoutError) and limit.expired()
-        told = f"no answer within {timeout_s:g} s" if is_late else f"{type(error).__name__}: {error}"
-        if is_late or isinstance(error, one.expects):
-            raise ReplyError(f"the reward function {one.label!r}: {told}", kind="reward_error") from error
-        raise RewardError(
-            f"The reward function {one.label!r} failed on query {query.id!r}: {told}. Mend it, or say what it may "
-            "raise (NamedReward(..., expects=...)), then resume."
-        ) from error
+    return await ask_judge(
+        partial(one.function, query, response),
+        called=f"the reward function {one.label!r}",
+        query=query,
+        timeout_s=one.timeout_s if one.timeout_s is not None else timeout_s,
+        expects=one.expects,
+        expects_setting="NamedReward(..., expects=...)",
+    )
 
 
 def check_reward(reward: Reward, *, name: str = "") -> Reward:

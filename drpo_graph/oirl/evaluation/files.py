@@ -10,7 +10,7 @@ from drpo_graph.errors import DemonstrationsError
 from drpo_graph.oirl.evaluation.choices import BATCH_PAIRS, NUM_ANCHORS
 from drpo_graph.oirl.evaluation.labelled_calls import STRATEGIES
 from drpo_graph.oirl.evaluation.results import BEST_SINGLE, Evaluation, SelectionRow
-from drpo_graph.oirl.evaluation.statistics import Interval
+from drpo_graph.oirl.evaluation.statistics import FIT_NUMBERS, Interval
 from drpo_graph.safety.private_files import make_private_folder, write_atomically
 
 Table = tuple[Sequence[str], list[Sequence[str]]]
@@ -146,8 +146,7 @@ def _selection_table(evaluation: Evaluation) -> Table:
 def _fit_table(evaluation: Evaluation) -> Table:
     heads = ("reward model", "prompts", "accuracy", "precision", "recall", "F1", "AUC", "Brier", "calibration error")
     rows: list[Sequence[str]] = [
-        (one.name, one.prompts, *(f"{getattr(one, name):.3f}" for name in one.number_names()))
-        for one in evaluation.fits
+        (one.name, one.prompts, *(f"{getattr(one, name):.3f}" for name in FIT_NUMBERS)) for one in evaluation.fits
     ]
     return heads, rows
 

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from drpo_graph.oirl.evaluation.statistics import Group, Interval
+from drpo_graph.oirl.evaluation.statistics import Fit, Group, Interval
 from drpo_graph.records import Record
 
 BEST_SINGLE: Final = "best single prompt (in training)"
@@ -24,24 +24,11 @@ class SelectionRow(Record):
     """Standard deviation of the mean over rounds."""
 
 
-class FitRow(Record):
-    """How well predicted probabilities fit outcomes, on test queries, averaged over rounds."""
+class FitRow(Fit):
+    """How well a reward model's probabilities fit the outcomes of a set of prompts, averaged over rounds."""
 
     name: str
     prompts: str
-    accuracy: float
-    precision: float
-    recall: float
-    f1: float
-    auc: float
-    brier: float
-    calibration_error: float
-    num_pairs: int
-
-    @classmethod
-    def number_names(cls) -> tuple[str, ...]:
-        """Return the fields that are averaged."""
-        return ("accuracy", "precision", "recall", "f1", "auc", "brier", "calibration_error")
 
 
 class OracleRow(Record):

@@ -31,19 +31,18 @@ from drpo_graph.oirl.evaluation.results import (
     FitRow,
     LabelledCallsRow,
     OracleRow,
-    SelectionRow,
     SpeedRow,
     SubsetRow,
 )
 from drpo_graph.oirl.evaluation.rounds import Round, Setting, open_round, open_setting
 from drpo_graph.oirl.evaluation.statistics import (
+    FIT_NUMBERS,
     Doubles,
     Group,
-    QueryMeans,
-    bootstrap,
     group_predictions,
     measure_fit,
 )
+from drpo_graph.oirl.evaluation.tally import Tally
 from drpo_graph.oirl.features import EmbeddedTexts, Floats
 from drpo_graph.oirl.rewards.catalogue import DEFAULT_REWARD_MODEL
 from drpo_graph.records import Record
@@ -63,51 +62,6 @@ class EvaluationSettings(Record):
     num_held_out: int | None = Field(default=None, ge=1)
     has_subsets: bool = False
     seed: int = 0
-
-
-class _Tally:
-    """What each way of choosing brought, query by query, over the rounds."""
-
-    def __init__(self, setting: Setting, outcomes: Floats) -> None:
-        self._outcomes = outcomes
-        self._values: dict[tuple[str, str], QueryMeans] = {}
-        self._by_round: dict[tuple[str, str], list[float]] = {}
-        self._num_queries = len(setting.table.queries)
-
-    def add(self, name: str, choices: Choices, split: Round) -> None:
-        """Add a round's choices."""
-        for set_name, chosen in choices.by_set.items():
-            self.add_values(name, set_name, self._outcomes[split.test_queries, chosen].astype(np.float64), split)
-
-    def add_values(self, name: str, set_name: str, values: Doubles, split: Round) -> None:
-        """Add a round's values, one per test query."""
-        key = (name, set_name)
-        self._values.setdefault(key, QueryMeans(self._num_queries)).add(split.test_queries, values)
-        if not np.isnan(values).all():
-            self._by_round.setdefault(key, []).append(float(np.nanmean(values)))
-
-    def rows(self, *, compared_with: str) -> tuple[SelectionRow, ...]:
-        """Return a row for each way of choosing in each set."""
-        values = {key: one.values for key, one in self._values.items()}
-        single = values[BEST_SINGLE, "training"]
-        rows = []
-        for (name, set_name), own in values.items():
-            other = values.get((compared_with, set_name))
-            rows.append(
-                SelectionRow(
-                    name=name,
-                    prompts=set_name,
-                    value=bootstrap(own),
-                    over_single=bootstrap(own - single),
-                    over_compared=bootstrap(own - other) if other is not None else None,
-                    spread_over_rounds=float(np.std(self._by_round.get((name, set_name), [np.nan]))),
-                )
-            )
-        return tuple(rows)
-
-    def value(self, name: str, set_name: str) -> float:
-        """Return the mean over queries of one way of choosing."""
-        return float(np.nanmean(self._values[name, set_name].values))
 
 
 def evaluate_demonstrations(
@@ -159,7 +113,7 @@ class _Run:
         self._setting, self._settings, self._notice = setting, settings, notice
         self._queries, self._prompts = queries, prompts
         self._grid: OutcomeGrid = setting.table.grid()
-        self._tally = _Tally(setting, self._grid.mean)
+        self._tally = Tally(setting, self._grid.mean)
         self._fits: dict[tuple[str, str], list[FitRow]] = {}
         self._speeds: dict[str, list[tuple[float, float, float]]] = {}
         self._calibration: list[tuple[Floats, Floats]] = []
@@ -251,7 +205,7 @@ class _Run:
         for set_name, prompts in list_sets(self._setting).items():
             if set_name != "all":
                 fit = measure_fit(rewards[:, prompts], outcomes[:, prompts])
-                row = FitRow(name=name, prompts=set_name, **fit._asdict())
+                row = FitRow(name=name, prompts=set_name, **fit.model_dump())
                 self._fits.setdefault((name, set_name), []).append(row)
 
     def _confidences(self) -> Floats | None:
@@ -344,7 +298,7 @@ def _highest(values: Doubles) -> Doubles:
 
 
 def _average_fits(rows: Sequence[FitRow]) -> FitRow:
-    numbers = {name: float(np.mean([getattr(one, name) for one in rows])) for name in FitRow.number_names()}
+    numbers = {name: float(np.mean([getattr(one, name) for one in rows])) for name in FIT_NUMBERS}
     return rows[0].model_copy(update=numbers)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from drpo_graph.oirl.features import Floats
+from drpo_graph.records import Record
 
 NUM_RESAMPLES: Final = 2_000
 _MOST_KEPT: Final = 10_000
@@ -84,7 +85,7 @@ class QueryMeans:
         return found
 
 
-class Fit(NamedTuple):
+class Fit(Record):
     """How well predicted probabilities fit outcomes, as a classifier at one half and as probabilities."""
 
     accuracy: float
@@ -99,6 +100,10 @@ class Fit(NamedTuple):
     num_pairs: int
 
 
+FIT_NUMBERS: Final = tuple(name for name in Fit.model_fields if name != "num_pairs")
+"""The fields that can be averaged."""
+
+
 def measure_fit(predicted: Floats, outcomes: Floats) -> Fit:
     """Return how predictions fit the outcomes of the pairs that were tried.
 
@@ -109,8 +114,7 @@ def measure_fit(predicted: Floats, outcomes: Floats) -> Fit:
     tried = ~np.isnan(outcomes)
     p, y = predicted[tried].astype(np.float64), outcomes[tried].astype(np.float64)
     if not y.size:
-        nan = float("nan")
-        return Fit(nan, nan, nan, nan, nan, nan, nan, 0)
+        return Fit(**dict.fromkeys(FIT_NUMBERS, float("nan")), num_pairs=0)
     is_right, said_right = y > _HALF, p > _HALF
     hits = float((is_right & said_right).sum())
     precision = hits / said_right.sum() if said_right.any() else 0.0

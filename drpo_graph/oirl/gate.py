@@ -12,6 +12,9 @@ THRESHOLDS: Final = (0.0, 0.02, 0.05, 0.1)
 """Expected gains beyond which another prompt than the best single one is chosen; which of them holds is learned."""
 ERROR_RATE: Final = 0.05
 """How often, at most, the gate may open without a gain."""
+_LEAST_WEIGHT: Final = 1.0
+_MOST_WEIGHT: Final = 1000.0
+"""A prompt's mean is shrunk as if by this many queries, where no difference between prompts is seen at all."""
 _LEAST_DIFFERENCES: Final = 8
 """With fewer queries on which the outcomes differ, an interval means nothing."""
 
@@ -94,10 +97,28 @@ def find_best_single(outcomes: Floats, *, prices: Floats) -> int:
 
 
 def shrink_means(outcomes: Floats) -> NDArray[np.float64]:
-    """Return each prompt's mean outcome, shrunk to the mean of all as if by one more query."""
-    counts = (~np.isnan(outcomes)).sum(axis=0)
-    means: NDArray[np.float64] = (np.nansum(outcomes, axis=0) + float(np.nanmean(outcomes))) / (counts + 1)
-    return means
+    """Return each prompt's mean outcome, shrunk to the mean of all, the more the less the prompts differ.
+
+    It is shrunk as if by so many more queries as the variance between queries is times that between prompts, which is
+    found by the method of moments (DerSimonian and Laird, 1986).
+    """
+    counts = (~np.isnan(outcomes)).sum(axis=0).astype(np.float64)
+    overall = float(np.nanmean(outcomes))
+    sums = np.nansum(outcomes, axis=0, dtype=np.float64)
+    means = sums / np.maximum(counts, 1)
+    weight = _weigh_queries(means, counts, squares=float(np.nansum((outcomes - means) ** 2, dtype=np.float64)))
+    shrunk: NDArray[np.float64] = (sums + weight * overall) / (counts + weight)
+    return shrunk
+
+
+def _weigh_queries(means: NDArray[np.float64], counts: NDArray[np.float64], *, squares: float) -> float:
+    """Return the variance of outcomes within prompts by that of the prompts' own means, within bounds."""
+    total, tried = counts.sum(), counts > 0
+    within = squares / max(1.0, total - tried.sum())
+    centre = float((counts * means).sum() / total)
+    spread = float((counts * (means - centre) ** 2).sum()) - within * (tried.sum() - 1)
+    between = spread / max(1.0, total - float((counts**2).sum() / total))
+    return float(np.clip(within / between, _LEAST_WEIGHT, _MOST_WEIGHT)) if between > 0 else _MOST_WEIGHT
 
 
 def choose(values: Floats, *, best: int, threshold: float) -> NDArray[np.intp]:

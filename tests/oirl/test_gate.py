@@ -10,7 +10,7 @@ from scipy import stats
 
 from drpo_graph.oirl.ensemble import cross_fit
 from drpo_graph.oirl.features import Floats
-from drpo_graph.oirl.gate import THRESHOLDS, Gate, choose, find_best_single, learn_gate
+from drpo_graph.oirl.gate import THRESHOLDS, Gate, choose, find_best_single, learn_gate, shrink_means
 from drpo_graph.oirl.rewards.logits import to_probabilities
 from tests.oirl.worlds import draw_outcomes, make_world, to_trials
 
@@ -199,7 +199,7 @@ def test_a_price_is_taken_off_both_what_is_expected_and_what_happened() -> None:
 
 
 def test_a_prompt_twice_as_long_loses_where_rewards_are_equal() -> None:
-    outcomes = grid([1, 1, 0], [0, 0, 0], [1, 1, 1])
+    outcomes = np.tile(grid([1, 1, 0], [0, 0, 0], [1, 1, 1]), (40, 1))
     assert find_best_single(outcomes, prices=np.asarray([0.02, 0.01, 0.0], dtype=np.float32)) == 1
 
 
@@ -209,6 +209,23 @@ def test_a_prompt_that_was_tried_once_does_not_beat_one_that_was_tried_often() -
     outcomes[:, 1] = [1] * 6 + [0] * 14
     outcomes[0, 2] = 1
     assert find_best_single(outcomes, prices=np.zeros(3, dtype=np.float32)) == 0
+
+
+def test_a_prompt_that_was_tried_a_few_times_does_not_beat_one_as_good_that_was_tried_often() -> None:
+    draw = np.random.default_rng(3)
+    outcomes = np.full((400, 5), np.nan, dtype=np.float32)
+    outcomes[:, :3] = draw.random((400, 3)) < np.asarray([0.6, 0.55, 0.5])
+    outcomes[:1, 3], outcomes[:3, 4] = 1, 1
+    assert find_best_single(outcomes, prices=np.zeros(5, dtype=np.float32)) == 0
+
+
+def test_means_are_left_where_prompts_differ_by_much_and_drawn_together_where_they_do_not() -> None:
+    far = np.repeat([[0.1, 0.9]], 50, axis=0).astype(np.float32)
+    far[::2] -= 0.1
+    assert shrink_means(far) == pytest.approx(far.mean(axis=0), abs=0.02)
+    near = (np.arange(50)[:, None] % 2 == [0, 1]).astype(np.float32)
+    near[0] = 0
+    assert np.ptp(shrink_means(near)) < np.ptp(near.mean(axis=0)) / 10
 
 
 def test_a_prompt_that_was_never_tried_is_not_the_best() -> None:

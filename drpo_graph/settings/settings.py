@@ -57,7 +57,9 @@ class RoleSettings(Record):
     api_key_env: Operational[VariableName | None] = None
     """Name of the environment variable that holds the key; the provider's own when absent."""
     temperature: float = Field(0.0, ge=0, le=2)
+    """Of sampling; 0 takes the likeliest token."""
     top_p: float = Field(1.0, gt=0, le=1)
+    """Probability mass that is sampled from."""
     max_tokens: int = Field(2048, ge=1)
     """Longest reply, in tokens."""
     endpoint: Literal["auto", "chat", "completions"] = "auto"
@@ -67,6 +69,7 @@ class RoleSettings(Record):
     system_role: Literal["auto", "keep", "merge"] = "auto"
     """``merge`` puts the system prompt into the user message; ``auto`` does so once a server refuses the role."""
     stop: tuple[str, ...] = ()
+    """Texts that end a reply."""
     reply_mode: Literal["auto", "json_schema", "tool", "json", "text"] = "auto"
     """First rung of the reply ladder; ``auto`` starts at JSON schema and remembers what the server refuses."""
     extra_body: dict[str, JsonValue] = Field(default_factory=dict)
@@ -100,7 +103,9 @@ class Settings(RetrievalSettings, PromptRules):
     compat: Compat = "none"
     """``drpo`` reproduces the published search rule by rule."""
     seed: int = 0
+    """Of every draw."""
     initial_prompt: str = "You are a helpful assistant."
+    """The prompt to start from."""
 
     base: RoleSettings = Field(default_factory=RoleSettings)
     metrics: RoleSettings = Field(default_factory=RoleSettings)
@@ -108,15 +113,18 @@ class Settings(RetrievalSettings, PromptRules):
     optimizer: RoleSettings = Field(default_factory=lambda: RoleSettings.model_validate(_OPTIMIZER_SAMPLING))
 
     depth: int = Field(30, ge=2)
+    """Depth of the tree; the root counts, so it is levels + 1."""
     max_depth_increase: int = Field(5, ge=0)
     """How many levels easy levels may add in all."""
     beam_size: int = Field(2, ge=1)
+    """Prompts kept per level."""
     n_actions: int = Field(2, ge=1)
     """Rewrites per candidate and level that are run."""
     n_proposed: LeftOutAtDefault[int | None] = Field(None, ge=1)
     """Rewrites per candidate and level that are written, of which a screen drops all but ``n_actions`` before they are
     run; as many as are run when absent."""
     queries_per_level: int = Field(2, ge=1)
+    """Queries that each prompt of a level answers."""
     query_policy: QueryPolicy = "pool"
     """``stream`` takes new queries each level; ``pool`` uses ``pool_size`` queries again and again."""
     pool_size: int | None = Field(None, ge=1)
@@ -147,6 +155,7 @@ class Settings(RetrievalSettings, PromptRules):
     beam_sampling: Literal["top", "stochastic"] = "top"
     """``stochastic`` draws the beam with probability proportional to exp(path reward / temperature)."""
     beam_temperature: float = Field(1.0, gt=0)
+    """Of the stochastic draw on the first level."""
     beam_temperature_decay: float = Field(1.0, gt=0, le=1)
     """Factor on the beam temperature per level."""
     min_reward: float | None = None
@@ -164,6 +173,7 @@ class Settings(RetrievalSettings, PromptRules):
     max_concurrency: Operational[int] = Field(32, ge=1)
     """Calls in flight per endpoint."""
     requests_per_second: Operational[float | None] = Field(None, gt=0)
+    """Rate limit per endpoint."""
     probe: Operational[bool] = True
     """Whether endpoints are asked, once a day, what they can do; without, a run learns it from refusals."""
     routing: Operational[Routing] = "prefix"

@@ -10,12 +10,11 @@ from typing import Any
 
 import pytest
 import typer
-from pydantic import BaseModel
 
 from drpo_graph.cli.app import app
 from drpo_graph.cli.options import FLAG_BY_PUBLISHED_NAME
 from drpo_graph.records import ROLES
-from drpo_graph.settings.settings import Settings
+from drpo_graph.settings.settings import RoleSettings, Settings
 from tests.docs.snippets import ROOT, read_snippets, run_snippet
 from tests.support.command import finished_keys
 from tests.support.fake_server import FakeServer
@@ -24,23 +23,6 @@ DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 _BLOCK = re.compile(r"^```\w*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
-_ROW = re.compile(r"^\| (.*?) ?\| `([a-z_.]+)` \| (unset|`.*?`) \| .+ \|$", re.MULTILINE)
-
-
-class Row(BaseModel):
-    """One row of the README's table of options."""
-
-    flags: list[str]
-    setting: str
-    default: str
-
-
-def rows() -> list[Row]:
-    found = [
-        Row(flags=_FLAG.findall(flags), setting=name, default=value) for flags, name, value in _ROW.findall(README)
-    ]
-    assert len(found) > 25
-    return found
 
 
 def options_by_command() -> dict[str, set[str]]:
@@ -58,43 +40,22 @@ def options_by_command() -> dict[str, set[str]]:
     }
 
 
-def default_of(setting: str) -> object:
-    value: object = Settings()
-    for name in setting.split("."):
-        assert isinstance(value, BaseModel)
-        assert name in type(value).model_fields, setting
-        value = getattr(value, name)
-    return value
+def load_script(name: str) -> ModuleType:
+    """Return a script of the repository as a module."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
-def as_text(value: object) -> str:
-    if value is None or value == "":
-        return "unset"
-    return f"`{str(value).lower()}`" if isinstance(value, bool) else f"`{value}`"
-
-
-@pytest.mark.parametrize("row", rows(), ids=lambda row: row.setting)
-def test_default_in_the_table_is_the_setting_s(row: Row) -> None:
-    assert row.default == as_text(default_of(row.setting))
-
-
-@pytest.mark.parametrize("row", [row for row in rows() if row.flags], ids=lambda row: row.setting)
-def test_flag_in_the_table_is_the_command_s(row: Row) -> None:
-    assert set(row.flags) <= options_by_command()["optimize"]
-    role, _, field = row.setting.partition(".")
-    if role not in ROLES:
-        # A unit ends the name of a setting, not that of a flag.
-        assert row.flags == [f"--{row.setting.removesuffix('_s').replace('_', '-')}"]
-    else:
-        assert any(field.replace("_", "-") in flag for flag in row.flags)
-
-
-def test_what_the_table_says_of_all_roles_holds_for_all_roles() -> None:
-    settings = Settings()
-    for name in ("model", "base_url", "api_key_env", "max_tokens", "reply_mode", "endpoint", "prompt_format"):
-        assert len({getattr(settings.role(role), name) for role in ROLES}) == 1
-    others = [settings.role(role) for role in ROLES if role != "optimizer"]
-    assert {(one.temperature, one.top_p) for one in others} == {(0.0, 1.0)}
+def test_page_of_options_is_what_the_settings_say() -> None:
+    """Otherwise run ``python scripts/render_options.py``."""
+    page = (ROOT / "docs" / "options.md").read_text(encoding="utf-8")
+    assert page == load_script("render_options").render_page()
+    named = re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)
+    assert set(named) | set(ROLES) >= set(Settings.model_fields) | set(RoleSettings.model_fields)
 
 
 def commands(document: Path, program: str) -> Iterator[tuple[str, str]]:
@@ -168,12 +129,7 @@ def test_python_blocks_of_the_readme_run(world: FakeServer, capsys: pytest.Captu
 
 @pytest.fixture(scope="module")
 def drawing() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("draw_graph", ROOT / "scripts" / "draw_graph.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("draw_graph")
 
 
 def test_drawn_graph_is_the_graph(drawing: ModuleType) -> None:

@@ -1,12 +1,14 @@
 """What the commands that learn from demonstrations share: the table, and what embeds its texts."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
 from drpo_graph.cli.option_groups import OptionGroup, option
+from drpo_graph.errors import UsageError
 from drpo_graph.safety.terminal import inert
 from drpo_graph.settings.retrieval import DEFAULT_EMBEDDINGS
 
@@ -47,6 +49,18 @@ def read_table(sources: Sequence[Path], *, model: str | None) -> "Demonstrations
         tell([f"note: {one}" for one in logs.left_out])
         return Demonstrations.from_rows(logs)
     return load_demonstrations(sources, models=(model,) if model else ())
+
+
+def check_is_no_input(output: Path, inputs: Iterable[Path | str]) -> None:
+    """Do nothing where an output is none of the files that are read.
+
+    Raises:
+        UsageError: it is one, which would be lost.
+    """
+    for given in inputs:
+        # A dataset may be '-', or a name that no file has.
+        if os.path.exists(given) and os.path.exists(output) and os.path.samefile(given, output):
+            raise UsageError(f"--output {output}: this file is read, and would be overwritten. Name another.")
 
 
 def tell(lines: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing
+from functools import partial
 from typing import Any, cast
 
 from langchain_core.caches import BaseCache
@@ -44,13 +45,14 @@ class AlignedModel(BaseChatModel):
     model: str | BaseChatModel
     """``provider:model`` as in the search, or a chat model of LangChain's."""
     system_prompt: GivenPrompt | None = None
-    """The prompt: a text, a run's result, a registered prompt, or a router, which chooses one for each query. Without,
-    the registry's for the model, else the general one."""
+    """The prompt: a text, a run's result, a registered prompt, or a router, or its file, which chooses one for
+    each query. Without, the registry's for the model, else the general one."""
     registry: PromptSource | None = None
     """Prompts that were optimised for models: a ``PromptRegistry``, or any object with ``find(model)``. Where a model's
     prompt has a router there, that chooses."""
     open_router: RouterOpener = Field(default=load_router, exclude=True)
-    """Reads the registry's routers; one of your own can give them other embeddings."""
+    """Reads the files of routers; one of your own can give them other embeddings. ``settings.embeddings_base_url`` says
+    where those that a file names are served."""
     retriever: SkipValidation[ExampleRetriever] | None = None
     """Finds the examples."""
     num_icl: int = 0
@@ -99,7 +101,10 @@ class AlignedModel(BaseChatModel):
         self._client = AlignedClient(settings, self.model if isinstance(self.model, BaseChatModel) else None)
         if isinstance(self.model, BaseChatModel):
             self._client.check_sampling([one for one in _SAMPLING if getattr(self, one) is not None])
-        self._routers = Routers(self.open_router)
+        opener = self.open_router
+        if opener is load_router and settings.embeddings_base_url is not None:
+            opener = partial(load_router, base_url=settings.embeddings_base_url)
+        self._routers = Routers(opener)
         self._prompt = self._find_prompt(self.system_prompt)
         if isinstance(self._prompt, RoutedPrompt) and isinstance(self._prompt.chooser, RouterFile):
             self._prompt.chooser.open()  # What cannot be read is told now, not with the first query.

@@ -45,8 +45,9 @@ class RouterSource(Protocol):
         ...
 
 
-GivenPrompt = str | RunResult | ModelPrompt | PromptChooser
-"""A prompt of the user's own, a run's, a registered one, or what chooses one for each query, such as a router."""
+GivenPrompt = str | Path | RunResult | ModelPrompt | PromptChooser
+"""A prompt of the user's own, a run's, a registered one, or what chooses one for each query: a router, or the path of
+its file."""
 
 
 class ChosenPrompt(NamedTuple):
@@ -119,6 +120,8 @@ def find_prompt(
         if not given.strip():
             raise SettingsError("The system prompt is blank: give a text, or none for the model's own prompt.")
         return ChosenPrompt(given, "own")
+    if isinstance(given, Path):
+        return RoutedPrompt((routers or Routers()).at(given), f"router {given.stem}")
     if isinstance(given, PromptChooser):
         return RoutedPrompt(given, f"router {_name_of(given)}")
     found = given

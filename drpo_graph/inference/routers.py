@@ -43,15 +43,20 @@ class HasPrompts(Protocol):
         ...
 
 
-def load_router(path: Path) -> PromptChooser:
+def load_router(path: Path, *, base_url: str | None = None) -> PromptChooser:
     """Return the router of a file.
 
+    Args:
+        path: The file.
+        base_url: Where its embeddings are served, ending in ``/v1``; where that is usual, when absent.
+
     Raises:
-        RewardModelError: the file is none, or what it needs is missing.
+        RewardModelError: the file is none.
+        UsageError: what it needs is missing, or its embeddings were served elsewhere than usual.
     """
     from drpo_graph.oirl.router import PromptRouter  # Few who serve prompts have a router.
 
-    router: PromptChooser = PromptRouter.load(path)
+    router: PromptChooser = PromptRouter.load(path, base_url=base_url)
     return router
 
 

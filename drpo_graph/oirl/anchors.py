@@ -91,7 +91,7 @@ async def offer_prompts(
             that was never tried. Trials of other prompts are left out.
 
     Raises:
-        DemonstrationsError: there is no prompt, or two are equal.
+        DemonstrationsError: there is no prompt, two are equal, or no anchor is of one of them.
         EmbeddingsError: the texts cannot be embedded.
     """
     if not prompts or len(set(prompts)) < len(prompts):
@@ -140,6 +140,11 @@ def _correct(
                 "num_trials": len(rows),
                 "tokens": float(counted.mean()) if len(counted) else None,
             }
+        )
+    if not places:
+        raise DemonstrationsError(
+            f"None of the {len(anchors)} anchors is a trial of a prompt that is offered and was never tried: their "
+            "texts must be the same, to the letter."
         )
     for place, shift in zip(places, fit_shifts(found), strict=True):
         corrected[place] = corrected[place].model_copy(update={"shift": shift})

@@ -1,5 +1,6 @@
 """What is odd about a table of demonstrations and no reason to refuse it: one line each, for whoever looks at it."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
@@ -13,12 +14,22 @@ from drpo_graph.safety.texts import shorten
 
 FEW_TRIALS: Final = 30
 """Below so many, a prompt's mean outcome is known to within some 0.2 only."""
+FEW_QUERIES: Final = 10
 _MAX_NAMES = 4
 
 
 def check_demonstrations(demonstrations: Demonstrations) -> tuple[str, ...]:
     """Return what is odd about a table and can be worked with, one line each; none where nothing is."""
-    checks = (_check_models, _check_outcomes, _check_repeats, _check_texts, _check_trials, _check_sides)
+    checks = (
+        _check_models,
+        _check_outcomes,
+        _check_repeats,
+        _check_texts,
+        _check_names,
+        _check_size,
+        _check_trials,
+        _check_sides,
+    )
     lines = [line for check in checks for line in check(demonstrations)]
     leak = find_leak(demonstrations)
     return (*lines, leak.line) if leak is not None else tuple(lines)
@@ -35,12 +46,29 @@ def choose_model(demonstrations: Demonstrations, model: str | None = None) -> De
     """
     present = list_models(demonstrations)
     if model is None and len(present) > 1:
-        raise DemonstrationsError(f"The demonstrations are of {len(present)} models ({_list(present)}): choose one.")
+        raise DemonstrationsError(
+            f"The demonstrations are of {len(present)} models ({_list(present)}): choose one, with --model "
+            "NAME or model=NAME; '' names those whose model is not told."
+        )
     if model is not None and model not in present:
         raise DemonstrationsError(f"No demonstration is of the model {model!r}: there are those of {_list(present)}.")
     if len(present) <= 1:
         return demonstrations
     return demonstrations.take(demonstrations.model_ids == demonstrations.models.index(model or ""))
+
+
+def check_outcomes_differ(demonstrations: Demonstrations) -> None:
+    """Do nothing where there is something to learn.
+
+    Raises:
+        DemonstrationsError: all outcomes are the same.
+    """
+    lowest, highest = float(demonstrations.outcomes.min()), float(demonstrations.outcomes.max())
+    if lowest == highest:
+        raise DemonstrationsError(
+            f"Every one of the {len(demonstrations)} outcomes is {lowest:g}: there is nothing to tell apart. Take "
+            "queries that some prompts answer rightly and some do not."
+        )
 
 
 def list_models(demonstrations: Demonstrations) -> tuple[str, ...]:
@@ -113,8 +141,20 @@ def _check_sides(table: Demonstrations) -> Iterator[str]:
         yield f"{_count(len(untested), 'prompt')} on the training side alone, never tested: {_name(table, untested)}."
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+def _check_names(table: Demonstrations) -> Iterator[str]:
+    counts = Counter(table.prompt_names)
+    if again := [name for name, count in counts.items() if count > 1]:
+        yield f"Several prompts have one name, and cannot be told apart in a report: {_list(again)}."
+
+
+def _check_size(table: Demonstrations) -> Iterator[str]:
+    if len(table.queries) < FEW_QUERIES:
+        counted = _count(len(table.queries), "query", "queries")
+        yield f"The rows are of {counted} alone: what suits one query and not another cannot be learned from so few."
+
+
+def _count(number: int, noun: str, plural: str = "") -> str:
+    return f"{number} {noun if number == 1 else plural or f'{noun}s'}"
 
 
 def _name(table: Demonstrations, prompts: NDArray[np.integer[Any]]) -> str:

@@ -34,6 +34,8 @@ class Gate(Record):
     num_queries: int
     num_others: int
     """Queries for which another prompt would be chosen."""
+    num_pairs: int = 0
+    """Those of them on which both prompts were tried."""
 
     @property
     def is_open(self) -> bool:
@@ -45,6 +47,8 @@ class Gate(Record):
         """What was found, in a sentence."""
         if not self.num_others:
             return "no query is expected to do better with another prompt"
+        if not self.num_pairs:
+            return "no query was tried under both the best single prompt and another that would be chosen for it"
         found = f"{self.gain:+.3f} on {self.num_queries} unseen queries"
         if self.interval_low is None:
             return f"no gain is certain from choosing by query ({found}, of which too few differ)"
@@ -59,6 +63,7 @@ class _Trial(NamedTuple):
     gain: float
     low: float | None
     num_others: int
+    num_pairs: int
 
 
 def learn_gate(rewards: Floats, outcomes: Floats, *, prices: Floats) -> Gate:
@@ -87,6 +92,7 @@ def learn_gate(rewards: Floats, outcomes: Floats, *, prices: Floats) -> Gate:
         interval_low=chosen.low,
         num_queries=len(seen),
         num_others=chosen.num_others,
+        num_pairs=chosen.num_pairs,
     )
 
 
@@ -134,12 +140,13 @@ def _try(threshold: float, values: Floats, worth: Floats, *, best: int) -> _Tria
     # Where it is the same prompt nothing differs, whether it was tried or not.
     differences[chosen == best] = 0.0
     known = differences[~np.isnan(differences)].astype(np.float64)
-    num_others = int((chosen != best).sum())
+    is_other = chosen != best
+    num_others, num_pairs = int(is_other.sum()), int((is_other & ~np.isnan(differences)).sum())
     gain = float(known.mean()) if known.size else 0.0
     if np.count_nonzero(known) < _LEAST_DIFFERENCES:
-        return _Trial(threshold, gain, None if num_others else 0.0, num_others)
+        return _Trial(threshold, gain, None if num_others else 0.0, num_others, num_pairs)
     error = known.std(ddof=1) / np.sqrt(known.size)
-    return _Trial(threshold, gain, gain - _quantile(known.size) * float(error), num_others)
+    return _Trial(threshold, gain, gain - _quantile(known.size) * float(error), num_others, num_pairs)
 
 
 def _quantile(num: int) -> float:

@@ -3,18 +3,19 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 from langchain_core.embeddings import Embeddings
 from langchain_core.runnables import Runnable, RunnableConfig
 from numpy.typing import NDArray
+from typing_extensions import TypedDict
 
 from drpo_graph.errors import RewardModelError
 from drpo_graph.oirl.features import PROBE, EmbeddedTexts, FeatureTable, Floats, embed_probe, normalise_vectors, only
 from drpo_graph.oirl.gate import choose
 from drpo_graph.oirl.rewards.logits import to_probabilities
-from drpo_graph.oirl.router_file import open_embeddings, read_router, write_router
+from drpo_graph.oirl.router_file import open_embeddings_of, read_router, write_router
 from drpo_graph.oirl.router_parts import KnownPrompt, RouterParts, price_prompts
 from drpo_graph.parts.choosers import PromptChoice
 from drpo_graph.safety.texts import clean_surrogates, shorten
@@ -23,6 +24,12 @@ RouterInput = str | Mapping[str, object]
 """A query, or a mapping with ``query``."""
 
 _HALF = 0.5
+
+
+class RouterQuery(TypedDict):
+    """The input by name."""
+
+    query: str
 
 
 class RoutedBatch(NamedTuple):
@@ -48,8 +55,13 @@ class PromptRouter(Runnable[RouterInput, PromptChoice]):
         self.parts = parts
         self._embeddings = embeddings
         self._is_checked = False
-        self._by_prompt = FeatureTable(parts.reference, self._prompt_features())
-        self._best = self._find_best()
+        self._prompt_features = _describe_prompts(parts)
+        self._best = find_best_prompt(parts)
+
+    @property
+    def InputType(self) -> type[RouterQuery]:  # noqa: N802  # LangChain's name.
+        """What a tool made of the router takes: ``query``."""
+        return RouterQuery
 
     @property
     def prompts(self) -> tuple[KnownPrompt, ...]:
@@ -73,7 +85,7 @@ class PromptRouter(Runnable[RouterInput, PromptChoice]):
 
     def route(self, queries: EmbeddedTexts) -> RoutedBatch:
         """Return the choices for queries that are embedded already."""
-        features = FeatureTable(self.parts.space.of_queries(queries), self._by_prompt.prompts)
+        features = FeatureTable(self.parts.space.of_queries(queries), self._prompt_features)
         shifts = np.asarray([one.shift for one in self.prompts], dtype=np.float32)
         members = self.parts.ensemble.predict(features) + shifts
         rewards = to_probabilities(members.mean(axis=0))
@@ -122,28 +134,48 @@ class PromptRouter(Runnable[RouterInput, PromptChoice]):
         """Return the choices for queries, as :meth:`batch` does."""
         return await self._abatch_with_config(self._achoose_all, inputs, config, return_exceptions=return_exceptions)
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path | str) -> None:
         """Write the router to a ``.npz`` file, without pickle, replaced in one step.
 
         Raises:
-            RewardModelError: the file cannot be written.
+            RewardModelError: the file cannot be written, or its name ends otherwise.
         """
-        write_router(path, self.parts)
+        write_router(Path(path), self.parts)
 
     @classmethod
-    def load(cls, path: Path, *, embeddings: Embeddings | None = None) -> "PromptRouter":
+    def load(
+        cls, path: Path | str, *, embeddings: Embeddings | None = None, base_url: str | None = None
+    ) -> "PromptRouter":
         """Return the router in a file.
 
         Args:
             path: A file that :meth:`save` wrote.
             embeddings: The model that its texts were embedded with; the one that it names when absent.
+            base_url: Where that is served, ending in ``/v1``.
 
         Raises:
             RewardModelError: the file is missing, damaged, or no router.
-            UsageError: an extra is missing, or the embeddings cannot be opened.
+            UsageError: an extra is missing, the embeddings cannot be opened, or they were served elsewhere than usual
+                and nobody says where.
         """
-        parts = read_router(path)
-        return cls(parts, embeddings or open_embeddings(parts.provenance.embeddings))
+        parts = read_router(Path(path))
+        return cls(parts, embeddings or open_embeddings_of(parts.provenance, base_url=base_url))
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be pickled, which a client's connections cannot be.
+
+        Raises:
+            TypeError: always.
+        """
+        raise TypeError("A PromptRouter is not pickled: save it to a file, and load that.")
+
+    def __copy__(self) -> "PromptRouter":
+        """Return the router itself, which nothing changes."""
+        return self
+
+    def __deepcopy__(self, memo: dict[int, object]) -> "PromptRouter":
+        """Return the router itself, which nothing changes."""
+        return self
 
     def _choose_one(self, query: RouterInput) -> PromptChoice:
         return _take(self._choose_all([query]))
@@ -215,22 +247,25 @@ class PromptRouter(Runnable[RouterInput, PromptChoice]):
         allowed = values if not known.any() else np.where(known, values, -np.inf).astype(np.float32)
         return choose(allowed, best=self._best, threshold=gate.threshold)
 
-    def _find_best(self) -> int:
-        tried = np.asarray([one.is_tried for one in self.prompts])
-        prices = self._prices()
-        if tried.any():
-            means = [one.mean_outcome if one.mean_outcome is not None else -np.inf for one in self.prompts]
-            return int(np.argmax(np.where(tried, np.asarray(means) - prices, -np.inf)))
-        shifts = np.asarray([one.shift for one in self.prompts], dtype=np.float32)
-        members = self.parts.ensemble.predict(self._by_prompt) + shifts
-        return int(np.argmax(to_probabilities(members.mean(axis=0)).mean(axis=0) - prices))
-
     def _prices(self) -> Floats:
         return price_prompts(self.prompts, price_per_1k=self.parts.price_per_1k)
 
-    def _prompt_features(self) -> Floats:
-        texts = tuple(one.text for one in self.prompts)
-        return self.parts.space.of_prompts(EmbeddedTexts(texts, self.parts.prompt_vectors))
+
+def find_best_prompt(parts: RouterParts) -> int:
+    """Return the number of the best single prompt: of the tried ones, or the best by its text where none was tried."""
+    tried = np.asarray([one.is_tried for one in parts.prompts])
+    prices = price_prompts(parts.prompts, price_per_1k=parts.price_per_1k)
+    if tried.any():
+        means = [one.mean_outcome if one.mean_outcome is not None else -np.inf for one in parts.prompts]
+        return int(np.argmax(np.where(tried, np.asarray(means) - prices, -np.inf)))
+    shifts = np.asarray([one.shift for one in parts.prompts], dtype=np.float32)
+    members = parts.ensemble.predict(FeatureTable(parts.reference, _describe_prompts(parts))) + shifts
+    return int(np.argmax(to_probabilities(members.mean(axis=0)).mean(axis=0) - prices))
+
+
+def _describe_prompts(parts: RouterParts) -> Floats:
+    texts = tuple(one.text for one in parts.prompts)
+    return parts.space.of_prompts(EmbeddedTexts(texts, parts.prompt_vectors))
 
 
 def _fall_back(values: Floats, tried: NDArray[np.bool_], *, rewards: Floats) -> NDArray[np.intp]:

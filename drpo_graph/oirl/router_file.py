@@ -16,7 +16,7 @@ from langchain_core.embeddings import Embeddings
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
-from drpo_graph.errors import RewardModelError
+from drpo_graph.errors import RewardModelError, UsageError
 from drpo_graph.oirl.ensemble import Calibration, Ensemble
 from drpo_graph.oirl.features import NUM_CHEAP, EmbeddedTexts, FeatureSpace, FeatureTable
 from drpo_graph.oirl.gate import Gate
@@ -30,6 +30,7 @@ from drpo_graph.safety.private_files import make_private_folder, write_atomicall
 from drpo_graph.safety.texts import shorten
 
 FORMAT: Final = 1
+_ARCHIVE: Final = b"PK\x03\x04"
 _HEADER, _HASH = "header", "hash"
 _SPACE = ("probe", "query_mean", "query_scale", "prompt_mean", "prompt_scale")
 
@@ -69,8 +70,9 @@ def write_router(path: Path, parts: RouterParts) -> None:
     """Write a router, replaced in one step.
 
     Raises:
-        RewardModelError: the file cannot be written.
+        RewardModelError: the file cannot be written, or its name does not end in ``.npz``.
     """
+    check_router_path(path)
     header = _Header(
         format=FORMAT,
         provenance=parts.provenance,
@@ -100,6 +102,16 @@ def write_router(path: Path, parts: RouterParts) -> None:
         raise RewardModelError(f"{path} cannot be written ({error.strerror or error}). Name another file.") from error
 
 
+def check_router_path(path: Path) -> None:
+    """Do nothing with the name of a router's file.
+
+    Raises:
+        RewardModelError: it does not end in ``.npz``: it may be the file of something else.
+    """
+    if path.suffix.lower() != ".npz":
+        raise RewardModelError(f"{path} cannot be written (its name does not end in .npz). Name another file.")
+
+
 def read_router(path: Path) -> RouterParts:
     """Return the router in a file.
 
@@ -109,6 +121,8 @@ def read_router(path: Path) -> RouterParts:
     """
     arrays = _read_arrays(path)
     try:
+        if not {_HASH, _HEADER} <= arrays.keys():
+            raise RewardModelError(f"{path} holds no router (it holds other arrays). Name a file that was saved.")
         stored = arrays.pop(_HASH).tobytes()
         if stored != _hash(arrays):
             raise RewardModelError(f"{path} is damaged: its content is not what was saved. Train the router again.")
@@ -173,11 +187,38 @@ def open_embeddings(name: str, *, base_url: str | None = None, file: Path | None
     return CachedEmbeddings(embeddings, model=name, file=file)
 
 
+def open_embeddings_of(provenance: Provenance, *, base_url: str | None = None) -> Embeddings:
+    """Return the embeddings that a router was learned with.
+
+    A file that somebody else wrote must not decide where queries are sent, nor may they go to the usual address where
+    they were embedded elsewhere before: another address is the caller's word.
+
+    Args:
+        provenance: The router's.
+        base_url: Where they are served; where that is usual, when absent.
+
+    Raises:
+        UsageError: they were served elsewhere and no address is given, or as :func:`open_embeddings`.
+    """
+    embeddings = open_embeddings(provenance.embeddings, base_url=base_url)
+    learned_at, found_at = provenance.embeddings_base_url, getattr(embeddings, "base_url", None)
+    if base_url is None and learned_at is not None and learned_at != found_at:
+        raise UsageError(
+            f"The router was learned with embeddings {provenance.embeddings!r} at {learned_at}, and queries would be "
+            f"sent to {found_at}. Say where they are served: --embeddings-base-url URL, or "
+            "PromptRouter.load(path, base_url=URL)."
+        )
+    return embeddings
+
+
 def _read_arrays(path: Path) -> dict[str, NDArray[np.generic]]:
     try:
+        # Numpy takes what is no archive for an array or a pickle, and says so.
+        with path.open("rb") as file:
+            begins = file.read(len(_ARCHIVE))
+        if begins != _ARCHIVE:
+            raise RewardModelError(f"{path} holds no router (it is no .npz file). Name a file that was saved.")
         found = np.load(path, allow_pickle=False)
-        if not isinstance(found, np.lib.npyio.NpzFile):
-            raise ValueError("it is a single array")
         with found as content:
             return {name: content[name] for name in content.files}
     except OSError as error:

@@ -39,6 +39,8 @@ class Provenance(Record):
 
     reward_model: str
     embeddings: str
+    embeddings_base_url: str | None = None
+    """Where they were served; ``None`` where that was the process itself, or not known."""
     data_digest: str
     settings_digest: str
     model: str

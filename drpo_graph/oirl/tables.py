@@ -28,7 +28,7 @@ _MODEL = COLUMNS.index("model")
 _logger = logging.getLogger(__name__)
 
 
-def load_demonstrations(sources: Path | Sequence[Path], *, models: Sequence[str] = ()) -> Demonstrations:
+def load_demonstrations(sources: Path | str | Sequence[Path | str], *, models: Sequence[str] = ()) -> Demonstrations:
     """Return the rows of some files as one table; a folder stands for the tables in it.
 
     Args:
@@ -42,7 +42,7 @@ def load_demonstrations(sources: Path | Sequence[Path], *, models: Sequence[str]
             cannot be used.
     """
     builder, present = TableBuilder(), dict.fromkeys(models, False)
-    files = list(_find_files([sources] if isinstance(sources, Path) else sources))
+    files = list(_find_files([Path(sources)] if isinstance(sources, Path | str) else [Path(one) for one in sources]))
     for path in files:
         builder.begin(str(path))
         batches = _read_parquet(path) if path.suffix.lower() in PARQUET_SUFFIXES else _read_jsonl(path)
@@ -58,12 +58,13 @@ def load_demonstrations(sources: Path | Sequence[Path], *, models: Sequence[str]
     return builder.finish()
 
 
-def save_demonstrations(path: Path, rows: Iterable[Demonstration]) -> int:
+def save_demonstrations(path: Path | str, rows: Iterable[Demonstration]) -> int:
     """Write rows to a ``.parquet`` or ``.jsonl`` file, replaced in one step, and return how many there were.
 
     Raises:
         DemonstrationsError: the file cannot be written, or its name says neither form.
     """
+    path = Path(path)
     is_parquet = path.suffix.lower() in PARQUET_SUFFIXES
     if not is_parquet and path.suffix.lower() != JSONL_SUFFIX:
         raise DemonstrationsError(f"{path}: expected a name that ends in .parquet or .jsonl.")
@@ -147,6 +148,9 @@ def _read_jsonl(path: Path) -> Iterator[list[list[object]]]:
 def _parse_line(path: Path, number: int, line: str) -> dict[str, object]:
     try:
         row = json.loads(line)
+    except json.JSONDecodeError as error:
+        # Its own line number is that within this one.
+        raise DemonstrationsError(f"{path}:{number}: expected a JSON object: {error.msg}.") from error
     except (ValueError, RecursionError) as error:
         raise DemonstrationsError(f"{path}:{number}: expected a JSON object: {shorten(str(error))}") from error
     if not isinstance(row, dict):

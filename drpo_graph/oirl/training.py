@@ -1,6 +1,7 @@
 """Learn a router from demonstrations."""
 
 import asyncio
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -8,7 +9,7 @@ from langchain_core.embeddings import Embeddings
 from pydantic import Field
 
 from drpo_graph.errors import DemonstrationsError
-from drpo_graph.oirl.checks import choose_model
+from drpo_graph.oirl.checks import check_outcomes_differ, choose_model
 from drpo_graph.oirl.demonstrations import Demonstrations
 from drpo_graph.oirl.ensemble import NUM_FOLDS, CrossFit, cross_fit
 from drpo_graph.oirl.features import EmbeddedTexts, FeatureSpace, FeatureTable, Floats, embed_probe, embed_texts
@@ -30,13 +31,13 @@ class TrainingSettings(Record):
 
     reward_model: str = DEFAULT_REWARD_MODEL
     """Its name; see :data:`~drpo_graph.oirl.rewards.catalogue.REWARD_MODELS`."""
-    price_per_1k: float = 0.0
+    price_per_1k: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     """Reward that 1,000 tokens are worth: a prompt that makes longer answers must bring so much more."""
     policy: Policy = "safe"
     """How prompts are chosen."""
     portfolio: int | None = Field(default=None, ge=1)
     """So many prompts at most are kept to choose from; all that were tried when absent."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
 
     def digest(self) -> str:
         """Return a hash of them, and of what is fixed here."""
@@ -68,6 +69,11 @@ async def train_router(
     """
     settings = settings or TrainingSettings()
     table = select_training_rows(demonstrations, model=model)
+    if settings.price_per_1k and np.isnan(table.tokens).all():
+        raise DemonstrationsError(
+            "No demonstration tells its tokens: a price would change nothing. Add a column tokens, or leave the price "
+            "out."
+        )
     name = embeddings_name or (DEFAULT_EMBEDDINGS if embeddings is None else type(embeddings).__name__)
     embedder = embeddings or open_embeddings(name)
     queries = await embed_texts(table.queries, embedder)
@@ -75,7 +81,9 @@ async def train_router(
     probe = await embed_probe(embedder)
     space = FeatureSpace.learn(queries, prompts, embeddings=name, probe=probe)
     parts = await asyncio.to_thread(learn_router, table, queries, prompts, space=space, settings=settings)
-    return PromptRouter(parts, embedder)
+    url = getattr(embedder, "base_url", None)
+    known = parts.provenance.model_copy(update={"embeddings_base_url": url if isinstance(url, str) else None})
+    return PromptRouter(replace(parts, provenance=known), embedder)
 
 
 def select_training_rows(demonstrations: Demonstrations, *, model: str | None = None) -> Demonstrations:
@@ -88,11 +96,7 @@ def select_training_rows(demonstrations: Demonstrations, *, model: str | None = 
     table = table.take(~table.is_in("test"))
     if not len(table):
         raise DemonstrationsError("All demonstrations are on the test side: there is nothing to learn from.")
-    if float(table.outcomes.min()) == float(table.outcomes.max()):
-        raise DemonstrationsError(
-            f"Every one of the {len(table)} outcomes is {float(table.outcomes[0]):g}: there is nothing to tell apart. "
-            "Take queries that some prompts answer rightly and some do not."
-        )
+    check_outcomes_differ(table)
     return table.without_unused()
 
 

@@ -60,6 +60,12 @@ class CachedEmbeddings(Embeddings):
         self._file = _CacheFile(file) if file is not None else None
 
     @property
+    def base_url(self) -> str | None:
+        """Where texts that are not there go to be embedded; ``None`` where that is this process."""
+        url: str | None = getattr(self._embeddings, "base_url", None)
+        return url
+
+    @property
     def counts(self) -> CacheCounts:
         """What it was asked for so far."""
         return self._counts

@@ -31,6 +31,11 @@ class EndpointEmbeddings(Embeddings):
         self._name, self._base_url, self._api_key = name, base_url, SecretStr(api_key)
         self._clients = PerLoop(self._open_in_loop)
 
+    @property
+    def base_url(self) -> str:
+        """Where the texts go to be embedded."""
+        return self._base_url
+
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         """Return the texts' embeddings.
 
@@ -91,8 +96,8 @@ class EndpointEmbeddings(Embeddings):
             reason = redact(str(error), secret=self._api_key.get_secret_value())
             raise EmbeddingsError(
                 f"The embeddings model {self._name!r} at {self._base_url} cannot be used: {type(error).__name__}: "
-                f"{reason[:_MAX_QUOTED]} Check the address and the key, or start the server, then resume; a server "
-                "that has moved is given by --set embeddings_base_url=URL."
+                f"{reason[:_MAX_QUOTED]} Check the key and the address (--embeddings-base-url URL; for a run that is "
+                "resumed, --set embeddings_base_url=URL), or start the server, then try again."
             ) from error
 
 

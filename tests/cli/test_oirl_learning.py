@@ -89,6 +89,82 @@ def test_what_cannot_be_learned_from_is_named(drpo: Drpo, tmp_path: Path, rows: 
     assert not (tmp_path / "r.npz").exists()
 
 
+@pytest.mark.parametrize(
+    ("command", "arguments", "named"),
+    [
+        ("train", ("--seed", "-1"), "--seed"),
+        ("train", ("--price", "inf"), "--price"),
+        ("train", ("--price", "1"), "No demonstration tells its tokens"),
+        ("evaluate", ("--seed", "-1"), "--seed"),
+        ("evaluate", ("--test-share", "0"), "--test-share"),
+        ("evaluate", ("--test-share", "nan"), "--test-share"),
+        ("evaluate", ("--compared-with", "lightgbm"), "--compared-with lightgbm: not evaluated"),
+        ("evaluate", ("--held-out", "3"), "leave at least one"),
+        ("evaluate", ("--output", "logs.jsonl"), "is a file"),
+        ("train", ("--output", "logs.jsonl"), "does not end in .npz"),
+        ("train", ("--output", "logs.npz", "logs.npz"), "is read, and would be overwritten"),
+    ],
+)
+def test_what_cannot_be_done_is_told_before_anything_is_embedded(
+    drpo: Drpo, folder: Path, command: str, arguments: tuple[str, ...], named: str
+) -> None:
+    for name in ("logs.jsonl", "logs.npz"):
+        rows = [one._replace(tokens=None) for one in make_world(60)]
+        save_demonstrations(folder / "rows.jsonl", rows)
+        (folder / "rows.jsonl").rename(folder / name)
+    before = (folder / "logs.jsonl").read_bytes()
+    output = () if "--output" in arguments else ("--output", "made.npz")
+    ended = drpo("oirl", command, "logs.jsonl", *arguments, *output, *EMBEDDINGS, "http://127.0.0.1:9/v1")
+    assert ended.code == 2, ended.err
+    assert named in " ".join(ended.err.split())
+    assert "a bug" not in ended.err
+    assert (folder / "logs.jsonl").read_bytes() == before
+    assert not (folder / "made.npz").exists()
+
+
+@pytest.mark.parametrize(
+    ("rows", "named"),
+    [
+        ([("q", "p", 1.0), ("r", "p", 1.0)], "Every one of the 2 outcomes is 1"),
+        ([("q", "p", 1.0), ("r", "o", 0.0)], "too few to evaluate on"),
+        ([("q", "p", 1.0, "m"), ("q", "p", 0.0, "n")], "choose one, with --model NAME"),
+    ],
+)
+def test_logs_that_say_nothing_are_not_evaluated(
+    drpo: Drpo, folder: Path, rows: list[tuple[str, str, float]], named: str
+) -> None:
+    save_demonstrations("few.jsonl", [Demonstration(*one) for one in rows])
+    place = ("--embeddings-base-url", "http://127.0.0.1:9/v1")
+    told = drpo("oirl", "evaluate", "few.jsonl", "--output", "out", "--embeddings", "openai:world", *place)
+    assert_one_line(told, 2, named)
+    assert not (folder / "out").exists()
+
+
+def test_queries_are_not_sent_elsewhere_than_before(
+    drpo: Drpo, logs: Path, folder: Path, world: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = drpo("oirl", "train", logs, "-o", "r.npz", "--reward-model", "neighbours", *EMBEDDINGS, world.base_url)
+    assert trained.code == 0, trained.err
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
+    assert_one_line(drpo("oirl", "select", "Sum 5.", "--router", "r.npz"), 2, world.base_url, "--embeddings-base-url")
+    told = drpo("generate", "Sum 5.", "--model", "openai:world", "--router", "r.npz")
+    assert_one_line(told, 2, world.base_url, "--embeddings-base-url")
+
+
+def test_anchors_of_other_prompts_are_told(drpo: Drpo, logs: Path, folder: Path, world: FakeServer) -> None:
+    place = ("--embeddings-base-url", world.base_url)
+    learning = ("--reward-model", "neighbours", "--embeddings", "openai:world", *place)
+    assert drpo("oirl", "train", logs, "-o", "r.npz", *learning).code == 0
+    (folder / "new.txt").write_text("Say it twice.\n")
+    save_demonstrations("some.jsonl", [Demonstration("Sum 1.", one, 1.0) for one in ("Say it twice.", "Another.")])
+    save_demonstrations("other.jsonl", [Demonstration("Sum 1.", "Another.", 1.0)])
+    select = ("oirl", "select", "Sum 5.", "-r", "r.npz", "--prompts", "new.txt", *place, "--anchors")
+    assert "note: --anchors: 1 of its 2 prompts are not in --prompts" in drpo(*select, "some.jsonl").err
+    refused = drpo(*select, "other.jsonl")
+    assert (refused.code, refused.out) == (2, "")
+    assert "None of the 1 anchors is a trial of a prompt" in refused.err
+
+
 def test_an_unknown_reward_model_is_named_before_anything_is_embedded(drpo: Drpo, logs: Path, tmp_path: Path) -> None:
     for command in ("train", "evaluate"):
         ended = drpo("oirl", command, logs, "-o", tmp_path / "out", "--reward-model", "magic")

@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -32,11 +32,17 @@ def reader(monkeypatch: pytest.MonkeyPatch) -> RouterReader:
 
     class PromptRouter:
         @staticmethod
-        def load(path: Path) -> FakeChooser:
+        def load(path: Path, *, base_url: str | None = None) -> FakeChooser:
+            reader.base_urls.append(base_url)
             return reader(path)
 
+    def read_parts(path: Path) -> SimpleNamespace:
+        return SimpleNamespace(prompts=[SimpleNamespace(text=reader(path).best_prompt)])
+
     module.PromptRouter = PromptRouter  # type: ignore[attr-defined]
+    module.find_best_prompt = lambda parts: 0  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr("drpo_graph.oirl.router_file.read_router", read_parts)
     return reader
 
 
@@ -55,6 +61,23 @@ def test_router_s_prompt_is_used_and_told(drpo: Drpo, speaker: FakeServer, route
     choice = told["system_prompt_choice"]
     assert choice["has_abstained"] == (query == OTHER)
     assert (choice["name"], choice["reward"]) == (("best", 0.5) if query == OTHER else ("special", 0.75))
+
+
+@pytest.mark.parametrize("is_kept", [False, True])
+def test_address_of_a_router_s_embeddings_needs_no_icl_example(
+    drpo: Drpo, speaker: FakeServer, router: Path, reader: RouterReader, is_kept: bool
+) -> None:
+    if is_kept:
+        assert drpo("import", router, *MODEL, "--registry", "kept").code == 0
+    place = ("--registry", "kept") if is_kept else ("--router", router)
+    answered = drpo("generate", CHOSEN, *MODEL, *place, "--embeddings-base-url", "http://127.0.0.1:9/v1")
+    assert answered.out == "Six.\n", answered.err
+    assert reader.base_urls == ["http://127.0.0.1:9/v1"]
+
+
+def test_address_of_embeddings_that_nothing_asks_is_refused(drpo: Drpo, speaker: FakeServer) -> None:
+    told = drpo("generate", CHOSEN, *MODEL, *OWN, "--embeddings-base-url", "http://127.0.0.1:9/v1")
+    assert_one_line(told, 2, "--embeddings-base-url", "--num-icl")
 
 
 def sent(server: FakeServer) -> list[dict[str, list[dict[str, object]]]]:

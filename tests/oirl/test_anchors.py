@@ -84,9 +84,10 @@ async def test_a_router_with_anchors_is_saved_whole(
     assert again.invoke("Sum 3.") == anchored.invoke("Sum 3.")
 
 
-async def test_trials_of_other_prompts_correct_nothing(router: PromptRouter) -> None:
-    anchored = await offer_prompts(router, NEW, anchors=Demonstrations.from_rows(label("Another.", 1.0)))
-    assert [one.shift for one in anchored.prompts] == [0.0, 0.0]
+async def test_trials_of_other_prompts_alone_are_refused(router: PromptRouter) -> None:
+    for other in ("Another.", f"{NEW[0]} ", PROMPTS[0]):
+        with pytest.raises(DemonstrationsError, match="None of the 40 anchors is a trial of a prompt that is offered"):
+            await offer_prompts(router, [*PROMPTS, *NEW], anchors=Demonstrations.from_rows(label(other, 1.0)))
 
 
 @pytest.mark.parametrize("prompts", [(), ("A.", "A.")])

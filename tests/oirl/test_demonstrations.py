@@ -83,10 +83,9 @@ def test_whatever_can_be_used_comes_back(rows: list[Demonstration]) -> None:
 def test_a_row_that_cannot_be_used_is_named_in_one_line(changed: dict[str, Any], problem: str) -> None:
     with pytest.raises(DemonstrationsError) as raised:
         table(ROW, ROW._replace(**changed), ROW._replace(**changed))
-    lines = str(raised.value).splitlines()
-    assert len(lines) == 2
-    assert f"row 2: {problem}" in lines[1]
-    assert len(lines[1]) < 250
+    (line,) = str(raised.value).splitlines()
+    assert f"row 2: {problem}" in line
+    assert len(line) < 300
 
 
 def test_each_kind_of_problem_is_named_once() -> None:

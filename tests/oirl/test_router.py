@@ -9,7 +9,7 @@ from langchain_core.runnables import RunnableLambda
 from langchain_core.tracers.base import BaseTracer
 from langchain_core.tracers.schemas import Run
 
-from drpo_graph.errors import RewardModelError
+from drpo_graph.errors import DemonstrationsError, RewardModelError
 from drpo_graph.oirl.demonstrations import Demonstration
 from drpo_graph.oirl.features import PROBE, embed_texts
 from drpo_graph.oirl.gate import Gate
@@ -261,7 +261,8 @@ async def test_a_prompt_twice_as_long_loses_where_rewards_are_equal() -> None:
 async def test_a_prompt_of_unknown_cost_is_priced_as_is_usual() -> None:
     router = await learn(make_rows(tokens=[100.0, 300.0, None]), price_per_1k=1.0)
     np.testing.assert_allclose(router._prices(), [0.1, 0.3, 0.2], rtol=1e-6)
-    np.testing.assert_array_equal((await learn(price_per_1k=1.0))._prices(), [0.0, 0.0, 0.0])
+    with pytest.raises(DemonstrationsError, match="No demonstration tells its tokens"):
+        await learn(price_per_1k=1.0)
 
 
 async def test_a_choice_that_is_expected_to_do_worse_is_not_called_sure() -> None:

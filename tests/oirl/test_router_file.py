@@ -1,5 +1,6 @@
 """A router in a file."""
 
+import copy
 import io
 import json
 import os
@@ -8,6 +9,7 @@ import random
 import stat
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,19 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from drpo_graph.errors import ModelSpecError, RewardModelError
+from drpo_graph.errors import ModelSpecError, RewardModelError, UsageError
+from drpo_graph.inference import load_router
 from drpo_graph.oirl.demonstrations import Demonstrations
 from drpo_graph.oirl.features import FeatureSpace
 from drpo_graph.oirl.router import PromptRouter
-from drpo_graph.oirl.router_file import FORMAT, _hash, open_embeddings, read_router
+from drpo_graph.oirl.router_file import (
+    FORMAT,
+    _hash,
+    check_router_path,
+    open_embeddings,
+    open_embeddings_of,
+    read_router,
+)
 from drpo_graph.oirl.router_parts import RouterParts
 from drpo_graph.oirl.training import TrainingSettings, train_router
 from tests.oirl.routers import SHAPE, SUM, KindEmbeddings, ask, learn, make_rows
@@ -67,7 +77,7 @@ def change_header(**changes: object) -> Callable[[Stored], None]:
 
 @pytest.mark.parametrize("reward_model", ["neighbours", "additive"])
 async def test_a_router_that_was_saved_and_loaded_chooses_the_same(tmp_path: Path, reward_model: str) -> None:
-    router = await learn(reward_model=reward_model, price_per_1k=0.5, policy="best")
+    router = await learn(make_rows(tokens=(9, 20, 30)), reward_model=reward_model, price_per_1k=0.5, policy="best")
     path = tmp_path / "new" / "router.npz"
     router.save(path)
     loaded = PromptRouter.load(path, embeddings=KindEmbeddings())
@@ -176,11 +186,11 @@ def test_other_archives_and_arrays_are_told(tmp_path: Path) -> None:
     path = tmp_path / "router.npz"
     np.savez(path, weights=np.zeros(3))
     assert "holds no router" in (told(path) or "")
-    np.savez(path, hash=np.zeros(32, dtype=np.uint8))
+    np.savez(path, hash=np.zeros(32, dtype=np.uint8), header=np.zeros(1, dtype=np.uint8))
     assert "is damaged" in (told(path) or "")
     with path.open("wb") as file:
         np.save(file, np.zeros(3))
-    assert "holds no router (it is a single array)" in (told(path) or "")
+    assert "holds no router (it is no .npz file)" in (told(path) or "")
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("notes.txt", "no array")
     assert told(path) is not None
@@ -299,3 +309,45 @@ async def test_embeddings_are_named_by_their_class_where_nobody_names_them() -> 
     settings = TrainingSettings(reward_model="neighbours")
     router = await train_router(table, settings=settings, embeddings=KindEmbeddings())
     assert router.parts.provenance.embeddings == "KindEmbeddings"
+
+
+async def test_queries_go_nowhere_else_than_where_they_went_before_unless_that_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "k")
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
+    path = tmp_path / "router.npz"
+    router = await learn()
+    known = {"embeddings": "openai:e", "embeddings_base_url": "http://127.0.0.1:8/v1"}
+    parts = replace(router.parts, provenance=router.parts.provenance.model_copy(update=known))
+    PromptRouter(parts, router.embeddings).save(path)
+    with pytest.raises(
+        UsageError, match=r"at http://127.0.0.1:8/v1, and queries would be sent to http://127.0.0.1:9/v1"
+    ):
+        PromptRouter.load(path)
+    with pytest.raises(UsageError, match="--embeddings-base-url URL"):
+        load_router(path)
+    for url in ("http://127.0.0.1:8/v1", "http://127.0.0.1:7/v1"):
+        assert open_embeddings_of(parts.provenance, base_url=url).base_url == url  # type: ignore[attr-defined]
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:8/v1/")
+    assert PromptRouter.load(str(path)).prompts == router.prompts
+
+
+async def test_a_router_is_copied_as_it_is_and_not_pickled() -> None:
+    router = await learn()
+    assert copy.deepcopy(router) is copy.copy(router) is router
+    with pytest.raises(TypeError, match="save it to a file"):
+        pickle.dumps(router)
+
+
+async def test_a_router_is_a_tool_that_takes_a_query() -> None:
+    router = await learn()
+    tool = router.as_tool(name="route", description="Chooses a prompt.")
+    assert tool.args.keys() == {"query"}
+    assert tool.invoke({"query": FRESH[0]}) == router.invoke(FRESH[0])
+
+
+def test_a_router_s_file_has_its_own_ending(tmp_path: Path) -> None:
+    for name in ("logs.jsonl", "router", "router.pkl"):
+        with pytest.raises(RewardModelError, match=r"does not end in .npz"):
+            check_router_path(tmp_path / name)

@@ -136,7 +136,7 @@ def test_any_json_value_is_used_or_named(tmp_path: Path, column: str, value: str
     path = tmp_path / "a.jsonl"
     path.write_text(json.dumps(LEAST)[:-1] + f', "{column}": {value}}}\n')
     told = tell(path)
-    assert told is None or told.startswith(f"The demonstrations cannot be used:\n{path}, row 1: ")
+    assert told is None or told.startswith(f"The demonstrations cannot be used: {path}, row 1: ")
 
 
 @pytest.mark.parametrize("name", ["a.parquet", "a.jsonl"])

@@ -13,8 +13,8 @@ from drpo_graph.oirl.router import PromptRouter
 from drpo_graph.oirl.training import TrainingSettings, describe_prompts, select_training_rows, train_router
 from tests.oirl.routers import KindEmbeddings, learn, make_rows
 
-TRAIN = [row._replace(split="train") for row in make_rows(20)]
-TEST = [row._replace(split="test", query=f"{row.query} again") for row in make_rows(10)]
+TRAIN = [row._replace(split="train") for row in make_rows(20, tokens=(9, 20, 30))]
+TEST = [row._replace(split="test", query=f"{row.query} again") for row in make_rows(10, tokens=(9, 20, 30))]
 
 
 def content_of(router: PromptRouter, folder: Path) -> bytes:

@@ -58,6 +58,8 @@ class RouterReader:
 
     def __init__(self) -> None:
         self.opened: list[FakeChooser] = []
+        self.base_urls: list[str | None] = []
+        """Where each was told that embeddings are served."""
 
     def __call__(self, path: Path) -> FakeChooser:
         try:

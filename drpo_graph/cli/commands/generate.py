@@ -4,6 +4,7 @@ import asyncio
 import json
 import sys
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TextIO
 
@@ -108,9 +109,14 @@ def generate_command(
         likeness=likeness.given(),
         overrides=sources.overrides,
     )
-    wanted = _count_examples(num_icl, settings, given=likeness.given())
+    # A router's queries are embedded, too.
+    is_own = text is not None or result is not None
+    unused = [one for one in likeness.given() if is_own or one != "embeddings_base_url"]
+    wanted = _count_examples(num_icl, settings, given=unused)
     prompts = open_prompts(source.registry)
-    chosen = text if text is not None else result or _open_router(source.router) or _find_prompt(prompts, source.prompt)
+    chosen: GivenPrompt | None = text if text is not None else result or _open_router(source.router, settings)
+    if chosen is None:
+        chosen = _find_prompt(prompts, source.prompt)
     aligned = _make_model(settings, chosen, registry=prompts, num_icl=wanted)
     asyncio.run(_answer(aligned, asked, as_json=as_json))
 
@@ -173,12 +179,12 @@ async def _read_run(thread_id: str, place: str) -> "tuple[RunRecord, RunResult]"
     return await load_finished(storage, thread_id, advice="Give its out_*.json with --icl-examples.")
 
 
-def _open_router(path: Path | None) -> "RouterFile | None":
+def _open_router(path: Path | None, settings: Settings) -> "RouterFile | None":
     if path is None:
         return None
-    from drpo_graph.inference.routers import RouterFile  # Loads LangChain.
+    from drpo_graph.inference.routers import RouterFile, load_router  # Loads LangChain.
 
-    router = RouterFile(path)
+    router = RouterFile(path, open_router=partial(load_router, base_url=settings.embeddings_base_url))
     router.open()  # What is wrong with it is told before anything is asked.
     return router
 

@@ -135,9 +135,12 @@ def _read_router(path: Path, model: str | None) -> dict[str, str]:
     """Return a router's best single prompt by the name of its model."""
     if model is None:
         raise UsageError(f"Router {path}: say with --model whose prompts it chooses.")
-    from drpo_graph.inference.routers import RouterFile  # Loads LangChain.
+    # Loads NumPy.
+    from drpo_graph.oirl.router import find_best_prompt
+    from drpo_graph.oirl.router_file import read_router
 
-    return {model: RouterFile(path).best_prompt}
+    parts = read_router(path)
+    return {model: parts.prompts[find_best_prompt(parts)].text}
 
 
 def _read_mapping(path: Path, model: str | None) -> tuple[dict[str, str], tuple[str, ...]]:

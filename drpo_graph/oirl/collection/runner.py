@@ -97,8 +97,10 @@ def make_input(
         UsageError: an argument cannot be used, or a reference is missing.
     """
     num_trials, test_share, output = trials.num_trials, trials.test_share, trials.output
-    if num_trials < 1 or not 0 <= test_share < 1:
-        raise UsageError(f"Expected at least one trial and a test share from 0 to 1, got {num_trials}, {test_share:g}.")
+    if num_trials < 1:
+        raise UsageError(f"Expected at least one trial of each pair, got {num_trials}.")
+    if not 0 <= test_share < 1:
+        raise UsageError(f"Expected a test share from 0 up to, and without, 1, got {test_share:g}.")
     if num_trials > 1 and settings.base.temperature == 0:
         raise UsageError(
             f"{num_trials} trials of each pair: at temperature 0 they would be the same. Give a temperature above 0."

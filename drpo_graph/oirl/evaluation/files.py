@@ -19,6 +19,17 @@ Table = tuple[Sequence[str], list[Sequence[str]]]
 SET_ORDER: Final = ("training", "held-out", "all")
 
 
+def check_folder(folder: Path) -> None:
+    """Do nothing where a folder can be written to, or made.
+
+    Raises:
+        DemonstrationsError: it is a file, or its parent is.
+    """
+    first = next(one for one in (folder, *folder.absolute().parents) if one.exists())
+    if not first.is_dir():
+        raise DemonstrationsError(f"{folder} cannot be written ({first} is a file). Name another.")
+
+
 def write_evaluation(folder: Path, evaluation: Evaluation) -> list[Path]:
     """Write an evaluation's files and return their paths; figures are left out where matplotlib is missing.
 

@@ -1,14 +1,17 @@
 """Evaluate ways of choosing prompts on a table of demonstrations, over repeated rounds."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 from itertools import combinations
 from typing import Final
 
 import numpy as np
+from langchain_core.embeddings import Embeddings
 from numpy.typing import NDArray
 from pydantic import Field
 
-from drpo_graph.oirl.checks import check_demonstrations, choose_model
+from drpo_graph.errors import DemonstrationsError
+from drpo_graph.oirl.checks import check_demonstrations, check_outcomes_differ, choose_model
 from drpo_graph.oirl.demonstrations import Demonstrations, OutcomeGrid
 from drpo_graph.oirl.evaluation.choices import (
     NUM_ANCHORS,
@@ -43,7 +46,7 @@ from drpo_graph.oirl.evaluation.statistics import (
     measure_fit,
 )
 from drpo_graph.oirl.evaluation.tally import Tally
-from drpo_graph.oirl.features import EmbeddedTexts, Floats
+from drpo_graph.oirl.features import EmbeddedTexts, Floats, embed_texts
 from drpo_graph.oirl.rewards.catalogue import DEFAULT_REWARD_MODEL
 from drpo_graph.records import Record
 
@@ -56,18 +59,23 @@ class EvaluationSettings(Record):
 
     num_rounds: int = Field(default=20, ge=1)
     reward_models: tuple[str, ...] = LIGHT_MODELS
-    compared_with: str = "xgboost-quick"
-    """The reward model that the others are paired with, besides the best single prompt, where it is evaluated."""
+    compared_with: str | None = None
+    """The reward model that the others are paired with, besides the best single prompt; ``xgboost-quick`` where that
+    is evaluated, else none, when absent."""
     test_share: float = Field(default=0.3, gt=0, lt=1)
     num_held_out: int | None = Field(default=None, ge=1)
     has_subsets: bool = False
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
+
+    @property
+    def paired_model(self) -> str:
+        """The reward model that the others are paired with; empty where there is none."""
+        return self.compared_with or ("xgboost-quick" if "xgboost-quick" in self.reward_models else "")
 
 
-def evaluate_demonstrations(
+async def evaluate_demonstrations(
     demonstrations: Demonstrations,
-    queries: EmbeddedTexts,
-    prompts: EmbeddedTexts,
+    embeddings: Embeddings,
     *,
     settings: EvaluationSettings,
     model: str | None = None,
@@ -77,25 +85,43 @@ def evaluate_demonstrations(
 
     Args:
         demonstrations: The trials.
-        queries: All its queries, embedded, in its order.
-        prompts: All its prompts, likewise.
+        embeddings: What embeds queries and prompts; asked for nothing where the trials cannot be used.
         settings: What is evaluated.
         model: Whose answers, where the trials are of several models.
         notice: Told what is going on, a line at a time.
 
     Raises:
-        DemonstrationsError: the trials cannot be split or learned from.
+        DemonstrationsError: the trials cannot be split or learned from, or say nothing.
         UsageError: there is no such reward model, or an extra is missing.
+        EmbeddingsError: the texts cannot be embedded.
     """
-    table = choose_model(demonstrations, model)
-    notes = list(check_demonstrations(table))
+    table = choose_model(demonstrations, model).without_unused()
+    check_outcomes_differ(table)
     setting = open_setting(
         table, test_share=settings.test_share, num_held_out=settings.num_held_out, seed=settings.seed
     )
-    # Queries written alike are one now, under the first text.
-    vectors = dict(zip(queries.texts, queries.vectors, strict=True))
-    merged = EmbeddedTexts(setting.table.queries, np.stack([vectors[one] for one in setting.table.queries]))
-    return _Run(setting, merged, prompts, settings=settings, notice=notice).carry_out(notes)
+    _check_first_round(setting)
+    texts = setting.table.queries, setting.table.prompts
+    notice(f"embedding {len(texts[0])} queries and {len(texts[1])} prompts")
+    queries, prompts = [await embed_texts(some, embeddings) for some in texts]
+    run = _Run(setting, queries, prompts, settings=settings, notice=notice)
+    # Computes for minutes: what else is on this loop goes on.
+    return await asyncio.to_thread(run.carry_out, check_demonstrations(table))
+
+
+def _check_first_round(setting: Setting) -> None:
+    """Do nothing where the best single prompt of the first round was tried on some test query.
+
+    Raises:
+        DemonstrationsError: it was not, or nothing is left to learn from.
+    """
+    split = open_round(setting, 0)
+    best = choose_single(split, setting, 1).by_set["training"][0]
+    if np.isnan(setting.table.grid().mean[split.test_queries, best]).all():
+        raise DemonstrationsError(
+            f"The {len(setting.table)} demonstrations are too few to evaluate on: the best prompt in training was "
+            f"tried on none of the {len(split.test_queries)} test queries. Try every prompt on more queries."
+        )
 
 
 class _Run:
@@ -129,7 +155,7 @@ class _Run:
             tested.update(split.test_queries.tolist())
             self._add_baselines(split)
             self._add_models(split)
-        rows = self._tally.rows(compared_with=settings.compared_with)
+        rows = self._tally.rows(compared_with=settings.paired_model)
         seen = np.asarray(sorted(tested), dtype=np.intp)
         return Evaluation(
             num_rows=len(setting.table),
@@ -141,7 +167,7 @@ class _Run:
             has_own_split=setting.has_own_split,
             leak=setting.leak.line if setting.leak is not None else None,
             notes=tuple(notes),
-            compared_with=settings.compared_with,
+            compared_with=settings.paired_model,
             selection=rows,
             fits=tuple(_average_fits(one) for one in self._fits.values()),
             oracles=self._measure_oracles(seen),

@@ -1,5 +1,6 @@
 """An evaluation tells what was put into the world, and nothing that was not."""
 
+import asyncio
 import csv
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from drpo_graph.oirl.demonstrations import Demonstration, Demonstrations
 from drpo_graph.oirl.evaluation.files import render_report, write_evaluation
 from drpo_graph.oirl.evaluation.results import BEST_SINGLE, Evaluation, SelectionRow
 from drpo_graph.oirl.evaluation.runner import EvaluationSettings, evaluate_demonstrations
-from tests.support.prompt_worlds import PROMPTS, embed, make_world
+from tests.support.prompt_worlds import PROMPTS, WorldEmbeddings, make_world
 
 pytest.importorskip("sklearn", reason="needs the extra oirl")
 
@@ -19,7 +20,7 @@ QUICK = EvaluationSettings(num_rounds=2, reward_models=("neighbours", "additive"
 
 
 def evaluate(table: Demonstrations, settings: EvaluationSettings = QUICK) -> Evaluation:
-    return evaluate_demonstrations(table, embed(table.queries), embed(table.prompts), settings=settings)
+    return asyncio.run(evaluate_demonstrations(table, WorldEmbeddings(), settings=settings))
 
 
 def find(evaluation: Evaluation, name: str, prompts: str = "training") -> SelectionRow:
@@ -133,7 +134,7 @@ def test_several_models_are_told_apart() -> None:
     table = Demonstrations.from_rows(rows)
     with pytest.raises(DemonstrationsError, match="2 models"):
         evaluate(table)
-    found = evaluate_demonstrations(table, embed(table.queries), embed(table.prompts), settings=QUICK, model="world")
+    found = asyncio.run(evaluate_demonstrations(table, WorldEmbeddings(), settings=QUICK, model="world"))
     assert found.num_rows == 30 * len(PROMPTS)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from drpo_graph.cli import options as flags
+from drpo_graph.cli.demonstrations import check_is_no_input
 from drpo_graph.cli.inputs import check_budget, read_answered, read_settings
 from drpo_graph.cli.option_groups import Only, SettingGroup, Without, option, takes_options
 from drpo_graph.cli.pages.estimate import print_estimates
@@ -81,6 +82,8 @@ def collect_command(
     settings = read_settings(sources, models, sampling, search, pace, budget, defaults=defaults)
     check_budget(settings, budget.find_priced())
     answered = _choose(read_answered(queries) if queries else load_bundled_problems(), num_queries)
+    if output is not None:
+        check_is_no_input(output, [*(queries or ()), *([prompts] if prompts is not None else ())])
     name = check_thread_id(new_thread_id() if thread_id is None else thread_id)
     # Loads LangGraph.
     from drpo_graph.oirl.checkers import load_checker

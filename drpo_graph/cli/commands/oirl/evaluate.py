@@ -3,21 +3,15 @@
 import asyncio
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from drpo_graph.cli.demonstrations import EmbeddingOptions, read_table, tell
 from drpo_graph.cli.option_groups import FLAG, option, takes_options
 from drpo_graph.display.streams import write_lines
+from drpo_graph.errors import UsageError
 from drpo_graph.safety.terminal import inert
-
-if TYPE_CHECKING:
-    from langchain_core.embeddings import Embeddings
-
-    from drpo_graph.oirl.demonstrations import Demonstrations
-    from drpo_graph.oirl.evaluation.results import Evaluation
-    from drpo_graph.oirl.evaluation.runner import EvaluationSettings
 
 _MAX_LINE = 2000
 
@@ -38,13 +32,17 @@ def evaluate_command(
         help="May be given several times: network, neighbours, additive (these three by default), lightgbm, "
         "xgboost-quick, xgboost (the paper's).",
     ),
-    compared_with: str = option("xgboost-quick", "NAME", help="Reward model that the others are paired with."),
-    test_share: float = option(0.3, "X", help="Share of the queries for tests, where the table has no split."),
+    compared_with: str | None = option(
+        None, "NAME", help="Reward model that the others are paired with; xgboost-quick where that is evaluated."
+    ),
+    test_share: float = option(
+        0.3, "X", help="Share of the queries for tests, where the table has no split.", at_least=0.01, at_most=0.99
+    ),
     held_out: int | None = option(
         None, "N", help="Prompts to learn nothing of. Those without training rows by default.", at_least=1
     ),
     subsets: bool = option(False, FLAG, help="Also learn from every set of training prompts, as the paper does."),
-    seed: int = option(0, "N", help="Seed of every draw."),
+    seed: int = option(0, "N", help="Seed of every draw.", at_least=0),
     embedding: EmbeddingOptions,
 ) -> None:
     """Compare ways of choosing prompts on logs: single prompts, reward models, the router, the oracle.
@@ -53,13 +51,16 @@ def evaluate_command(
     which a question stands on both sides is told, and replaced by one by query text.
     """
     # NumPy and LangChain: wrong usage is told before that.
-    from drpo_graph.oirl.evaluation.files import render_report, write_evaluation
-    from drpo_graph.oirl.evaluation.runner import LIGHT_MODELS, EvaluationSettings
+    from drpo_graph.oirl.evaluation.files import check_folder, render_report, write_evaluation
+    from drpo_graph.oirl.evaluation.runner import LIGHT_MODELS, EvaluationSettings, evaluate_demonstrations
     from drpo_graph.oirl.rewards.catalogue import make_reward_model
 
     names = tuple(reward_model or LIGHT_MODELS)
     for name in names:
         make_reward_model(name)
+    if compared_with is not None and compared_with not in names:
+        raise UsageError(f"--compared-with {compared_with}: not evaluated. Add --reward-model {compared_with}.")
+    check_folder(output)
     settings = EvaluationSettings(
         num_rounds=rounds,
         reward_models=names,
@@ -70,21 +71,12 @@ def evaluate_command(
         seed=seed,
     )
     table = read_table(tables, model=model)
-    evaluation = asyncio.run(_evaluate(table, embedding.open(), settings=settings, model=model))
+    evaluation = asyncio.run(
+        evaluate_demonstrations(
+            table, embedding.open(), settings=settings, model=model, notice=lambda line: tell([line])
+        )
+    )
     files = write_evaluation(output, evaluation)
     for line in render_report(evaluation).splitlines():
         write_lines(sys.stdout, inert(line, max_chars=_MAX_LINE))
     tell([f"written: {', '.join(one.name for one in files)} in {output}"])
-
-
-async def _evaluate(
-    table: "Demonstrations", embeddings: "Embeddings", *, settings: "EvaluationSettings", model: str | None
-) -> "Evaluation":
-    from drpo_graph.oirl.evaluation.runner import evaluate_demonstrations
-    from drpo_graph.oirl.features import embed_texts
-
-    tell([f"embedding {len(table.queries)} queries and {len(table.prompts)} prompts"])
-    queries, prompts = await embed_texts(table.queries, embeddings), await embed_texts(table.prompts, embeddings)
-    return evaluate_demonstrations(
-        table, queries, prompts, settings=settings, model=model, notice=lambda line: tell([line])
-    )

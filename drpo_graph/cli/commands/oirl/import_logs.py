@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from drpo_graph.cli.demonstrations import check_is_no_input
 from drpo_graph.cli.option_groups import option, takes_options
 from drpo_graph.display.streams import write_lines
 from drpo_graph.safety.terminal import inert
@@ -30,7 +31,7 @@ def import_logs_command(
     test_share: float | None = option(
         None, "X", help="Split anew by query, with this share for tests. The logs' own split by default.", at_most=1
     ),
-    seed: int = option(0, "N", help="Seed of that split."),
+    seed: int = option(0, "N", help="Seed of that split.", at_least=0),
 ) -> None:
     """Write the published logs of Prompt-OIRL as demonstrations.
 
@@ -45,6 +46,7 @@ def import_logs_command(
     from drpo_graph.oirl.splits import drop_from_train, held_out_prompts, split_by_query
     from drpo_graph.oirl.tables import save_demonstrations
 
+    check_is_no_input(output, [*folder.glob("*"), *(one for one in (queries, prompts) if one is not None)])
     logs = read_published(folder, queries=queries, task=task, prompts=prompts, model=model)
     table = Demonstrations.from_rows(logs)
     if test_share is not None:

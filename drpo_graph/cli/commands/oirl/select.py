@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from drpo_graph.cli import options as flags
+from drpo_graph.cli.demonstrations import tell
 from drpo_graph.cli.option_groups import argument, option, takes_options
 from drpo_graph.display.streams import write_lines
 from drpo_graph.errors import UsageError
@@ -42,10 +43,10 @@ def select_command(
         raise UsageError("--anchors: say with --prompts which prompts they are trials of.")
     # NumPy and LangChain: wrong usage is told before that.
     from drpo_graph.oirl.router import PromptRouter, RouterInput
-    from drpo_graph.oirl.router_file import open_embeddings, read_router
+    from drpo_graph.oirl.router_file import open_embeddings_of, read_router
 
     parts = read_router(router)
-    embeddings = open_embeddings(parts.provenance.embeddings, base_url=embeddings_base_url)
+    embeddings = open_embeddings_of(parts.provenance, base_url=embeddings_base_url)
     chooser = PromptRouter(parts, embeddings)
     if prompts is not None:
         chooser = asyncio.run(_offer(chooser, prompts, anchors=anchors or ()))
@@ -64,11 +65,14 @@ async def _offer(router: "PromptRouter", prompts: Path, *, anchors: Sequence[Pat
     from drpo_graph.oirl.tables import load_demonstrations
 
     offered = load_tried_prompts(prompts)
+    labelled = load_demonstrations(anchors) if anchors else None
+    if labelled is not None and (others := set(labelled.prompts) - {one.prompt for one in offered}):
+        tell([f"note: --anchors: {len(others)} of its {len(labelled.prompts)} prompts are not in --prompts: left out"])
     return await offer_prompts(
         router,
         [one.prompt for one in offered],
         names=[one.name for one in offered],
-        anchors=load_demonstrations(anchors) if anchors else None,
+        anchors=labelled,
     )
 
 

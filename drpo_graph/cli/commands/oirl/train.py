@@ -8,12 +8,13 @@ from typing import Annotated, Literal
 
 import typer
 
-from drpo_graph.cli.demonstrations import EmbeddingOptions, read_table, tell
+from drpo_graph.cli.demonstrations import EmbeddingOptions, check_is_no_input, read_table, tell
 from drpo_graph.cli.option_groups import option, takes_options
 from drpo_graph.display.streams import write_lines
 from drpo_graph.safety.terminal import inert
 
 _MAX_LINE = 2000
+_MAX_PRICE = 1_000_000.0
 
 
 @takes_options
@@ -31,11 +32,13 @@ def train_command(
     policy: Literal["safe", "best", "fallback"] = option(
         "safe", "KIND", help="safe: by query where evidence supports it; best: highest expected; fallback: the paper's."
     ),
-    price: float = option(0.0, "X", help="Reward that 1,000 tokens are worth, taken off each prompt's.", at_least=0),
+    price: float = option(
+        0.0, "X", help="Reward that 1,000 tokens are worth, taken off each prompt's.", at_least=0, at_most=_MAX_PRICE
+    ),
     portfolio: int | None = option(
         None, "N", help="Keep so many prompts at most: those that together serve queries best.", at_least=1
     ),
-    seed: int = option(0, "N", help="Seed of every draw."),
+    seed: int = option(0, "N", help="Seed of every draw.", at_least=0),
     embedding: EmbeddingOptions,
 ) -> None:
     """Learn from demonstrations which prompt suits a query, and write a router.
@@ -44,12 +47,15 @@ def train_command(
     not support it, every query gets the best single prompt.
     """
     # NumPy and LangChain: wrong usage is told before that.
-    from drpo_graph.oirl.checks import check_demonstrations
+    from drpo_graph.oirl.checks import check_demonstrations, choose_model
     from drpo_graph.oirl.rewards.catalogue import make_reward_model
+    from drpo_graph.oirl.router_file import check_router_path
     from drpo_graph.oirl.training import TrainingSettings, train_router
 
     make_reward_model(reward_model)
-    table = read_table(tables, model=model)
+    check_router_path(output)
+    check_is_no_input(output, tables)
+    table = choose_model(read_table(tables, model=model), model)
     tell([f"note: {one}" for one in check_demonstrations(table)])
     settings = TrainingSettings(
         reward_model=reward_model, policy=policy, price_per_1k=price, portfolio=portfolio, seed=seed

@@ -22,6 +22,7 @@ from drpo_graph.models.embedded import serve_embedded
 from drpo_graph.models.endpoint_gate import gate_for
 from drpo_graph.models.per_loop import PerLoop
 from drpo_graph.models.request import Reply, Request
+from drpo_graph.models.surroundings import check_key, check_surroundings
 from drpo_graph.models.transport import LangChainTransport, OpenAITransport, Transport
 from drpo_graph.prompts.library import PromptFormat
 from drpo_graph.records import ROLES, Role
@@ -141,7 +142,8 @@ def find_endpoints(role: Role, settings: RoleSettings) -> tuple[Endpoint, ...]:
     """Return where an OpenAI-compatible model string points, one per server; none for another provider's.
 
     Raises:
-        ModelSpecError: the string or a URL is malformed, or the key is missing.
+        ModelSpecError: the string or a URL is malformed, the key is missing or no key, or the environment allows no
+            HTTP client.
     """
     provider, separator, name = settings.model.partition(":")
     if not settings.model:
@@ -151,6 +153,7 @@ def find_endpoints(role: Role, settings: RoleSettings) -> tuple[Endpoint, ...]:
         )
     if not separator or not name:
         raise ModelSpecError(f"The {role} model {settings.model!r}: expected provider:model, e.g. openai:gpt-4o-mini.")
+    check_surroundings()
     if provider == "local":
         server = serve_embedded(name)
         return (Endpoint(Address(server.base_url, name, server.api_key), server.identity),)
@@ -254,13 +257,14 @@ def _remember_keys(model: "BaseChatModel") -> None:
 
 def _read_key(role: Role, settings: RoleSettings, default_name: str) -> str | None:
     if settings.api_key_env is None:
-        return os.environ.get(default_name) or None
+        given = os.environ.get(default_name)
+        return check_key(given, default_name) if given else None
     key = os.environ.get(settings.api_key_env)
     if not key:
         raise ModelSpecError(
             f"The {role} model {settings.model!r}: environment variable {settings.api_key_env} is not set."
         )
-    return key
+    return check_key(key, settings.api_key_env)
 
 
 def _check_url(role: Role, url: str) -> str:

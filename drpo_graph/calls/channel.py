@@ -17,6 +17,7 @@ from drpo_graph.errors import ModelCallError
 from drpo_graph.events.emitter import Emitter
 from drpo_graph.events.schema import CallFinished, CallRetried, Warned
 from drpo_graph.models.balancer import Replica
+from drpo_graph.models.capabilities import Address
 from drpo_graph.models.clients import ModelClient
 from drpo_graph.models.failures import CallFailure, classify_failure, hides, is_context_overflow
 from drpo_graph.models.outages import Circuit, never_ends
@@ -29,10 +30,8 @@ from drpo_graph.settings.settings import Settings
 from drpo_graph.stop import await_unless_stopped
 from drpo_graph.storage.archive import Archive
 
-_CHECK_KEY = "Check the API key and its environment variable."
+_KEY_KINDS = ("http_401", "http_403")
 _ADVICE_BY_KIND = {
-    "http_401": _CHECK_KEY,
-    "http_403": _CHECK_KEY,
     "http_404": "Check the model's name and the base URL.",
     "quota": "The account has no credit left: top it up, then resume.",
 }
@@ -295,6 +294,8 @@ class CallChannel:
         is_settings_fault = failure.remedy == "reject" and never_succeeded and not is_context_overflow(failure)
         if failure.remedy == "stop" or is_settings_fault:
             advice = _ADVICE_BY_KIND.get(failure.kind, "Check the role's settings.")
+            if failure.kind in _KEY_KINDS:
+                advice = (replica.address or Address("", "")).key_advice
             return ModelCallError(
                 f"{self._name(replica)} refused the call ({failure.kind}): {_sentence(failure.message)} {advice}",
                 kind=failure.kind,

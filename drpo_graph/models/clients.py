@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
 
 DEFAULT_VLLM_URL = "http://127.0.0.1:8000/v1"
+_VLLM_KEY = "VLLM_API_KEY"
 _OPENAI_URL = "https://api.openai.com/v1"
 
 
@@ -159,17 +160,27 @@ def find_endpoints(role: Role, settings: RoleSettings) -> tuple[Endpoint, ...]:
         return (Endpoint(Address(server.base_url, name, server.api_key), server.identity),)
     if provider == "vllm":
         urls = settings.base_urls or _split_urls(os.environ.get("VLLM_BASE_URL", "")) or (DEFAULT_VLLM_URL,)
-        key = _read_key(role, settings, "VLLM_API_KEY")
+        variable = _VLLM_KEY
     elif provider == "openai" or settings.base_urls:
         urls = settings.base_urls or _split_urls(os.environ.get("OPENAI_BASE_URL", "")) or (_OPENAI_URL,)
-        key = _read_key(role, settings, "OPENAI_API_KEY")
+        variable = "OPENAI_API_KEY"
         name = name if provider == "openai" else settings.model
     else:
         return ()
+    key = _read_key(role, settings, variable)
     checked = dict.fromkeys(_check_url(role, url) for url in urls)
     if key is None and any(urlsplit(url).hostname == "api.openai.com" for url in checked):
         raise ModelSpecError(f"The {role} model {settings.model!r}: set OPENAI_API_KEY.")
-    return tuple(Endpoint(Address(url, name, key or NO_KEY), url) for url in checked)
+    advice = _advise_key(settings.api_key_env or variable, is_sent=key is not None)
+    return tuple(Endpoint(Address(url, name, key or NO_KEY, advice), url) for url in checked)
+
+
+def _advise_key(variable: str, *, is_sent: bool) -> str:
+    """Return what to do where a server refuses the key from a variable, or wants one where none is set."""
+    what = f"Check the API key in {variable}" if is_sent else f"Check the API key: none was sent, set {variable}"
+    if variable != _VLLM_KEY:
+        return f"{what}."
+    return f"{what}; the one of a `drpo serve` stands in the file that it prints (drpo_runs/serve/*.key)."
 
 
 def _split_urls(text: str) -> tuple[str, ...]:

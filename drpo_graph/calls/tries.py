@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from drpo_graph.calls.rate_limits import LimitWait
 from drpo_graph.errors import ModelCallError
 from drpo_graph.events.emitter import Emitter
 from drpo_graph.models.balancer import Replica
@@ -23,6 +24,7 @@ class Tries:
     num_spent: int = 0
     """Those that count against the limit: not those while the endpoint was lost."""
     waiting: Waiting = field(default_factory=Waiting)
+    limits: LimitWait = field(default_factory=LimitWait)
 
     def count(self, failure: CallFailure, *, is_spent: bool = True) -> None:
         """Count one failed try."""
@@ -102,6 +104,14 @@ class Servers:
         A connection that nobody takes is no fault of the request, even while another server is still thought to be up.
         """
         return self.are_lost or (failure.is_unreached and self._waits)
+
+    def limit_left_s(self, failed: Attempt) -> float | None:
+        """Return how much longer the limit that a try met may be waited out; ``None`` where it met none."""
+        replica, failure, tries = failed
+        if not failure.is_limit or not self.settings.max_outage_s:
+            return None
+        num_successes = replica.gate().num_successes
+        return tries.limits.left_s(failure, num_successes=num_successes, max_outage_s=self.settings.max_outage_s)
 
     @property
     def _waits(self) -> bool:

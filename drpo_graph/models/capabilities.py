@@ -54,6 +54,8 @@ class Address:
     base_url: str
     name: str
     api_key: str = field(default=NO_KEY, repr=False)
+    key_advice: str = field(default="Check the API key and its environment variable.", repr=False, compare=False)
+    """What to do where the server refuses the key."""
 
     def __post_init__(self) -> None:
         remember_secret(self.secret)

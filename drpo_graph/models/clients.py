@@ -22,6 +22,7 @@ from drpo_graph.models.embedded import serve_embedded
 from drpo_graph.models.endpoint_gate import gate_for
 from drpo_graph.models.per_loop import PerLoop
 from drpo_graph.models.request import Reply, Request
+from drpo_graph.models.surroundings import check_key, check_surroundings
 from drpo_graph.models.transport import LangChainTransport, OpenAITransport, Transport
 from drpo_graph.prompts.library import PromptFormat
 from drpo_graph.records import ROLES, Role
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
 
 DEFAULT_VLLM_URL = "http://127.0.0.1:8000/v1"
+_VLLM_KEY = "VLLM_API_KEY"
 _OPENAI_URL = "https://api.openai.com/v1"
 
 
@@ -141,7 +143,8 @@ def find_endpoints(role: Role, settings: RoleSettings) -> tuple[Endpoint, ...]:
     """Return where an OpenAI-compatible model string points, one per server; none for another provider's.
 
     Raises:
-        ModelSpecError: the string or a URL is malformed, or the key is missing.
+        ModelSpecError: the string or a URL is malformed, the key is missing or no key, or the environment allows no
+            HTTP client.
     """
     provider, separator, name = settings.model.partition(":")
     if not settings.model:
@@ -151,22 +154,33 @@ def find_endpoints(role: Role, settings: RoleSettings) -> tuple[Endpoint, ...]:
         )
     if not separator or not name:
         raise ModelSpecError(f"The {role} model {settings.model!r}: expected provider:model, e.g. openai:gpt-4o-mini.")
+    check_surroundings()
     if provider == "local":
         server = serve_embedded(name)
         return (Endpoint(Address(server.base_url, name, server.api_key), server.identity),)
     if provider == "vllm":
         urls = settings.base_urls or _split_urls(os.environ.get("VLLM_BASE_URL", "")) or (DEFAULT_VLLM_URL,)
-        key = _read_key(role, settings, "VLLM_API_KEY")
+        variable = _VLLM_KEY
     elif provider == "openai" or settings.base_urls:
         urls = settings.base_urls or _split_urls(os.environ.get("OPENAI_BASE_URL", "")) or (_OPENAI_URL,)
-        key = _read_key(role, settings, "OPENAI_API_KEY")
+        variable = "OPENAI_API_KEY"
         name = name if provider == "openai" else settings.model
     else:
         return ()
+    key = _read_key(role, settings, variable)
     checked = dict.fromkeys(_check_url(role, url) for url in urls)
     if key is None and any(urlsplit(url).hostname == "api.openai.com" for url in checked):
         raise ModelSpecError(f"The {role} model {settings.model!r}: set OPENAI_API_KEY.")
-    return tuple(Endpoint(Address(url, name, key or NO_KEY), url) for url in checked)
+    advice = _advise_key(settings.api_key_env or variable, is_sent=key is not None)
+    return tuple(Endpoint(Address(url, name, key or NO_KEY, advice), url) for url in checked)
+
+
+def _advise_key(variable: str, *, is_sent: bool) -> str:
+    """Return what to do where a server refuses the key from a variable, or wants one where none is set."""
+    what = f"Check the API key in {variable}" if is_sent else f"Check the API key: none was sent, set {variable}"
+    if variable != _VLLM_KEY:
+        return f"{what}."
+    return f"{what}; the one of a `drpo serve` stands in the file that it prints (drpo_runs/serve/*.key)."
 
 
 def _split_urls(text: str) -> tuple[str, ...]:
@@ -254,13 +268,14 @@ def _remember_keys(model: "BaseChatModel") -> None:
 
 def _read_key(role: Role, settings: RoleSettings, default_name: str) -> str | None:
     if settings.api_key_env is None:
-        return os.environ.get(default_name) or None
+        given = os.environ.get(default_name)
+        return check_key(given, default_name) if given else None
     key = os.environ.get(settings.api_key_env)
     if not key:
         raise ModelSpecError(
             f"The {role} model {settings.model!r}: environment variable {settings.api_key_env} is not set."
         )
-    return key
+    return check_key(key, settings.api_key_env)
 
 
 def _check_url(role: Role, url: str) -> str:

@@ -2,7 +2,6 @@
 
 import atexit
 import logging
-import os
 import secrets
 import threading
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from drpo_graph.errors import ModelSpecError
+from drpo_graph.models.cpus import count_usable_cpus
 
 logger = logging.getLogger(__name__)
 
@@ -84,9 +84,12 @@ def _start(path: Path) -> EmbeddedServer:
     params.api_keys = [api_key]
     params.warmup = False
     params.verbosity = 0
-    num_cpus = os.cpu_count() or 1
-    # Half of many, because threads that wait for each other suffer from whatever else runs; both of two.
-    params.cpuparams.n_threads = min(num_cpus, max(2, num_cpus // 2))
+    # Threads wait for each other: one that has to share its CPU with something else holds up all of them.
+    params.cpuparams.n_threads = max(1, count_usable_cpus() // 2)
+    # What a slot holds of former prompts depends on the order of calls, and changes the last bits of what is computed
+    # from them: with it, one seed gave several runs.
+    params.cache_prompt = False
+    params.cache_ram_mib = 0
     try:
         handle = xllamacpp.Server(params)
     except (RuntimeError, ValueError, OSError) as error:

@@ -1,13 +1,11 @@
 """What a failed request means: worth asking again, the fault of this one request, or of the whole endpoint."""
 
-import email.utils
-import math
 import re
-import time
 from collections.abc import Iterator, Mapping
-from datetime import UTC
 from typing import Literal, NamedTuple
 
+from drpo_graph.models.retry_times import read_reset, read_told_wait
+from drpo_graph.models.server_words import ServerWords, read_words
 from drpo_graph.safety.redaction import MIN_SECRET_CHARS, redact
 from drpo_graph.safety.texts import shorten
 
@@ -24,18 +22,36 @@ OVERFLOW = "context_overflow"
 
 _RETRYABLE = frozenset({408, 409, 425, 429})
 _OVERLOAD = frozenset({429, 503, 529})
-_MAX_RETRY_AFTER_S = 3600.0
 
 _FORMAT_WORDS = re.compile(r"response_format|json_schema|json_object|structured|grammar|guided|tool|function", re.I)
-_SYSTEM_WORDS = re.compile(r"system (role|message|prompt)|roles? must|only user and assistant", re.I)
+_SYSTEM_WORDS = re.compile(
+    r"\b(system|developer)['\"`]?[ _]?(role|message|prompt|instruction)|roles?\b.{0,40}\b(system|developer)\b"
+    r"|roles? must|valid role|only .{0,20}\buser\b.{0,40}\b(assistant|model)\b.{0,20}\broles?\b"
+    r"|\brole: .{0,40}\b(user|assistant)\b|first message.{0,30}\buser\b"
+    r"|alternate (between )?['\"`]?(user|model|assistant)",
+    re.I,
+)
 _LOGPROB_WORDS = re.compile(r"logprob|log_prob|log prob", re.I)
 _FILTER_WORDS = re.compile(r"content[_ ](filter|policy|management)|moderation|flagged", re.I)
 _CONTEXT_WORDS = re.compile(
     r"context.?(length|window|size)|too long|maximum.{0,40}(length|tokens)"
-    r"|(prompt|input|tokens).{0,40}exceed|exceed.{0,40}(length|tokens|context)",
+    r"|(prompt|input|tokens).{0,40}exceed|exceed.{0,40}(length|tokens|context)"
+    r"|max_new_tokens.{0,5} must be <=|input length should be|reduce the length|request (body |entity )?too large"
+    r"|payload too large",
     re.I,
 )
-_QUOTA_WORDS = re.compile(r"insufficient_quota|exceeded your current quota", re.I)
+_NEVER_WORDS = re.compile(
+    r"not (supported|implemented|enabled)|unsupported|(does|do) not support|requires? --|only .{0,80} are supported"
+    r"|context.?(length|window|size)|(prompt|input) is too long",
+    re.I,
+)
+"""What a status of 500 is no passing fault with: some servers give it for whatever goes wrong with a request."""
+_QUOTA_WORDS = re.compile(
+    r"insufficient[_ ](quota|balance|credits?|funds)|exceeded your current quota|credit balance is too low"
+    r"|billing_hard_limit|out of credits",
+    re.I,
+)
+_TOO_LARGE_WORDS = re.compile(r"request too large", re.I)
 _BROKEN_NAMES = re.compile(r"connect|protocol|network|transport|payload|^ClientError$", re.I)
 _CUT_NAMES = re.compile(r"Disconnected|ConnectionReset|BrokenPipe|ClientOSError|Connect(ion)?Timeout")
 _RESET_NAMES = re.compile(r"Disconnected|ConnectionReset|BrokenPipe")
@@ -57,6 +73,13 @@ class CallFailure(NamedTuple):
     is_overload: bool = False
     is_unreached: bool = False
     """Whether nobody took the connection: no fault of the request."""
+    is_overlong: bool = False
+    """Whether the request is longer than the model, or the server, takes."""
+
+    @property
+    def is_limit(self) -> bool:
+        """Whether it only says that there were too many requests, or tokens, of late."""
+        return self.kind == "http_429"
 
     @property
     def is_of_endpoint(self) -> bool:
@@ -74,19 +97,19 @@ def classify_failure(error: Exception, *, secret: str = "") -> CallFailure | Non
         error: What the client raised.
         secret: The key that was sent; servers have been seen to echo it, and messages never hold it.
     """
-    message = _describe(error, secret)
+    words = read_words(error)
+    message = _quote(words, secret)
     status = _status_of(error)
     if isinstance(error, MalformedReplyError) or (status is not None and status < 300):
         return CallFailure("malformed", "retry", message)
     if status is not None:
-        return _classify_status(status, message, error)
+        return _classify_status(status, words, CallFailure(f"http_{status}", "stop", message), _headers_of(error))
     return _classify_broken(error, message, secret)
 
 
 def is_context_overflow(failure: CallFailure) -> bool:
     """Return whether the request was rejected for its length: the fault of this request, not of the settings."""
-    is_told = failure.kind == OVERFLOW or bool(_CONTEXT_WORDS.search(failure.message))
-    return failure.remedy == "reject" and is_told
+    return failure.remedy == "reject" and (failure.kind == OVERFLOW or failure.is_overlong)
 
 
 def hides(secret: str, error: Exception) -> bool:
@@ -94,12 +117,9 @@ def hides(secret: str, error: Exception) -> bool:
     return len(secret) >= MIN_SECRET_CHARS and any(secret in str(one) for one in _chain(error))
 
 
-def _describe(error: BaseException, secret: str) -> str:
-    """Return the server's own words where the error carries them, else the error's, on one line and without the key."""
-    body = getattr(error, "body", None)
-    said = body.get("message") if isinstance(body, Mapping) else None
-    text = said if isinstance(said, str) and said.strip() else str(error) or type(error).__name__
-    return shorten(redact(text, secret=secret), 300)
+def _quote(words: ServerWords, secret: str) -> str:
+    """Return what was said on one line, without the key."""
+    return shorten(redact(words.message, secret=secret), 300)
 
 
 def _status_of(error: Exception) -> int | None:
@@ -111,31 +131,42 @@ def _status_of(error: Exception) -> int | None:
     return None
 
 
-def _classify_status(status: int, message: str, error: Exception) -> CallFailure:
-    kind = f"http_{status}"
-    if _QUOTA_WORDS.search(f"{_code_of(error)} {message}"):
-        return CallFailure("quota", "stop", message)
+def _classify_status(status: int, words: ServerWords, failure: CallFailure, headers: Mapping[str, str]) -> CallFailure:
+    """Return what a status and the words with it mean, given the failure as one that stops the run."""
+    said = f"{words.code} {words.message}"
+    wait_s = read_told_wait(headers, words.message)
+    # Of an account that is spent, no words say when it will have more; a gateway's header may, for whatever went wrong.
+    if _QUOTA_WORDS.search(said) and not read_told_wait({}, words.message):
+        return failure._replace(kind="quota")
+    if status == 429 and _TOO_LARGE_WORDS.search(words.message):
+        # Larger than what a whole window allows: no wait makes it fit.
+        return failure._replace(remedy="reject", is_overlong=True)
+    if status in (400, 413, 415, 422) or (status == 500 and _NEVER_WORDS.search(said)):
+        remedy = _remedy_for_bad_request(said, words.param)
+        is_overlong = status == 413 or bool(_CONTEXT_WORDS.search(said))
+        if status != 500 or remedy != "reject" or is_overlong:
+            return failure._replace(remedy=remedy, is_overlong=remedy == "reject" and is_overlong)
     if status in _RETRYABLE or status >= 500:
         # A 501 says "never", the other 5xx say "not now".
-        remedy: Remedy = "climb" if status == 501 else "retry"
-        return CallFailure(kind, remedy, message, _read_retry_after(_headers_of(error)), status in _OVERLOAD)
-    if status == 403 and _FILTER_WORDS.search(message):
-        return CallFailure(kind, "refuse", message)
-    if status == 403 and _LOGPROB_WORDS.search(message):
-        return CallFailure(kind, "lower_logprobs", message)
-    if status in (400, 413, 415, 422):
-        return CallFailure(kind, _remedy_for_bad_request(message, error), message)
-    return CallFailure(kind, "stop", message)
+        return failure._replace(
+            remedy="climb" if status == 501 else "retry",
+            # How long until a window ends says nothing of a server that is not there.
+            retry_after_s=wait_s or (read_reset(headers, words.message) if status == 429 else None),
+            is_overload=status in _OVERLOAD,
+        )
+    if status == 403 and _FILTER_WORDS.search(said):
+        return failure._replace(remedy="refuse")
+    if status == 403 and _LOGPROB_WORDS.search(said):
+        return failure._replace(remedy="lower_logprobs")
+    return failure
 
 
-def _remedy_for_bad_request(message: str, error: Exception) -> Remedy:
-    param = str(getattr(error, "param", None) or "")
+def _remedy_for_bad_request(text: str, param: str) -> Remedy:
     # The server names what it objects to; only then do its words count, which may quote the request.
     if param.startswith(("response_format", "tool", "function")):
         return "climb"
     if param.startswith(("logprobs", "top_logprobs")):
         return "lower_logprobs"
-    text = f"{_code_of(error)} {message}"
     if _FILTER_WORDS.search(text):
         return "refuse"
     if _CONTEXT_WORDS.search(text):
@@ -159,7 +190,7 @@ def _classify_broken(error: Exception, message: str, secret: str) -> CallFailure
     if not is_cut and any("timeout" in name.lower() for name in names):
         return CallFailure("timeout", "retry", message, is_overload=True)
     cause = error.__cause__
-    detail = f" ({_describe(cause, secret)})" if cause is not None else ""
+    detail = f" ({_quote(read_words(cause), secret)})" if cause is not None else ""
     # Some clients call a connection that was cut a connect time-out, though the server had the request.
     is_reset = any(_RESET_NAMES.search(name) for name in names)
     is_unanswered = not is_reset and any(_UNANSWERED_NAMES.search(name) for name in names)
@@ -175,37 +206,9 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__
 
 
-def _code_of(error: Exception) -> object:
-    """Return the error code in the server's answer, e.g. ``context_length_exceeded``."""
-    return vars(error).get("code") or ""
-
-
 def _headers_of(error: Exception) -> dict[str, str]:
     for source in (getattr(error, "response", None), error):
         headers = getattr(source, "headers", None)
         if isinstance(headers, Mapping):
             return {str(name).lower(): str(value) for name, value in headers.items()}
     return {}
-
-
-def _read_retry_after(headers: Mapping[str, str]) -> float | None:
-    """Return the seconds a ``Retry-After`` header asks for, given as seconds or as a date; an hour at most."""
-    wait_s = _read_number(headers.get("retry-after-ms"), scale=0.001)
-    value = headers.get("retry-after")
-    if wait_s is None:
-        wait_s = _read_number(value)
-    if wait_s is None and value:
-        try:
-            date = email.utils.parsedate_to_datetime(value)
-        except (TypeError, ValueError):
-            return None
-        wait_s = (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - time.time()
-    return None if wait_s is None else min(max(wait_s, 0.0), _MAX_RETRY_AFTER_S)
-
-
-def _read_number(value: str | None, *, scale: float = 1.0) -> float | None:
-    try:
-        number = float(value) * scale if value else math.nan
-    except ValueError:
-        return None
-    return number if math.isfinite(number) else None

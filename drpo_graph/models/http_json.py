@@ -15,6 +15,7 @@ from pydantic import JsonValue
 from drpo_graph.models.capabilities import Address
 from drpo_graph.models.failures import MAX_QUOTED, CallFailure, MalformedReplyError, classify_failure
 from drpo_graph.models.per_loop import PerLoop
+from drpo_graph.models.surroundings import uses_socks
 from drpo_graph.safety.redaction import mask_all, redact
 from drpo_graph.safety.texts import shorten
 
@@ -134,7 +135,8 @@ class _HttpClient(NamedTuple):
 def _open_http_client() -> _HttpClient:
     """Return an HTTP client that is closed when its event loop ends, whoever runs the loop."""
     try:
-        client = openai.DefaultAioHttpClient()  # A third less CPU per call than httpx.
+        # A third less CPU per call than httpx, which alone speaks to SOCKS proxies.
+        client = openai.DefaultAsyncHttpxClient() if uses_socks() else openai.DefaultAioHttpClient()
     except RuntimeError:  # aiohttp is not installed.
         client = openai.DefaultAsyncHttpxClient()
     closer = _close_at_end(client)

@@ -6,6 +6,7 @@ from urllib.parse import urlsplit
 from langchain_core.embeddings import Embeddings
 
 from drpo_graph.errors import ModelSpecError
+from drpo_graph.models.surroundings import check_key, check_surroundings
 from drpo_graph.retrieval.endpoint import EndpointEmbeddings
 from drpo_graph.retrieval.local import LOCAL_MODEL, MiniLMEmbeddings
 from drpo_graph.safety.redaction import remember_secret
@@ -24,7 +25,8 @@ def make_embeddings(spec: str, *, base_url: str | None = None, api_key_env: str 
         api_key_env: The environment variable that holds the key; ``OPENAI_API_KEY`` when absent.
 
     Raises:
-        ModelSpecError: the string or the address is malformed, or the key is missing.
+        ModelSpecError: the string or the address is malformed, the key is missing or no key, or the environment
+            allows no HTTP client.
     """
     provider, _, name = spec.partition(":")
     if provider == "local" and name == LOCAL_MODEL:
@@ -34,11 +36,13 @@ def make_embeddings(spec: str, *, base_url: str | None = None, api_key_env: str 
             f"Embeddings {spec!r}: expected {DEFAULT_EMBEDDINGS}, or openai:NAME for an OpenAI-compatible endpoint."
         )
     url = _check_url(base_url or os.environ.get("OPENAI_BASE_URL") or _OPENAI_URL)
-    key = os.environ.get(api_key_env or "OPENAI_API_KEY")
+    check_surroundings()
+    variable = api_key_env or "OPENAI_API_KEY"
+    key = os.environ.get(variable)
     if not key and (api_key_env is not None or urlsplit(url).hostname == "api.openai.com"):
-        raise ModelSpecError(f"Embeddings {spec!r}: set the environment variable {api_key_env or 'OPENAI_API_KEY'}.")
+        raise ModelSpecError(f"Embeddings {spec!r}: set the environment variable {variable}.")
     if key:
-        remember_secret(key)
+        remember_secret(check_key(key, variable))
     return EndpointEmbeddings(name, base_url=url, api_key=key or _NO_KEY)
 
 

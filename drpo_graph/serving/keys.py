@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from drpo_graph.errors import ServeError, UsageError
+from drpo_graph.safety.api_keys import find_unsendable
 from drpo_graph.safety.private_files import make_private_folder
 
 
@@ -69,5 +70,5 @@ def borrow_key(*, variable: str | None, file: Path | None, environment: Mapping[
 def _check(value: str, where: str) -> None:
     if not value:
         raise UsageError(f"{where}: there is no key. Without it, a new key is made.")
-    if not value.isascii() or not value.isprintable() or " " in value:
-        raise UsageError(f"{where}: expected one word of ASCII letters, digits and signs.")
+    if wrong := find_unsendable(value):
+        raise UsageError(f"{where}: expected one word of ASCII letters, digits and signs; it holds {wrong}.")

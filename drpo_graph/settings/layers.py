@@ -12,6 +12,7 @@ from drpo_graph.errors import SettingsError
 from drpo_graph.records import ROLES
 from drpo_graph.safety.redaction import redact
 from drpo_graph.settings.settings import RoleSettings, Settings
+from drpo_graph.settings.small_models import bound_embedded
 
 ALIASES = {
     "base_model_name": "base_model",
@@ -57,7 +58,7 @@ def build_settings(values: Mapping[str, object]) -> Settings:
     Raises:
         SettingsError: a name is unknown or a value cannot be used; one line per problem.
     """
-    merged = _nest(values)
+    merged = bound_embedded(_nest(values))
     try:
         return Settings.model_validate(merged)
     except ValidationError as error:

@@ -127,7 +127,7 @@ async def test_what_cannot_be_stored_at_the_end_hides_nothing() -> None:
 async def test_a_wait_ends_when_the_time_is_up(wait: str) -> None:
     later = script(failing(429, headers={"Retry-After": "3600"}), answer(4)) if wait == "server" else ANSWER
     pace = 0.001 if wait == "rate" else None
-    async with serve(later, max_time=0.5, requests_per_second=pace) as (_, desk):
+    async with serve(later, max_time=0.5, max_outage_s=7200, requests_per_second=pace) as (_, desk):
         async with asyncio.timeout(60):
             with pytest.raises(RunInterruptedError) as caught:
                 await asyncio.gather(*(ask(desk, number) for number in range(2)))

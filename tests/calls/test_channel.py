@@ -107,7 +107,7 @@ async def test_waits_double_between_tries() -> None:
     ],
 )
 async def test_server_says_how_long_to_wait(headers: Mapping[str, str], least: float, most: float) -> None:
-    async with serve(script(failing(429, headers=headers))) as (_, desk):
+    async with serve(script(failing(429, headers=headers)), max_outage_s=7200) as (_, desk):
         desk.stop_at_retry()
         with pytest.raises(RunInterruptedError, match="seen enough"):
             await ask(desk.models.critic)

@@ -185,4 +185,5 @@ def test_seed_repeats_a_reply_only_where_replies_differ(
     ],
 )
 def test_refusal_is_what_a_server_will_say_again(kind: str, message: str, remedy: Remedy, expected: bool) -> None:
-    assert is_refused(CallFailure(kind, remedy, message)) is expected
+    failure = CallFailure(kind, remedy, message, is_overlong="context length" in message)
+    assert is_refused(failure) is expected

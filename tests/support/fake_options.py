@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Self
 
+from tests.support.fake_errors import ErrorForm
 from tests.support.fake_replies import FaultPlan, Latency
 
 
@@ -25,6 +26,10 @@ class ServerOptions:
     reject_response_format: bool = False
     reject_tools: bool = False
     reject_system_role: bool = False
+    system_role_words: str = "System role not supported"
+    """What it is refused with."""
+    error_form: ErrorForm = "openai"
+    """How errors that requests for completions get are written."""
     reject_logprobs: bool = False
     max_top_logprobs: int | None = None
     """A request for more alternatives per token gets 400."""

@@ -26,6 +26,7 @@ from typing import IO, Literal, NotRequired, Self, TypedDict, cast
 from aiohttp import web
 
 from tests.support.embeddings import EmbeddingsServer
+from tests.support.fake_errors import in_form
 from tests.support.fake_options import ServerOptions as ServerOptions
 from tests.support.fake_probes import (
     NO_TEMPLATE,
@@ -144,6 +145,9 @@ class FakeServer:
         return [entry for entry in self.log if entry["event"] == "end"]
 
     async def _handle(self, request: web.Request) -> web.Response:
+        return in_form(await self._respond(request), self.options.error_form)
+
+    async def _respond(self, request: web.Request) -> web.Response:
         body = parse_object(await request.read())
         if body is None:
             return error_response(400, "We could not parse the JSON body of your request.")
@@ -207,7 +211,7 @@ class FakeServer:
             return error_response(400, message, code="unsupported_value", param="temperature")
         roles = {message.get("role") for message in messages_of(body) or []}
         if options.reject_system_role and roles & {"system", "developer"}:
-            return error_response(400, "System role not supported", param="messages")
+            return error_response(400, options.system_role_words)
         asked, limit = asked_logprobs(body), options.max_top_logprobs
         if limit is not None and asked > limit:
             return error_response(400, f"Requested logprobs of {asked}, which is greater than max allowed: {limit}")

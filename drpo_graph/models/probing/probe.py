@@ -201,7 +201,7 @@ def _unusable(address: Address, failure: CallFailure, *, listing: _Listing) -> M
     elif kind == "timeout":
         what = f"the server gave no reply in time: {said} Check that it is not overloaded and the URL is right."
     elif kind in ("http_401", "http_403"):
-        what = f"the server refused the key ({kind}): {said} Check the API key and its environment variable."
+        what = f"the server refused the key ({kind}): {said} {address.key_advice}"
     elif kind == "quota":
         what = f"the account has no credit left: {said} Top it up, or use another key."
     elif kind == "http_404" or _is_unknown_model(failure):

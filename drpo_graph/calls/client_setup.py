@@ -140,5 +140,6 @@ def make_learned(stored: Mapping[str, JsonValue] | None, capabilities: Capabilit
         rung=LADDER.index(known.first_rung),
         merges_system=known.has_system_role is False,
         ignores_n=known.has_n is False,
+        terms=known.terms,
         # Whether it tells probabilities shows at the first critique, which warns when it does not.
     )

@@ -4,16 +4,18 @@ import email.utils
 import math
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC
 from typing import Literal, NamedTuple
 
+from drpo_graph.models.terms import find_refused
 from drpo_graph.safety.redaction import MIN_SECRET_CHARS, redact
 from drpo_graph.safety.texts import shorten
 
-Remedy = Literal["retry", "climb", "merge_system", "lower_logprobs", "reject", "refuse", "stop"]
+Remedy = Literal["retry", "climb", "merge_system", "lower_logprobs", "adapt", "reject", "refuse", "stop"]
 """Ask again; take the next rung of the reply ladder; put the system prompt into the user message; ask for fewer token
-probabilities, or none; give up this one request; treat it as refused by a content filter; stop the run."""
+probabilities, or none; leave out or rename the fields that were refused; give up this one request; treat it as refused
+by a content filter; stop the run."""
 
 MAX_QUOTED = 2000
 """Characters of a server's answer that an error quotes: more than messages keep, so that a key is not cut before it is
@@ -57,6 +59,8 @@ class CallFailure(NamedTuple):
     is_overload: bool = False
     is_unreached: bool = False
     """Whether nobody took the connection: no fault of the request."""
+    refused: tuple[str, ...] = ()
+    """The fields of the request that the server does not take, where it names them."""
 
     @property
     def is_of_endpoint(self) -> bool:
@@ -124,22 +128,29 @@ def _classify_status(status: int, message: str, error: Exception) -> CallFailure
     if status == 403 and _LOGPROB_WORDS.search(message):
         return CallFailure(kind, "lower_logprobs", message)
     if status in (400, 413, 415, 422):
-        return CallFailure(kind, _remedy_for_bad_request(message, error), message)
+        refused = find_refused(message, getattr(error, "body", None), param=_param_of(error))
+        return CallFailure(kind, _remedy_for_bad_request(message, error, refused), message, refused=refused)
     return CallFailure(kind, "stop", message)
 
 
-def _remedy_for_bad_request(message: str, error: Exception) -> Remedy:
-    param = str(getattr(error, "param", None) or "")
+def _param_of(error: Exception) -> str:
+    return str(getattr(error, "param", None) or "")
+
+
+def _remedy_for_bad_request(message: str, error: Exception, refused: Sequence[str]) -> Remedy:
     # The server names what it objects to; only then do its words count, which may quote the request.
-    if param.startswith(("response_format", "tool", "function")):
+    named = (_param_of(error), *refused)
+    if any(one.startswith(("response_format", "tool", "function")) for one in named):
         return "climb"
-    if param.startswith(("logprobs", "top_logprobs")):
+    if any(one.startswith(("logprobs", "top_logprobs")) for one in named):
         return "lower_logprobs"
     text = f"{_code_of(error)} {message}"
     if _FILTER_WORDS.search(text):
         return "refuse"
     if _CONTEXT_WORDS.search(text):
         return "reject"
+    if refused:
+        return "adapt"
     if _LOGPROB_WORDS.search(text):
         return "lower_logprobs"
     if _SYSTEM_WORDS.search(text):

@@ -163,13 +163,15 @@ async def test_model_without_chat_is_probed_by_text_completions(options: dict[st
 
 
 async def test_model_that_reasons_is_asked_in_its_own_terms() -> None:
-    async with FakeServer(build_echo_responder(), ServerOptions(wants_max_completion_tokens=True)) as server:
+    async with FakeServer(build_echo_responder(), ServerOptions(refuses=["max_tokens", "temperature"])) as server:
         found = await probe_endpoint(Address(server.base_url, "m"))
         asked = [body for body in server.probes if "messages" in body]
     # It draws at temperature 1 only, so this server has nothing that could differ.
     assert differences(found) == {"is_reproducible": None}
     assert "max_tokens" in asked[0]
-    assert all("max_completion_tokens" in body and "temperature" not in body for body in asked[1:])
+    assert all("max_completion_tokens" in body for body in asked[1:])
+    assert all("temperature" not in body for body in asked[2:])
+    assert (found.terms.limit_field, found.terms.dropped) == ("max_completion_tokens", ("temperature",))
 
 
 @pytest.mark.parametrize(

@@ -115,7 +115,13 @@ async def probe_endpoint(address: Address, *, timeout_s: float = _TIMEOUT_S) -> 
     asker = Asker(wire)
     await _find_route(asker, listing)
     about, found = await asyncio.gather(_ask_about(wire, listing), ask_all(asker))
-    fields = {**about, **found, "is_listed": listing.is_listed, "has_chat": asker.has_chat}
+    fields: dict[str, object] = {
+        **about,
+        **found,
+        "is_listed": listing.is_listed,
+        "has_chat": asker.has_chat,
+        "terms": asker.terms,
+    }
     return Capabilities.model_validate(fields)
 
 

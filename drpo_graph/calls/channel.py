@@ -123,7 +123,8 @@ class CallChannel:
         """Remember, with the run, what the server refuses."""
         for name, value in changes.items():
             setattr(self.learned, name, value)
-        await self.archive.put("learned", self.client.served, self.learned.model_dump(mode="json"))
+        # Without its place: a resumed run may find the model elsewhere.
+        await self.archive.put("learned", self.client.settings.model, self.learned.model_dump(mode="json"))
 
     def warn(self, message: str) -> None:
         """Tell that the result is affected."""

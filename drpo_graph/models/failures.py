@@ -37,6 +37,9 @@ _CONTEXT_WORDS = re.compile(
     r"|(prompt|input|tokens).{0,40}exceed|exceed.{0,40}(length|tokens|context)",
     re.I,
 )
+_NO_CHAT_WORDS = re.compile(
+    r"chat template|not a chat model|not support.{0,20}chat|chat completions?.{0,30}not support", re.I
+)
 _QUOTA_WORDS = re.compile(r"insufficient_quota|exceeded your current quota", re.I)
 _BROKEN_NAMES = re.compile(r"connect|protocol|network|transport|payload|^ClientError$", re.I)
 _CUT_NAMES = re.compile(r"Disconnected|ConnectionReset|BrokenPipe|ClientOSError|Connect(ion)?Timeout")
@@ -91,6 +94,12 @@ def is_context_overflow(failure: CallFailure) -> bool:
     """Return whether the request was rejected for its length: the fault of this request, not of the settings."""
     is_told = failure.kind == OVERFLOW or bool(_CONTEXT_WORDS.search(failure.message))
     return failure.remedy == "reject" and is_told
+
+
+def is_without_chat(failure: CallFailure) -> bool:
+    """Return whether a chat failed because the model, or its server, takes none."""
+    is_route_missing = failure.kind in ("http_404", "http_405", "http_501")
+    return is_route_missing or bool(_NO_CHAT_WORDS.search(failure.message))
 
 
 def hides(secret: str, error: Exception) -> bool:

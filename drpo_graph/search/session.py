@@ -148,16 +148,20 @@ class RunContext:
         shared: dict[str, Learned] = {}
         for role, client in self.clients.items():
             # Runs that were started before roles shared it kept it by role.
-            former = stored.get(client.served) or stored.get(f"{role}/{client.settings.model}")
+            former = stored.get(client.settings.model) or stored.get(f"{role}/{client.settings.model}")
             if client.served not in shared or former is not None:
                 shared[client.served] = make_learned(former, known.get(role))
         return shared
 
     async def _ask_endpoints(self, archive: Archive, known: dict[Role, Capabilities | None]) -> None:
-        """Fill in what each role's servers can do."""
+        """Fill in what each role's servers can do: asked once where several roles share a model."""
+        roles_by_served: dict[str, list[Role]] = {}
+        for role, client in self.clients.items():
+            roles_by_served.setdefault(client.served, []).append(role)
         find = partial(find_capabilities, archive=archive, cache=CapabilityCache(), may_ask=self.settings.probe)
-        found = await asyncio.gather(*map(find, self.clients.values()))
-        known.update(zip(self.clients, found, strict=True))
+        asked = (find(self.clients[roles[0]], roles=roles) for roles in roles_by_served.values())
+        for roles, found in zip(roles_by_served.values(), await asyncio.gather(*asked), strict=True):
+            known.update(dict.fromkeys(roles, found))
 
 
 async def session_of(runtime: Runtime[RunContext], run_id: str) -> RunSession:

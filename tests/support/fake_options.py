@@ -40,7 +40,7 @@ class ServerOptions:
     """System messages are accepted and not read: the usage does not count them."""
     no_logprobs: bool = False
     """Accepted, and none given."""
-    refuses: Sequence[str] = ()
+    refuses: Sequence[str] = field(default_factory=list)
     """Fields of a chat that get 400 or 422, one at a time; ``temperature+top_p`` refuses both together."""
     refuses_like: Literal["openai", "anthropic", "mistral", "words"] = "openai"
     """Whose words the refusal is told in."""

@@ -46,6 +46,8 @@ class Learned(BaseModel):
 
     rung: int = 0
     merges_system: bool = False
+    is_without_chat: bool = False
+    """Whether the model takes text completions only, which a call turned out."""
     ignores_n: bool = False
     top_logprobs: int = MAX_TOP_LOGPROBS
     """How many alternatives per token it tells the probabilities of; 0 for none."""
@@ -118,6 +120,11 @@ class CallChannel:
         if entry.is_replayed:
             self._report(entry.record, key, duration_s=0.0, is_replayed=True)
         return entry
+
+    @property
+    def may_complete(self) -> bool:
+        """Whether text completions may stand in for chats; a base model's response has another form there."""
+        return self.client.settings.endpoint == "auto" and self.client.role != "base"
 
     async def learn(self, **changes: object) -> None:
         """Remember, with the run, what the server refuses."""
@@ -284,9 +291,9 @@ class CallChannel:
     def _refuse(self, failed: Attempt) -> Exception:
         replica, failure, _ = failed
         never_succeeded = replica.gate().num_successes == 0
-        is_settings_fault = (
-            failure.remedy in ("reject", "adapt") and never_succeeded and not is_context_overflow(failure)
-        )
+        is_rejected = failure.remedy in ("reject", "adapt") and not is_context_overflow(failure)
+        is_lost = failure.remedy == "complete" and not self.may_complete
+        is_settings_fault = (is_rejected or is_lost) and never_succeeded
         if failure.remedy == "stop" or is_settings_fault:
             advice = _ADVICE_BY_KIND.get(failure.kind, "Check the role's settings.")
             return ModelCallError(

@@ -17,6 +17,7 @@ from drpo_graph.errors import FailureKind, ReplyError
 from drpo_graph.models.failures import OVERFLOW, CallFailure, is_context_overflow
 from drpo_graph.models.request import Choice, Request
 from drpo_graph.models.token_scores import FEW_TOP_LOGPROBS
+from drpo_graph.prompts.flat import REPLY_STOPS, merge_stops
 from drpo_graph.prompts.library import Message, PromptLibrary
 from drpo_graph.records import Failure
 
@@ -191,7 +192,7 @@ class Exchange(Generic[T]):
         while True:
             rung = self._rung()
             sent = replace(
-                request,
+                self._fit_endpoint(request),
                 mode=LADDER[rung],
                 messages=self._adapt(request.messages),
                 top_logprobs=min(request.top_logprobs, channel.learned.top_logprobs),
@@ -205,6 +206,8 @@ class Exchange(Generic[T]):
                 if remedy == "climb" and rung < len(LADDER) - 1:
                     if channel.learned.rung <= rung:
                         await channel.learn(rung=rung + 1)
+                elif remedy == "complete" and self._may_complete(sent):
+                    await channel.learn(is_without_chat=True)
                 elif remedy == "merge_system" and self._has_system_to_merge(sent.messages):
                     await channel.learn(merges_system=True)
                 elif remedy == "lower_logprobs" and sent.top_logprobs:
@@ -220,7 +223,16 @@ class Exchange(Generic[T]):
             return len(LADDER) - 1
         rung = max(0 if mode == "auto" else LADDER.index(mode), self._channel.learned.rung)
         # Tools are a matter of chat.
-        return rung + (self._request.endpoint == "completions" and LADDER[rung] == "tool")
+        return rung + (self._fit_endpoint(self._request).endpoint == "completions" and LADDER[rung] == "tool")
+
+    def _fit_endpoint(self, request: Request) -> Request:
+        """Return the request as a text completion, where the model turned out to take no chat."""
+        if not self._channel.learned.is_without_chat or not self._may_complete(request):
+            return request
+        return replace(request, endpoint="completions", stop=merge_stops(request.stop, REPLY_STOPS))
+
+    def _may_complete(self, request: Request) -> bool:
+        return self._channel.may_complete and request.endpoint == "chat" and request.schema is not None
 
     async def _learn_top_logprobs(self, given: int) -> None:
         """Remember that the model's server tells no more token probabilities than these; tell once that it has none."""

@@ -62,18 +62,18 @@ def option(
     return field(default=default, metadata={"build": build, "is_setting": is_setting})
 
 
-def parse_sampling(text: str) -> str:
+def parse_sampling(text: str) -> float | str:
     """Return the number that a sampling option gives, or the word for one that is not to be sent, as settings take it.
 
     Raises:
         typer.BadParameter: it is neither.
     """
-    if text.lower() != UNSET:
-        try:
-            float(text)
-        except ValueError:
-            raise typer.BadParameter(f"{text!r} is neither a number nor {UNSET!r}.") from None
-    return text
+    if text.lower() == UNSET:
+        return UNSET
+    try:
+        return float(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is neither a number nor {UNSET!r}.") from None
 
 
 def argument(default: _Value, metavar: str, *, help: str) -> _Value:

@@ -12,10 +12,10 @@ from drpo_graph.models.terms import find_refused
 from drpo_graph.safety.redaction import MIN_SECRET_CHARS, redact
 from drpo_graph.safety.texts import shorten
 
-Remedy = Literal["retry", "climb", "merge_system", "lower_logprobs", "adapt", "reject", "refuse", "stop"]
+Remedy = Literal["retry", "climb", "merge_system", "lower_logprobs", "adapt", "complete", "reject", "refuse", "stop"]
 """Ask again; take the next rung of the reply ladder; put the system prompt into the user message; ask for fewer token
-probabilities, or none; leave out or rename the fields that were refused; give up this one request; treat it as refused
-by a content filter; stop the run."""
+probabilities, or none; leave out or rename the fields that were refused; ask for a text completion; give up this one
+request; treat it as refused by a content filter; stop the run."""
 
 MAX_QUOTED = 2000
 """Characters of a server's answer that an error quotes: more than messages keep, so that a key is not cut before it is
@@ -160,6 +160,8 @@ def _remedy_for_bad_request(message: str, error: Exception, refused: Sequence[st
         return "reject"
     if refused:
         return "adapt"
+    if _NO_CHAT_WORDS.search(text):
+        return "complete"
     if _LOGPROB_WORDS.search(text):
         return "lower_logprobs"
     if _SYSTEM_WORDS.search(text):

@@ -178,7 +178,7 @@ class Settings(RetrievalSettings, PromptRules):
     """Calls in flight per endpoint."""
     requests_per_second: Operational[float | None] = Field(None, gt=0)
     probe: Operational[bool] = True
-    """Whether endpoints are asked, once a day, what they can do; without, a run learns it from refusals."""
+    """Whether endpoints are asked, in one round, what no call would show; without, a run learns from refusals alone."""
     routing: Operational[Routing] = "prefix"
     """Which of several servers takes a request: the one that was sent the beginning of its prompt before, while it is
     not overloaded; ``least_loaded``; or ``round_robin``."""

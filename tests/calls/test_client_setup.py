@@ -233,3 +233,18 @@ async def test_remembered_look_that_did_not_ask_for_chats_does_not_do_for_the_ba
         desk = await open_desk(server.base_url, probe=True, run_id="two", role={"model": "openai:critic"})
         assert desk.models.base.channel.client.endpoint == "completions"
         assert len(server.probes) == 2
+
+
+async def test_other_roles_learn_from_a_call_that_a_model_takes_no_chat() -> None:
+    store = InMemoryStore()
+    async with FakeServer(say_four, ServerOptions(reject_chat=True)) as server:
+        desk = await open_desk(server.base_url, probe=False, store=store)
+        assert await ask_critic(desk.models.critic) == [4]
+        assert await ask_critic(desk.models.optimizer, num_samples=2) == [4, 4]
+        assert paths(server.finished) == ["/v1/chat/completions", "/v1/completions", "/v1/completions"]
+        again = await open_desk(server.base_url, probe=False, store=store)
+        assert await ask_critic(again.models.critic) == [4]
+        assert len(server.finished) == 3
+    async with FakeServer(say_four, ServerOptions(reject_chat=True)) as server:
+        with pytest.raises(ModelCallError, match="chat template"):
+            await ask_critic((await open_desk(server.base_url, role={"endpoint": "chat"})).models.critic)

@@ -148,3 +148,17 @@ async def test_model_that_is_gone_or_a_server_that_is_gone_is_not_current() -> N
     assert not await holds(url, "m", listed)
     async with FakeServer(build_echo_responder(), ServerOptions(missing_routes=[MODELS])) as server:
         assert await holds(server.base_url, "m", listed)
+
+
+async def test_name_that_a_server_of_several_models_does_not_list_is_tried() -> None:
+    async with FakeServer(build_echo_responder(), ServerOptions(models=["a", "b"])) as server:
+        for name, num_probes in (("a", 0), ("wrold", 1)):
+            asked = survey(
+                Address(server.base_url, name), identity=name, cache=None, wanted=Wanted(has_chat=False), timeout_s=20
+            )
+            if num_probes:
+                with pytest.raises(ModelCallError, match="Served there: a, b"):
+                    await asked
+            else:
+                assert (await asked).is_listed
+            assert len(server.probes) == num_probes

@@ -105,6 +105,9 @@ async def _look(wire: Wire, wanted: Wanted) -> Capabilities:
         _describe(wire) if wanted.has_context else _know_nothing(), _try_chat(wire) if wanted.has_chat else _no_chat()
     )
     listing, facts = about
+    if chat is None and len(listing.names) > 1 and not listing.is_listed:
+        # A server of one model may take any name for it. One of several hardly does: better told now than after calls.
+        chat = await _try_chat(wire)
     if isinstance(chat, CallFailure) and (is_of_no_use(chat) or chat.kind == "http_404"):
         if not listing.names:
             listing = read_listing(await _list_models(wire), wire.address.name)

@@ -1,6 +1,6 @@
 """The graph as LangGraph's server loads it (``langgraph.json``): no checkpointer or store of its own.
 
-Models and all other settings come with the request's context, ``{"settings": {"base_model": "openai:gpt-4o-mini"}}``,
+Models and all other settings come with the request's context, ``{"settings": {"base_model": "openai:gpt-5-mini"}}``,
 or from the settings file that the environment variable ``DRPO_CONFIG`` names.
 """
 

@@ -180,6 +180,8 @@ class Usage(Record):
     completion_tokens: int = 0
     cached_tokens: int = 0
     """Part of ``prompt_tokens`` that the server took from its prefix cache, where it tells."""
+    reasoning_tokens: int = 0
+    """Part of ``completion_tokens`` that a reasoning model thought with, where the server tells."""
 
     def plus(self, other: "Usage") -> "Usage":
         """Return the sum of two usages."""

@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Ask the agent from the command line; 0 when it has answered."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("question")
-    parser.add_argument("--model", required=True, help="provider:model, e.g. openai:gpt-4o-mini or local:smollm2")
+    parser.add_argument("--model", required=True, help="provider:model, e.g. openai:gpt-5-mini or local:smollm2")
     parser.add_argument("--base-url", help="OpenAI-compatible API, ends in /v1")
     parser.add_argument("--max-tokens", type=int, default=256, help="longest reply (default: 256)")
     parser.add_argument("--registry", type=Path, help="folder of optimised prompts, by model name")

@@ -110,7 +110,7 @@ async def run_agent(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the agent from the command line; 0 when the prompt is deployed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="provider:model, e.g. openai:gpt-4o-mini or local:smollm2")
+    parser.add_argument("--model", required=True, help="provider:model, e.g. openai:gpt-5-mini or local:smollm2")
     parser.add_argument("--base-url", help="OpenAI-compatible API, ends in /v1")
     parser.add_argument("--depth", type=int, default=3, help="levels + 1 (default: 3)")
     parser.add_argument("--thread-id", default="nightly", help="names this night's work (default: nightly)")

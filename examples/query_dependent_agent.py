@@ -199,7 +199,7 @@ async def live(args: argparse.Namespace) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve and learn from the command line; 0 when it is done."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="provider:model, e.g. openai:gpt-4o-mini or local:smollm2")
+    parser.add_argument("--model", required=True, help="provider:model, e.g. openai:gpt-5-mini or local:smollm2")
     parser.add_argument("--base-url", help="OpenAI-compatible API, ends in /v1")
     parser.add_argument("--embeddings", default="local:all-minilm-l6-v2", help="of questions and prompts")
     parser.add_argument("--reward-model", default="neighbours", help="which learns fast from few answers (default)")

@@ -257,7 +257,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Serve, optimise or play from the command line; 0 when it is done."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("action", choices=["serve", "optimize", "demo"])
-    parser.add_argument("--model", required=True, help="provider:model, e.g. openai:gpt-4o-mini or local:smollm2")
+    parser.add_argument("--model", required=True, help="provider:model, e.g. openai:gpt-5-mini or local:smollm2")
     parser.add_argument("--base-url", help="OpenAI-compatible API, ends in /v1")
     parser.add_argument(
         "--folder", type=Path, default=Path("drpo_runs/agent"), help="where prompt and journal are kept"

@@ -4,7 +4,7 @@ import asyncio
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pydantic import BaseModel
 
@@ -22,6 +22,7 @@ from drpo_graph.models.clients import ModelClient
 from drpo_graph.models.failures import CallFailure, classify_failure, hides, is_context_overflow
 from drpo_graph.models.outages import Circuit, never_ends
 from drpo_graph.models.request import Reply, Request
+from drpo_graph.models.terms import NO_TERMS, Terms
 from drpo_graph.models.token_scores import MAX_TOP_LOGPROBS
 from drpo_graph.safety.redaction import mask, redact
 from drpo_graph.safety.texts import clean_surrogates
@@ -46,9 +47,15 @@ class Learned(BaseModel):
 
     rung: int = 0
     merges_system: bool = False
+    is_without_chat: bool = False
+    """Whether the model takes text completions only, which a call turned out."""
     ignores_n: bool = False
     top_logprobs: int = MAX_TOP_LOGPROBS
     """How many alternatives per token it tells the probabilities of; 0 for none."""
+    terms: Terms = NO_TERMS
+    """Fields that it refuses."""
+    has_told_of_reasoning: bool = False
+    """Whether it was told that reasoning leaves no room for replies."""
 
 
 class RefusedRequestError(Exception):
@@ -116,12 +123,21 @@ class CallChannel:
             self._report(entry.record, key, duration_s=0.0, is_replayed=True)
         return entry
 
+    @property
+    def may_complete(self) -> bool:
+        """Whether text completions may stand in for chats; a base model's response has another form there."""
+        return self.client.settings.endpoint == "auto" and self.client.role != "base"
+
     async def learn(self, **changes: object) -> None:
         """Remember, with the run, what the server refuses."""
         for name, value in changes.items():
             setattr(self.learned, name, value)
-        key = f"{self.client.role}/{self.client.settings.model}"
-        await self.archive.put("learned", key, self.learned.model_dump(mode="json"))
+        # Without its place: a resumed run may find the model elsewhere.
+        await self.archive.put("learned", self.client.settings.model, self.learned.model_dump(mode="json"))
+
+    def warn(self, message: str) -> None:
+        """Tell that the result is affected."""
+        self.emitter.emit(Warned(run_id=self.emitter.run_id, message=message))
 
     async def _make(self, key: str, request: Request) -> CallRecord:
         tries = Tries()
@@ -146,6 +162,7 @@ class CallChannel:
         while True:
             probe = await servers.admit(tries)
             replica = servers.replica_of(probe) if probe else self.client.balancer.choose(request, avoid=replica)
+            terms = self.learned.terms
             try:
                 reply = await self._send_once(key, request, replica=replica, probe=probe)
                 if reply is None:
@@ -158,6 +175,8 @@ class CallChannel:
                         # LangGraph stores the text of what a node raises.
                         raise UnexpectedClientError(f"{type(error).__name__}: {redact(str(error))}") from None
                     raise
+                if failure.remedy == "adapt" and await self._learn_terms(failure, sent=terms):
+                    continue
                 attempt = Attempt(replica, failure, tries)
                 servers.note_failure(attempt)
                 final = self._refuse(attempt) if failure.remedy != "retry" else self._give_up(attempt)
@@ -168,6 +187,19 @@ class CallChannel:
                 if probe is not None:
                     probe.end_probe()
             await self._wait_to_retry(attempt)
+
+    async def _learn_terms(self, failure: CallFailure, *, sent: Terms) -> bool:
+        """Return whether there are other terms to ask on than those that were refused; new ones are told once."""
+        known = self.learned.terms
+        if known != sent:  # Another call has learnt them meanwhile.
+            return True
+        terms = known.after(failure.refused)
+        if terms == known:
+            return False
+        told = terms.describe_since(known)
+        self.warn(f"the model {self.client.settings.model!r} does not take every field: {told} ({failure.message})")
+        await self.learn(terms=terms)
+        return True
 
     @property
     def _servers(self) -> Servers:
@@ -200,7 +232,7 @@ class CallChannel:
         demand = demand_of(key, fitting, model=self.client.settings.model)
         hold = self.ledger.budget.hold(demand, self.ledger.stop.guard)
         async with hold as held, asyncio.timeout(self.settings.timeout_s):
-            reply = await replica.transport.send(fitting)
+            reply = await replica.transport.send(replace(fitting, terms=self.learned.terms))
             held.settle(reply.usage)
         return reply
 
@@ -291,7 +323,9 @@ class CallChannel:
     def _refuse(self, failed: Attempt) -> Exception:
         replica, failure, _ = failed
         never_succeeded = replica.gate().num_successes == 0
-        is_settings_fault = failure.remedy == "reject" and never_succeeded and not is_context_overflow(failure)
+        is_rejected = failure.remedy in ("reject", "adapt") and not is_context_overflow(failure)
+        is_lost = failure.remedy == "complete" and not self.may_complete
+        is_settings_fault = (is_rejected or is_lost) and never_succeeded
         if failure.remedy == "stop" or is_settings_fault:
             advice = _ADVICE_BY_KIND.get(failure.kind, "Check the role's settings.")
             if failure.kind in _KEY_KINDS:

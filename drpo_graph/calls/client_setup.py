@@ -1,7 +1,7 @@
 """Fit a role's client to what its endpoint can do: found out once, remembered with the run."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ from drpo_graph.models.per_loop import PerLoop
 from drpo_graph.models.request import Request
 from drpo_graph.prompts.flat import join_messages
 from drpo_graph.prompts.library import Message
+from drpo_graph.records import Role
 from drpo_graph.storage.archive import Archive
 
 if TYPE_CHECKING:
@@ -28,13 +29,20 @@ _COUNT_TIMEOUT_S = 30.0
 
 
 async def find_capabilities(
-    client: ModelClient, *, archive: Archive, cache: CapabilityCache | None, may_ask: bool = True
+    client: ModelClient,
+    *,
+    archive: Archive,
+    cache: CapabilityCache | None,
+    roles: Sequence[Role] = (),
+    may_ask: bool = True,
 ) -> Capabilities | None:
     """Return what a client's servers can do: as the run found it first, else as remembered, else by asking them.
 
     A resumed run asks as it did before, whatever its servers say now: its finished calls are found by what was asked.
 
     Args:
+        roles: All that share the model and its servers, where that is more than the client's own: they decide what is
+            worth a request.
         may_ask: Whether the servers may be asked; else a new run knows nothing, then and when it is resumed.
 
     Returns:
@@ -46,25 +54,33 @@ async def find_capabilities(
     addresses = [(one.address, one.identity) for one in client.replicas if one.address is not None]
     if not addresses:
         return None
-    key = f"{client.role}/{client.settings.model}"
-    stored = await archive.get("capabilities", key)
+    keys = [f"{role}/{client.settings.model}" for role in roles or (client.role,)]
+    stored = await archive.get("capabilities", keys[0])
     if stored is not None:
         return Capabilities.model_validate(stored)
     try:
-        found = _weakest(await _ask_all(addresses, cache)) if may_ask else Capabilities()
+        found = _weakest(await _ask_all(addresses, cache, roles or (client.role,))) if may_ask else Capabilities()
     except ModelCallError as error:
         # It says "The model ... at ...", of a server that several roles may share.
         message = f"The {client.role} {str(error).removeprefix('The ')}"
         raise ModelCallError(message, kind=error.kind, role=client.role) from error
-    await archive.put("capabilities", key, found.model_dump(mode="json"))
+    for key in keys:
+        await archive.put("capabilities", key, found.model_dump(mode="json"))
     return found
 
 
-async def _ask_all(addresses: Sequence[tuple[Address, str]], cache: CapabilityCache | None) -> list[Capabilities]:
+async def _ask_all(
+    addresses: Sequence[tuple[Address, str]], cache: CapabilityCache | None, roles: Collection[Role]
+) -> list[Capabilities]:
     # Loads the client library: only a run that asks pays for it.
-    from drpo_graph.models.probing.probe import capabilities_of
+    from drpo_graph.models.probing.survey import Wanted, survey
 
-    asked = (capabilities_of(address, identity=identity, cache=cache) for address, identity in addresses)
+    # The prompt that a search is for must reach its model; the other roles' replies show what reaches theirs. Requests
+    # for metrics are the shortest of all, and need no look at how long the context is.
+    wanted = Wanted(has_chat="base" in roles, has_context=set(roles) != {"metrics"})
+    if not any(wanted):
+        return [Capabilities()]
+    asked = (survey(address, identity=identity, cache=cache, wanted=wanted) for address, identity in addresses)
     answers = await asyncio.gather(*asked, return_exceptions=True)
     errors = [answer for answer in answers if isinstance(answer, BaseException)]
     found = [answer for answer in answers if isinstance(answer, Capabilities)]
@@ -140,5 +156,6 @@ def make_learned(stored: Mapping[str, JsonValue] | None, capabilities: Capabilit
         rung=LADDER.index(known.first_rung),
         merges_system=known.has_system_role is False,
         ignores_n=known.has_n is False,
+        terms=known.terms,
         # Whether it tells probabilities shows at the first critique, which warns when it does not.
     )

@@ -12,11 +12,12 @@ from dataclasses import replace
 from typing import Generic, NamedTuple, TypeVar
 
 from drpo_graph.calls.channel import CallChannel, RefusedRequestError
+from drpo_graph.calls.ledger import CallRecord
 from drpo_graph.errors import FailureKind, ReplyError
-from drpo_graph.events.schema import Warned
 from drpo_graph.models.failures import OVERFLOW, CallFailure, is_context_overflow
 from drpo_graph.models.request import Choice, Request
 from drpo_graph.models.token_scores import FEW_TOP_LOGPROBS
+from drpo_graph.prompts.flat import REPLY_STOPS, merge_stops
 from drpo_graph.prompts.library import Message, PromptLibrary
 from drpo_graph.records import Failure
 
@@ -151,11 +152,14 @@ class Exchange(Generic[T]):
 
     async def _fill(self, slots: list[int], key: str, request: Request) -> int:
         """Settle the slots with a call's choices and return how many it gave."""
-        choices = await self._call(key, request, slots)
-        if choices is None:
+        record = await self._call(key, request, slots)
+        if record is None:
             return 0
+        choices = record.choices
         for slot, choice in zip(slots, choices or [Choice(text="")] * len(slots), strict=False):
             self._settle(slot, choice, key)
+            if record.usage.reasoning_tokens and choice.finish_reason == "length" and not choice.text.strip():
+                await self._note_eaten(slot, record.usage.reasoning_tokens)
         settled = slots[: len(choices)] if choices else slots
         failures = [failure for slot in settled if (failure := self._samples[slot].failure) is not None]
         await self._channel.ledger.failures.note_replies(key, failures)
@@ -179,8 +183,8 @@ class Exchange(Generic[T]):
         )
         await self._fill([slot], self._channel.key_of(request), request)
 
-    async def _call(self, key: str, request: Request, slots: list[int]) -> tuple[Choice, ...] | None:
-        """Return the call's choices, climbing down the ladder as the server refuses what is asked of it.
+    async def _call(self, key: str, request: Request, slots: list[int]) -> CallRecord | None:
+        """Return the call, made by climbing down the ladder as the server refuses what is asked of it.
 
         ``None`` says that it refuses the request however it is asked; the slots have their reason then.
         """
@@ -188,7 +192,7 @@ class Exchange(Generic[T]):
         while True:
             rung = self._rung()
             sent = replace(
-                request,
+                self._fit_endpoint(request),
                 mode=LADDER[rung],
                 messages=self._adapt(request.messages),
                 top_logprobs=min(request.top_logprobs, channel.learned.top_logprobs),
@@ -196,12 +200,14 @@ class Exchange(Generic[T]):
             try:
                 entry = await channel.call(key, sent)
                 self._is_replayed[key] = entry.is_replayed
-                return entry.record.choices
+                return entry.record
             except RefusedRequestError as error:
                 remedy = error.failure.remedy
                 if remedy == "climb" and rung < len(LADDER) - 1:
                     if channel.learned.rung <= rung:
                         await channel.learn(rung=rung + 1)
+                elif remedy == "complete" and self._may_complete(sent):
+                    await channel.learn(is_without_chat=True)
                 elif remedy == "merge_system" and self._has_system_to_merge(sent.messages):
                     await channel.learn(merges_system=True)
                 elif remedy == "lower_logprobs" and sent.top_logprobs:
@@ -217,7 +223,16 @@ class Exchange(Generic[T]):
             return len(LADDER) - 1
         rung = max(0 if mode == "auto" else LADDER.index(mode), self._channel.learned.rung)
         # Tools are a matter of chat.
-        return rung + (self._request.endpoint == "completions" and LADDER[rung] == "tool")
+        return rung + (self._fit_endpoint(self._request).endpoint == "completions" and LADDER[rung] == "tool")
+
+    def _fit_endpoint(self, request: Request) -> Request:
+        """Return the request as a text completion, where the model turned out to take no chat."""
+        if not self._channel.learned.is_without_chat or not self._may_complete(request):
+            return request
+        return replace(request, endpoint="completions", stop=merge_stops(request.stop, REPLY_STOPS))
+
+    def _may_complete(self, request: Request) -> bool:
+        return self._channel.may_complete and request.endpoint == "chat" and request.schema is not None
 
     async def _learn_top_logprobs(self, given: int) -> None:
         """Remember that the model's server tells no more token probabilities than these; tell once that it has none."""
@@ -226,9 +241,25 @@ class Exchange(Generic[T]):
             return
         await channel.learn(top_logprobs=given)
         if given == 0:
-            name = f"{channel.client.role} model {channel.client.settings.model!r}"
-            message = f"the {name} tells no token probabilities: its scores stay whole numbers"
-            channel.emitter.emit(Warned(run_id=channel.emitter.run_id, message=message))
+            channel.warn(f"the {self._name} tells no token probabilities: its scores stay whole numbers")
+
+    async def _note_eaten(self, slot: int, num_tokens: int) -> None:
+        """Say of an empty reply that the model's reasoning took all its tokens; tell it once."""
+        channel, role = self._channel, self._channel.client.role
+        detail = (
+            f"the reply is empty: reasoning took all of its tokens ({num_tokens:,}). "
+            f"Raise {role}.max_tokens, or lower {role}.reasoning_effort"
+        )
+        if (failure := self._samples[slot].failure) is not None:
+            self._samples[slot] = Sample(None, failure.model_copy(update={"detail": detail}))
+        if not channel.learned.has_told_of_reasoning:
+            await channel.learn(has_told_of_reasoning=True)
+            channel.warn(f"{self._name}: {detail}")
+
+    @property
+    def _name(self) -> str:
+        client = self._channel.client
+        return f"{client.role} model {client.settings.model!r}"
 
     def _adapt(self, messages: Sequence[Message]) -> list[Message]:
         """Return the messages with the system prompt merged into the user's where the model has no system role."""

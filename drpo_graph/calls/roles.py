@@ -105,6 +105,7 @@ class RoleModel:
             messages=list(messages),
             temperature=role.temperature,
             top_p=role.top_p,
+            reasoning_effort=role.reasoning_effort,
             max_tokens=role.max_tokens,
             stop=merge_stops(role.stop, stops),
             mode=role.reply_mode if schema is not None else "text",

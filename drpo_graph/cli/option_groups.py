@@ -9,6 +9,8 @@ from typing import Annotated, ClassVar, TypeVar, dataclass_transform, get_args, 
 import typer
 from typer.models import ArgumentInfo, OptionInfo
 
+from drpo_graph.settings.settings import UNSET
+
 FLAG = " "
 """In place of a type: a flag takes no value."""
 
@@ -28,6 +30,7 @@ def option(
     at_most: float | None = None,
     ignores_case: bool = False,
     shows_default: bool = True,
+    parser: Callable[[str], object] | None = None,
 ) -> _Value:
     """Return an option: a field of a group, or the default of a command's parameter.
 
@@ -39,6 +42,7 @@ def option(
         is_setting: Whether it belongs to what a ``SettingGroup`` gives.
         ignores_case: Whether a choice may be written in capitals or not.
         shows_default: Whether the help tells the default.
+        parser: Reads the value; raises ``typer.BadParameter``.
     """
 
     def build(name: str, heading: str | None) -> OptionInfo:
@@ -51,10 +55,25 @@ def option(
             max=at_most,
             case_sensitive=not ignores_case,
             show_default=shows_default,
+            parser=parser,
         )
         return made
 
     return field(default=default, metadata={"build": build, "is_setting": is_setting})
+
+
+def parse_sampling(text: str) -> float | str:
+    """Return the number that a sampling option gives, or the word for one that is not to be sent, as settings take it.
+
+    Raises:
+        typer.BadParameter: it is neither.
+    """
+    if text.lower() == UNSET:
+        return UNSET
+    try:
+        return float(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is neither a number nor {UNSET!r}.") from None
 
 
 def argument(default: _Value, metavar: str, *, help: str) -> _Value:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from drpo_graph.cli.option_groups import FLAG, OptionGroup, SettingGroup, option
+from drpo_graph.cli.option_groups import FLAG, OptionGroup, SettingGroup, option, parse_sampling
 from drpo_graph.cli.places import DEFAULT_PLACE
 from drpo_graph.display import DisplayKind
 from drpo_graph.records import PlaceholderStyle
@@ -94,7 +94,9 @@ class Search(SettingGroup, panel="Search"):
     n_proposed: int | None = option(
         None, "N", help="Rewrites written per candidate: a reward model drops the worst before they are run."
     )
-    optimizer_temperature: float | None = option(None, "X", help="The optimizer's.", flag="--temperature")
+    optimizer_temperature: str | None = option(
+        None, "X", help="The optimizer's; none sends none.", flag="--temperature", parser=parse_sampling
+    )
     queries_per_level: int | None = option(None, "N", help="Queries per level.")
     query_policy: QueryPolicy | None = option(
         None, "KIND", help="stream: new queries each level; pool: a few used again."

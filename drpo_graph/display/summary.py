@@ -13,6 +13,7 @@ from rich.text import Text
 from drpo_graph.display.collection import print_collection
 from drpo_graph.display.formatting import (
     NONE,
+    format_count,
     format_duration,
     format_gain,
     format_kinds,
@@ -208,18 +209,24 @@ def _cost_table(result: RunResult) -> Table:
     table = make_table()
     table.add_column("cost", style="dim", width=_LABEL_WIDTH)
     has_money = any(result.cost_by_role.values())
-    for name in ("calls", "tokens in", "out", "cached", *(["money"] if has_money else [])):
+    has_reasoned = any(usage.reasoning_tokens for usage in result.usage_by_role.values())
+    optional = (("of it reasoning", has_reasoned), ("money", has_money))
+    for name in ("calls", "tokens in", "out", "cached", *(name for name, is_shown in optional if is_shown)):
         table.add_column(name, justify="right")
+
+    def count(usage: Usage) -> list[str]:
+        return [*format_usage(usage), *([format_count(usage.reasoning_tokens)] if has_reasoned else [])]
+
     total = Usage()
     roles = [role for role in ROLES if role in result.usage_by_role]
     for role in [*roles, *sorted(set(result.usage_by_role) - set(ROLES))]:
         usage = result.usage_by_role[role]
         total = total.plus(usage)
         money = [_money(result.cost_by_role.get(role))] if has_money else []
-        table.add_row(Text(inert(role, max_chars=_LABEL_WIDTH)), *format_usage(usage), *money)
+        table.add_row(Text(inert(role, max_chars=_LABEL_WIDTH)), *count(usage), *money)
     is_whole = set(result.usage_by_role) <= set(result.cost_by_role)
     money = [_money(sum(result.cost_by_role.values()) if is_whole else None)] if has_money else []
-    table.add_row("total", *format_usage(total), *money, style="bold")
+    table.add_row("total", *count(total), *money, style="bold")
     return table
 
 

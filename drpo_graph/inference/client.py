@@ -1,6 +1,7 @@
 """The base model's client for inference: made, fitted and asked as in the search, without a run around it."""
 
 import asyncio
+import logging
 import uuid
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,6 +15,7 @@ from drpo_graph.calls.ledger import CallRecord, Ledger
 from drpo_graph.calls.roles import RoleModel
 from drpo_graph.errors import SettingsError
 from drpo_graph.events.emitter import Emitter
+from drpo_graph.events.schema import Event, Warned
 from drpo_graph.inference.feed import ResponseFeed, feed_from
 from drpo_graph.models.capabilities import CapabilityCache
 from drpo_graph.models.clients import ModelClient, build_client
@@ -27,6 +29,8 @@ from drpo_graph.storage.archive import Archive
 
 if TYPE_CHECKING:
     from langchain_core.language_models import BaseChatModel
+
+logger = logging.getLogger(__name__)
 
 Render = Callable[[ResponseFormat], list[Message]]
 """Makes the request, in the form that the model turned out to need."""
@@ -136,7 +140,13 @@ class AlignedClient:
             settings=self._settings,
             ledger=Ledger(archive, StopSignal()),
             archive=archive,
-            emitter=Emitter("aligned", is_streamed=False),
+            emitter=Emitter("aligned", (_log_warning,), is_streamed=False),
             learned=fitting.learned,
         )
         return RoleModel(channel, self._prompts)
+
+
+def _log_warning(event: Event) -> None:
+    """Tell what affects the responses: there is no run whose display would."""
+    if isinstance(event, Warned):
+        logger.warning("%s", event.message)

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from functools import partial
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from langchain_core.caches import BaseCache
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
@@ -59,10 +59,10 @@ class AlignedModel(BaseChatModel):
     """ICL examples shown before the query, 0 to 5."""
     base_url: str | tuple[str, ...] | None = None
     api_key_env: str | None = None
-    temperature: float | None = None
-    """0 by default; as the next three, the settings' where absent."""
-    top_p: float | None = None
-    """1 by default."""
+    temperature: float | Literal["none"] | None = None
+    """0 by default; as the next three, the settings' where absent. ``"none"`` sends none, for models that take none."""
+    top_p: float | Literal["none"] | None = None
+    """1 by default, or ``"none"``."""
     max_tokens: int | None = None
     """Longest response; 2048 by default."""
     stop: tuple[str, ...] | None = None

@@ -12,7 +12,7 @@ from langchain_core.messages import (
     SystemMessage,
     convert_to_messages,
 )
-from langchain_core.messages.ai import InputTokenDetails, UsageMetadata
+from langchain_core.messages.ai import InputTokenDetails, OutputTokenDetails, UsageMetadata
 
 from drpo_graph.errors import UsageError
 from drpo_graph.inference.client import Answer
@@ -58,6 +58,7 @@ class Question:
                 output_tokens=usage.completion_tokens,
                 total_tokens=usage.prompt_tokens + usage.completion_tokens,
                 input_token_details=InputTokenDetails(cache_read=usage.cached_tokens),
+                output_token_details=OutputTokenDetails(reasoning=usage.reasoning_tokens),
             ),
             "response_metadata": {
                 "model_name": model,

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from platformdirs import user_cache_path
 from pydantic import ValidationError
 
+from drpo_graph.models.terms import NO_TERMS, Terms
 from drpo_graph.records import Record
 from drpo_graph.safety.private_files import write_atomically
 from drpo_graph.safety.redaction import remember_secret
@@ -107,6 +108,8 @@ class Capabilities(Record):
     """Tokens of prompt and reply together."""
     counts_tokens: TokenDialect | None = None
     """Whose ``/tokenize`` the server has, so that prompts can be counted exactly."""
+    terms: Terms = NO_TERMS
+    """Fields of requests that the server refuses."""
     format: int = CAPABILITIES_FORMAT
 
     @property

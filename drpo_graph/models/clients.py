@@ -59,6 +59,11 @@ class ModelClient:
     """The model's context, where it is known."""
 
     @property
+    def served(self) -> str:
+        """The model and its servers, by names that outlive the process: alike for all roles that share them."""
+        return " ".join([self.settings.model, *sorted(one.identity or one.endpoint for one in self.replicas)])
+
+    @property
     def replicas(self) -> tuple[Replica, ...]:
         """The servers that its requests go to."""
         return self.balancer.replicas
@@ -149,11 +154,11 @@ def find_endpoints(role: Role, settings: RoleSettings) -> tuple[Endpoint, ...]:
     provider, separator, name = settings.model.partition(":")
     if not settings.model:
         raise ModelSpecError(
-            f"The {role} model is not set. Give --model for all roles or --{role}-model, e.g. openai:gpt-4o-mini, "
+            f"The {role} model is not set. Give --model for all roles or --{role}-model, e.g. openai:gpt-5-mini, "
             "vllm:NAME or local:smollm2."
         )
     if not separator or not name:
-        raise ModelSpecError(f"The {role} model {settings.model!r}: expected provider:model, e.g. openai:gpt-4o-mini.")
+        raise ModelSpecError(f"The {role} model {settings.model!r}: expected provider:model, e.g. openai:gpt-5-mini.")
     check_surroundings()
     if provider == "local":
         server = serve_embedded(name)
@@ -243,13 +248,16 @@ def _init_other_provider(role: Role, settings: RoleSettings) -> "BaseChatModel":
             "and the provider's package, or give --base-url for an OpenAI-compatible server."
         ) from error
     key = _read_key(role, settings, "")
-    credentials: dict[str, Any] = {"api_key": key} if key else {}
+    chosen: dict[str, Any] = {
+        "api_key": key or None,
+        "temperature": settings.temperature,
+        "top_p": settings.top_p,
+        "reasoning_effort": settings.reasoning_effort,
+    }
     try:
         model: BaseChatModel = init_chat_model(
             settings.model,
-            **credentials,
-            temperature=settings.temperature,
-            top_p=settings.top_p,
+            **{name: value for name, value in chosen.items() if value is not None},
             max_tokens=settings.max_tokens,
             max_retries=0,
         )

@@ -1,17 +1,19 @@
 """What a failed request means: worth asking again, the fault of this one request, or of the whole endpoint."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from drpo_graph.models.retry_times import read_reset, read_told_wait
-from drpo_graph.models.server_words import ServerWords, read_words
+from drpo_graph.models.server_words import ServerWords, body_of, read_words
+from drpo_graph.models.terms import find_refused
 from drpo_graph.safety.redaction import MIN_SECRET_CHARS, redact
 from drpo_graph.safety.texts import shorten
 
-Remedy = Literal["retry", "climb", "merge_system", "lower_logprobs", "reject", "refuse", "stop"]
+Remedy = Literal["retry", "climb", "merge_system", "lower_logprobs", "adapt", "complete", "reject", "refuse", "stop"]
 """Ask again; take the next rung of the reply ladder; put the system prompt into the user message; ask for fewer token
-probabilities, or none; give up this one request; treat it as refused by a content filter; stop the run."""
+probabilities, or none; leave out or rename the fields that were refused; ask for a text completion; give up this one
+request; treat it as refused by a content filter; stop the run."""
 
 MAX_QUOTED = 2000
 """Characters of a server's answer that an error quotes: more than messages keep, so that a key is not cut before it is
@@ -39,6 +41,9 @@ _CONTEXT_WORDS = re.compile(
     r"|max_new_tokens.{0,5} must be <=|input length should be|reduce the length|request (body |entity )?too large"
     r"|payload too large",
     re.I,
+)
+_NO_CHAT_WORDS = re.compile(
+    r"chat template|not a chat model|not support.{0,20}chat|chat completions?.{0,30}not support", re.I
 )
 _NEVER_WORDS = re.compile(
     r"not (supported|implemented|enabled)|unsupported|(does|do) not support|requires? --|only .{0,80} are supported"
@@ -73,6 +78,8 @@ class CallFailure(NamedTuple):
     is_overload: bool = False
     is_unreached: bool = False
     """Whether nobody took the connection: no fault of the request."""
+    refused: tuple[str, ...] = ()
+    """The fields of the request that the server does not take, where it names them."""
     is_overlong: bool = False
     """Whether the request is longer than the model, or the server, takes."""
 
@@ -103,13 +110,20 @@ def classify_failure(error: Exception, *, secret: str = "") -> CallFailure | Non
     if isinstance(error, MalformedReplyError) or (status is not None and status < 300):
         return CallFailure("malformed", "retry", message)
     if status is not None:
-        return _classify_status(status, words, CallFailure(f"http_{status}", "stop", message), _headers_of(error))
+        failure = CallFailure(f"http_{status}", "stop", message)
+        return _classify_status(status, words, failure, _headers_of(error), body_of(error))
     return _classify_broken(error, message, secret)
 
 
 def is_context_overflow(failure: CallFailure) -> bool:
     """Return whether the request was rejected for its length: the fault of this request, not of the settings."""
     return failure.remedy == "reject" and (failure.kind == OVERFLOW or failure.is_overlong)
+
+
+def is_without_chat(failure: CallFailure) -> bool:
+    """Return whether a chat failed because the model, or its server, takes none."""
+    is_route_missing = failure.kind in ("http_404", "http_405", "http_501")
+    return is_route_missing or bool(_NO_CHAT_WORDS.search(failure.message))
 
 
 def hides(secret: str, error: Exception) -> bool:
@@ -131,7 +145,9 @@ def _status_of(error: Exception) -> int | None:
     return None
 
 
-def _classify_status(status: int, words: ServerWords, failure: CallFailure, headers: Mapping[str, str]) -> CallFailure:
+def _classify_status(
+    status: int, words: ServerWords, failure: CallFailure, headers: Mapping[str, str], body: object
+) -> CallFailure:
     """Return what a status and the words with it mean, given the failure as one that stops the run."""
     said = f"{words.code} {words.message}"
     wait_s = read_told_wait(headers, words.message)
@@ -142,10 +158,11 @@ def _classify_status(status: int, words: ServerWords, failure: CallFailure, head
         # Larger than what a whole window allows: no wait makes it fit.
         return failure._replace(remedy="reject", is_overlong=True)
     if status in (400, 413, 415, 422) or (status == 500 and _NEVER_WORDS.search(said)):
-        remedy = _remedy_for_bad_request(said, words.param)
+        refused = find_refused(words.message, body, param=words.param)
+        remedy = _remedy_for_bad_request(said, words.param, refused)
         is_overlong = status == 413 or bool(_CONTEXT_WORDS.search(said))
         if status != 500 or remedy != "reject" or is_overlong:
-            return failure._replace(remedy=remedy, is_overlong=remedy == "reject" and is_overlong)
+            return failure._replace(remedy=remedy, is_overlong=remedy == "reject" and is_overlong, refused=refused)
     if status in _RETRYABLE or status >= 500:
         # A 501 says "never", the other 5xx say "not now".
         return failure._replace(
@@ -161,16 +178,21 @@ def _classify_status(status: int, words: ServerWords, failure: CallFailure, head
     return failure
 
 
-def _remedy_for_bad_request(text: str, param: str) -> Remedy:
+def _remedy_for_bad_request(text: str, param: str, refused: Sequence[str]) -> Remedy:
     # The server names what it objects to; only then do its words count, which may quote the request.
-    if param.startswith(("response_format", "tool", "function")):
+    named = (param, *refused)
+    if any(one.startswith(("response_format", "tool", "function")) for one in named):
         return "climb"
-    if param.startswith(("logprobs", "top_logprobs")):
+    if any(one.startswith(("logprobs", "top_logprobs")) for one in named):
         return "lower_logprobs"
     if _FILTER_WORDS.search(text):
         return "refuse"
     if _CONTEXT_WORDS.search(text):
         return "reject"
+    if refused:
+        return "adapt"
+    if _NO_CHAT_WORDS.search(text):
+        return "complete"
     if _LOGPROB_WORDS.search(text):
         return "lower_logprobs"
     if _SYSTEM_WORDS.search(text):

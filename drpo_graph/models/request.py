@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 
 from pydantic import JsonValue
 
+from drpo_graph.models.terms import NO_TERMS, Terms
 from drpo_graph.models.token_scores import ScoreToken
 from drpo_graph.prompts.library import Message
 from drpo_graph.records import Record, Usage
@@ -25,8 +26,9 @@ class Request:
 
     messages: Sequence[Message]
     num_samples: int = 1
-    temperature: float = 0.0
-    top_p: float = 1.0
+    temperature: float | None = 0.0
+    """``None`` leaves it to the model; so for the next one."""
+    top_p: float | None = 1.0
     max_tokens: int = 2048
     seed: int | None = None
     stop: tuple[str, ...] = ()
@@ -38,6 +40,10 @@ class Request:
     """``completions`` makes one text of the messages, for the model to continue."""
     top_logprobs: int = 0
     """How many alternatives to tell the probabilities of, per token; 0 asks for none."""
+    reasoning_effort: str | None = None
+    """How much a reasoning model is to think; ``None`` leaves it to the model."""
+    terms: Terms = NO_TERMS
+    """How the server wants to be asked. It says nothing of what is asked, so no key knows of it."""
 
     def key_parts(self) -> dict[str, JsonValue]:
         """Return the request as JSON, for its ledger key."""
@@ -46,6 +52,8 @@ class Request:
             rarely["endpoint"] = self.endpoint
         if self.top_logprobs:
             rarely["top_logprobs"] = self.top_logprobs
+        if self.reasoning_effort is not None:
+            rarely["reasoning_effort"] = self.reasoning_effort
         return {
             **rarely,
             "messages": [{"role": one["role"], "content": one["content"]} for one in self.messages],

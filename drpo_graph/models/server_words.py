@@ -46,7 +46,7 @@ class ServerWords(NamedTuple):
 
 def read_words(error: BaseException) -> ServerWords:
     """Return what a server said, as far as a client's error holds its answer; else the error's own words."""
-    body = _body_of(error)
+    body = body_of(error)
     texts: list[str] = []
     for text in _texts_in(body):
         if not any(text in other for other in texts):
@@ -57,7 +57,7 @@ def read_words(error: BaseException) -> ServerWords:
     return ServerWords(message or str(error) or type(error).__name__, code, param)
 
 
-def _body_of(error: BaseException) -> object:
+def body_of(error: BaseException) -> object:
     """Return the answer that an error holds: the whole of it, of which some clients keep only a part themselves."""
     try:
         text = getattr(getattr(error, "response", None), "text", None)

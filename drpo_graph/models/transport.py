@@ -11,6 +11,8 @@ from pydantic import JsonValue
 
 from drpo_graph.models.failures import MAX_QUOTED, MalformedReplyError
 from drpo_graph.models.request import Choice, Piece, Reply, Request
+from drpo_graph.models.stops import cut_at_stops, end_at_stops
+from drpo_graph.models.terms import LIMIT_FIELDS, Terms
 from drpo_graph.models.token_scores import find_score_tokens, read_tokens
 from drpo_graph.prompts.flat import join_messages
 from drpo_graph.prompts.library import Message
@@ -65,15 +67,19 @@ class OpenAITransport:
     async def send(self, request: Request) -> Reply:
         """Return all samples of one request."""
         if request.endpoint == "completions" and self._completions is not None:
-            return _read_completion(await self._completions().complete(_completions_body(request)))
-        return await _send_chat(self._chat(), request, _chat_options(request))
+            reply = _read_completion(await self._completions().complete(_completions_body(request)))
+        else:
+            reply = await _send_chat(_without(self._chat(), request.terms), request, _chat_options(request))
+        return cut_at_stops(reply, _own_stops(request))
 
     def stream(self, request: Request) -> AsyncIterator[Piece]:
         """Yield the pieces of the reply's one sample."""
         if request.endpoint == "completions" and self._completions is not None:
-            return _stream_completion(self._completions(), request)
-        model = self._chat().model_copy(update={"disable_streaming": False, "stream_usage": True})
-        return _stream_chat(model, request, _chat_options(request))
+            return end_at_stops(_stream_completion(self._completions(), request), _own_stops(request))
+        has_usage = "stream_options" not in request.terms.dropped
+        changes = {"disable_streaming": False, "stream_usage": has_usage}
+        model = _without(self._chat(), request.terms).model_copy(update=changes)
+        return end_at_stops(_stream_chat(model, request, _chat_options(request)), _own_stops(request))
 
 
 class LangChainTransport:
@@ -88,20 +94,43 @@ class LangChainTransport:
 
     async def send(self, request: Request) -> Reply:
         """Return one sample, whatever the number asked for."""
-        return await _send_chat(self._limit(request.max_tokens), request, {})
+        return cut_at_stops(await _send_chat(self._fit(request), request, {}), _own_stops(request))
 
     def stream(self, request: Request) -> AsyncIterator[Piece]:
         """Yield the pieces of one sample, as the provider's client cuts them."""
-        return _stream_chat(self._limit(request.max_tokens), request, {})
+        return end_at_stops(_stream_chat(self._fit(request), request, {}), _own_stops(request))
 
-    def _limit(self, max_tokens: int) -> BaseChatModel:
-        """Return the model with replies of at most so many tokens."""
+    def _fit(self, request: Request) -> BaseChatModel:
+        """Return the model with replies as long as the request allows, and without the fields that are refused."""
+        model = _without(self._model, request.terms)
         if self._limit_field is None:
-            return self._model
-        own = getattr(self._model, self._limit_field)
-        if isinstance(own, int) and 0 < own <= max_tokens:
-            return self._model
-        return self._model.model_copy(update={self._limit_field: max_tokens})
+            return model
+        own = getattr(model, self._limit_field)
+        if isinstance(own, int) and 0 < own <= request.max_tokens:
+            return model
+        return model.model_copy(update={self._limit_field: request.max_tokens})
+
+
+def _without(model: BaseChatModel, terms: Terms) -> BaseChatModel:
+    """Return the model without what it would send of its own of the fields that its server refuses."""
+    refused = {*terms.dropped, *(LIMIT_FIELDS if terms.limit_field else ())}
+    if not refused:
+        return model
+    changes: dict[str, Any] = {name: None for name in refused if getattr(model, name, None) is not None}
+    own = getattr(model, "model_kwargs", None)
+    if isinstance(own, Mapping) and refused & set(own):
+        changes["model_kwargs"] = {name: value for name, value in own.items() if name not in refused}
+    known = {name: value for name, value in changes.items() if name in type(model).model_fields}
+    return model.model_copy(update=known) if known else model
+
+
+def _stops_sent(request: Request) -> list[str] | None:
+    return list(request.stop) if request.stop and "stop" not in request.terms.dropped else None
+
+
+def _own_stops(request: Request) -> tuple[str, ...]:
+    """Return the stops that we see to ourselves, because the server takes none."""
+    return () if "stop" not in request.terms.dropped else request.stop
 
 
 def _to_messages(messages: Sequence[Message]) -> list[BaseMessage]:
@@ -110,15 +139,13 @@ def _to_messages(messages: Sequence[Message]) -> list[BaseMessage]:
 
 async def _send_chat(model: BaseChatModel, request: Request, options: Mapping[str, Any]) -> Reply:
     # The one LangChain call that keeps all samples of a request.
-    result = await model.agenerate([_to_messages(request.messages)], stop=list(request.stop) or None, **options)
+    result = await model.agenerate([_to_messages(request.messages)], stop=_stops_sent(request), **options)
     return _read_result(result)
 
 
 async def _stream_chat(model: BaseChatModel, request: Request, options: Mapping[str, Any]) -> AsyncIterator[Piece]:
     # Without callbacks: inside a graph the caller's would be told of these pieces beside those that we hand on.
-    chunks = model.astream(
-        _to_messages(request.messages), {"callbacks": []}, stop=list(request.stop) or None, **options
-    )
+    chunks = model.astream(_to_messages(request.messages), {"callbacks": []}, stop=_stops_sent(request), **options)
     async for chunk in chunks:
         reason = chunk.response_metadata.get("finish_reason") or chunk.response_metadata.get("stop_reason")
         refusal = chunk.additional_kwargs.get("refusal")
@@ -139,7 +166,11 @@ async def _stream_completion(client: "CompletionsClient", request: Request) -> A
 
 def _chat_options(request: Request) -> dict[str, Any]:
     body = {**request.extra_body, **_format_fields(request)}
-    options: dict[str, Any] = {**_sampling_fields(request), **_tool_options(request)}
+    fields = request.terms.apply(_sampling_fields(request))
+    if request.terms.limit_field is not None:
+        # LangChain would give it the name that it has at OpenAI.
+        body[request.terms.limit_field] = fields.pop(request.terms.limit_field)
+    options: dict[str, Any] = {**fields, **_tool_options(request)}
     if request.top_logprobs:
         options |= {"logprobs": True, "top_logprobs": request.top_logprobs}
     if body:
@@ -150,9 +181,11 @@ def _chat_options(request: Request) -> dict[str, Any]:
 
 def _completions_body(request: Request) -> dict[str, JsonValue]:
     prompt = join_messages(request.messages, is_structured=request.schema is not None)
-    body: dict[str, JsonValue] = {"prompt": prompt, **_sampling_fields(request)}
-    if request.stop:
-        body["stop"] = list(request.stop)
+    # Whatever the chat calls it: here the limit has one name.
+    terms = request.terms.model_copy(update={"limit_field": None})
+    body: dict[str, JsonValue] = {"prompt": prompt, **terms.apply(_sampling_fields(request))}
+    if (stops := _stops_sent(request)) is not None:
+        body["stop"] = list(stops)
     if request.top_logprobs:
         body["logprobs"] = request.top_logprobs
     return {**body, **request.extra_body, **_format_fields(request)}
@@ -164,8 +197,10 @@ def _sampling_fields(request: Request) -> dict[str, JsonValue]:
         "temperature": request.temperature,
         "top_p": request.top_p,
         "max_tokens": request.max_tokens,
+        "seed": request.seed,
+        "reasoning_effort": request.reasoning_effort,
     }
-    return fields if request.seed is None else {**fields, "seed": request.seed}
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def _format_fields(request: Request) -> dict[str, JsonValue]:
@@ -249,14 +284,17 @@ def _read_usage(usage: object) -> Usage:
     """Return the usage of a whole request as OpenAI-compatible servers report it."""
     if not isinstance(usage, Mapping):
         return Usage(calls=1)
-    details = usage.get("prompt_tokens_details")
-    cached = details.get("cached_tokens") if isinstance(details, Mapping) else None
     return Usage(
         calls=1,
         prompt_tokens=_read_count(usage.get("prompt_tokens")),
         completion_tokens=_read_count(usage.get("completion_tokens")),
-        cached_tokens=_read_count(cached),
+        cached_tokens=_read_detail(usage.get("prompt_tokens_details"), "cached_tokens"),
+        reasoning_tokens=_read_detail(usage.get("completion_tokens_details"), "reasoning_tokens"),
     )
+
+
+def _read_detail(details: object, name: str) -> int:
+    return _read_count(details.get(name)) if isinstance(details, Mapping) else 0
 
 
 def _read_count(value: object) -> int:
@@ -273,4 +311,5 @@ def _usage_in(message: BaseMessage) -> Usage:
         prompt_tokens=usage.get("input_tokens", 0),
         completion_tokens=usage.get("output_tokens", 0),
         cached_tokens=usage.get("input_token_details", {}).get("cache_read", 0),
+        reasoning_tokens=usage.get("output_token_details", {}).get("reasoning", 0),
     )

@@ -8,9 +8,10 @@ from functools import partial
 
 from langgraph.runtime import Runtime
 from langgraph.store.base import BaseStore
+from pydantic import JsonValue
 
 from drpo_graph.calls.budget import Budget, Clock
-from drpo_graph.calls.channel import CallChannel
+from drpo_graph.calls.channel import CallChannel, Learned
 from drpo_graph.calls.client_setup import find_capabilities, fit_client, make_learned
 from drpo_graph.calls.ledger import Ledger
 from drpo_graph.calls.roles import Models, RoleModel
@@ -116,9 +117,9 @@ class RunContext:
         ledger = Ledger(archive, self.stop.child(), Budget(self.settings, clock=self.clock))
         emitter = Emitter(run_id, self.sinks, is_streamed=self.is_streamed)
         await ledger.load()
-        learned = await archive.get_all("learned")
         known: dict[Role, Capabilities | None] = {}
         await ledger.stop.guard(self._ask_endpoints(archive, known))
+        shared = self._share_learned(await archive.get_all("learned"), known)
         models = Models(
             **{
                 role: RoleModel(
@@ -128,7 +129,7 @@ class RunContext:
                         ledger=ledger,
                         archive=archive,
                         emitter=emitter,
-                        learned=make_learned(learned.get(f"{role}/{client.settings.model}"), known.get(role)),
+                        learned=shared[client.served],
                         has_ended=self.has_ended,
                     ),
                     self.prompts,
@@ -140,11 +141,27 @@ class RunContext:
             run_id=run_id, archive=archive, ledger=ledger, models=models, emitter=emitter, started_at=time.time()
         )
 
+    def _share_learned(
+        self, stored: Mapping[str, Mapping[str, JsonValue]], known: Mapping[Role, Capabilities | None]
+    ) -> dict[str, Learned]:
+        """Return what is known of each model where it is served: the roles that share one learn together."""
+        shared: dict[str, Learned] = {}
+        for role, client in self.clients.items():
+            # Runs that were started before roles shared it kept it by role.
+            former = stored.get(client.settings.model) or stored.get(f"{role}/{client.settings.model}")
+            if client.served not in shared or former is not None:
+                shared[client.served] = make_learned(former, known.get(role))
+        return shared
+
     async def _ask_endpoints(self, archive: Archive, known: dict[Role, Capabilities | None]) -> None:
-        """Fill in what each role's servers can do."""
+        """Fill in what each role's servers can do: asked once where several roles share a model."""
+        roles_by_served: dict[str, list[Role]] = {}
+        for role, client in self.clients.items():
+            roles_by_served.setdefault(client.served, []).append(role)
         find = partial(find_capabilities, archive=archive, cache=CapabilityCache(), may_ask=self.settings.probe)
-        found = await asyncio.gather(*map(find, self.clients.values()))
-        known.update(zip(self.clients, found, strict=True))
+        asked = (find(self.clients[roles[0]], roles=roles) for roles in roles_by_served.values())
+        for roles, found in zip(roles_by_served.values(), await asyncio.gather(*asked), strict=True):
+            known.update(dict.fromkeys(roles, found))
 
 
 async def session_of(runtime: Runtime[RunContext], run_id: str) -> RunSession:

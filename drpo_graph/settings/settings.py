@@ -17,6 +17,10 @@ RewardAggregate = Literal["auto", "mean", "sum", "last"]
 QueryPolicy = Literal["stream", "pool"]
 Compat = Literal["none", "drpo"]
 Routing = Literal["prefix", "least_loaded", "round_robin"]
+ReasoningEffort = Literal["none", "minimal", "low", "medium", "high", "xhigh"]
+
+UNSET = "none"
+"""What users write for a sampling field that is not to be sent."""
 
 COMPAT_DRPO: Mapping[str, JsonValue] = {
     "queries_per_level": 1,
@@ -50,18 +54,21 @@ class RoleSettings(Record):
     """One role's model, where it is served and how it is sampled."""
 
     model: str = ""
-    """``provider:model``, e.g. ``openai:gpt-4o-mini``, ``vllm:meta-llama/Llama-3.1-8B-Instruct``, ``local:smollm2``."""
+    """``provider:model``, e.g. ``openai:gpt-5-mini``, ``vllm:meta-llama/Llama-3.1-8B-Instruct``, ``local:smollm2``."""
     base_url: Operational[str | tuple[str, ...] | None] = None
     """Base URL of an OpenAI-compatible API, ending in ``/v1``, or those of several servers of one model; the provider's
     own when absent."""
     api_key_env: Operational[VariableName | None] = None
     """Name of the environment variable that holds the key; the provider's own when absent."""
-    temperature: float = Field(0.0, ge=0, le=2)
-    """Of sampling; 0 takes the likeliest token."""
-    top_p: float = Field(1.0, gt=0, le=1)
+    temperature: float | None = Field(0.0, ge=0, le=2)
+    """Of sampling; 0 takes the likeliest token. Not sent where it is ``None``, or ``none`` in a settings file: the
+    model's own holds. So for ``top_p``."""
+    top_p: float | None = Field(1.0, gt=0, le=1)
     """Probability mass that is sampled from."""
+    reasoning_effort: LeftOutAtDefault[ReasoningEffort | None] = None
+    """How much a reasoning model thinks before it answers; the model's own when absent."""
     max_tokens: int = Field(2048, ge=1)
-    """Longest reply, in tokens."""
+    """Longest reply, in tokens; what a reasoning model thinks counts."""
     endpoint: Literal["auto", "chat", "completions"] = "auto"
     """``completions`` sends one text to ``/v1/completions``; ``auto`` does for a model without a chat template."""
     prompt_format: Literal["auto", "chat", "flat"] = "auto"
@@ -74,6 +81,12 @@ class RoleSettings(Record):
     """First rung of the reply ladder; ``auto`` starts at JSON schema and remembers what the server refuses."""
     extra_body: dict[str, JsonValue] = Field(default_factory=dict)
     """Further fields of the request, e.g. vLLM's sampling extensions."""
+
+    @field_validator("temperature", "top_p", mode="before")
+    @classmethod
+    def _read_unset(cls, value: object) -> object:
+        # Settings files have no other word for it: TOML has no null.
+        return None if isinstance(value, str) and value.strip().lower() == UNSET else value
 
     @field_validator("extra_body")
     @classmethod
@@ -175,7 +188,7 @@ class Settings(RetrievalSettings, PromptRules):
     requests_per_second: Operational[float | None] = Field(None, gt=0)
     """Rate limit per endpoint."""
     probe: Operational[bool] = True
-    """Whether endpoints are asked, once a day, what they can do; without, a run learns it from refusals."""
+    """Whether endpoints are asked, in one round, what no call would show; without, a run learns from refusals alone."""
     routing: Operational[Routing] = "prefix"
     """Which of several servers takes a request: the one that was sent the beginning of its prompt before, while it is
     not overloaded; ``least_loaded``; or ``round_robin``."""

@@ -1,14 +1,18 @@
 """Runs ask as their servers can: what a probe found decides the first request of each kind."""
 
+import asyncio
+import contextlib
 from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 from langgraph.store.memory import InMemoryStore
 
 from drpo_graph.calls.client_setup import make_learned
 from drpo_graph.calls.roles import RoleModel
 from drpo_graph.errors import ModelCallError
+from drpo_graph.records import ROLES
 from tests.support.fake_server import FakeServer, LogEntry, Reply, ServerOptions
 from tests.support.roles import QUESTION, SCORE_SCHEMA, open_desk, parse_answer
 
@@ -44,26 +48,28 @@ def paths(entries: list[LogEntry]) -> list[str]:
     [
         ({}, {"response_format"}),
         ({"reject_response_format": True}, {"tools"}),
-        ({"ignores_schema": True}, {"tools"}),
-        ({"ignores_schema": True, "reject_tools": True}, {"response_format"}),
         ({"reject_response_format": True, "reject_tools": True}, set()),
     ],
 )
-async def test_first_question_takes_the_best_rung_that_works(options: dict[str, Any], has: set[str]) -> None:
+async def test_questions_come_down_to_the_best_rung_that_works(options: dict[str, Any], has: set[str]) -> None:
     async with FakeServer(say_four, ServerOptions(log_bodies=True, **options)) as server:
         desk = await open_desk(server.base_url, probe=True)
         assert await ask_critic(desk.models.critic) == [4]
-        (body,) = bodies(server)
+        body = bodies(server)[-1]
         assert {name for name in ("response_format", "tools") if name in body} == has
-        if "reject_tools" in options and "ignores_schema" in options:
-            assert body["response_format"]["type"] == "json_object"
+        # What is refused is learnt from the call itself, and not tried again.
+        num_before = len(bodies(server))
+        assert await ask_critic(desk.models.critic, num_samples=2) == [4, 4]
+        assert len(bodies(server)) == num_before + 1
 
 
 async def test_server_without_n_is_asked_sample_by_sample() -> None:
     async with FakeServer(say_four, ServerOptions(log_bodies=True, ignore_n=True)) as server:
         desk = await open_desk(server.base_url, probe=True)
         assert await ask_critic(desk.models.optimizer, num_samples=3) == [4, 4, 4]
-        assert [body.get("n") for body in bodies(server)] == [1, 1, 1]
+        assert [body.get("n") for body in bodies(server)] == [3, 1, 1]
+        assert await ask_critic(desk.models.critic, num_samples=2) == [4, 4]
+        assert [body.get("n") for body in bodies(server)[3:]] == [1, 1]
 
 
 @pytest.mark.parametrize("options", [{"reject_system_role": True}, {"drops_system": True}])
@@ -105,7 +111,7 @@ async def test_endpoint_is_probed_once_for_all_roles_and_runs_that_follow() -> N
     async with FakeServer(say_four, ServerOptions(models=["m"], server="vllm", max_model_len=4096)) as server:
         await open_desk(server.base_url, probe=True)
         num_probes = len(server.probes)
-        assert 5 <= num_probes <= 20
+        assert (num_probes, len(server.gets)) == (1, 1)
         await open_desk(server.base_url, probe=True, run_id="another")
         assert len(server.probes) == num_probes
         await open_desk(server.base_url, probe=False, run_id="without")
@@ -181,3 +187,64 @@ async def test_prompt_that_overflows_is_not_sent(tokenizes: Any) -> None:
 def test_damaged_record_of_what_was_learnt_is_learnt_anew(rung: Any) -> None:
     assert make_learned({"rung": 2, "merges_system": True, "ignores_n": False}, None).rung == 2
     assert make_learned({"rung": rung, "merges_system": True, "ignores_n": False}, None) == make_learned(None, None)
+
+
+async def test_four_models_cost_a_look_at_each_server_and_one_question_in_one_round() -> None:
+    names = {"base": "openai:a", "metrics": "openai:b", "critic": "openai:c", "optimizer": "openai:d"}
+    async with FakeServer(say_four, ServerOptions(models=[*"abcd"], server="vllm", max_model_len=4096)) as server:
+        fields = {role: {"model": model, "base_url": server.base_url} for role, model in names.items()}
+        desk = await open_desk("", probe=True, **fields)
+        assert (len(server.probes), server.gets) == (1, ["/v1/models"])
+        assert desk.models.critic.channel.client.window is not None
+        assert await ask_critic(desk.models.critic) == [4]
+    async with contextlib.AsyncExitStack() as stack:
+        servers = [await stack.enter_async_context(FakeServer(say_four, ServerOptions())) for _ in names]
+        fields = {
+            role: {"model": model, "base_url": server.base_url}
+            for (role, model), server in zip(names.items(), servers, strict=True)
+        }
+        await open_desk("", probe=True, **fields)
+        assert [(len(server.probes), len(server.gets)) for server in servers] == [(1, 1), (0, 0), (0, 1), (0, 1)]
+
+
+async def test_nothing_waits_for_anything_else_before_the_first_call() -> None:
+    arrived, answered = asyncio.Event(), []
+
+    class Gathering(FakeServer):
+        async def _describe(self, request: web.Request) -> web.Response:
+            await asyncio.wait_for(arrived.wait(), 20)
+            answered.append(request.path)
+            return await super()._describe(request)
+
+        async def _handle(self, request: web.Request) -> web.StreamResponse:
+            arrived.set()
+            return await super()._handle(request)
+
+    async with Gathering(say_four, ServerOptions(server="vllm", max_model_len=4096)) as server:
+        await open_desk(server.base_url, probe=True)
+        assert answered == ["/v1/models"]
+
+
+async def test_remembered_look_that_did_not_ask_for_chats_does_not_do_for_the_base_model() -> None:
+    async with FakeServer(say_four, ServerOptions(reject_chat=True)) as server:
+        fields = {role: {"model": f"openai:{role}", "base_url": server.base_url} for role in ROLES}
+        await open_desk("", probe=True, run_id="one", **fields)
+        assert len(server.probes) == 1
+        desk = await open_desk(server.base_url, probe=True, run_id="two", role={"model": "openai:critic"})
+        assert desk.models.base.channel.client.endpoint == "completions"
+        assert len(server.probes) == 2
+
+
+async def test_other_roles_learn_from_a_call_that_a_model_takes_no_chat() -> None:
+    store = InMemoryStore()
+    async with FakeServer(say_four, ServerOptions(reject_chat=True)) as server:
+        desk = await open_desk(server.base_url, probe=False, store=store)
+        assert await ask_critic(desk.models.critic) == [4]
+        assert await ask_critic(desk.models.optimizer, num_samples=2) == [4, 4]
+        assert paths(server.finished) == ["/v1/chat/completions", "/v1/completions", "/v1/completions"]
+        again = await open_desk(server.base_url, probe=False, store=store)
+        assert await ask_critic(again.models.critic) == [4]
+        assert len(server.finished) == 3
+    async with FakeServer(say_four, ServerOptions(reject_chat=True)) as server:
+        with pytest.raises(ModelCallError, match="chat template"):
+            await ask_critic((await open_desk(server.base_url, role={"endpoint": "chat"})).models.critic)

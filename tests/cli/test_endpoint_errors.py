@@ -21,7 +21,7 @@ def closed_port() -> int:
 
 def test_an_unknown_model_is_named_with_its_role_and_place(drpo: Drpo, world: FakeServer) -> None:
     outcome = drpo(*START, "--critic-model", "openai:wrold")
-    assert_one_line(outcome, 1, "critic model 'wrold'", world.base_url, "404", "does not exist", "name")
+    assert_one_line(outcome, 1, "critic model 'openai:wrold'", world.base_url, "404", "does not exist", "name")
     assert "drpo resume t" in outcome.err
     assert list_runs(drpo) == {"t": "failed"}
 

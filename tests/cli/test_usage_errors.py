@@ -9,7 +9,7 @@ from tests.support.command import MODEL, Drpo, assert_one_line, list_runs
 OPTIMIZE = ("optimize", "--display", "plain", *MODEL)
 
 CASES = {
-    "no model given": (("optimize",), ("base model is not set", "--model", "openai:gpt-4o-mini")),
+    "no model given": (("optimize",), ("base model is not set", "--model", "openai:gpt-5-mini")),
     "no model for one role": (
         ("optimize", "--base-model", "openai:a", "--critic-model", "openai:a", "--optimizer-model", "openai:a"),
         ("metrics model is not set", "--metrics-model"),

@@ -21,4 +21,4 @@ def test_snippet_keeps_a_run_s_prompt(tmp_path: Path, monkeypatch: pytest.Monkey
     run_snippet(snippet, DOCUMENT, namespace)
     asked = namespace["template"].invoke({"messages": []}).to_messages()  # type: ignore[attr-defined]
     assert asked == [SystemMessage(RESULT.system_prompt)]
-    assert "drpo-openai-gpt-4o-mini" in str(namespace["manifest"])
+    assert "drpo-openai-gpt-5-mini" in str(namespace["manifest"])

@@ -1,6 +1,5 @@
 """The capability probe: what each answer proves, what it leaves unknown, and when an endpoint is of no use at all."""
 
-import asyncio
 import socket
 import time
 from collections.abc import Mapping
@@ -11,10 +10,10 @@ import pytest
 
 from drpo_graph.calls.ladder import LADDER
 from drpo_graph.errors import ModelCallError
-from drpo_graph.models.capabilities import PROBE_TEXT, Address, Capabilities, CapabilityCache
+from drpo_graph.models.capabilities import PROBE_TEXT, Address, Capabilities
 from drpo_graph.models.embedded import serve_embedded
 from drpo_graph.models.http_json import Wire
-from drpo_graph.models.probing.probe import capabilities_of, is_current, probe_endpoint
+from drpo_graph.models.probing.probe import probe_endpoint
 from drpo_graph.models.token_counts import count_tokens
 from drpo_graph.prompts.library import Message
 from tests.support.fake_server import FakeServer, ServerOptions, build_echo_responder
@@ -163,13 +162,15 @@ async def test_model_without_chat_is_probed_by_text_completions(options: dict[st
 
 
 async def test_model_that_reasons_is_asked_in_its_own_terms() -> None:
-    async with FakeServer(build_echo_responder(), ServerOptions(wants_max_completion_tokens=True)) as server:
+    async with FakeServer(build_echo_responder(), ServerOptions(refuses=["max_tokens", "temperature"])) as server:
         found = await probe_endpoint(Address(server.base_url, "m"))
         asked = [body for body in server.probes if "messages" in body]
     # It draws at temperature 1 only, so this server has nothing that could differ.
     assert differences(found) == {"is_reproducible": None}
     assert "max_tokens" in asked[0]
-    assert all("max_completion_tokens" in body and "temperature" not in body for body in asked[1:])
+    assert all("max_completion_tokens" in body for body in asked[1:])
+    assert all("temperature" not in body for body in asked[2:])
+    assert (found.terms.limit_field, found.terms.dropped) == ("max_completion_tokens", ("temperature",))
 
 
 @pytest.mark.parametrize(
@@ -233,58 +234,6 @@ async def test_server_that_takes_the_connection_and_says_nothing_is_told_in_time
             await probe_endpoint(address, timeout_s=0.3)
     assert caught.value.kind == "timeout"
     assert time.monotonic() - started < 10
-
-
-async def test_callers_at_the_same_time_share_one_probe(tmp_path: Any) -> None:
-    async with FakeServer(build_echo_responder(), ServerOptions()) as server:
-        address, cache = Address(server.base_url, "m", KEY), CapabilityCache(tmp_path)
-        asked = [capabilities_of(address, identity=server.base_url, cache=cache) for _ in range(8)]
-        found = await asyncio.gather(*asked)
-        num_probes = len(server.probes)
-        assert num_probes <= 12
-        assert all(one == found[0] for one in found)
-        again = await capabilities_of(address, identity=server.base_url, cache=cache)
-        assert (again, len(server.probes)) == (found[0], num_probes)
-        await capabilities_of(address, identity=server.base_url, cache=None)
-        assert len(server.probes) == 2 * num_probes
-    assert KEY not in "".join(path.read_text() for path in tmp_path.iterdir())
-
-
-async def test_caller_that_gives_up_costs_the_others_nothing() -> None:
-    async with FakeServer(build_echo_responder(), ServerOptions()) as server:
-        address = Address(server.base_url, "m")
-        first = asyncio.ensure_future(capabilities_of(address, identity="i", cache=None))
-        second = asyncio.ensure_future(capabilities_of(address, identity="i", cache=None))
-        await asyncio.sleep(0)
-        first.cancel()
-        assert (await second).has_chat
-        assert first.cancelled()
-        assert len(server.probes) <= 12
-
-
-async def test_remembered_capabilities_are_probed_again_where_the_server_has_changed(tmp_path: Any) -> None:
-    cache = CapabilityCache(tmp_path)
-    seen = []
-    for length in (4096, 4096, 8192):
-        options = ServerOptions(server="vllm", models=["m"], max_model_len=length)
-        async with FakeServer(build_echo_responder(), options) as server:
-            found = await capabilities_of(Address(server.base_url, "m"), identity="local:file", cache=cache)
-            seen.append((found.max_context, bool(server.probes)))
-            assert server.gets.count(MODELS) <= 2
-    assert seen == [(4096, True), (4096, False), (8192, True)]
-
-
-async def test_model_that_is_gone_or_a_server_that_is_gone_is_not_current() -> None:
-    listed = Capabilities(is_listed=True, max_context=None)
-    async with FakeServer(build_echo_responder(), ServerOptions(models=["m"])) as server:
-        assert await is_current(Address(server.base_url, "m"), listed)
-        assert not await is_current(Address(server.base_url, "gone"), listed)
-        # A server that takes any name for its one model never listed this one.
-        assert await is_current(Address(server.base_url, "nickname"), Capabilities())
-        url = server.base_url
-    assert not await is_current(Address(url, "m"), listed)
-    async with FakeServer(build_echo_responder(), ServerOptions(missing_routes=[MODELS])) as server:
-        assert await is_current(Address(server.base_url, "m"), listed)
 
 
 @pytest.mark.local

@@ -28,4 +28,4 @@ def test_every_setting_is_in_the_fingerprint_or_marked(name: str) -> None:
 def test_where_a_role_s_model_is_served_is_not_in_the_fingerprint() -> None:
     fields = ALL_DECIDE.fingerprint_fields()["critic"]
     assert isinstance(fields, dict)
-    assert RoleSettings.model_fields.keys() - fields.keys() == {"base_url", "api_key_env"}
+    assert RoleSettings.model_fields.keys() - fields.keys() == {"base_url", "api_key_env", "reasoning_effort"}

@@ -45,8 +45,12 @@ class ServerOptions:
     """System messages are accepted and not read: the usage does not count them."""
     no_logprobs: bool = False
     """Accepted, and none given."""
-    wants_max_completion_tokens: bool = False
-    """Refuses ``max_tokens`` and temperatures, as OpenAI's reasoning models do."""
+    refuses: Sequence[str] = field(default_factory=list)
+    """Fields of a chat that get 400 or 422, one at a time; ``temperature+top_p`` refuses both together."""
+    refuses_like: Literal["openai", "anthropic", "mistral", "words"] = "openai"
+    """Whose words the refusal is told in."""
+    num_reasoning_tokens: int = 0
+    """What the model thinks with before each reply; the token limit is for both, and too low a one leaves it empty."""
     reports_usage: bool = True
     reports_cached_tokens: bool = True
     server: Literal["", "vllm", "llama.cpp"] = ""

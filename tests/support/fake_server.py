@@ -66,6 +66,7 @@ from tests.support.fake_replies import Responder as Responder
 from tests.support.fake_replies import build_echo_responder as build_echo_responder
 from tests.support.fake_replies import request_key as request_key
 from tests.support.fake_streams import stream_response
+from tests.support.fake_terms import refuse_fields, think
 
 _CHAT_PATH = "/v1/chat/completions"
 STATUS_RESET, STATUS_CLIENT_GONE = 0, 499
@@ -202,13 +203,8 @@ class FakeServer:
                 return error_response(400, message, code="unsupported_parameter", param=param)
         if options.reject_chat and messages_of(body):
             return error_response(400, NO_TEMPLATE)
-        is_thinking = options.wants_max_completion_tokens and messages_of(body) is not None
-        if is_thinking and "max_tokens" in body:
-            message = "Unsupported parameter: 'max_tokens' is not supported. Use 'max_completion_tokens' instead."
-            return error_response(400, message, code="unsupported_parameter", param="max_tokens")
-        if is_thinking and body.get("temperature") not in (None, 1):
-            message = "Unsupported value: 'temperature' does not support 0.0 with this model."
-            return error_response(400, message, code="unsupported_value", param="temperature")
+        if messages_of(body) is not None and (refusal := refuse_fields(body, options)) is not None:
+            return refusal
         roles = {message.get("role") for message in messages_of(body) or []}
         if options.reject_system_role and roles & {"system", "developer"}:
             return error_response(400, options.system_role_words)
@@ -251,7 +247,8 @@ class FakeServer:
             good = choices_of(reply, n, has_tools=has_tools(body))
             choices += [spoiled(choice, fault) for choice in (good[:1] * n if fault == "repeated" else good)]
         complete = chat_completion if prompts is None else completion
-        payload = self._as_reported(complete(self._as_read(body), choices, key=key))
+        payload = think(complete(self._as_read(body), choices, key=key), body, options=self.options)
+        payload = self._as_reported(payload)
         return stream_response(payload) if body.get("stream") else json_response(payload)
 
     def _as_read(self, body: dict[str, object]) -> dict[str, object]:

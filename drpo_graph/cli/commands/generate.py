@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 
 from drpo_graph.cli import options as flags
 from drpo_graph.cli.inputs import read_overrides, read_prompt
-from drpo_graph.cli.option_groups import Only, OptionGroup, SettingGroup, argument, option, takes_options
+from drpo_graph.cli.option_groups import (
+    Only,
+    OptionGroup,
+    SettingGroup,
+    argument,
+    option,
+    parse_sampling,
+    takes_options,
+)
 from drpo_graph.cli.places import DEFAULT_PLACE, find_place_of, open_prompts
 from drpo_graph.display.streams import quiet, write_lines
 from drpo_graph.errors import UsageError
@@ -69,8 +77,8 @@ class _Prompt(OptionGroup, panel="System prompt"):
 class _Sampling(SettingGroup, panel="Sampling"):
     """How the response is sampled."""
 
-    temperature: float | None = option(None, "X", help="0 by default.")
-    top_p: float | None = option(None, "X", help="1 by default.")
+    temperature: str | None = option(None, "X", help="0 by default; none sends none.", parser=parse_sampling)
+    top_p: str | None = option(None, "X", help="1 by default; none sends none.", parser=parse_sampling)
     max_tokens: int | None = option(None, "N", help="Longest response, in tokens.")
     stop: list[str] | None = option(None, "TEXT", help="Ends the response; may be given several times.")
 
@@ -167,7 +175,7 @@ def _read_settings(
     given_base = {"base": {**base, **given}}
     settings = build_settings(merge_settings(_DEFAULTS, kept, likeness, given_base, read_overrides(overrides)))
     if not settings.base.model:
-        raise UsageError("No model. Give --model, e.g. openai:gpt-4o-mini, vllm:NAME or local:smollm2.")
+        raise UsageError("No model. Give --model, e.g. openai:gpt-5-mini, vllm:NAME or local:smollm2.")
     return settings
 
 

@@ -1,7 +1,6 @@
 """The requests of a probe: one small question per capability."""
 
 import asyncio
-import re
 from collections.abc import Callable, Mapping
 
 from pydantic import JsonValue, ValidationError
@@ -24,6 +23,10 @@ from drpo_graph.models.probing.replies import (
     judge_stop,
     judge_system_role,
 )
+from drpo_graph.models.terms import LIMIT_FIELDS, NO_TERMS
+
+_OWN_FIELDS = ("temperature", *LIMIT_FIELDS)
+"""Fields of all requests; to find out about others is what a request is for."""
 
 _OPENING = f"{PROBE_TEXT} this request finds out what the server can do, and its reply is thrown away."
 _PLAIN = f"{_OPENING} Count from one to ten in words."
@@ -65,9 +68,9 @@ class Asker:
         self.plain: ProbeReply | None = None
         """The reply to a plain request. Where there is none, a refusal of anything else proves nothing."""
         self.replies: list[ProbeReply] = []
+        self.terms = NO_TERMS
+        """Fields that the server refused of those that all requests have."""
         self._has_chatted = False
-        self._limit_field = "max_tokens"
-        self._has_temperature = True
 
     @property
     def has_chat(self) -> bool | None:
@@ -103,30 +106,18 @@ class Asker:
         asked: dict[str, JsonValue] = {"prompt": text} if is_flat else {"messages": turns}
         asked = {"model": self.wire.address.name, **asked, "temperature": 0.0, **(fields or {})}
         while True:
-            terms = (self._limit_field, self._has_temperature)
+            terms = self.terms
             body = {**asked, "max_tokens": num_tokens} if is_flat else self._in_own_terms(asked, num_tokens)
             answer = await self.wire.post("/completions" if is_flat else "/chat/completions", body)
             if not isinstance(answer, CallFailure):
                 return self._read(answer, is_flat=is_flat)
-            if not is_flat:
-                self._learn_terms(answer)
-            if terms == (self._limit_field, self._has_temperature):
+            if not is_flat and self.terms == terms:  # Else another request has learnt them meanwhile.
+                self.terms = terms.after([one for one in answer.refused if one in _OWN_FIELDS])
+            if self.terms == terms:
                 return answer
 
     def _in_own_terms(self, asked: Mapping[str, JsonValue], num_tokens: int) -> dict[str, JsonValue]:
-        limit = num_tokens if self._limit_field == "max_tokens" else _REASONING
-        body = {**asked, self._limit_field: limit}
-        if not self._has_temperature:
-            del body["temperature"]
-        return body
-
-    def _learn_terms(self, failure: CallFailure) -> None:
-        if failure.kind not in ("http_400", "http_422"):
-            return
-        if "max_tokens" in failure.message and self._limit_field == "max_tokens":
-            self._limit_field, self._has_temperature = "max_completion_tokens", False
-        elif re.search("temperature", failure.message, re.I):
-            self._has_temperature = False
+        return self.terms.apply({**asked, "max_tokens": num_tokens if self.terms.limit_field is None else _REASONING})
 
     def _read(self, answer: Mapping[str, JsonValue], *, is_flat: bool) -> Outcome:
         try:

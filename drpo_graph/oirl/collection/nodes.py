@@ -146,7 +146,7 @@ class Collector:
         base, query = session.models.base, question.query
         placement = cast(Placement, state["placement"])
         # At temperature 0 a request is its own repetition; a seed would only tell equal requests apart.
-        is_drawn = base.channel.client.settings.temperature > 0
+        is_drawn = base.channel.client.settings.temperature != 0
         place = f"{settings.seed}/trial/{query.id}/{prompt.name}/{draw}"
         sample = await base.respond(
             render_trial(base.response_format, prompt.prompt, query.text, placement=placement, settings=settings),

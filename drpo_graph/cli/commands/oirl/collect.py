@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from drpo_graph.cli import options as flags
 from drpo_graph.cli.demonstrations import check_is_no_input
 from drpo_graph.cli.inputs import check_budget, read_answered, read_settings
-from drpo_graph.cli.option_groups import Only, SettingGroup, Without, option, takes_options
+from drpo_graph.cli.option_groups import Only, SettingGroup, Without, option, parse_sampling, takes_options
 from drpo_graph.cli.pages.estimate import print_estimates
 from drpo_graph.data.references import AnsweredQuery, load_bundled_problems
 from drpo_graph.display import DisplayKind
@@ -27,8 +27,10 @@ _REPLY_TOKENS = 512
 class _Sampling(SettingGroup, panel=flags.MODELS):
     """How the model that answers is sampled."""
 
-    temperature: float | None = option(None, "X", help="Of the model that answers; 0 by default.", is_setting=False)
-    top_p: float | None = option(None, "X", help="The same; 1 by default.", is_setting=False)
+    temperature: str | None = option(
+        None, "X", help="Of the model that answers; 0 by default.", is_setting=False, parser=parse_sampling
+    )
+    top_p: str | None = option(None, "X", help="The same; 1 by default.", is_setting=False, parser=parse_sampling)
     max_reply_tokens: int | None = option(
         None, "N", help=f"Longest reply, in tokens; {_REPLY_TOKENS} by default.", is_setting=False
     )

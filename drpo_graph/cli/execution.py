@@ -31,8 +31,6 @@ from drpo_graph.errors import (
 from drpo_graph.events.log import EVENTS_FILE, SEALED_EVENTS_FILE
 from drpo_graph.events.schema import Event, RunFinished, RunStopped
 from drpo_graph.icl import resume_icl
-from drpo_graph.oirl.collection import resume_collection
-from drpo_graph.oirl.screening import open_screen
 from drpo_graph.records import CollectionResult, ICLResult, Query, RunResult
 from drpo_graph.runs.files import ALGORITHM_FOLDER, PROMPT_FILE, RESULT_FILE
 from drpo_graph.runs.logs import LOG_FILE
@@ -133,8 +131,12 @@ def make_parts(settings: Settings) -> Parts:
     """Return the parts that a search of the command line has by its settings.
 
     Raises:
-        UsageError: the embeddings that a screen works with cannot be used.
+        UsageError: the embeddings that a screen works with cannot be used, or the extra ``oirl`` is not installed.
     """
+    if not settings.is_screened:
+        return Parts()
+    from drpo_graph.oirl.screening import open_screen  # Needs an extra.
+
     return Parts(screen=open_screen(settings))
 
 
@@ -172,6 +174,8 @@ def go_on(run: ResumedRun, thread_id: str, *, frame: Frame) -> None:
     if record.kind == "oirl":
         if run.training is not None:
             raise UsageError(f"Run {thread_id!r} collects demonstrations: it takes no DATA, and has its queries.")
+        from drpo_graph.oirl.collection import resume_collection  # Needs an extra.
+
         begin = partial(
             resume_collection,
             thread_id,

@@ -17,17 +17,6 @@ from drpo_graph.settings.settings import Compat, QueryPolicy
 MODELS = "Models"
 RUN = "Run"
 
-FLAG_BY_PUBLISHED_NAME = {
-    "--base-model-name": "--base-model",
-    "--metrics-model-name": "--metrics-model",
-    "--eval-model-name": "--critic-model",
-    "--optimize-model-name": "--optimizer-model",
-    "--initial-system-prompt": "--initial-prompt",
-    "--num-training-examples": "--num-queries",
-    "--metrics-cache-path": "--metrics-cache",
-}
-"""Accepted everywhere; the help names them once."""
-
 RunArgument = Annotated[str, typer.Argument(metavar="THREAD", help="The run's name; `drpo runs` lists them.")]
 QueriesArgument = Annotated[
     list[str] | None,

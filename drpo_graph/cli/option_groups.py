@@ -28,6 +28,7 @@ def option(
     at_most: float | None = None,
     ignores_case: bool = False,
     shows_default: bool = True,
+    completes: Callable[..., list[tuple[str, str]]] | None = None,
 ) -> _Value:
     """Return an option: a field of a group, or the default of a command's parameter.
 
@@ -39,6 +40,7 @@ def option(
         is_setting: Whether it belongs to what a ``SettingGroup`` gives.
         ignores_case: Whether a choice may be written in capitals or not.
         shows_default: Whether the help tells the default.
+        completes: What the shell completes its value with.
     """
 
     def build(name: str, heading: str | None) -> OptionInfo:
@@ -51,17 +53,20 @@ def option(
             max=at_most,
             case_sensitive=not ignores_case,
             show_default=shows_default,
+            autocompletion=completes,
         )
         return made
 
     return field(default=default, metadata={"build": build, "is_setting": is_setting})
 
 
-def argument(default: _Value, metavar: str, *, help: str) -> _Value:
+def argument(
+    default: _Value, metavar: str, *, help: str, completes: Callable[..., list[tuple[str, str]]] | None = None
+) -> _Value:
     """Return an argument that may be left out: the default of a command's parameter."""
 
     def build(name: str, heading: str | None) -> ArgumentInfo:
-        made: ArgumentInfo = typer.Argument(metavar=metavar, help=help)
+        made: ArgumentInfo = typer.Argument(metavar=metavar, help=help, autocompletion=completes)
         return made
 
     return field(default=default, metadata={"build": build})

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from drpo_graph.cli.completion import complete_thread
 from drpo_graph.cli.option_groups import FLAG, OptionGroup, SettingGroup, option
 from drpo_graph.cli.places import DEFAULT_PLACE
 from drpo_graph.display import DisplayKind
@@ -17,7 +18,10 @@ from drpo_graph.settings.settings import Compat, QueryPolicy
 MODELS = "Models"
 RUN = "Run"
 
-RunArgument = Annotated[str, typer.Argument(metavar="THREAD", help="The run's name; `drpo runs` lists them.")]
+RunArgument = Annotated[
+    str,
+    typer.Argument(metavar="THREAD", help="The run's name; `drpo runs` lists them.", autocompletion=complete_thread),
+]
 QueriesArgument = Annotated[
     list[str] | None,
     typer.Argument(

@@ -35,6 +35,8 @@ def announce_run(
             queries_per_level=settings.queries_per_level,
             models={role: client.settings.model for role, client in context.clients.items()},
             initial_prompt=prompt,
+            max_concurrency=settings.max_concurrency,
+            former_s=session.ledger.budget.former_s,
         )
     )
 

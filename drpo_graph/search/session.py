@@ -37,8 +37,6 @@ class RunSession:
     ledger: Ledger
     models: Models
     emitter: Emitter
-    started_at: float
-    """When this process took up the run, in seconds since the epoch."""
     shared_work: SingleFlight[str, None] = field(default_factory=SingleFlight)
     """What several tasks of a step need, by name."""
 
@@ -136,9 +134,7 @@ class RunContext:
                 for role, client in self.clients.items()
             }
         )
-        return RunSession(
-            run_id=run_id, archive=archive, ledger=ledger, models=models, emitter=emitter, started_at=time.time()
-        )
+        return RunSession(run_id=run_id, archive=archive, ledger=ledger, models=models, emitter=emitter)
 
     async def _ask_endpoints(self, archive: Archive, known: dict[Role, Capabilities | None]) -> None:
         """Fill in what each role's servers can do."""

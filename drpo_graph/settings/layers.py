@@ -41,6 +41,14 @@ def describe_changes(before: Settings, after: Settings) -> list[str]:
     return changes
 
 
+def list_unusual(settings: Settings) -> dict[str, JsonValue]:
+    """Return what decides the result and is not at its default, by name; the models and the prompt are left out."""
+    usual = _flatten(Settings(compat=settings.compat).fingerprint_fields())
+    own = _flatten(settings.fingerprint_fields())
+    told_elsewhere = {"initial_prompt", *(f"{role}.model" for role in ROLES)}
+    return {name: value for name, value in own.items() if value != usual.get(name) and name not in told_elsewhere}
+
+
 def _flatten(fields: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
     flat: dict[str, JsonValue] = {}
     for name, value in fields.items():

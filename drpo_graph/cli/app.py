@@ -8,8 +8,8 @@ import typer
 
 from drpo_graph import __version__
 from drpo_graph.cli.lazy_commands import Listed, group_of
-from drpo_graph.cli.published_names import FLAG_BY_PUBLISHED_NAME
-from drpo_graph.errors import DRPOError
+from drpo_graph.cli.published_names import Translated, translate
+from drpo_graph.errors import DRPOError, UsageError
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -106,25 +106,21 @@ def main(arguments: list[str] | None = None) -> None:
     sys.exit(_run([one for one in given if one != "--debug"], is_debug=is_debug))
 
 
-def _rename(argument: str) -> str:
-    """Return an argument with a published flag's name replaced by ours."""
-    name, separator, value = argument.partition("=")
-    return FLAG_BY_PUBLISHED_NAME.get(name, name) + separator + value
-
-
 def _run(arguments: list[str], *, is_debug: bool) -> int:
+    told = Translated([], {})
     try:
-        code = app([_rename(one) for one in arguments] or ["--help"], standalone_mode=False, prog_name="drpo")
+        told = translate(arguments)
+        code = app(told.arguments or ["--help"], standalone_mode=False, prog_name="drpo")
     except _list_interruptions():
         typer.echo("interrupted", err=True)
         return EXIT_INTERRUPTED
     except DRPOError as error:
-        return _report(error, error.exit_code, is_debug=is_debug)
+        return _report(error, error.exit_code, is_debug=is_debug, told=told)
     except BrokenPipeError:
         # The reader has left: what it wanted, it has.
         return 0
     except Exception as error:  # noqa: BLE001  # The frame: whatever it is, the user gets one line.
-        return _report(error, EXIT_USAGE if _is_usage_error(error) else EXIT_FAILED, is_debug=is_debug)
+        return _report(error, EXIT_USAGE if _is_usage_error(error) else EXIT_FAILED, is_debug=is_debug, told=told)
     # Without arguments the help is what one needs, but not what one asked for.
     return EXIT_USAGE if not arguments else code if isinstance(code, int) else 0
 
@@ -141,14 +137,15 @@ def _is_usage_error(error: Exception) -> bool:
     return hasattr(error, "format_message")
 
 
-def _report(error: Exception, code: int, *, is_debug: bool) -> int:
+def _report(error: Exception, code: int, *, is_debug: bool, told: Translated) -> int:
     if is_debug:
         _echo("".join(traceback.format_exception(error)))
     elif isinstance(error, DRPOError):
         if not error.was_shown:
-            _echo(f"error: {error}")
+            # What was meant is what was typed; only wrong usage is about that.
+            _echo(f"error: {told.as_typed(str(error)) if isinstance(error, UsageError) else error}")
     elif _is_usage_error(error):
-        _echo(f"error: {_describe_usage(error)}")
+        _echo(f"error: {told.as_typed(_describe_usage(error))}")
     else:
         _echo(f"error: {type(error).__name__}: {error} (a bug: run again with --debug for its place)")
     return code

@@ -107,7 +107,7 @@ def build_frame(storage: Storage, output: Output, *, serving: Serving | None = N
         log_dir=output.log_dir,
         writes_files=not output.disable_log,
         handles_signals=True,
-        log_level=output.logging_level,
+        log_level=output.logging_level or "INFO",
         has_plain_files=output.plain_files,
     )
     served = None

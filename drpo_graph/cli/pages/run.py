@@ -64,7 +64,7 @@ def _print_heading(run: StoredRun, console: Console) -> None:
     worked = f", worked {format_duration(run.worked_s)}" if run.worked_s else ""
     name = inert(record.thread_id, max_chars=_MAX_LINE)
     facts = f"  {record.status}  {DEED_BY_KIND[record.kind]}; started {began}, last change {changed}{worked}"
-    models = {role: settings.role(role).model for role in ROLES if settings.role(role).model}
+    models: dict[str, str] = {role: settings.role(role).model for role in ROLES if settings.role(role).model}
     shape = {name: getattr(settings, name) for name in _SHAPE} if record.kind == "search" else {}
     told = {**shape, **list_unusual(settings)}
     console.print(Text.assemble((name, "bold"), facts), soft_wrap=True)

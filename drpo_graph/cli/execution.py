@@ -15,7 +15,7 @@ import typer
 from drpo_graph.cli.inputs import check_budget
 from drpo_graph.cli.options import Output, Serving
 from drpo_graph.cli.pages.review import decide_at_terminal, find_pending, is_terminal
-from drpo_graph.cli.places import name_place
+from drpo_graph.cli.places import DEFAULT_PROMPTS, name_place
 from drpo_graph.cli.serve_request import SERVE_FOLDER
 from drpo_graph.cli.served_roles import RoleServing, serve_roles
 from drpo_graph.display import DisplayKind, make_display
@@ -38,6 +38,7 @@ from drpo_graph.runs.reading import find_run, list_runs
 from drpo_graph.runs.runner import resume
 from drpo_graph.runs.work import RunOptions, reason_of, run_folder
 from drpo_graph.safety.encryption import read_vault
+from drpo_graph.safety.installing import tell_command
 from drpo_graph.safety.redaction import redact
 from drpo_graph.safety.terminal import inert_block
 from drpo_graph.search.assembly import Parts
@@ -265,12 +266,14 @@ def _show(thread_id: str, begin: Begin, *, frame: Frame) -> None:
             said = inert_block(redact(str(error)), max_chars=_MAX_MESSAGE)
             command = f"{screen.resume_command} {error.resume_flags}".rstrip()
             command = command.replace(RESUME_COMMAND, f"drpo {error.resume_verb} ", 1)
+            command = tell_command(command)
             typer.echo(f"{reason_of(error)}: {said} {error.resume_verb.capitalize()} with: {command}", err=True)
             error.was_shown = True
         raise
     except (asyncio.CancelledError, KeyboardInterrupt):
         screen.close()
-        typer.echo(f"stopped at once; finished calls are stored. Resume with: {screen.resume_command}", err=True)
+        command = tell_command(screen.resume_command)
+        typer.echo(f"stopped at once; finished calls are stored. Resume with: {command}", err=True)
         raise typer.Exit(EXIT_INTERRUPTED) from None
     finally:
         screen.close()
@@ -290,4 +293,6 @@ def _list_commands(thread_id: str, frame: Frame) -> list[str]:
         f"drpo resume {thread_id}{where}{frame.serving.flags if frame.serving is not None else ''}",
         f"drpo show {thread_id}{where}",
         f"drpo events {thread_id}{where}",
+        f'drpo generate "Why is the sky blue?" --run {thread_id}{where}',
+        f"drpo export {thread_id}{where} --registry {DEFAULT_PROMPTS}",
     ]

@@ -1,7 +1,9 @@
-"""What installs an extra of drpo_graph here: from the clone that runs, or from an index."""
+"""What works here when it is pasted: the command that installs an extra, and drpo's own."""
 
 import json
 import shlex
+import shutil
+import sys
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -18,6 +20,17 @@ def tell_install(extra: str) -> str:
         if clone is None
         else (f"pip install -e {shlex.quote(f'{clone}[{extra}]')}")
     )
+
+
+def tell_command(command: str) -> str:
+    """Return a command of ``drpo`` as it can be pasted: with the path that it was called by, where it needs one."""
+    called = sys.argv[0]
+    if Path(called).name != "drpo":
+        return command
+    found = shutil.which("drpo")
+    if found is not None and Path(found).resolve() == Path(called).resolve():
+        return command
+    return shlex.quote(called) + command.removeprefix("drpo")
 
 
 def _find_clone() -> Path | None:

@@ -46,7 +46,13 @@ def test_core_depends_on_no_numpy() -> None:
 
 
 def test_run_is_started_shown_and_resumed_without_numpy(tmp_path: Path) -> None:
-    words = [("optimize", *SMALL, "--thread-id", "t"), ("resume", "t"), ("show", "t"), ("runs",), ("export", "t")]
+    words = [
+        ("optimize", *SMALL, "--thread-id", "t"),
+        ("resume", "t"),
+        ("show", "t"),
+        ("runs",),
+        ("export", "t", "--output", "out"),
+    ]
     for one in words:
         done = run_drpo(*one, folder=tmp_path)
         assert done.returncode == 0, done.stderr

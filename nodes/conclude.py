@@ -1,7 +1,5 @@
 """Deliver the result: the best candidate of the final beam, or the winner on held-out queries. No model call."""
 
-import time
-
 from langgraph.runtime import Runtime
 
 from drpo_graph.events.schema import RunFinished, ValidationFinished
@@ -29,7 +27,7 @@ async def conclude(state: SearchState, runtime: Runtime[RunContext]) -> SearchSt
     delivered_id = validation.selected_id if validation else state["beam"][0]["id"]
     result = await make_result(session.archive, session.ledger, state, delivered_id=delivered_id, validation=validation)
     await session.archive.put("run", "result", result.model_dump(mode="json"))
-    session.emitter.emit(RunFinished(run_id=session.run_id, result=result, elapsed_s=time.time() - session.started_at))
+    session.emitter.emit(RunFinished(run_id=session.run_id, result=result, elapsed_s=session.ledger.budget.elapsed_s))
     await session.ledger.drain()
     runtime.context.close_session(session.run_id)
     return {"system_prompt": result.system_prompt, "result": result.model_dump(mode="json")}

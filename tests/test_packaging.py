@@ -55,6 +55,15 @@ def test_what_calls_no_model_loads_neither_langgraph_nor_a_client(statement: str
     assert modules.isdisjoint({"torch", "langgraph", "langchain_core", "langchain_openai", "openai"})
 
 
+def test_help_costs_what_a_bare_command_line_s_does() -> None:
+    bare = "import typer; app = typer.Typer(); app.command()(lambda x=1: 0); app(['--help'], standalone_mode=False)"
+    help_of_ours = "from drpo_graph.cli.app import _run; _run(['--help'], is_debug=False)"
+    usual_s = min(probe(bare)[0] for _ in range(3))
+    ours = [probe(help_of_ours) for _ in range(3)]
+    assert min(seconds for seconds, _ in ours) < 2 * usual_s
+    assert ours[0][1].isdisjoint({"asyncio", "pydantic", "drpo_graph.cli.options", "drpo_graph.settings.settings"})
+
+
 def test_building_a_graph_loads_no_client() -> None:
     _, modules = probe("import drpo_graph; drpo_graph.build_graph()")
     assert modules.isdisjoint({"torch", "langchain_openai", "openai"})

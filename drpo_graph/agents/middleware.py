@@ -20,14 +20,13 @@ from drpo_graph.parts.protocols import ExampleRetriever
 from drpo_graph.prompts.library import as_turns
 from drpo_graph.prompts.placeholders import TemplateSyntaxError, fill
 from drpo_graph.records import ICLExample
+from drpo_graph.safety.installing import tell_install
 
 try:
     from langchain.agents.middleware import AgentMiddleware, ModelRequest, ModelResponse
     from langchain.agents.middleware.types import AgentState, ContextT, ResponseT
 except ImportError as error:
-    raise UsageError(
-        f"drpo_graph.agents needs the extra `agents` ({error}). Run: pip install 'drpo-graph[agents]'."
-    ) from error
+    raise UsageError(f"drpo_graph.agents needs the extra `agents` ({error}). Run: {tell_install('agents')}.") from error
 
 _MAX_KNOWN_QUERIES = 256
 

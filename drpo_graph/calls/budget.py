@@ -155,6 +155,11 @@ class Budget:
         self.spent = self.spent.plus(self._amount_of(model, usage))
 
     @property
+    def former_s(self) -> float:
+        """Seconds that former processes have worked on the run."""
+        return self._former_s
+
+    @property
     def elapsed_s(self) -> float:
         """Seconds that the run's processes have worked on it, this one included."""
         return self._former_s + self._clock() - self._started_at

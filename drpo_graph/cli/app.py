@@ -1,6 +1,5 @@
 """The command line's frame: commands, one-line errors, exit codes."""
 
-import asyncio
 import sys
 import traceback
 from typing import Annotated
@@ -8,56 +7,73 @@ from typing import Annotated
 import typer
 
 from drpo_graph import __version__
-from drpo_graph.cli.commands.fork import fork_command
-from drpo_graph.cli.commands.generate import generate_command
-from drpo_graph.cli.commands.icl import icl_command
-from drpo_graph.cli.commands.models import app as models_app
-from drpo_graph.cli.commands.oirl.app import app as oirl_app
-from drpo_graph.cli.commands.optimize import optimize_command, resume_command
-from drpo_graph.cli.commands.prompts import import_command, prompts_command
-from drpo_graph.cli.commands.retention import export_command, prune_command
-from drpo_graph.cli.commands.review import review_command
-from drpo_graph.cli.commands.runs import events_command, runs_command, show_command
-from drpo_graph.cli.commands.serve import serve_command
-from drpo_graph.cli.options import FLAG_BY_PUBLISHED_NAME
-from drpo_graph.errors import DRPOError
-from drpo_graph.safety.redaction import redact
-from drpo_graph.safety.terminal import inert_block
+from drpo_graph.cli.lazy_commands import Listed, group_of
+from drpo_graph.cli.published_names import Translated, translate
+from drpo_graph.errors import DRPOError, UsageError
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 _MAX_MESSAGE = 100_000
 
+_HOME = "drpo_graph.cli.commands"
+COMMANDS = {
+    "optimize": Listed(f"{_HOME}.optimize:optimize_command", "Optimise a system prompt."),
+    "icl": Listed(
+        f"{_HOME}.icl:icl_command",
+        "Optimise ICL examples: rewrite their responses from critiques, and keep the best-scored ones.",
+    ),
+    "resume": Listed(
+        f"{_HOME}.optimize:resume_command",
+        "Continue a run from where it was: after Ctrl-C, a crash, a lost connection.",
+    ),
+    "generate": Listed(
+        f"{_HOME}.generate:generate_command",
+        "Answer QUERY with a model and its optimised prompt, and print the response as it comes.",
+    ),
+    "fork": Listed(
+        f"{_HOME}.fork:fork_command", "Branch a run with other settings from the state that it had after a level."
+    ),
+    "review": Listed(
+        f"{_HOME}.review:review_command", "Decide about the level that a run waits with, and let the run go on."
+    ),
+    "runs": Listed(f"{_HOME}.runs:runs_command", "List the runs of a checkpoint, the newest first."),
+    "show": Listed(
+        f"{_HOME}.runs:show_command",
+        "Show one run: its result, or how far it is; its levels, the path to its best prompt, its cost.",
+    ),
+    "events": Listed(
+        f"{_HOME}.runs:events_command",
+        "Print a run's stored events, or follow them from another terminal; --display rich shows the live panel.",
+    ),
+    "prune": Listed(
+        f"{_HOME}.retention:prune_command",
+        "Give space back: old checkpoints of finished runs, all but their results, or whole runs.",
+    ),
+    "export": Listed(
+        f"{_HOME}.retention:export_command",
+        "Write a run's files from the checkpoint alone: prompt, result, tree; of an unfinished run, the best so far.",
+    ),
+    "import": Listed(
+        f"{_HOME}.prompts:import_command",
+        "Keep the prompt of a published result or of a run's folder for a model, or all those of a model mapping.",
+    ),
+    "prompts": Listed(
+        f"{_HOME}.prompts:prompts_command",
+        "List the prompts that are kept, or give that of one model, in the form that is wanted.",
+    ),
+    "serve": Listed(f"{_HOME}.serve:serve_command", "Serve a model with vLLM until Ctrl-C, and say how a run uses it."),
+    "models": Listed(f"{_HOME}.models:app", "Find out what models can do."),
+    "oirl": Listed(f"{_HOME}.oirl.app:app", "Learn from logs which prompt suits a query (Prompt-OIRL)."),
+}
+
 app = typer.Typer(
     name="drpo",
     help="Tuning-free alignment: optimise system prompts with DRPO. Runs are durable, resumable and streamed.",
+    cls=group_of(COMMANDS),
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for _name, _command in (
-    ("optimize", optimize_command),
-    ("icl", icl_command),
-    ("resume", resume_command),
-    ("generate", generate_command),
-    ("fork", fork_command),
-    ("review", review_command),
-    ("runs", runs_command),
-    ("show", show_command),
-    ("events", events_command),
-    ("prune", prune_command),
-    ("export", export_command),
-    ("import", import_command),
-    ("prompts", prompts_command),
-    ("serve", serve_command),
-):
-    # Typer keeps the line breaks of a docstring: the terminal's width should decide.
-    app.command(_name, help="\n\n".join(" ".join(one.split()) for one in (_command.__doc__ or "").split("\n\n")))(
-        _command
-    )
-
-app.add_typer(models_app, name="models", help="Find out what models can do.")
-app.add_typer(oirl_app, name="oirl", help="Learn from logs which prompt suits a query (Prompt-OIRL).")
 
 
 def _print_version(value: bool) -> None:
@@ -90,27 +106,30 @@ def main(arguments: list[str] | None = None) -> None:
     sys.exit(_run([one for one in given if one != "--debug"], is_debug=is_debug))
 
 
-def _rename(argument: str) -> str:
-    """Return an argument with a published flag's name replaced by ours."""
-    name, separator, value = argument.partition("=")
-    return FLAG_BY_PUBLISHED_NAME.get(name, name) + separator + value
-
-
 def _run(arguments: list[str], *, is_debug: bool) -> int:
+    told = Translated([], {})
     try:
-        code = app([_rename(one) for one in arguments] or ["--help"], standalone_mode=False, prog_name="drpo")
-    except (typer.Abort, KeyboardInterrupt, asyncio.CancelledError):
+        told = translate(arguments)
+        code = app(told.arguments or ["--help"], standalone_mode=False, prog_name="drpo")
+    except _list_interruptions():
         typer.echo("interrupted", err=True)
         return EXIT_INTERRUPTED
     except DRPOError as error:
-        return _report(error, error.exit_code, is_debug=is_debug)
+        return _report(error, error.exit_code, is_debug=is_debug, told=told)
     except BrokenPipeError:
         # The reader has left: what it wanted, it has.
         return 0
     except Exception as error:  # noqa: BLE001  # The frame: whatever it is, the user gets one line.
-        return _report(error, EXIT_USAGE if _is_usage_error(error) else EXIT_FAILED, is_debug=is_debug)
+        return _report(error, EXIT_USAGE if _is_usage_error(error) else EXIT_FAILED, is_debug=is_debug, told=told)
     # Without arguments the help is what one needs, but not what one asked for.
     return EXIT_USAGE if not arguments else code if isinstance(code, int) else 0
+
+
+def _list_interruptions() -> tuple[type[BaseException], ...]:
+    """Return what ends a command that is interrupted; asked for only where something was raised."""
+    from asyncio import CancelledError  # A third of what `drpo --help` would load.
+
+    return typer.Abort, KeyboardInterrupt, CancelledError
 
 
 def _is_usage_error(error: Exception) -> bool:
@@ -118,14 +137,15 @@ def _is_usage_error(error: Exception) -> bool:
     return hasattr(error, "format_message")
 
 
-def _report(error: Exception, code: int, *, is_debug: bool) -> int:
+def _report(error: Exception, code: int, *, is_debug: bool, told: Translated) -> int:
     if is_debug:
         _echo("".join(traceback.format_exception(error)))
     elif isinstance(error, DRPOError):
         if not error.was_shown:
-            _echo(f"error: {error}")
+            # What was meant is what was typed; only wrong usage is about that.
+            _echo(f"error: {told.as_typed(str(error)) if isinstance(error, UsageError) else error}")
     elif _is_usage_error(error):
-        _echo(f"error: {_describe_usage(error)}")
+        _echo(f"error: {told.as_typed(_describe_usage(error))}")
     else:
         _echo(f"error: {type(error).__name__}: {error} (a bug: run again with --debug for its place)")
     return code
@@ -133,6 +153,9 @@ def _report(error: Exception, code: int, *, is_debug: bool) -> int:
 
 def _echo(text: str) -> None:
     """Write to stderr, free of keys and of what a terminal would obey: a server's words may stand in it."""
+    from drpo_graph.safety.redaction import redact  # Only errors need it, and they may take their time.
+    from drpo_graph.safety.terminal import inert_block
+
     typer.echo(inert_block(redact(text), max_chars=_MAX_MESSAGE), err=True)
 
 

@@ -15,7 +15,7 @@ import typer
 from drpo_graph.cli.inputs import check_budget
 from drpo_graph.cli.options import Output, Serving
 from drpo_graph.cli.pages.review import decide_at_terminal, find_pending, is_terminal
-from drpo_graph.cli.places import name_place
+from drpo_graph.cli.places import DEFAULT_PROMPTS, name_place
 from drpo_graph.cli.serve_request import SERVE_FOLDER
 from drpo_graph.cli.served_roles import RoleServing, serve_roles
 from drpo_graph.display import DisplayKind, make_display
@@ -31,8 +31,6 @@ from drpo_graph.errors import (
 from drpo_graph.events.log import EVENTS_FILE, SEALED_EVENTS_FILE
 from drpo_graph.events.schema import Event, RunFinished, RunStopped
 from drpo_graph.icl import resume_icl
-from drpo_graph.oirl.collection import resume_collection
-from drpo_graph.oirl.screening import open_screen
 from drpo_graph.records import CollectionResult, ICLResult, Query, RunResult
 from drpo_graph.runs.files import ALGORITHM_FOLDER, PROMPT_FILE, RESULT_FILE
 from drpo_graph.runs.logs import LOG_FILE
@@ -40,6 +38,7 @@ from drpo_graph.runs.reading import find_run, list_runs
 from drpo_graph.runs.runner import resume
 from drpo_graph.runs.work import RunOptions, reason_of, run_folder
 from drpo_graph.safety.encryption import read_vault
+from drpo_graph.safety.installing import tell_command
 from drpo_graph.safety.redaction import redact
 from drpo_graph.safety.terminal import inert_block
 from drpo_graph.search.assembly import Parts
@@ -109,7 +108,7 @@ def build_frame(storage: Storage, output: Output, *, serving: Serving | None = N
         log_dir=output.log_dir,
         writes_files=not output.disable_log,
         handles_signals=True,
-        log_level=output.logging_level,
+        log_level=output.logging_level or "INFO",
         has_plain_files=output.plain_files,
     )
     served = None
@@ -133,8 +132,12 @@ def make_parts(settings: Settings) -> Parts:
     """Return the parts that a search of the command line has by its settings.
 
     Raises:
-        UsageError: the embeddings that a screen works with cannot be used.
+        UsageError: the embeddings that a screen works with cannot be used, or the extra ``oirl`` is not installed.
     """
+    if not settings.is_screened:
+        return Parts()
+    from drpo_graph.oirl.screening import open_screen  # Needs an extra.
+
     return Parts(screen=open_screen(settings))
 
 
@@ -172,6 +175,8 @@ def go_on(run: ResumedRun, thread_id: str, *, frame: Frame) -> None:
     if record.kind == "oirl":
         if run.training is not None:
             raise UsageError(f"Run {thread_id!r} collects demonstrations: it takes no DATA, and has its queries.")
+        from drpo_graph.oirl.collection import resume_collection  # Needs an extra.
+
         begin = partial(
             resume_collection,
             thread_id,
@@ -261,12 +266,14 @@ def _show(thread_id: str, begin: Begin, *, frame: Frame) -> None:
             said = inert_block(redact(str(error)), max_chars=_MAX_MESSAGE)
             command = f"{screen.resume_command} {error.resume_flags}".rstrip()
             command = command.replace(RESUME_COMMAND, f"drpo {error.resume_verb} ", 1)
+            command = tell_command(command)
             typer.echo(f"{reason_of(error)}: {said} {error.resume_verb.capitalize()} with: {command}", err=True)
             error.was_shown = True
         raise
     except (asyncio.CancelledError, KeyboardInterrupt):
         screen.close()
-        typer.echo(f"stopped at once; finished calls are stored. Resume with: {screen.resume_command}", err=True)
+        command = tell_command(screen.resume_command)
+        typer.echo(f"stopped at once; finished calls are stored. Resume with: {command}", err=True)
         raise typer.Exit(EXIT_INTERRUPTED) from None
     finally:
         screen.close()
@@ -286,4 +293,6 @@ def _list_commands(thread_id: str, frame: Frame) -> list[str]:
         f"drpo resume {thread_id}{where}{frame.serving.flags if frame.serving is not None else ''}",
         f"drpo show {thread_id}{where}",
         f"drpo events {thread_id}{where}",
+        f'drpo generate "Why is the sky blue?" --run {thread_id}{where}',
+        f"drpo export {thread_id}{where} --registry {DEFAULT_PROMPTS}",
     ]

@@ -31,10 +31,10 @@ def read_settings(
     Raises:
         UsageError: a name is unknown or a value cannot be used; it says where it stands.
     """
-    merged = merge_settings(defaults, read_changes(sources, *groups))
-    if isinstance(prompt := merged.get("initial_prompt"), str):
-        merged["initial_prompt"] = read_prompt(prompt)
     try:
+        merged = merge_settings(defaults, read_changes(sources, *groups))
+        if isinstance(prompt := merged.get("initial_prompt"), str):
+            merged["initial_prompt"] = read_prompt(prompt)
         return build_settings(merged)
     except SettingsError:
         if sources.config is not None:

@@ -31,6 +31,7 @@ def option(
     ignores_case: bool = False,
     shows_default: bool = True,
     parser: Callable[[str], object] | None = None,
+    completes: Callable[..., list[tuple[str, str]]] | None = None,
 ) -> _Value:
     """Return an option: a field of a group, or the default of a command's parameter.
 
@@ -43,6 +44,7 @@ def option(
         ignores_case: Whether a choice may be written in capitals or not.
         shows_default: Whether the help tells the default.
         parser: Reads the value; raises ``typer.BadParameter``.
+        completes: What the shell completes its value with.
     """
 
     def build(name: str, heading: str | None) -> OptionInfo:
@@ -56,6 +58,7 @@ def option(
             case_sensitive=not ignores_case,
             show_default=shows_default,
             parser=parser,
+            autocompletion=completes,
         )
         return made
 
@@ -76,11 +79,13 @@ def parse_sampling(text: str) -> float | str:
         raise typer.BadParameter(f"{text!r} is neither a number nor {UNSET!r}.") from None
 
 
-def argument(default: _Value, metavar: str, *, help: str) -> _Value:
+def argument(
+    default: _Value, metavar: str, *, help: str, completes: Callable[..., list[tuple[str, str]]] | None = None
+) -> _Value:
     """Return an argument that may be left out: the default of a command's parameter."""
 
     def build(name: str, heading: str | None) -> ArgumentInfo:
-        made: ArgumentInfo = typer.Argument(metavar=metavar, help=help)
+        made: ArgumentInfo = typer.Argument(metavar=metavar, help=help, autocompletion=completes)
         return made
 
     return field(default=default, metadata={"build": build})

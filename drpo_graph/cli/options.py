@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from drpo_graph.cli.completion import complete_thread
 from drpo_graph.cli.option_groups import FLAG, OptionGroup, SettingGroup, option, parse_sampling
 from drpo_graph.cli.places import DEFAULT_PLACE
 from drpo_graph.display import DisplayKind
@@ -14,21 +15,23 @@ from drpo_graph.settings.layers import load_settings_file
 from drpo_graph.settings.prices import parse_price
 from drpo_graph.settings.settings import Compat, QueryPolicy
 
+LogLevel = Literal["DEBUG", "INFO", "WARNING"]
+
+RUN_NAMES = frozenset(
+    {
+        *("data_dir", "base_model_family", "base_model_download_dir", "cuda_visible_devices", "num_gpus"),
+        *("disable_tqdm", "log_dir", "disable_log", "logging_level"),
+    }
+)
+"""Names of the published code that a settings file may hold and that are no settings: they say how a run is done."""
+
 MODELS = "Models"
 RUN = "Run"
 
-FLAG_BY_PUBLISHED_NAME = {
-    "--base-model-name": "--base-model",
-    "--metrics-model-name": "--metrics-model",
-    "--eval-model-name": "--critic-model",
-    "--optimize-model-name": "--optimizer-model",
-    "--initial-system-prompt": "--initial-prompt",
-    "--num-training-examples": "--num-queries",
-    "--metrics-cache-path": "--metrics-cache",
-}
-"""Accepted everywhere; the help names them once."""
-
-RunArgument = Annotated[str, typer.Argument(metavar="THREAD", help="The run's name; `drpo runs` lists them.")]
+RunArgument = Annotated[
+    str,
+    typer.Argument(metavar="THREAD", help="The run's name; `drpo runs` lists them.", autocompletion=complete_thread),
+]
 QueriesArgument = Annotated[
     list[str] | None,
     typer.Argument(
@@ -145,13 +148,27 @@ class Sources(OptionGroup, panel=RUN):
     )
 
     @cached_property
+    def _whole_file(self) -> dict[str, object]:
+        return load_settings_file(self.config) if self.config else {}
+
+    @property
     def file(self) -> dict[str, object]:
         """The settings in the file, none without one. It is read once: it may be a pipe.
 
         Raises:
             SettingsError: it cannot be read or parsed.
         """
-        return load_settings_file(self.config) if self.config else {}
+        return {name: value for name, value in self._whole_file.items() if _as_field(name) not in RUN_NAMES}
+
+    @property
+    def run_values(self) -> dict[str, object]:
+        """What the file says of how a run is carried out, by name.
+
+        Raises:
+            SettingsError: it cannot be read or parsed.
+        """
+        named = ((_as_field(name), value) for name, value in self._whole_file.items())
+        return {name: value for name, value in named if name in RUN_NAMES}
 
 
 class Output(OptionGroup, panel=RUN):
@@ -161,8 +178,8 @@ class Output(OptionGroup, panel=RUN):
     log_dir: Path | None = option(None, "DIR", help="Run folder; beside the file, or in drpo_runs, by default.")
     disable_log: bool = option(False, FLAG, help="Write no run folder.")
     plain_files: bool = option(False, FLAG, help="Write the run folder although the checkpoint is encrypted.")
-    logging_level: Literal["DEBUG", "INFO", "WARNING"] = option(
-        "INFO", "LEVEL", help="Of log.txt: DEBUG, INFO or WARNING.", ignores_case=True
+    logging_level: LogLevel | None = option(
+        None, "LEVEL", help="Of log.txt: DEBUG, INFO (the default) or WARNING.", ignores_case=True
     )
     display: DisplayOption = "rich"
 
@@ -209,14 +226,5 @@ class Budget(SettingGroup, panel="Budget"):
         return tuple(parse_price(text)[0] for text in self.prices or ())
 
 
-class Published(SettingGroup, panel="Flags of the published code"):
-    """What the published command line takes and ours says otherwise."""
-
-    data_dir: str | None = option(None, "DIR", help="A dataset folder, as an argument would be.")
-    is_gpt: bool | None = option(None, FLAG, help="Chat roles, or one flat prompt.", flag="--is-gpt/--no-is-gpt")
-    base_model_family: str | None = option(None, "NAME", help="Accepted; not needed.")
-    disable_tqdm: bool = option(False, FLAG, help="No live panel.")
-
-    def given(self) -> dict[str, object]:
-        """Return the settings that the command line gives, by name."""
-        return {} if self.is_gpt is None else {"base_prompt_format": "chat" if self.is_gpt else "flat"}
+def _as_field(name: str) -> str:
+    return name.replace("-", "_").lower()

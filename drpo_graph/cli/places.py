@@ -2,13 +2,16 @@
 
 import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from drpo_graph.errors import UsageError
-from drpo_graph.registry import PromptRegistry
 from drpo_graph.storage.names import check_thread_id
 from drpo_graph.storage.places import DEFAULT_CHECKPOINT, find_storage
 from drpo_graph.storage.protocols import Storage
 from drpo_graph.storage.sqlite_file import SqliteStorage
+
+if TYPE_CHECKING:
+    from drpo_graph.registry import PromptRegistry
 
 DEFAULT_PLACE = str(DEFAULT_CHECKPOINT)
 DEFAULT_PROMPTS = Path("drpo_prompts")
@@ -38,7 +41,7 @@ def name_place(storage: Storage) -> str:
     return "" if is_default(storage) else f" --checkpoint {shlex.quote(storage.name)}"
 
 
-def open_prompts(folder: Path | None) -> PromptRegistry | None:
+def open_prompts(folder: Path | None) -> "PromptRegistry | None":
     """Return the registry of prompts that is named, else the one at the usual place, or ``None`` where none is there.
 
     Raises:
@@ -46,5 +49,7 @@ def open_prompts(folder: Path | None) -> PromptRegistry | None:
     """
     if folder is not None and not folder.is_dir():
         raise UsageError(f"--registry {folder}: there is no such folder. `drpo import` makes one.")
+    from drpo_graph.registry import PromptRegistry  # Loads the templates of all prompts.
+
     chosen = folder or DEFAULT_PROMPTS
     return PromptRegistry(chosen) if chosen.is_dir() else None

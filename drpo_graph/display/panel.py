@@ -282,7 +282,7 @@ def _speed(view: RunView, *, now: float) -> Table:
     grid = Table.grid(padding=(0, 1, 0, 0))
     for width, style in ((_LABEL_WIDTH, "dim"), (14, ""), (_LABEL_WIDTH, "dim"), (10, "")):
         grid.add_column(width=width, style=style, no_wrap=True)
-    remaining_s = None if view.phase == "choosing" else view.remaining_s(now)
+    remaining_s = view.remaining_s(now)
     elapsed = format_duration(view.elapsed_s(now))
     grid.add_row("elapsed", Text(elapsed, style="bold"), "remaining", Text(format_estimate(remaining_s), style="bold"))
     rate = f"{view.calls_per_s(now):.1f}"

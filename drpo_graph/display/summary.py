@@ -22,6 +22,7 @@ from drpo_graph.display.formatting import (
 )
 from drpo_graph.events.schema import CollectionFinished, ICLFinished, RunFinished, RunStopped
 from drpo_graph.records import ROLES, ICLResult, PairedComparison, RunResult, Usage
+from drpo_graph.safety.installing import tell_command
 from drpo_graph.safety.terminal import inert, inert_block
 from drpo_graph.settings.limits import tell_money
 
@@ -55,7 +56,7 @@ def render_summary(
         facts.add_row("bad replies", Text(format_kinds(result.unusable_by_kind)))
     parts: list[RenderableType] = [_prompt_panel(result), Text(), facts, Text(), _cost_table(result)]
     parts.extend(_listing("files", [str(path) for path in files]))
-    parts.extend(_listing("next", commands))
+    parts.extend(_listing("next", [tell_command(one) for one in commands]))
     return Group(*parts)
 
 
@@ -90,7 +91,7 @@ def _print_stop(console: Console, event: RunStopped, *, commands: Sequence[str])
         resuming = (one.removeprefix(RESUME_COMMAND) for one in commands if one.startswith(RESUME_COMMAND))
         run = next(resuming, shlex.quote(inert(event.run_id, max_chars=_MAX_LINE)))
         verb = "review" if event.reason == "waiting" else "resume"
-        command = f"drpo {verb} {run} {event.resume_flags}".rstrip()
+        command = tell_command(f"drpo {verb} {run} {event.resume_flags}".rstrip())
         line = Text.assemble((f"{verb} with: ", "dim"), (inert(command, max_chars=2000), "bold"))
         console.print(line, crop=False, no_wrap=True, overflow="ignore")
 

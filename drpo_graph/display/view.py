@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 
 from drpo_graph.display.collection import CollectionView
 from drpo_graph.display.formatting import format_duration
+from drpo_graph.display.pace import Pace
 from drpo_graph.events import schema
 from drpo_graph.records import ROLES, Role, Usage
 
@@ -24,7 +25,7 @@ class Message(NamedTuple):
     """One line for people."""
 
     elapsed_s: float
-    """Since the run (or its resumed part) began."""
+    """Since the run began, without the pauses between its processes."""
     kind: Literal["warning", "unscored", "note"]
     text: str
     """May hold model text: show it inert."""
@@ -102,9 +103,12 @@ class RunView:
     """Of a run that collects demonstrations, which has neither, too."""
 
     _started_at: float | None = None
+    """When the run would have begun if its processes had followed each other without a pause."""
+    _taken_up_at: float | None = None
+    """When this process began."""
     _ended_at: float | None = None
     _level_started_at: float | None = None
-    _level_durations_s: deque[float] = field(default_factory=lambda: deque(maxlen=MAX_HISTORY))
+    _pace: Pace = field(default_factory=Pace)
     # Calls per second of time: bounded by the window, whatever the rate.
     _calls_by_second: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=RATE_WINDOW_S + 1))
 
@@ -133,35 +137,42 @@ class RunView:
         return total
 
     def elapsed_s(self, now: float) -> float:
-        """Return the seconds since the run, or its resumed part, began; they stand still once it has ended."""
-        if self._started_at is None:
-            return 0.0
-        return max((now if self._ended_at is None else self._ended_at) - self._started_at, 0.0)
+        """Return the seconds that the run's processes have worked on it; they stand still once it has ended."""
+        return self._seconds_since(self._started_at, now)
+
+    def _seconds_since(self, start: float | None, now: float) -> float:
+        return 0.0 if start is None else max((now if self._ended_at is None else self._ended_at) - start, 0.0)
 
     def remaining_s(self, now: float) -> float | None:
         """Return the estimated seconds left: ``None`` until a level past the root's, an example or a trial is done."""
-        if self.collection is not None and self._ended_at is None:
-            return self.collection.remaining_s(self.elapsed_s(now))
-        if self.examples is not None and self._ended_at is None:
-            return self.examples.remaining_s(self.elapsed_s(now))
-        if not self._level_durations_s or self._ended_at is not None:
+        if self._ended_at is not None:
             return None
-        mean_s = sum(self._level_durations_s) / len(self._level_durations_s)
+        own_s = self._seconds_since(self._taken_up_at, now)
+        if self.collection is not None:
+            return self.collection.remaining_s(own_s)
+        if self.examples is not None:
+            return self.examples.remaining_s(own_s)
+        validation_s = self._pace.validation_s(self.num_late_rollouts)
+        if self.phase == "choosing":
+            return validation_s or None
+        level_s = self._pace.level_s
+        if level_s is None:
+            return None
         spent_s = 0.0
         if self._level_started_at is not None and not self.is_level_finished:
-            spent_s = min(max(now - self._level_started_at, 0.0), mean_s)
-        return max((self.max_depth - self.levels_done) * mean_s - spent_s, 0.0)
+            spent_s = min(max(now - self._level_started_at, 0.0), level_s)
+        return max((self.max_depth - self.levels_done) * level_s - spent_s, 0.0) + validation_s
 
     def calls_per_s(self, now: float) -> float:
         """Return this process's finished calls per second over the last seconds."""
         num_calls = sum(count for second, count in self._calls_by_second if second > now - RATE_WINDOW_S)
-        return num_calls / min(max(self.elapsed_s(now), 1.0), RATE_WINDOW_S)
+        return num_calls / min(max(self._seconds_since(self._taken_up_at, now), 1.0), RATE_WINDOW_S)
 
     def apply(self, event: schema.Event) -> None:
         """Take one event into the view. An event that repeats after a resume counts once, where it has an id."""
         if self._started_at is None:
             # A resumed graph may go on in the middle of a level, without a first event.
-            self.run_id, self._started_at = event.run_id, event.time
+            self.run_id, self._started_at, self._taken_up_at = event.run_id, event.time, event.time
         match event:
             case schema.RunStarted() | schema.ICLStarted() | schema.CollectionStarted():
                 self._start(event)
@@ -171,6 +182,8 @@ class RunView:
                 self._score_rollout(event)
             case schema.LevelFinished():
                 self._finish_level(event)
+            case schema.ValidationStarted():
+                self._pace.num_validation_rollouts = event.num_rollouts
             case schema.CallFinished():
                 self._finish_call(event)
             case schema.CallRetried():
@@ -204,13 +217,15 @@ class RunView:
 
     def _start(self, event: schema.RunStarted | schema.ICLStarted | schema.CollectionStarted) -> None:
         self.run_id, self.models = event.run_id, dict(event.models)
-        self._started_at, self._ended_at, self.stopped = event.time, None, None
+        self._started_at, self._taken_up_at = event.time - event.former_s, event.time
+        self._ended_at, self.stopped = None, None
         # The pause before a resume is no part of a level's duration.
         self._level_started_at = None
         self._calls_by_second.clear()
         if isinstance(event, schema.RunStarted):
             self.beam_size = event.beam_size
             self.max_depth = max(self.max_depth, event.num_levels)
+            self._pace.max_concurrency = event.max_concurrency
             self.lost_endpoints.clear()
         elif isinstance(event, schema.CollectionStarted):
             self.phase, self.collection = "trials", CollectionView.start(event)
@@ -223,7 +238,8 @@ class RunView:
         if event.level != self.level:
             self._enter_level(event.level)
         self.max_depth, self.num_rollouts, self.is_level_finished = event.max_depth, event.num_rollouts, False
-        self._level_started_at = event.time
+        # What is left of a level that was begun before says nothing about how long a level takes.
+        self._level_started_at = None if event.num_done else event.time
 
     def _enter_level(self, level: int) -> None:
         self.level, self.is_level_finished, self.num_rollouts = level, False, None
@@ -254,11 +270,13 @@ class RunView:
         if event.level != self.level:
             self._enter_level(event.level)
         if event.level and self._level_started_at is not None:
-            self._level_durations_s.append(max(event.time - self._level_started_at, 0.0))
+            self._pace.take_level(event.time - self._level_started_at)
         if event.is_easy:
             self._note(event.time, "note", f"level {event.level} was easy; the search may go to {event.max_depth}")
         self.max_depth, self.is_level_finished, self.beam = event.max_depth, True, event.beam
         self.usage, self.cost_usd, self.remaining = event.usage, event.cost_usd, event.remaining
+        if event.remaining is not None:
+            self._pace.num_validation_rollouts = event.remaining.num_validation_rollouts
         if event.level >= event.max_depth:
             self.phase = "choosing"
         self._remember_best(event)
@@ -281,6 +299,7 @@ class RunView:
         usage = event.usage if event.usage.calls else event.usage.plus(Usage(calls=1))
         calls.usage = calls.usage.plus(usage)
         self.usage = self.usage.plus(usage)
+        self._pace.take_call(event.role, event.duration_s)
         is_known = self.cost_usd is not None and event.cost_usd is not None
         self.cost_usd = (self.cost_usd or 0.0) + (event.cost_usd or 0.0) if is_known else None
         # Times may arrive slightly out of order: a late one joins the latest second.

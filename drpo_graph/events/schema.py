@@ -48,6 +48,10 @@ class RunStarted(EventBase):
     models: dict[str, str]
     """Model by role."""
     initial_prompt: str
+    max_concurrency: int = 0
+    """Calls in flight per endpoint at most; 0 where that was not told."""
+    former_s: float = 0.0
+    """Seconds that former processes have worked on the run."""
 
 
 class LevelStarted(EventBase):
@@ -114,6 +118,8 @@ class Remaining(Record):
     tokens: int
     cost_usd: float | None
     """``None`` where a model has no price."""
+    num_validation_rollouts: int = 0
+    """Responses on held-out queries, all at once in the end; their calls are among those above."""
 
 
 class LevelFinished(EventBase):
@@ -228,7 +234,7 @@ class RunFinished(EventBase):
     type: Literal["run_finished"] = "run_finished"
     result: RunResult
     elapsed_s: float = 0.0
-    """Of this process's part of the run."""
+    """Seconds that the run's processes have worked on it, all together."""
 
 
 class RunStopped(EventBase):
@@ -252,6 +258,8 @@ class ICLStarted(EventBase):
     num_samples: int
     models: dict[str, str] = Field(default_factory=dict)
     """Model by role."""
+    former_s: float = 0.0
+    """Seconds that former processes have worked on the run."""
 
 
 class ICLExampleFinished(EventBase):
@@ -288,6 +296,8 @@ class CollectionStarted(EventBase):
     """With what was done of them before."""
     models: dict[str, str] = Field(default_factory=dict)
     """Model by role."""
+    former_s: float = 0.0
+    """Seconds that former processes have worked on the run."""
 
 
 class TrialFinished(EventBase):

@@ -62,6 +62,7 @@ def announce_run(
             num_iters=state["num_iters"],
             num_samples=state["num_samples"],
             models={role: client.settings.model for role, client in context.clients.items() if role != "base"},
+            former_s=session.ledger.budget.former_s,
         )
     )
 

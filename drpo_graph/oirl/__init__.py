@@ -1,5 +1,13 @@
 """Prompt-OIRL: the right prompt for each query, learned from logs, without asking a model."""
 
+from importlib.util import find_spec
+
+from drpo_graph.errors import UsageError
+from drpo_graph.safety.installing import tell_install
+
+if find_spec("numpy") is None:
+    raise UsageError(f"Prompt-OIRL and --n-proposed need the extra `oirl`. Run: {tell_install('oirl')}.")
+
 from drpo_graph.oirl.demonstrations import Demonstration, Demonstrations
 from drpo_graph.oirl.router import PromptRouter
 from drpo_graph.oirl.screening import RewardScreen, open_screen

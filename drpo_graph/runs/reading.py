@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
+from drpo_graph.calls.budget import BudgetPart
 from drpo_graph.errors import UsageError
 from drpo_graph.records import Candidate, CollectionResult, ICLResult, RunResult
 from drpo_graph.search.reviews import ReviewDecision, list_decisions
@@ -29,6 +30,8 @@ class StoredRun(NamedTuple):
     """What people decided about its levels."""
     collection: CollectionResult | None = None
     """Of a run that collects demonstrations, when it is finished."""
+    worked_s: float = 0.0
+    """Seconds that its processes have worked on it, as far as they have stored it."""
 
 
 async def list_runs(storage: Storage) -> list[RunRecord]:
@@ -70,7 +73,9 @@ async def load_run(storage: Storage, thread_id: str) -> StoredRun:
         collected = await archive.get("run", "collection_result")
         collection = CollectionResult.model_validate(collected) if collected else None
         decisions = await list_decisions(archive)
-        return StoredRun(record, result, await load_tree(archive), beams, icl_result, decisions, collection)
+        parts = (BudgetPart.model_validate(one) for one in (await archive.get_all("budget")).values())
+        worked_s = sum(part.elapsed_s for part in parts)
+        return StoredRun(record, result, await load_tree(archive), beams, icl_result, decisions, collection, worked_s)
 
 
 async def load_finished(storage: Storage, thread_id: str, *, advice: str) -> tuple[RunRecord, RunResult]:

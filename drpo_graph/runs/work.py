@@ -189,7 +189,9 @@ class RunWork(ABC, Generic[R]):
         """Run to the end, export, and keep the run list true whatever happens."""
         folder = run_folder(self._options, self._record.thread_id)
         vault, level = None if self._options.has_plain_files else self._checkpoint.vault, self._options.log_level
-        files = open_run_files(folder, self._record.settings, log_level=level, vault=vault)
+        files = open_run_files(
+            folder, self._record.settings, run_id=self._record.thread_id, log_level=level, vault=vault
+        )
         with outside_of_graphs(), files as file_sinks:
             # The context was made before the folder was opened: a run that cannot start leaves no folder behind.
             sinks = self._checkpoint.guard(self._context.stop, (*file_sinks, *self._options.sinks))

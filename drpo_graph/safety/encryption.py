@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from drpo_graph.errors import CheckpointError, UsageError
+from drpo_graph.safety.installing import tell_install
 from drpo_graph.safety.redaction import remember_secret
 
 KEY_VARIABLE = "DRPO_ENCRYPTION_KEY"
@@ -99,5 +100,5 @@ def read_vault(environment: Mapping[str, str]) -> Vault | None:
     try:
         import Crypto.Cipher.AES  # noqa: F401
     except ImportError as error:
-        raise UsageError(f"{named} asks for encryption, which needs: pip install 'drpo-graph[encryption]'.") from error
+        raise UsageError(f"{named} asks for encryption, which needs: {tell_install('encryption')}.") from error
     return Vault(key)

@@ -1,5 +1,6 @@
 """What the search tells of a run, its candidates, levels and rollouts: each event is made here."""
 
+import logging
 from collections.abc import Sequence
 
 from drpo_graph.events.schema import (
@@ -18,6 +19,11 @@ from drpo_graph.search.session import RunContext, RunSession
 from drpo_graph.search.state import SearchState
 from drpo_graph.storage.archive import StoredCandidate
 
+ROLLOUT_LOGGER = logging.getLogger("drpo_graph.rollouts")
+"""Takes responses, for the log file of their run alone: no handler of the host's is to write them."""
+ROLLOUT_LOGGER.propagate = False
+ROLLOUT_LOGGER.setLevel(logging.INFO)
+
 
 def announce_run(
     session: RunSession, context: RunContext, *, prompt: str, num_queries: int, is_resumed: bool = False
@@ -35,6 +41,8 @@ def announce_run(
             queries_per_level=settings.queries_per_level,
             models={role: client.settings.model for role, client in context.clients.items()},
             initial_prompt=prompt,
+            max_concurrency=settings.max_concurrency,
+            former_s=session.ledger.budget.former_s,
         )
     )
 
@@ -99,7 +107,8 @@ def report_level(
 
 
 def report_rollout(session: RunSession, rollout: Rollout, level: int) -> None:
-    """Tell how a response was scored, or why it was not."""
+    """Tell how a response was scored, or why it was not; the log file alone is told the response itself."""
+    _log_rollout(session.run_id, rollout, level)
     session.emitter.emit(
         RolloutScored(
             run_id=session.run_id,
@@ -110,6 +119,24 @@ def report_rollout(session: RunSession, rollout: Rollout, level: int) -> None:
             failure_kind=rollout.failure.kind if rollout.failure else None,
             detail=rollout.failure.detail if rollout.failure else "",
         )
+    )
+
+
+def _log_rollout(run_id: str, rollout: Rollout, level: int) -> None:
+    if not ROLLOUT_LOGGER.handlers:
+        return
+    scores = rollout.critique.scores if rollout.critique else ()
+    told = ", ".join(f"{one.metric} {one.score}" for one in scores)
+    failure = f"{rollout.failure.kind}: {rollout.failure.detail}" if rollout.failure else "unscored"
+    ROLLOUT_LOGGER.info(
+        "level %s: %s on %s: reward %s (%s); response: %s",
+        level,
+        rollout.candidate_id,
+        rollout.query_id,
+        "-" if rollout.reward is None else f"{rollout.reward:.2f}",
+        told or failure,
+        rollout.response,
+        extra={"run_id": run_id},
     )
 
 

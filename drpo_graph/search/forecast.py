@@ -53,7 +53,13 @@ def look_ahead(session: RunSession, context: RunContext, state: SearchState, *, 
             # By its own pace, the waits for servers included.
             needed["max_time"] = budget.elapsed_s * (1 + estimate.calls / budget.spent.calls)
         budget.has_warned = _warn(session, needed, "by what it has used so far")
-    return Remaining(calls=estimate.calls, tokens=estimate.tokens, cost_usd=estimate.cost_usd)
+    num_validation = len(state["validation_ids"])
+    return Remaining(
+        calls=estimate.calls,
+        tokens=estimate.tokens,
+        cost_usd=estimate.cost_usd,
+        num_validation_rollouts=plan_validation(context.settings, num_validation=num_validation).rollouts,
+    )
 
 
 def _estimate_rest(session: RunSession, context: RunContext, state: SearchState, *, num_parents: int) -> Estimate:

@@ -38,8 +38,6 @@ class RunSession:
     ledger: Ledger
     models: Models
     emitter: Emitter
-    started_at: float
-    """When this process took up the run, in seconds since the epoch."""
     shared_work: SingleFlight[str, None] = field(default_factory=SingleFlight)
     """What several tasks of a step need, by name."""
 
@@ -137,9 +135,7 @@ class RunContext:
                 for role, client in self.clients.items()
             }
         )
-        return RunSession(
-            run_id=run_id, archive=archive, ledger=ledger, models=models, emitter=emitter, started_at=time.time()
-        )
+        return RunSession(run_id=run_id, archive=archive, ledger=ledger, models=models, emitter=emitter)
 
     def _share_learned(
         self, stored: Mapping[str, Mapping[str, JsonValue]], known: Mapping[Role, Capabilities | None]

@@ -21,6 +21,9 @@ ALIASES = {
     "optimize_model_name": "optimizer_model",
     "initial_system_prompt": "initial_prompt",
     "num_training_examples": "num_queries",
+    "metrics_cache_path": "metrics_cache",
+    "temperature": "optimizer_temperature",
+    "is_gpt": "base_prompt_format",
 }
 """Parameter names of the published code, accepted in config files and on the command line."""
 
@@ -40,6 +43,14 @@ def describe_changes(before: Settings, after: Settings) -> list[str]:
             is_short = max(map(len, told)) <= _MAX_TOLD
             changes.append(f"{name} (was {told[0]}, now {told[1]})" if is_short else name)
     return changes
+
+
+def list_unusual(settings: Settings) -> dict[str, JsonValue]:
+    """Return what decides the result and is not at its default, by name; the models and the prompt are left out."""
+    usual = _flatten(Settings(compat=settings.compat).fingerprint_fields())
+    own = _flatten(settings.fingerprint_fields())
+    told_elsewhere = {"initial_prompt", *(f"{role}.model" for role in ROLES)}
+    return {name: value for name, value in own.items() if value != usual.get(name) and name not in told_elsewhere}
 
 
 def _flatten(fields: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
@@ -62,7 +73,7 @@ def build_settings(values: Mapping[str, object]) -> Settings:
     try:
         return Settings.model_validate(merged)
     except ValidationError as error:
-        raise SettingsError(_explain(error)) from error
+        raise SettingsError(_explain(error, _find_typed(values))) from error
 
 
 def load_settings_file(path: Path) -> dict[str, object]:
@@ -100,11 +111,11 @@ def _nest(values: Mapping[str, object]) -> dict[str, object]:
     for name, value in values.items():
         if name in for_all:
             continue
-        field = ALIASES.get(name.replace("-", "_"), name.replace("-", "_"))
+        field = _resolve(name)
         role, _, role_field = field.partition("_")
-        given = value
+        given = _as_prompt_format(name, value) if field == "base_prompt_format" else value
         if role in ROLES and role_field and field not in Settings.model_fields:
-            field, given = role, {role_field: value}
+            field, given = role, {role_field: given}
         if field in ROLES and isinstance(given, Mapping):
             table = nested.setdefault(field, {})
             if isinstance(table, dict):
@@ -114,10 +125,41 @@ def _nest(values: Mapping[str, object]) -> dict[str, object]:
     return nested
 
 
-def _explain(error: ValidationError) -> str:
+def _resolve(name: str) -> str:
+    """Return what a name is here: with underscores, and not that of the published code."""
+    field = name.replace("-", "_")
+    return ALIASES.get(field.lower(), field)
+
+
+def _as_prompt_format(name: str, value: object) -> object:
+    """Return the format that the published ``is_GPT`` means: chat roles, or one flat prompt.
+
+    Raises:
+        SettingsError: it is neither true nor false.
+    """
+    if name.lower().replace("-", "_") != "is_gpt":
+        return value
+    if not isinstance(value, bool):
+        raise SettingsError(f"{name}: expected true or false (got {redact(repr(value))}).")
+    return "chat" if value else "flat"
+
+
+def _find_typed(values: Mapping[str, object]) -> dict[str, str]:
+    """Return the published names that were given, by what errors call them."""
+    typed: dict[str, str] = {}
+    for name in values:
+        field = _resolve(name)
+        if field != name.replace("-", "_"):
+            role, _, role_field = field.partition("_")
+            typed[f"{role}.{role_field}" if role in ROLES and field not in Settings.model_fields else field] = name
+    return typed
+
+
+def _explain(error: ValidationError, typed: Mapping[str, str]) -> str:
     lines = []
     for problem in error.errors():
         name = ".".join(str(part) for part in problem["loc"]) or "settings"
+        name = typed.get(name, name)
         message = problem["msg"].removeprefix("Value error, ").replace("Input should be", "expected", 1)
         given = "" if problem["type"] in ("missing", "value_error") else f" (got {redact(repr(problem['input']))})"
         if problem["type"] == "extra_forbidden":

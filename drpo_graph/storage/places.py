@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from drpo_graph.errors import UsageError
+from drpo_graph.safety.installing import tell_install
 from drpo_graph.storage.protocols import RUNS_FOLDER, Storage
 from drpo_graph.storage.sqlite_file import SqliteStorage
 
@@ -23,7 +24,7 @@ def _open_database(uri: str) -> Storage:
     except ImportError as error:
         raise UsageError(
             f"--checkpoint: a PostgreSQL database needs the extra postgres ({error.name} is missing): "
-            "pip install 'drpo-graph[postgres]'."
+            f"{tell_install('postgres')}."
         ) from error
     return PostgresStorage(uri)
 

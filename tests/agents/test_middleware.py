@@ -18,6 +18,7 @@ from drpo_graph.errors import EmbeddingsError, SettingsError, UsageError
 from drpo_graph.inference import AlignedModel
 from drpo_graph.records import ICLExample
 from drpo_graph.registry import GENERAL_PROMPT, PromptRegistry, RegisteredPrompt
+from drpo_graph.safety.installing import tell_install
 from tests.agents.agents import ScriptedAgentModel, call_tool
 from tests.docs.test_inference import RESULT
 from tests.support.command import KEY, serve
@@ -238,4 +239,4 @@ def test_without_langchain_the_extra_is_named_and_the_rest_works() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert "needs the extra `agents`" in done.stdout
-    assert "pip install 'drpo-graph[agents]'" in done.stdout
+    assert tell_install("agents") in done.stdout

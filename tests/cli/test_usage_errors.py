@@ -18,7 +18,10 @@ CASES = {
     "malformed base URL": ((*OPTIMIZE, "--base-url", "localhost:8000"), ("localhost:8000",)),
     "depth 0": ((*OPTIMIZE, "--depth", "0"), ("depth", "greater than or equal to 2", "got 0")),
     "depth 1": ((*OPTIMIZE, "--depth", "1"), ("depth", "greater than or equal to 2", "got 1")),
-    "depth that is no number": ((*OPTIMIZE, "--depth", "ten"), ("--depth", "integer", "drpo optimize --help")),
+    "depth that is no number": (
+        (*OPTIMIZE, "--depth", "ten"),
+        ("--depth", "valid int", "drpo optimize --help"),
+    ),
     "beam 0": ((*OPTIMIZE, "--beam-size", "0"), ("beam_size", "greater than or equal to 1", "got 0")),
     "negative temperature": (
         (*OPTIMIZE, "--temperature", "-0.5"),

@@ -12,7 +12,7 @@ import pytest
 import typer
 
 from drpo_graph.cli.app import app
-from drpo_graph.cli.options import FLAG_BY_PUBLISHED_NAME
+from drpo_graph.cli.published_names import FLAG_BY_PUBLISHED_NAME
 from drpo_graph.records import ROLES
 from drpo_graph.settings.settings import RoleSettings, Settings
 from tests.docs.snippets import ROOT, read_snippets, run_snippet
@@ -27,16 +27,16 @@ _FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
 
 def options_by_command() -> dict[str, set[str]]:
     """Return every flag that each command of ``drpo`` takes."""
-    command: Any = typer.main.get_command(app)
+    root: Any = typer.main.get_command(app)
     return {
         name: {
             flag
             # A command of commands has the flags of them all.
-            for own in (sub, *getattr(sub, "commands", {}).values())
+            for own in (sub, *(sub.load(one) for one in getattr(sub, "commands", ())))
             for one in own.params
             for flag in [*one.opts, *one.secondary_opts]
         }
-        for name, sub in command.commands.items()
+        for name, sub in ((name, root.load(name)) for name in root.commands)
     }
 
 

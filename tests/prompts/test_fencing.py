@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 import unicodedata
 from collections.abc import Sequence
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from drpo_graph.errors import ReplyError
 from drpo_graph.parts.parsing import parse_critique, parse_metric_selection, parse_rewrite
-from drpo_graph.prompts import load_prompts
+from drpo_graph.prompts import fencing, load_prompts
 from drpo_graph.prompts.fencing import LABELS, defuse, defuse_roles, escape_headings, fence
 from drpo_graph.prompts.flat import FLAT_STOPS, REPLY_HEADING, REPLY_STOPS
 from drpo_graph.prompts.library import PLACEHOLDERS
@@ -312,3 +313,19 @@ def test_a_reply_with_half_a_surrogate_pair_can_be_stored_and_sent() -> None:
     reply = '{"Clarity": {"score": 3, "rationale": "half \\ud83d and whole \\ud83d\\ude00"}}'
     (score,) = parse_critique(reply, metrics=[CLARITY]).scores
     assert score.rationale == "half \ufffd and whole \U0001f600"
+
+
+def test_patterns_take_no_longer_to_compile_than_their_length_says() -> None:
+    def compile_s(pattern: re.Pattern[str]) -> float:
+        took_s = []
+        for _ in range(3):
+            re.purge()
+            started_s = time.process_time()
+            re.compile(pattern.pattern, pattern.flags)
+            took_s.append(time.process_time() - started_s)
+        return min(took_s)
+
+    # Of all characters as a range beside a letter, with case ignored, each is looked at: 200 times as long.
+    usual_s = compile_s(fencing._HEADING)
+    assert compile_s(fencing._LOOK_ALIKE) < 30 * usual_s
+    assert compile_s(fencing._ROLE_TAG) < 30 * usual_s

@@ -106,9 +106,14 @@ def test_an_evaluation_is_of_the_level_and_not_of_the_validation(runs: Path) -> 
     assert result.validation.num_queries == 3
 
 
-def test_the_log_has_one_line_per_level(runs: Path) -> None:
+def test_the_log_has_one_line_per_level_and_one_per_response(runs: Path) -> None:
     lines = (runs / "one" / "log.txt").read_text().splitlines()
-    assert [re.search(r" INFO .*level (\d) of 2: best .+ at \d\.\d\d, ", line)[1] for line in lines] == ["0", "1", "2"]  # type: ignore[index]
+    levels = [re.search(r" INFO .*level (\d) of 2: best .+ at \d\.\d\d, ", line) for line in lines]
+    assert [found[1] for found in levels if found] == ["0", "1", "2"]
+    responses = [
+        re.search(r" INFO .*level \d: \S+ on \S+: reward \d\.\d\d \(.+\); response: .", line) for line in lines
+    ]
+    assert len(list(filter(None, responses))) == len(lines) - 3
 
 
 def test_the_settings_file_names_every_setting_and_no_key(runs: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from drpo_graph.errors import UsageError
+from drpo_graph.safety.installing import tell_install
 from drpo_graph.stop import StopSignal
 from drpo_graph.storage.places import find_storage
 from drpo_graph.storage.sqlite_file import SqliteStorage
@@ -36,7 +37,7 @@ def test_other_uris_are_refused_and_not_repeated() -> None:
 def test_a_missing_extra_is_told_in_one_line_without_the_uri() -> None:
     done = subprocess.run([sys.executable, "-c", HIDDEN], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1)
-    assert "pip install 'drpo-graph[postgres]'" in done.stderr
+    assert tell_install("postgres") in done.stderr
     assert "canary" not in done.stderr
 
 

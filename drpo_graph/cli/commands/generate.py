@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TextIO
 
 from drpo_graph.cli import options as flags
+from drpo_graph.cli.completion import complete_thread
 from drpo_graph.cli.inputs import read_overrides, read_prompt
 from drpo_graph.cli.option_groups import (
     Only,
@@ -49,7 +50,7 @@ class _Prompt(OptionGroup, panel="System prompt"):
     """Where the system prompt comes from."""
 
     system_prompt: str | None = option(None, "TEXT", help="Prompt of your own; @FILE reads it from a file.")
-    run: str | None = option(None, "THREAD", help="The prompt that a finished run found.")
+    run: str | None = option(None, "THREAD", help="The prompt that a finished run found.", completes=complete_thread)
     checkpoint: flags.CheckpointOption = DEFAULT_PLACE
     router: Path | None = option(
         None, "FILE", help="The router that chooses a prompt for the query, of drpo oirl train."

@@ -11,6 +11,7 @@ import typer
 
 from drpo_graph.cli import options as flags
 from drpo_graph.cli.inputs import read_overrides
+from drpo_graph.cli.lazy_commands import Listed, group_of
 from drpo_graph.cli.option_groups import FLAG, Only, option, takes_options
 from drpo_graph.display.streams import quiet
 from drpo_graph.errors import UnusableModelError, UsageError
@@ -31,7 +32,14 @@ _ModelArgument = Annotated[
     str, typer.Argument(metavar="MODEL", help="provider:model, e.g. vllm:NAME or local:smollm2.")
 ]
 
-app = typer.Typer(no_args_is_help=False)
+COMMANDS = {
+    "check": Listed(
+        f"{__name__}:check_command",
+        "Tell what an endpoint can do with MODEL, by a dozen small requests, and try it once in each role.",
+    )
+}
+
+app = typer.Typer(cls=group_of(COMMANDS), no_args_is_help=False, add_completion=False)
 
 
 @app.callback()
@@ -39,7 +47,6 @@ def _models() -> None:
     """Find out what models can do."""
 
 
-@app.command("check")
 @takes_options
 def check_command(
     *,

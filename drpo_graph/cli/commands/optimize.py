@@ -18,6 +18,7 @@ from drpo_graph.cli.inputs import (
 from drpo_graph.cli.option_groups import FLAG, Only, Without, option, takes_options
 from drpo_graph.cli.pages.estimate import print_estimate
 from drpo_graph.cli.places import find_place_of
+from drpo_graph.cli.published_options import Published, fill_from_file, shape_serving
 from drpo_graph.data.order import order_queries
 from drpo_graph.parts.rewrite_guards import check_fillable
 from drpo_graph.storage.names import check_thread_id, new_thread_id
@@ -36,7 +37,7 @@ def optimize_command(
     output: flags.Output,
     pace: flags.Pace,
     budget: flags.Budget,
-    published: flags.Published,
+    published: Published,
 ) -> None:
     """Optimise a system prompt.
 
@@ -47,6 +48,7 @@ def optimize_command(
     --optimize-model-name, --initial-system-prompt, --num-training-examples, --metrics-cache-path.
     """
     storage = find_storage(output.checkpoint)
+    published, output = fill_from_file(sources, published), fill_from_file(sources, output)
     settings = read_settings(sources, models, search, pace, budget, published)
     begun = read_warm_start(search.warm_start, storage)
     check_budget(settings, budget.find_priced())
@@ -58,6 +60,9 @@ def optimize_command(
     check_fillable(settings, settings.initial_prompt, [*training, *held_out])
     if published.base_model_family:
         typer.echo("note: --base-model-family is not needed: the server knows its model's chat template.", err=True)
+    serving, note = shape_serving(serving, published, settings)
+    if note:
+        typer.echo(f"note: {note}", err=True)
     name = check_thread_id(new_thread_id() if thread_id is None else thread_id)
     if budget.dry_run:
         expected = settings.model_copy(update={"initial_prompt": begun.system_prompt}) if begun else settings
@@ -103,6 +108,7 @@ def resume_command(
     --set critic.base_url=URL or --set max_concurrency=8, and the budget may change; anything else needs --force.
     """
     storage = find_place_of(thread_id, output.checkpoint)
+    output = fill_from_file(sources, output)
     changes = read_changes(sources, pace, budget, search)
     training = read_datasets(queries) if queries else None
     from drpo_graph.cli import execution  # Loads LangGraph: wrong usage is told before that.

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from drpo_graph.cli import options as flags
 from drpo_graph.cli.commands.prompts import LicenceOption, keep_and_tell, say
+from drpo_graph.cli.completion import complete_thread
 from drpo_graph.cli.option_groups import FLAG, OptionGroup, argument, option, takes_options
 from drpo_graph.cli.places import DEFAULT_PLACE
 from drpo_graph.errors import CheckpointError, DRPOError, RunLockedError, StateFormatError, UsageError
@@ -58,7 +59,9 @@ class _Entry(OptionGroup):
 @takes_options
 def prune_command(
     *,
-    thread_ids: list[str] | None = argument(None, "THREAD...", help="Runs; all finished ones if absent."),
+    thread_ids: list[str] | None = argument(
+        None, "THREAD...", help="Runs; all finished ones if absent.", completes=complete_thread
+    ),
     what: _Pruning,
     checkpoint: flags.CheckpointOption = DEFAULT_PLACE,
 ) -> None:
@@ -86,7 +89,7 @@ def prune_command(
 @takes_options
 def export_command(
     *,
-    thread_id: str | None = argument(None, "THREAD", help="The run's name; or give --all."),
+    thread_id: str | None = argument(None, "THREAD", help="The run's name; or give --all.", completes=complete_thread),
     output: Path | None = option(None, "DIR", help="Where the files go, a folder for each run.", flag="--output -o"),
     all_runs: bool = option(False, FLAG, help="Every run of the checkpoint.", flag="--all"),
     entry: _Entry,

@@ -4,7 +4,7 @@ import asyncio
 import json
 import sys
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import typer
 from pydantic import ValidationError
@@ -14,8 +14,9 @@ from drpo_graph.cli.option_groups import FLAG, option, takes_options
 from drpo_graph.cli.places import DEFAULT_PLACE, is_default, name_place
 from drpo_graph.display import Display, make_display
 from drpo_graph.display.streams import quiet, write_lines
-from drpo_graph.errors import CheckpointError
+from drpo_graph.errors import CheckpointError, UsageError
 from drpo_graph.events.schema import CollectionFinished, ICLFinished, RunFinished, parse_event
+from drpo_graph.records import RunStatus
 from drpo_graph.safety.terminal import inert
 from drpo_graph.storage.places import find_storage
 
@@ -25,24 +26,38 @@ if TYPE_CHECKING:
 
 _POLL_S = 0.2
 _MAX_MESSAGE = 300
+_WHOLE_WIDTH = 5000
 
 
-def runs_command(checkpoint: flags.CheckpointOption = DEFAULT_PLACE, as_json: flags.JsonOption = False) -> None:
+@takes_options
+def runs_command(
+    *,
+    limit: int | None = option(None, "N", help="Only the newest.", at_least=1),
+    status: list[str] | None = option(
+        None, "STATUS", help="running, done, interrupted, waiting or failed; may be given several times."
+    ),
+    checkpoint: flags.CheckpointOption = DEFAULT_PLACE,
+    as_json: flags.JsonOption = False,
+) -> None:
     """List the runs of a checkpoint, the newest first."""
+    if unknown := [one for one in status or () if one not in get_args(RunStatus)]:
+        raise UsageError(f"--status {unknown[0]}: expected one of {', '.join(get_args(RunStatus))}.")
     storage = find_storage(checkpoint)
     runs: list[RunRecord] = []
     if storage.exists() or not is_default(storage):
         storage.require()
         from drpo_graph.runs.reading import list_runs  # Loads LangGraph.
 
-        runs = asyncio.run(list_runs(storage))
+        found = asyncio.run(list_runs(storage))
+        runs = [run for run in found if not status or run.status in status][:limit]
     if as_json:
         listed = [run.model_dump(mode="json", exclude={"settings"}) for run in runs]
         write_lines(sys.stdout, json.dumps(listed, indent=2))
     elif runs:
         _print_runs(runs)
     else:
-        write_lines(sys.stdout, f"No runs in {storage.name}. `drpo optimize` starts one.")
+        kind = f"{' or '.join(status)} runs" if status else "runs"
+        write_lines(sys.stdout, f"No {kind} in {storage.name}. `drpo optimize` starts one.")
 
 
 def show_command(
@@ -135,15 +150,22 @@ def _print_runs(runs: "list[RunRecord]") -> None:
 
     from drpo_graph.runs.reading import describe_origin  # Loads LangGraph.
 
+    # What reads a pipe wants whole words; a terminal, one line for each run.
+    console = Console(file=quiet(sys.stdout), highlight=False)
+    console = console if console.is_terminal else Console(file=console.file, highlight=False, width=_WHOLE_WIDTH)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     has_forks = any(run.forked_from is not None for run in runs)
     for heading in ("thread", "status", "started", *(("fork of",) if has_forks else ())):
         table.add_column(heading, no_wrap=True)
-    table.add_column("base model", overflow="fold", max_width=40)
-    table.add_column("message", overflow="fold", ratio=1)
+    # Rich narrows columns that may wrap first: these give way, and their texts do not wrap either.
+    for heading in ("base model", "message"):
+        table.add_column(heading)
     for run in runs:
         started = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.created_at))
         origin = (describe_origin(run),) if has_forks else ()
         cells = (run.thread_id, run.status, started, *origin, run.settings.base.model, run.message)
-        table.add_row(*(Text(inert(cell, max_chars=_MAX_MESSAGE)) for cell in cells))
-    Console(file=quiet(sys.stdout), highlight=False).print(table)
+        shown = (inert(cell, max_chars=_MAX_MESSAGE) for cell in cells)
+        table.add_row(*(Text(one, no_wrap=True, overflow="ellipsis") for one in shown))
+    with console.capture() as captured:
+        console.print(table)
+    write_lines(sys.stdout, *(line.rstrip() for line in captured.get().splitlines()))

@@ -1,5 +1,7 @@
 """What ``drpo show`` prints: a run's levels, the path to its best prompt, its result or how far it is."""
 
+import json
+import time
 from collections.abc import Mapping
 from typing import TextIO
 
@@ -8,13 +10,17 @@ from rich.table import Table
 from rich.text import Text
 
 from drpo_graph.display.collection import print_outcomes
-from drpo_graph.display.formatting import format_reward
+from drpo_graph.display.formatting import format_duration, format_models, format_reward
 from drpo_graph.display.summary import make_table, print_examples, render_summary
 from drpo_graph.display.view import describe_decision
-from drpo_graph.records import Candidate
+from drpo_graph.records import ROLES, Candidate
 from drpo_graph.runs.reading import StoredRun, describe_start
 from drpo_graph.safety.terminal import inert, inert_block
+from drpo_graph.settings.layers import list_unusual
+from drpo_graph.storage.run_list import DEED_BY_KIND
 
+_SHAPE = ("depth", "beam_size", "n_actions", "queries_per_level", "seed")
+"""Settings that the heading always tells of a search."""
 _MAX_LINE = 400
 _MAX_PROMPT = 6000
 _MAX_ID = 24
@@ -25,6 +31,7 @@ def print_run(run: StoredRun, stdout: TextIO, *, place: str) -> None:
     """Print a run; ``place`` is what a command about it needs to find it, e.g. ``" --checkpoint FILE"``."""
     console = Console(file=stdout, highlight=False, markup=False, emoji=False)
     by_id = {candidate.id: candidate for candidate in run.tree}
+    _print_heading(run, console)
     for line in describe_start(run.record):
         console.print(Text(inert(line, max_chars=_MAX_LINE), style="bold"), Text())
     if run.beams:
@@ -42,10 +49,30 @@ def print_run(run: StoredRun, stdout: TextIO, *, place: str) -> None:
     elif run.collection is not None:
         print_outcomes(console, run.collection)
     elif run.result is not None:
-        console.print(render_summary(run.result, elapsed_s=None), crop=False)
+        console.print(render_summary(run.result, elapsed_s=run.worked_s or None), crop=False)
     else:
         _print_progress(run, console, best=by_id.get(best_id or ""), place=place)
     console.file.flush()
+
+
+def _print_heading(run: StoredRun, console: Console) -> None:
+    """Print what run it is: its status, when it was worked on, with which models and settings."""
+    record, settings = run.record, run.record.settings
+    began, changed = (
+        time.strftime("%Y-%m-%d %H:%M", time.localtime(at)) for at in (record.created_at, record.updated_at)
+    )
+    worked = f", worked {format_duration(run.worked_s)}" if run.worked_s else ""
+    name = inert(record.thread_id, max_chars=_MAX_LINE)
+    facts = f"  {record.status}  {DEED_BY_KIND[record.kind]}; started {began}, last change {changed}{worked}"
+    models: dict[str, str] = {role: settings.role(role).model for role in ROLES if settings.role(role).model}
+    shape = {name: getattr(settings, name) for name in _SHAPE} if record.kind == "search" else {}
+    told = {**shape, **list_unusual(settings)}
+    console.print(Text.assemble((name, "bold"), facts), soft_wrap=True)
+    console.print(Text(f"models    {format_models(models)}"), soft_wrap=True)
+    shown = ", ".join(f"{one} {json.dumps(value, ensure_ascii=False)}" for one, value in told.items())
+    if shown:
+        console.print(Text(f"settings  {inert(shown, max_chars=_MAX_LINE)}"), soft_wrap=True)
+    console.print()
 
 
 def _print_progress(run: StoredRun, console: Console, *, best: Candidate | None, place: str) -> None:

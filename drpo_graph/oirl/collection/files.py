@@ -10,6 +10,7 @@ from drpo_graph.oirl.collection.tallies import Collected, collect_rows
 from drpo_graph.oirl.tables import JSONL_SUFFIX, PARQUET_SUFFIXES, save_demonstrations
 from drpo_graph.records import CollectionResult
 from drpo_graph.runs.files import RESULT_FILE, RUN_FILE, advise_resume, write_files
+from drpo_graph.safety.installing import tell_install
 from drpo_graph.storage.archive import Archive
 from drpo_graph.storage.protocols import Storage
 from drpo_graph.storage.run_list import RunRecord
@@ -28,7 +29,7 @@ def check_output(path: Path) -> None:
     if path.suffix.lower() not in (*PARQUET_SUFFIXES, JSONL_SUFFIX) or path.is_dir():
         raise DemonstrationsError(f"{path}: expected the name of a file that ends in .parquet or .jsonl.")
     if path.suffix.lower() in PARQUET_SUFFIXES and find_spec("pyarrow") is None:
-        raise UsageError("Parquet needs the extra `oirl`. Run: pip install 'drpo-graph[oirl]'.")
+        raise UsageError(f"Parquet needs the extra `oirl`. Run: {tell_install('oirl')}.")
 
 
 def write_collection(

@@ -205,6 +205,7 @@ async def announce_run(session: RunSession, context: RunContext, *, is_resumed: 
             checker=plan.checker,
             prompts=await tally_prompts(session.archive, await session.archive.get_all("trials")),
             models={role: client.settings.model for role, client in context.clients.items() if role in used},
+            former_s=session.ledger.budget.former_s,
         )
     )
 

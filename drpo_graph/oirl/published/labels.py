@@ -19,6 +19,7 @@ from drpo_graph.oirl.published.logs import (
     read_answers,
 )
 from drpo_graph.oirl.published.texts import read_prompt_texts, read_query_texts
+from drpo_graph.safety.installing import tell_install
 from drpo_graph.safety.texts import shorten
 
 LABEL_FILES = ("labels.npz", "labels.parquet")
@@ -175,7 +176,7 @@ def _read_columns(path: Path) -> dict[str, NDArray[np.generic]]:
     try:
         pa, parquet = import_module("pyarrow"), import_module("pyarrow.parquet")
     except ImportError as error:
-        raise UsageError("Parquet needs the extra `oirl`. Run: pip install 'drpo-graph[oirl]'.") from error
+        raise UsageError(f"Parquet needs the extra `oirl`. Run: {tell_install('oirl')}.") from error
     try:
         table = parquet.read_table(path)
         missing = [name for name in _COLUMNS if name not in table.column_names]

@@ -8,6 +8,7 @@ from drpo_graph.errors import UsageError
 from drpo_graph.oirl.features import FeatureTable, Floats
 from drpo_graph.oirl.rewards.base import Arrays, Trials
 from drpo_graph.oirl.rewards.logits import to_logits
+from drpo_graph.safety.installing import tell_install
 
 _INVERSE_PENALTY = 0.3
 _MAX_ITERATIONS = 200
@@ -31,7 +32,7 @@ class AdditiveReward:
             from sklearn.linear_model import LogisticRegression
         except ImportError as error:
             raise UsageError(
-                f"The reward model {self.name!r} needs the extra `oirl`. Run: pip install 'drpo-graph[oirl]'."
+                f"The reward model {self.name!r} needs the extra `oirl`. Run: {tell_install('oirl')}."
             ) from error
         if len(trials.outcomes) and trials.outcomes.min() == trials.outcomes.max() in (0, 1):
             self._learn_mean(features, trials)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from drpo_graph.errors import UsageError
 from drpo_graph.oirl.features import FeatureTable, Floats
 from drpo_graph.oirl.rewards.base import Arrays, Trials
+from drpo_graph.safety.installing import tell_install
 
 _ROWS_AT_ONCE: Final = 16_384
 """So many pairs are laid out side by side; all of a large table would not fit into memory."""
@@ -175,4 +176,4 @@ def _import(module: str) -> ModuleType:
     try:
         return import_module(module)
     except ImportError as error:
-        raise UsageError(f"The reward model needs {module}. Run: pip install 'drpo-graph[oirl-benchmark]'.") from error
+        raise UsageError(f"The reward model needs {module}. Run: {tell_install('oirl-benchmark')}.") from error

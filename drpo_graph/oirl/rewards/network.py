@@ -9,6 +9,7 @@ import numpy as np
 from drpo_graph.errors import UsageError
 from drpo_graph.oirl.features import FeatureTable, Floats
 from drpo_graph.oirl.rewards.base import Arrays, Trials
+from drpo_graph.safety.installing import tell_install
 
 if TYPE_CHECKING:
     import torch
@@ -112,7 +113,7 @@ def _check_shapes(layers: Layers) -> None:
 
 
 _TORCH_MISSING: Final = (
-    "The network is learned with torch, which is missing. Run: pip install torch, then pip install 'drpo-graph[oirl]'; "
+    f"The network is learned with torch, which is missing. Run: pip install torch, then {tell_install('oirl')}; "
     "or choose another reward model."
 )
 

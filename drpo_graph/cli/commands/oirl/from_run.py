@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from drpo_graph.cli import options as flags
+from drpo_graph.cli.completion import complete_thread
 from drpo_graph.cli.option_groups import takes_options
 from drpo_graph.cli.places import DEFAULT_PLACE
 from drpo_graph.display.streams import quiet, write_lines
@@ -24,7 +25,10 @@ _MAX_LINE = 2000
 def from_run_command(
     *,
     thread_ids: Annotated[
-        list[str], typer.Argument(metavar="THREAD...", help="Runs of drpo optimize; `drpo runs` lists them.")
+        list[str],
+        typer.Argument(
+            metavar="THREAD...", help="Runs of drpo optimize; `drpo runs` lists them.", autocompletion=complete_thread
+        ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Demonstrations, .jsonl or .parquet.")],
     checkpoint: flags.CheckpointOption = DEFAULT_PLACE,

@@ -108,6 +108,8 @@ def read_answered(sources: Sequence[str]) -> tuple[AnsweredQuery, ...]:
 
 
 def _check_distinct(datasets: Mapping[str, Sequence[Query]]) -> None:
+    if len(datasets) < 2:
+        return
     source_by_id: dict[str, str] = {}
     for source, queries in datasets.items():
         for query in queries:

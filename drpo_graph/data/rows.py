@@ -2,7 +2,7 @@
 
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from drpo_graph.data.conversations import as_list, find_messages, read_exchange, read_turns
 from drpo_graph.records import Query, Turn
@@ -10,6 +10,9 @@ from drpo_graph.safety.texts import clean_surrogates
 
 TEXT_FIELDS: Final = ("query", "text", "instruction", "prompt", "question", "input")
 """Where a record's text may stand; the first one present counts."""
+
+
+_OPTIONAL: Final = frozenset({"kind", "category", "tags", "values"})
 
 
 class Malformed(NamedTuple):
@@ -38,25 +41,19 @@ class RowReader(NamedTuple):
             faults.append(f"expected an object or a string, got {_type_name(fields)}")
             return None
         text, history = _text_of(fields, self.text_fields, faults=faults)
-        query_id = _given(fields, "id")
-        if isinstance(query_id, int) and not isinstance(query_id, bool):
-            query_id = str(query_id)
-        query_id = default_id if query_id is None else check_string(query_id, "id", faults=faults).strip()
-        kind = self.kind if self.kind is not None else _given(fields, "kind", "category")
-        optional = {
-            "kind": check_string(kind, "kind", faults=faults, may_be_blank=True).strip() if kind is not None else "",
-            "tags": _tags_of(fields, faults=faults),
-            "values": _values_of(fields, faults=faults),
-            "history": tuple(history),
-        }
+        query_id = _id_of(fields, default_id, faults=faults)
         # Of a million queries, every default that is left out counts.
-        given = {name: one for name, one in optional.items() if one}
+        given: dict[str, Any] = {"history": tuple(history)} if history else {}
+        if not _OPTIONAL.isdisjoint(fields) or self.kind is not None:
+            given |= _optional_of(fields, self.kind, faults=faults)
         return Query(id=query_id, text=text, **given) if query_id else None
 
 
 def is_missing(value: object) -> bool:
     """Return whether a cell holds nothing: null, or what tables put in its place (NaN, NaT, NA)."""
-    return value is None or _is_nan(value) or type(value).__name__ in ("NAType", "NaTType")
+    if value is None or isinstance(value, str):
+        return value is None
+    return _is_nan(value) or type(value).__name__ in ("NAType", "NaTType")
 
 
 def check_string(value: object, name: str, *, faults: list[str], may_be_blank: bool = False) -> str:
@@ -92,7 +89,7 @@ def _text_of(
             return "", ()
         query = check_string(exchange.query, f"{name}: the last user turn", faults=faults)
         return query, _check_turns(exchange.history, name, faults=faults)
-    field = next((name for name in text_fields if not is_missing(fields.get(name))), None)
+    field = next((name for name in text_fields if name in fields and not is_missing(fields[name])), None)
     if field is None:
         empty = next((name for name in text_fields if name in fields), None)
         if empty is not None:
@@ -105,7 +102,7 @@ def _text_of(
         # Alpaca's form: the material that the instruction speaks of.
         material = check_string(fields["input"], "input", faults=faults, may_be_blank=True)
         text = f"{text}\n\n{material}" if material.strip() else text
-    return text, _history_of(fields, faults=faults)
+    return text, _history_of(fields, faults=faults) if "history" in fields else ()
 
 
 def _history_of(fields: Mapping[str, object], *, faults: list[str]) -> Sequence[Turn]:
@@ -125,6 +122,26 @@ def _check_turns(turns: Sequence[Turn], name: str, *, faults: list[str]) -> Sequ
     for number, turn in enumerate(turns, 1):
         check_string(turn.content, f"{name}: turn {number}", faults=faults, may_be_blank=True)
     return turns
+
+
+def _id_of(fields: Mapping[str, object], default_id: str, *, faults: list[str]) -> str:
+    given = fields.get("id")
+    if is_missing(given):
+        return default_id
+    if isinstance(given, int) and not isinstance(given, bool):
+        given = str(given)
+    return check_string(given, "id", faults=faults).strip()
+
+
+def _optional_of(fields: Mapping[str, object], kind: object, *, faults: list[str]) -> dict[str, object]:
+    """Return what a record may say beside its text, without what it does not say."""
+    kind = _given(fields, "kind", "category") if kind is None else kind
+    optional = {
+        "kind": check_string(kind, "kind", faults=faults, may_be_blank=True).strip() if kind is not None else "",
+        "tags": _tags_of(fields, faults=faults),
+        "values": _values_of(fields, faults=faults),
+    }
+    return {name: one for name, one in optional.items() if one}
 
 
 def _tags_of(fields: Mapping[str, object], *, faults: list[str]) -> tuple[str, ...]:

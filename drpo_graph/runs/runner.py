@@ -146,7 +146,7 @@ class _Search(RunWork[RunResult]):
         await export_result(self._archive, folder, result)
 
     async def _tell(self, error: BudgetSpentError, values: Mapping[str, Any], *, folder: Path | None) -> None:
-        await tell_standing(error, values, self._archive, limits=self._context.settings, folder=folder)
+        await tell_standing(error, values, self._archive, settings=self._context.settings, folder=folder)
 
 
 def _read_given(

@@ -11,7 +11,7 @@ from drpo_graph.display.collection import print_outcomes
 from drpo_graph.display.formatting import format_reward
 from drpo_graph.display.summary import make_table, print_examples, render_summary
 from drpo_graph.display.view import describe_decision
-from drpo_graph.records import Candidate
+from drpo_graph.records import ROLES, Candidate
 from drpo_graph.runs.reading import StoredRun, describe_start
 from drpo_graph.safety.terminal import inert, inert_block
 
@@ -42,7 +42,8 @@ def print_run(run: StoredRun, stdout: TextIO, *, place: str) -> None:
     elif run.collection is not None:
         print_outcomes(console, run.collection)
     elif run.result is not None:
-        console.print(render_summary(run.result, elapsed_s=None), crop=False)
+        models = [run.record.settings.role(role).model for role in ROLES]
+        console.print(render_summary(run.result, elapsed_s=None, models=models), crop=False)
     else:
         _print_progress(run, console, best=by_id.get(best_id or ""), place=place)
     console.file.flush()

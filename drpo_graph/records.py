@@ -36,6 +36,13 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
+class Turn(Record):
+    """What was said before a query."""
+
+    role: Literal["user", "assistant"]
+    content: str
+
+
 class Query(Record):
     """A request from the dataset."""
 
@@ -50,14 +57,26 @@ class Query(Record):
     values: dict[str, str] = Field(default_factory=dict)
     """What is filled into the prompt's placeholders for this query, by name."""
 
+    history: tuple[Turn, ...] = ()
+    """The conversation before it, oldest first; it is asked as the next turn."""
+
+    @property
+    def transcript(self) -> str:
+        """The text with the conversation before it, as those who judge an answer are shown it."""
+        if not self.history:
+            return self.text
+        before = "\n\n".join(f"({one.role} before)\n{one.content}" for one in self.history)
+        return f"{before}\n\n(user now)\n{self.text}"
+
     def __hash__(self) -> int:
         return hash((self.id, self.text, self.kind, self.tags))
 
     @model_serializer(mode="wrap")
-    def _leave_out_no_values(self, serialize: SerializerFunctionWrapHandler) -> dict[str, object]:
-        # A query without values is stored as it was before there were any: what is stored is compared on resume.
+    def _leave_out_empty(self, serialize: SerializerFunctionWrapHandler) -> dict[str, object]:
+        # What a query lacks is stored as it was before there was any: what is stored is compared on resume.
         fields: dict[str, object] = serialize(self)
-        return fields if self.values else {name: one for name, one in fields.items() if name != "values"}
+        empty = {"values": self.values, "history": self.history}
+        return {name: one for name, one in fields.items() if empty.get(name, True)}
 
 
 class ICLExample(Record):

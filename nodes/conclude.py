@@ -5,7 +5,7 @@ from langgraph.runtime import Runtime
 from drpo_graph.events.schema import RunFinished, ValidationFinished
 from drpo_graph.records import Validation
 from drpo_graph.search.announce import announce_validation
-from drpo_graph.search.results import make_result
+from drpo_graph.search.results import choose_delivered, make_result
 from drpo_graph.search.session import RunContext, RunSession, session_of
 from drpo_graph.search.state import SearchState
 from drpo_graph.search.unscored import describe_failure, drop_failed, make_stalled
@@ -24,7 +24,12 @@ async def conclude(state: SearchState, runtime: Runtime[RunContext]) -> SearchSt
     if state["phase"] == "validate" and (num_failed := await drop_failed(session, state)):
         return _validate_again(session, state, num_failed)
     validation = await _validate(session, state, runtime.context.settings.seed)
-    delivered_id = validation.selected_id if validation else state["beam"][0]["id"]
+    is_compat = runtime.context.settings.is_compat
+    delivered_id = (
+        validation.selected_id
+        if validation
+        else await choose_delivered(session.archive, state["beam"], is_compat=is_compat)
+    )
     result = await make_result(session.archive, session.ledger, state, delivered_id=delivered_id, validation=validation)
     await session.archive.put("run", "result", result.model_dump(mode="json"))
     session.emitter.emit(RunFinished(run_id=session.run_id, result=result, elapsed_s=session.ledger.budget.elapsed_s))

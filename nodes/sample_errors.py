@@ -10,6 +10,7 @@ from drpo_graph.errors import ReplyError
 from drpo_graph.models.endpoint_gate import gate_for
 from drpo_graph.parts.responders import STORED_RESPONSE, ask_responder, identify_responder, response_key
 from drpo_graph.parts.rewrite_guards import fill_prompt
+from drpo_graph.prompts.library import history_of
 from drpo_graph.records import ROOT_ID, Failure, ICLExample, Query
 from drpo_graph.search.session import RunContext, RunSession, session_of
 from drpo_graph.search.state import RolloutState
@@ -40,7 +41,9 @@ async def sample_errors(state: RolloutState, runtime: Runtime[RunContext]) -> Sa
     )
     examples = await _find_examples(query, session, runtime.context)
     sample = await base.respond(
-        base.response_format.render(system_prompt=prompt, query=query.text, examples=examples),
+        base.response_format.render(
+            system_prompt=prompt, query=query.text, examples=examples, history=history_of(query)
+        ),
         accepts_empty=runtime.context.settings.is_compat,
     )
     failure = sample.failure.model_dump(mode="json") if sample.failure else None

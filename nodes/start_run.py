@@ -1,11 +1,13 @@
 """Lay down what a run starts from: its queries in order, its root candidate, its fingerprints. No model call."""
 
 from collections.abc import Sequence
+from typing import cast
 
 from langgraph.runtime import Runtime
 from pydantic import JsonValue, ValidationError
 
-from drpo_graph.data.order import dataset_hash, order_queries
+from drpo_graph.data.given import GivenQueries, as_queries
+from drpo_graph.data.order import check_distinct, dataset_hash
 from drpo_graph.errors import DatasetError
 from drpo_graph.parts.rewrite_guards import check_fillable
 from drpo_graph.parts.screens import check_screen
@@ -14,7 +16,7 @@ from drpo_graph.search.announce import announce_candidate, announce_level, annou
 from drpo_graph.search.beam import hash_prompt, refer_to
 from drpo_graph.search.forecast import warn_at_start
 from drpo_graph.search.hosting import check_can_pause, derive_run_id
-from drpo_graph.search.levels import prefetch_indices, query_indices
+from drpo_graph.search.levels import draw_queries, order_drawn, prefetch_indices, query_indices
 from drpo_graph.search.session import RunContext, RunSession, session_of
 from drpo_graph.search.state import BEGIN_WITH, STATE_FORMAT, SearchState
 from drpo_graph.settings.settings import Settings
@@ -28,11 +30,9 @@ async def start_run(state: SearchState, runtime: Runtime[RunContext]) -> SearchS
     if settings.approve:
         check_can_pause()
     given = read_queries(state.get("queries", []), label="query")
-    queries = order_queries(given, seed=settings.seed, num_queries=settings.num_queries)
+    queries = order_drawn(draw_queries(given, settings), settings)
     validation = read_queries(state.get("validation_queries") or [], label="validation", is_optional=True)
-    shared = {query.id for query in given} & {query.id for query in validation}
-    if shared:
-        raise DatasetError(f"Training and validation queries share the ids {', '.join(sorted(shared)[:5])}.")
+    check_distinct(given, validation)
     prompt = state.get("initial_prompt") or settings.initial_prompt
     # An app fills its own templates.
     filled = [*queries, *validation] if runtime.context.components.responder is None else []
@@ -90,18 +90,10 @@ def read_queries(given: Sequence[JsonValue], *, label: str, is_optional: bool = 
     Raises:
         DatasetError: there are none, one is malformed, or two share an id.
     """
-    queries = []
-    for number, entry in enumerate(given, 1):
-        fields = {"text": entry} if isinstance(entry, str) else entry
-        try:
-            queries.append(Query.model_validate({"id": f"{label}-{number:03d}", **fields}))  # type: ignore[dict-item]
-        except (ValidationError, TypeError) as error:
-            raise DatasetError(f"{label} {number}: expected a text or an object with 'text': {error}") from error
+    queries = as_queries(cast(GivenQueries, given), label=label)
     if not queries and not is_optional:
         raise DatasetError("No training queries were given: pass them as 'queries' in the graph's input.")
-    if len({query.id for query in queries}) < len(queries):
-        raise DatasetError(f"Two of the {label} records share an id.")
-    return tuple(queries)
+    return queries
 
 
 def _read_rejected(given: Sequence[JsonValue]) -> list[JsonValue]:

@@ -20,6 +20,7 @@ from drpo_graph.prompts.fencing import fence as fence
 from drpo_graph.prompts.flat import FLAT_STOPS, Settled, clean_answer, join_turns, settle_answer
 from drpo_graph.prompts.messages import Message as Message
 from drpo_graph.records import ICLExample, Metric, MetricSelection, Query, RejectedRewrite, Rollout, metric_key
+from drpo_graph.safety.text_files import read_text
 
 PLACEHOLDERS: Mapping[str, frozenset[str]] = {
     "select_metrics": frozenset({"metrics", "query"}),
@@ -111,7 +112,7 @@ class PromptLibrary:
         listed = "\n".join(
             f"- {metric.name}: {_FIRST_SENTENCE.split(metric.definition, 1)[0]}" for metric in self.metrics
         )
-        return self._user("select_metrics", metrics=listed, query=fence("query", query.text))
+        return self._user("select_metrics", metrics=listed, query=fence("query", query.transcript))
 
     def render_critique(self, *, query: Query, response: str, selection: MetricSelection) -> list[Message]:
         """Return the request that asks for one response's scores."""
@@ -120,7 +121,7 @@ class PromptLibrary:
             "critique",
             metrics=fence("metrics", described),
             reasoning=fence("reasoning", selection.reasoning),
-            query=fence("query", query.text),
+            query=fence("query", query.transcript),
             response=fence("answer", response),
         )
 
@@ -216,6 +217,11 @@ def as_turns(examples: Sequence[ICLExample]) -> list[Message]:
     return turns
 
 
+def history_of(query: Query) -> list[Message]:
+    """Return the turns before a query as messages."""
+    return [{"role": turn.role, "content": turn.content} for turn in query.history]
+
+
 def _check_folder(folder: Path) -> None:
     if not folder.is_dir():
         raise TemplateError(f"Template folder {folder} does not exist.")
@@ -227,7 +233,7 @@ def _read(name: str, folder: Path | None) -> str:
     own = folder / name if folder is not None else None
     try:
         if own is not None and own.is_file():
-            return own.read_text(encoding="utf-8")
+            return read_text(own)
         return files("drpo_graph.prompts").joinpath(name).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise TemplateError(f"Template {own or name} cannot be read: {error}.") from error
@@ -269,7 +275,7 @@ def render_rollout(number: int, query: Query, rollout: Rollout) -> str:
         f"- {_one_line(one.metric)}: {round(one.score, 2):g} of 5. {_one_line(one.rationale)}" for one in scores
     )
     return (
-        f"## Answer {number}\n\n{fence('query', query.text)}\n\n{fence('answer', rollout.response or '')}\n\n"
+        f"## Answer {number}\n\n{fence('query', query.transcript)}\n\n{fence('answer', rollout.response or '')}\n\n"
         f"{fence('remarks', remarks)}"
     )
 

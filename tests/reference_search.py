@@ -74,6 +74,8 @@ class Found:
     requests: Counter[SemanticRequest] = field(default_factory=Counter)
     has_settled: bool = False
     """It ended because nothing could change any more, or because ``stop_reward`` was reached."""
+    is_published: bool = False
+    """It went by the published code's rules."""
     has_run_out: bool = False
     """It ended for want of queries."""
 
@@ -84,8 +86,11 @@ class Found:
 
     @property
     def best(self) -> Tried:
-        """Return the delivered candidate."""
-        return self.levels[-1].beam[0]
+        """Return the delivered candidate: the first of the beam, but the root for one that does not beat it."""
+        beam, root = self.levels[-1].beam, self.candidates[0]
+        if self.is_published:
+            return beam[0]
+        return next((one for one in beam if not _is_beaten(one, root)), root)
 
     @property
     def trace(self) -> list[str]:
@@ -95,6 +100,15 @@ class Found:
         while (parent_id := by_id[trace[0]].parent_id) is not None:
             trace.insert(0, parent_id)
         return trace
+
+
+def _is_beaten(one: Tried, root: Tried) -> bool:
+    """Return whether both were run on the same queries, and the root scored as high or higher on them."""
+    if not set(one.query_ids) <= set(root.rewards):
+        return False
+    pairs = [(one.rewards[query_id], root.rewards[query_id]) for query_id in one.query_ids]
+    gains = [own - former for own, former in pairs if own is not None and former is not None]
+    return bool(gains) and sum(gains) / len(gains) <= 1e-9
 
 
 def search(settings: Settings, world: World, queries: Sequence[str]) -> Found:
@@ -108,7 +122,7 @@ class _Search:
         self.world = world
         records = [Query(id=f"query-{number:03d}", text=text) for number, text in enumerate(queries, 1)]
         self.queries = order_queries(records, seed=settings.seed, num_queries=settings.num_queries)
-        self.found = Found()
+        self.found = Found(is_published=settings.is_compat)
         self.num_repeats = 0
 
     def run(self) -> Found:

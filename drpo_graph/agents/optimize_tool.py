@@ -11,6 +11,7 @@ from drpo_graph.agents.prompt_slot import PromptSlot
 from drpo_graph.agents.swapping import Swap, SwapRule, swap_if_better
 from drpo_graph.agents.tool_arguments import build_arguments, explain_refusal
 from drpo_graph.data.datasets import load_bundled_queries
+from drpo_graph.data.given import GivenQueries, as_queries
 from drpo_graph.errors import BudgetSpentError, DRPOError, ReviewNeededError, RunExistsError, UsageError
 from drpo_graph.events.schema import Event
 from drpo_graph.inference.blocking import wait_for
@@ -49,8 +50,8 @@ class ToolRules:
 def make_optimize_tool(
     settings: Settings,
     *,
-    queries: Sequence[str | Query] | None = None,
-    validation: Sequence[str | Query] = (),
+    queries: GivenQueries | None = None,
+    validation: GivenQueries = (),
     slot: PromptSlot | None = None,
     rules: ToolRules | None = None,
     options: RunOptions | None = None,
@@ -76,12 +77,11 @@ def make_optimize_tool(
         DatasetError: there are no training queries.
     """
     rules = rules or ToolRules()
-    training = tuple(load_bundled_queries() if queries is None else queries)
+    training = load_bundled_queries() if queries is None else as_queries(queries)
     number = min(len(training), settings.num_queries or len(training))
     arguments = build_arguments(settings, num_queries=max(number, 1), max_own_queries=rules.max_own_queries)
-    work = _ToolWork(
-        settings, training, tuple(validation), slot, rules, options=options or RunOptions(), parts=parts or Parts()
-    )
+    held_out = as_queries(validation, label="validation")
+    work = _ToolWork(settings, training, held_out, slot, rules, options=options or RunOptions(), parts=parts or Parts())
     return StructuredTool.from_function(
         func=lambda **given: wait_for(work.call(**given)),
         coroutine=work.call,
@@ -97,8 +97,8 @@ class _ToolWork:
     """What the tool's calls share."""
 
     settings: Settings
-    queries: Sequence[str | Query]
-    validation: Sequence[str | Query]
+    queries: tuple[Query, ...]
+    validation: tuple[Query, ...]
     slot: PromptSlot | None
     rules: ToolRules
     options: RunOptions = field(kw_only=True)

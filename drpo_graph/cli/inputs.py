@@ -15,6 +15,7 @@ from drpo_graph.data.datasets import load_bundled_queries, load_queries
 from drpo_graph.data.references import AnsweredQuery, load_answered_queries
 from drpo_graph.errors import DatasetError, NoRunsError, RunNotFoundError, SettingsError, UsageError
 from drpo_graph.records import ROLES, Query, WarmStart
+from drpo_graph.safety.text_files import read_text
 from drpo_graph.settings.layers import build_settings, merge_settings
 from drpo_graph.settings.limits import check_priced, check_prices
 from drpo_graph.settings.settings import Settings
@@ -107,6 +108,8 @@ def read_answered(sources: Sequence[str]) -> tuple[AnsweredQuery, ...]:
 
 
 def _check_distinct(datasets: Mapping[str, Sequence[Query]]) -> None:
+    if len(datasets) < 2:
+        return
     source_by_id: dict[str, str] = {}
     for source, queries in datasets.items():
         for query in queries:
@@ -124,8 +127,10 @@ def check_held_out(training: Sequence[Query], validation: Sequence[Query]) -> No
     Raises:
         DatasetError: they share an id or a text.
     """
-    texts = {query.text for query in training}
-    seen = [query.id for query in validation if query.text in texts]
+    if not validation:
+        return
+    texts = {query.transcript for query in training}
+    seen = [query.id for query in validation if query.transcript in texts]
     if seen:
         raise DatasetError(
             f"--validation: {len(seen)} of {len(validation)} queries are training queries too (the first is "
@@ -158,7 +163,7 @@ def read_prompt_file(path: Path, *, advice: str = "") -> str:
         UsageError: it cannot be read, or is blank.
     """
     try:
-        prompt = path.read_text(encoding="utf-8").strip()
+        prompt = read_text(path).strip()
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise UsageError(f"Prompt file {path}: {reason}.{advice}") from error

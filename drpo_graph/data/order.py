@@ -40,10 +40,28 @@ def order_queries(queries: Sequence[Query], *, seed: int, num_queries: int | Non
     return tuple(ordered)
 
 
+def check_distinct(training: Sequence[Query], validation: Sequence[Query]) -> None:
+    """Do nothing when training and validation queries share no id.
+
+    Raises:
+        DatasetError: they do.
+    """
+    held_out = {query.id for query in validation}
+    shared = sorted({query.id for query in training if query.id in held_out})
+    if shared:
+        raise DatasetError(f"Training and validation queries share the ids {', '.join(shared[:5])}.")
+
+
 def dataset_hash(queries: Iterable[Query]) -> str:
-    """Return the SHA-256 (hex) of the queries' ids, texts, kinds and values in order: a part of a run's fingerprint."""
+    """Return the SHA-256 (hex) of queries and what is asked with them, in order: a part of a run's fingerprint."""
     parts = [
-        [query.id, query.text, query.kind, *([sorted(query.values.items())] if query.values else [])]
+        [
+            query.id,
+            query.text,
+            query.kind,
+            *([sorted(query.values.items())] if query.values else []),
+            *([[[turn.role, turn.content] for turn in query.history]] if query.history else []),
+        ]
         for query in queries
     ]
     canonical = json.dumps(parts, separators=(",", ":"))

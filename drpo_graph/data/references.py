@@ -1,14 +1,18 @@
 """Queries with reference answers, as datasets hold them beside each other."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import Final, NamedTuple, TextIO
+from typing import Final, NamedTuple, TextIO, cast
 
+from drpo_graph.data.conversations import find_messages, read_exchange
 from drpo_graph.data.datasets import load_records
+from drpo_graph.data.given import GivenQueries, as_queries, iterate_rows
+from drpo_graph.data.rows import TEXT_FIELDS, is_missing
 from drpo_graph.errors import DatasetError
 from drpo_graph.records import Query
+from drpo_graph.safety.texts import clean_surrogates
 
 REFERENCE_FIELDS: Final = ("answer", "reference", "target", "expected_output", "label")
 """Where a record's reference answer may stand; the first one present counts."""
@@ -50,10 +54,29 @@ def load_bundled_problems() -> tuple[AnsweredQuery, ...]:
     )
 
 
+def as_answered(given: GivenQueries | Iterable[AnsweredQuery]) -> tuple[AnsweredQuery, ...]:
+    """Return queries of Python code with their references, as :func:`load_answered_queries` does those of a file.
+
+    Raises:
+        DatasetError: it is no collection of queries, or rows cannot be used.
+    """
+    rows = list(iterate_rows(given, label="query"))
+    answered = [one for one in rows if isinstance(one, AnsweredQuery)]
+    if len(answered) == len(rows):
+        return tuple(answered)
+    return tuple(
+        _add_reference(query, row) for query, row in zip(as_queries(cast(GivenQueries, rows)), rows, strict=True)
+    )
+
+
 def _add_reference(query: Query, record: object) -> AnsweredQuery:
     if not isinstance(record, Mapping):
         return AnsweredQuery(query, None)
-    given = next((record[name] for name in REFERENCE_FIELDS if record.get(name) is not None), None)
-    reference = given if given is None or isinstance(given, str) else json.dumps(given, ensure_ascii=False)
+    given = next((record[name] for name in REFERENCE_FIELDS if not is_missing(record.get(name))), None)
+    if given is None and (found := find_messages(record, TEXT_FIELDS)) is not None:
+        given = read_exchange(found[1], faults=[]).answer
+    reference = given if given is None or isinstance(given, str) else json.dumps(given, ensure_ascii=False, default=str)
+    if reference is not None and clean_surrogates(reference) != reference:
+        raise DatasetError(f"Query {query.id!r}: its reference has half of a surrogate pair, which UTF-8 cannot hold.")
     split = record.get("split")
     return AnsweredQuery(query, reference, split if split in ("train", "test") else "")

@@ -96,7 +96,8 @@ class PlainDisplay(Display):
         """Print without colour, and without the blanks that fill a console's lines."""
         page = io.StringIO()
         console = Console(file=page, width=WIDTH, color_system=None, legacy_windows=False, highlight=False)
-        print_end(console, event, elapsed_s=elapsed_s, files=self._files, commands=self._commands)
+        models = self._view.models.values()
+        print_end(console, event, elapsed_s=elapsed_s, files=self._files, commands=self._commands, models=models)
         for line in page.getvalue().split("\n")[:-1]:
             self._write(line.rstrip())
 

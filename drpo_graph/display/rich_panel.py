@@ -55,7 +55,8 @@ class RichDisplay(Display):
         if isinstance(event, RunFinished | ICLFinished | CollectionFinished | RunStopped):
             self._live.stop()
             elapsed_s = self._view.elapsed_s(event.time)
-            print_end(self._out, event, elapsed_s=elapsed_s, files=self._files, commands=self._commands)
+            models = self._view.models.values()
+            print_end(self._out, event, elapsed_s=elapsed_s, files=self._files, commands=self._commands, models=models)
             self._out.file.flush()
 
     def stop(self) -> None:

@@ -1,7 +1,7 @@
 """What is left on the screen when a run has ended: the result with its evidence, its cost, and how to go on."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from rich import box
@@ -21,7 +21,7 @@ from drpo_graph.display.formatting import (
     format_usage,
 )
 from drpo_graph.events.schema import CollectionFinished, ICLFinished, RunFinished, RunStopped
-from drpo_graph.records import ROLES, ICLResult, PairedComparison, RunResult, Usage
+from drpo_graph.records import ROLES, ROOT_ID, ICLResult, PairedComparison, RunResult, Usage
 from drpo_graph.safety.installing import tell_command
 from drpo_graph.safety.terminal import inert, inert_block
 from drpo_graph.settings.limits import tell_money
@@ -32,14 +32,20 @@ MAX_PROMPT_CHARS = 6000
 RESULT_FILE = "result.json"
 _MAX_LINE, _MAX_ID = 400, 24
 _LABEL_WIDTH = 11
+_EMBEDDED = "local:smollm2"
 RESUME_COMMAND = "drpo resume "
 """With what the command begins that resumes a run."""
 
 
 def render_summary(
-    result: RunResult, *, elapsed_s: float | None, files: Sequence[Path] = (), commands: Sequence[str] = ()
+    result: RunResult,
+    *,
+    elapsed_s: float | None,
+    models: Collection[str] = (),
+    files: Sequence[Path] = (),
+    commands: Sequence[str] = (),
 ) -> RenderableType:
-    """Return the closing summary of a run.
+    """Return the closing summary of a run by these models.
 
     Print it with ``crop=False`` (as :func:`print_end` does): paths and commands stay whole lines, whatever the
     width, so that they can be copied.
@@ -49,6 +55,7 @@ def render_summary(
     facts.add_column(overflow="fold")
     facts.add_row("reward", _reward_text(result))
     facts.add_row("validation", _validation_text(result))
+    facts.add_row("evidence", _evidence_text(result, models))
     facts.add_row("search", _search_text(result, elapsed_s=elapsed_s))
     if result.failures_by_kind:
         facts.add_row("failures", Text(format_kinds(result.failures_by_kind)))
@@ -67,12 +74,14 @@ def print_end(
     elapsed_s: float,
     files: Sequence[Path],
     commands: Sequence[str],
+    models: Collection[str] = (),
 ) -> None:
     """Print what a run came to, or why it stopped; of the commands, those that apply."""
     match event:
         case RunFinished():
             further = [command for command in commands if not command.startswith(RESUME_COMMAND)]
-            console.print(render_summary(event.result, elapsed_s=elapsed_s, files=files, commands=further), crop=False)
+            page = render_summary(event.result, elapsed_s=elapsed_s, models=models, files=files, commands=further)
+            console.print(page, crop=False)
         case ICLFinished():
             print_examples(console, event.result)
             for path in list_example_files(files, event.result):
@@ -133,7 +142,7 @@ def _prompt_panel(result: RunResult) -> RenderableType:
     if hidden > 0:
         prompt.append(f"\n… {hidden} more characters in the files below", style="dim")
     is_initial = result.system_prompt == result.initial_prompt
-    title = "initial prompt kept" if is_initial else "best prompt"
+    title = "initial prompt kept" if is_initial else "best prompt" if _has_gain(result) else "prompt found"
     if result.status != "done":
         title = f"{title} so far (run {result.status})"
     heading = Text.assemble((title, "bold green"), (f"  {inert(result.candidate_id, max_chars=40)}", "dim"))
@@ -186,6 +195,32 @@ def _validation_text(result: RunResult) -> Text:
     if contender.interval_low is not None and contender.interval_high is not None:
         text.append(f"  95% interval [{contender.interval_low:+.2f}, {contender.interval_high:+.2f}]")
     return text.append(_validation_details(contender, selected_id=validation.selected_id))
+
+
+def _evidence_text(result: RunResult, models: Collection[str]) -> Text:
+    """Return what the result shows, and what it does not."""
+    if any(one.startswith(_EMBEDDED) for one in models):
+        told = "that the search runs on this machine: the embedded model is too small for its scores to mean more"
+        return Text(told, style="yellow")
+    validation, advice = result.validation, "; hold queries out with --validation to show a gain"
+    if result.system_prompt == result.initial_prompt:
+        where = "held-out" if validation else "the same"
+        return Text(f"no rewrite was shown to be better on {where} queries, and a tie replaces nothing")
+    if validation is not None and _has_gain(result):
+        within = "by more than chance" if validation.is_significant else "by no more than chance may do"
+        return Text(f"better than the initial prompt on held-out queries, {within}")
+    if _has_gain(result):
+        return Text(f"better than the initial prompt on the few queries that it was chosen by{advice}")
+    why = "was not run" if result.initial_reward_same_queries is None else "scored no lower"
+    return Text(f"none that it is better: the initial prompt {why} on the same queries{advice}", style="yellow")
+
+
+def _has_gain(result: RunResult) -> bool:
+    """Return whether the delivered prompt scored above the initial one on the same queries, held-out ones if any."""
+    if result.validation is not None:
+        return result.validation.selected_id == result.candidate_id != ROOT_ID
+    same = result.initial_reward_same_queries
+    return result.reward is not None and same is not None and result.reward > same
 
 
 def _validation_details(contender: PairedComparison, *, selected_id: str) -> str:

@@ -7,10 +7,10 @@ from importlib import import_module
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
-from types import ModuleType
 
+from drpo_graph.data.formats import PARQUET_SUFFIXES, import_arrow
 from drpo_graph.display.collection import DEMONSTRATIONS_FILE
-from drpo_graph.errors import DemonstrationsError, UsageError
+from drpo_graph.errors import DemonstrationsError
 from drpo_graph.oirl.demonstrations import (
     BATCH_ROWS,
     COLUMNS,
@@ -19,11 +19,9 @@ from drpo_graph.oirl.demonstrations import (
     Demonstrations,
     TableBuilder,
 )
-from drpo_graph.safety.installing import tell_install
 from drpo_graph.safety.private_files import make_private_folder, write_atomically
 from drpo_graph.safety.texts import clean_surrogates, shorten
 
-PARQUET_SUFFIXES = (".parquet", ".pq")
 JSONL_SUFFIX = ".jsonl"
 _MODEL = COLUMNS.index("model")
 _logger = logging.getLogger(__name__)
@@ -117,7 +115,7 @@ def _list_tables(folder: Path) -> list[Path]:
 
 
 def _read_parquet(path: Path) -> Iterator[list[list[object]]]:
-    pa, parquet = _import_arrow(), import_module("pyarrow.parquet")
+    pa, parquet = import_arrow(), import_module("pyarrow.parquet")
     try:
         with parquet.ParquetFile(path) as file:
             present = file.schema_arrow.names
@@ -181,7 +179,7 @@ def _to_lines(rows: Iterable[Demonstration]) -> Iterator[bytes]:
 
 
 def _to_parquet(rows: Iterable[Demonstration]) -> bytes:
-    pa, parquet = _import_arrow(), import_module("pyarrow.parquet")
+    pa, parquet = import_arrow(), import_module("pyarrow.parquet")
     kinds = {str: pa.string(), float: pa.float64()}
     texts = ("query", "prompt", "model", "split", "prompt_name")
     schema = pa.schema([(name, kinds[str] if name in texts else kinds[float]) for name in COLUMNS])
@@ -192,10 +190,3 @@ def _to_parquet(rows: Iterable[Demonstration]) -> bytes:
             clean = [[clean_surrogates(one) if isinstance(one, str) else one for one in row] for row in batch]
             writer.write_table(pa.table([list(column) for column in zip(*clean, strict=True)], schema=schema))
     return buffer.getvalue()
-
-
-def _import_arrow() -> ModuleType:
-    try:
-        return import_module("pyarrow")
-    except ImportError as error:
-        raise UsageError(f"Parquet needs the extra `oirl`. Run: {tell_install('oirl')}.") from error

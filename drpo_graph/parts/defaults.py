@@ -18,6 +18,7 @@ from drpo_graph.parts.rewards import NamedReward, ask_reward, check_reward
 from drpo_graph.parts.soft_scores import soften_critique
 from drpo_graph.prompts.library import PromptLibrary
 from drpo_graph.records import MAX_SCORE, MIN_SCORE, Critique, Metric, MetricScore, MetricSelection, Query, Rollout
+from drpo_graph.safety.text_files import read_text
 from drpo_graph.settings.settings import Settings
 
 _MAX_NAME_CHARS = 40
@@ -67,7 +68,7 @@ def load_metrics_cache(path: Path, *, known: Sequence[Metric]) -> dict[str, Metr
         SettingsError: the file cannot be read, or an entry names no metric.
     """
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
+        entries = json.loads(read_text(path))
         return {text: parse_metric_selection(json.dumps(entry), known=known) for text, entry in entries.items()}
     except (OSError, ValueError, AttributeError, ReplyError) as error:
         raise SettingsError(f"Metrics cache {path}: expected the published JSON form, got: {error}.") from error
@@ -162,7 +163,7 @@ def choose_examples(examples: Sequence[tuple[Query, Rollout]], *, settings: Sett
     num_chars = 0
     for query, rollout in worst_first[: settings.max_critiques_shown]:
         remarks = rollout.critique.scores if rollout.critique else ()
-        num_chars += len(query.text) + len(rollout.response or "") + sum(len(one.rationale) for one in remarks)
+        num_chars += len(query.transcript) + len(rollout.response or "") + sum(len(one.rationale) for one in remarks)
         if chosen and num_chars > settings.max_critique_chars:
             break
         chosen.append((query, rollout))

@@ -90,7 +90,12 @@ def make_guard(
         return NO_GUARD
     return RewriteGuard(
         own_texts=(prompt, *former_prompts),
-        shown_texts=tuple(text for query, rollout in examples for text in (query.text, rollout.response) if text),
+        shown_texts=tuple(
+            text
+            for query, rollout in examples
+            for text in (query.text, *(turn.content for turn in query.history), rollout.response)
+            if text
+        ),
         style=find_style(initial_prompt, settings.placeholders),
         max_chars=settings.max_prompt_chars,
         min_quote_chars=settings.min_quote_chars,

@@ -8,6 +8,7 @@ from typing import Final
 from drpo_graph.errors import UsageError
 from drpo_graph.records import metric_key
 from drpo_graph.registry.safe_pickle import PickledObject, load_pickle_file
+from drpo_graph.safety.text_files import to_utf8
 
 OUTPUT_NAMES: Final = ("output.pkl", "output.json", "output.txt")
 """What holds a prompt in a folder, the first one found."""
@@ -138,7 +139,7 @@ def _read_text(path: Path) -> str:
     try:
         with _require_file(path).open("rb") as file:
             content = file.read(_MAX_BYTES + 1)
-        text = content.decode()
+        text = to_utf8(content).decode()
     except OSError as error:
         raise UsageError(f"Result {path}: {error.strerror or error}. Give a file that can be read.") from error
     except UnicodeDecodeError as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from drpo_graph.errors import DatasetError
 from drpo_graph.records import ICLExample
+from drpo_graph.safety.text_files import read_text
 from drpo_graph.safety.texts import clean_surrogates
 
 _START, _END = "<START>", "<END>"
@@ -24,7 +25,7 @@ def load_icl_examples(path: Path) -> tuple[ICLExample, ...]:
         DatasetError: the file cannot be read, is no such object, or entries cannot be used; they are named.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise DatasetError(f"ICL examples {path}: {reason}. Give a JSON file of responses by query.") from error

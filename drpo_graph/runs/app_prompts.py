@@ -1,12 +1,13 @@
 """Several prompts of one app, optimised in turn: each by a run of its own, while the others stay as they are."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 
+from drpo_graph.data.given import GivenQueries, as_queries
 from drpo_graph.errors import RunExistsError, UsageError
 from drpo_graph.parts.responders import OnePromptOfApp, Responder
-from drpo_graph.records import Query, Record, RunResult
+from drpo_graph.records import Record, RunResult
 from drpo_graph.runs.runner import RunOptions, optimize, resume
 from drpo_graph.search.assembly import Parts
 from drpo_graph.settings.settings import Settings
@@ -32,9 +33,9 @@ async def optimize_prompts(
     prompts: Mapping[str, str],
     *,
     respond: Responder,
-    queries: Sequence[str | Query],
+    queries: GivenQueries,
     settings: Settings,
-    validation: Sequence[str | Query] = (),
+    validation: GivenQueries = (),
     thread_id: str | None = None,
     rounds: int = 1,
     options: RunOptions | None = None,
@@ -65,6 +66,8 @@ async def optimize_prompts(
     options, parts = options or RunOptions(), parts or Parts()
     thread_id = thread_id or new_thread_id()
     _check(prompts, thread_id, rounds, parts)
+    # Each run reads them anew.
+    training, held_out = as_queries(queries), as_queries(validation, label="validation")
     found, runs = dict(prompts), list[RunResult]()
     for number in range(1, rounds + 1):
         before = dict(found)
@@ -75,11 +78,11 @@ async def optimize_prompts(
             app = replace(parts, responder=OnePromptOfApp(respond, name, dict(found)))
             try:
                 result = await optimize(
-                    queries, settings=own, validation=validation, thread_id=run_id, options=place, parts=app
+                    training, settings=own, validation=held_out, thread_id=run_id, options=place, parts=app
                 )
             except RunExistsError:
                 # All of its settings are compared: a run of another app, or of other prompts, is refused.
-                result = await resume(run_id, options=place, parts=app, changes=own.model_dump(), queries=queries)
+                result = await resume(run_id, options=place, parts=app, changes=own.model_dump(), queries=training)
             runs.append(result)
             found[name] = result.system_prompt
             logger.info("round %s: prompt %r has reward %s", number, name, result.reward)

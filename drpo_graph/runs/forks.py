@@ -1,7 +1,6 @@
 """Fork a run: branch it with other settings from the state that it had after a level, without paying for it again."""
 
 from collections.abc import Callable, Mapping
-from itertools import islice
 from typing import Any, cast
 
 from pydantic import JsonValue
@@ -37,8 +36,6 @@ _BEFORE_SCORING = "expand"
 """A node after which the level is scored."""
 
 _RUN_RECORDS = ("order", "input", "warm_start")
-
-_BATCH = 500
 
 _Value = Mapping[str, JsonValue]
 
@@ -192,14 +189,9 @@ async def copy_records(source: Archive, target: Archive, state: SearchState) -> 
     }
     for kind, keeps in keep_by_kind.items():
         records = await source.get_all(kind)
-        await _put(target, kind, {key: value for key, value in records.items() if keeps(key, value)})
-    await _put(target, "calls", {key: mark_inherited(value) for key, value in (await source.get_all("calls")).items()})
-
-
-async def _put(target: Archive, kind: Kind, records: Mapping[str, _Value]) -> None:
-    left = iter(records.items())
-    while batch := dict(islice(left, _BATCH)):
-        await target.put_all(kind, batch)
+        await target.put_all(kind, {key: value for key, value in records.items() if keeps(key, value)})
+    calls = await source.get_all("calls")
+    await target.put_all("calls", {key: mark_inherited(value) for key, value in calls.items()})
 
 
 def _level_in(key: str) -> int:

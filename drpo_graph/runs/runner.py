@@ -7,6 +7,8 @@ from typing import Any, cast
 from pydantic import JsonValue
 
 from drpo_graph.data.datasets import load_bundled_queries
+from drpo_graph.data.given import GivenQueries, as_queries
+from drpo_graph.data.order import check_distinct
 from drpo_graph.errors import BudgetSpentError, DatasetError, FingerprintMismatchError
 from drpo_graph.events.schema import RunFinished
 from drpo_graph.graph import SearchGraph, build_graph
@@ -20,6 +22,7 @@ from drpo_graph.runs.work import RunOptions as RunOptions
 from drpo_graph.runs.work import RunWork, check_is_new, make_record, take_up
 from drpo_graph.search.announce import announce_resume
 from drpo_graph.search.assembly import Parts, assemble
+from drpo_graph.search.levels import draw_queries
 from drpo_graph.search.session import RunSession
 from drpo_graph.search.state import SearchState
 from drpo_graph.settings.settings import Settings
@@ -27,14 +30,12 @@ from drpo_graph.storage.names import check_thread_id, new_thread_id
 from drpo_graph.storage.places import find_storage
 from drpo_graph.storage.run_list import RunInput
 
-_MAX_NAME_CHARS = 40
-
 
 async def optimize(
-    queries: Sequence[str | Query] | None = None,
+    queries: GivenQueries | None = None,
     *,
     settings: Settings,
-    validation: Sequence[str | Query] = (),
+    validation: GivenQueries = (),
     warm_start: WarmStart | None = None,
     thread_id: str | None = None,
     options: RunOptions | None = None,
@@ -43,7 +44,7 @@ async def optimize(
     """Optimise a system prompt and return what was found.
 
     Args:
-        queries: Training queries; the bundled ones when absent.
+        queries: Training queries: texts, records, rows or a data frame; the bundled ones when absent.
         settings: What to do.
         validation: Held-out queries; given any, the final choice is made on them.
         warm_start: What another run found, to begin with.
@@ -60,14 +61,10 @@ async def optimize(
     """
     options, parts = options or RunOptions(), parts or Parts()
     thread_id = check_thread_id(thread_id or new_thread_id())
-    training = load_bundled_queries() if queries is None else queries
-    if not training:
-        raise DatasetError("The dataset is empty: expected at least one training query.")
     settings = start_from(settings, warm_start) if warm_start else settings
-    given = RunInput(queries=_as_input(training), validation_queries=_as_input(validation), warm_start=warm_start)
-    if settings.num_queries is not None and settings.num_queries > len(training):
-        raise DatasetError(f"{settings.num_queries} queries were asked for, but the dataset has {len(training)}.")
-    filled = [_as_query(one) for one in (*training, *validation)] if parts.responder is None else []
+    training, held_out = _read_given(queries, validation, settings)
+    given = RunInput(queries=_as_input(training), validation_queries=_as_input(held_out), warm_start=warm_start)
+    filled = [*training, *held_out] if parts.responder is None else []
     check_fillable(settings, settings.initial_prompt, filled)
     # Models and templates are checked before anything is created: a typo leaves nothing behind.
     context = assemble(settings, parts)
@@ -84,7 +81,7 @@ async def resume(
     options: RunOptions | None = None,
     parts: Parts | None = None,
     changes: Mapping[str, object] | None = None,
-    queries: Sequence[str | Query] | None = None,
+    queries: GivenQueries | None = None,
     accepts_changes: bool = False,
     retries_failed: bool = False,
 ) -> RunResult:
@@ -110,7 +107,7 @@ async def resume(
     async with find_storage(options.checkpoint).open_run(thread_id, must_exist=True) as checkpoint:
         run = await take_up(checkpoint, thread_id, kind="search", options=options, changes=changes)
         given = RunInput.model_validate(run.given)
-        if queries is not None and not accepts_changes and given.queries != _as_input(queries):
+        if queries is not None and not accepts_changes and not _is_same(given, queries, run.record.settings):
             raise FingerprintMismatchError(
                 "This run was started with other data. Resume it without queries, start a new run, or accept the "
                 "change with --force.",
@@ -149,12 +146,31 @@ class _Search(RunWork[RunResult]):
         await export_result(self._archive, folder, result)
 
     async def _tell(self, error: BudgetSpentError, values: Mapping[str, Any], *, folder: Path | None) -> None:
-        await tell_standing(error, values, self._archive, limits=self._context.settings, folder=folder)
+        await tell_standing(error, values, self._archive, settings=self._context.settings, folder=folder)
 
 
-def _as_input(queries: Sequence[str | Query]) -> list[JsonValue]:
-    return [query if isinstance(query, str) else query.model_dump(mode="json") for query in queries]
+def _read_given(
+    queries: GivenQueries | None, validation: GivenQueries, settings: Settings
+) -> tuple[Sequence[Query], Sequence[Query]]:
+    """Return what a run keeps of the training queries, and the held-out ones.
+
+    Raises:
+        DatasetError: queries cannot be used, there is none to train on, or the two share an id.
+    """
+    training = load_bundled_queries() if queries is None else as_queries(queries)
+    if not training:
+        raise DatasetError("The dataset is empty: expected at least one training query.")
+    held_out = as_queries(validation, label="validation")
+    # Of the whole dataset: the run itself will only see what is drawn.
+    check_distinct(training, held_out)
+    return draw_queries(training, settings), held_out
 
 
-def _as_query(given: str | Query) -> Query:
-    return Query(id=given[:_MAX_NAME_CHARS], text=given) if isinstance(given, str) else given
+def _is_same(given: RunInput, queries: GivenQueries, settings: Settings) -> bool:
+    """Return whether these are the queries that a run was given: whole, or drawn as they were when it began."""
+    kept, training = as_queries(cast(GivenQueries, given.queries)), as_queries(queries)
+    return kept in (training, draw_queries(training, settings))
+
+
+def _as_input(queries: Sequence[Query]) -> list[JsonValue]:
+    return [query.model_dump(mode="json") for query in queries]

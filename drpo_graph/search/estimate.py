@@ -164,7 +164,7 @@ def _measure_prompt(role: Role, settings: Settings, prompts: PromptLibrary, data
     if role == "base":
         shown = texts.count_examples(data.examples, k=settings.k)
         filled = sum(map(texts.count, {**settings.placeholder_values, **query.values}.values()))
-        return prompt + filled + texts.count(query.text) + _FENCE_TOKENS + shown
+        return prompt + filled + texts.count(query.transcript) + _FENCE_TOKENS + shown
     if role == "metrics":
         return texts.count_all(prompts.render_select_metrics(query))
     by_length = sorted(prompts.metrics, key=lambda metric: -len(metric.definition))
@@ -175,7 +175,7 @@ def _measure_prompt(role: Role, settings: Settings, prompts: PromptLibrary, data
         return rendered + answer + texts.reply("metrics", REPLY_TOKENS["metrics"])
     fixed = texts.count_all(prompts.render_rewrite(current_prompt="", former_prompts=[], examples=[]))
     num_former = settings.history_window if is_worst else min(settings.num_levels // 2 + 1, settings.history_window)
-    example = texts.count(query.text) + answer + texts.reply("critic", REPLY_TOKENS["critic"]) + 3 * _FENCE_TOKENS
+    example = texts.count(query.transcript) + answer + texts.reply("critic", REPLY_TOKENS["critic"]) + 3 * _FENCE_TOKENS
     # At least one critique is shown, however long.
     shown = max(
         example, min(settings.queries_per_level * example, settings.max_critique_chars // texts.bytes_per_token)
@@ -211,9 +211,9 @@ class _Texts:
 def _choose_query(queries: Sequence[Query], *, is_worst: bool) -> Query:
     """Return the longest query, or one of about the mean length."""
     if is_worst:
-        return max(queries, key=lambda query: len(query.text))
-    mean_length = sum(len(query.text) for query in queries) / len(queries)
-    return min(queries, key=lambda query: abs(len(query.text) - mean_length))
+        return max(queries, key=lambda query: len(query.transcript))
+    mean_length = sum(len(query.transcript) for query in queries) / len(queries)
+    return min(queries, key=lambda query: abs(len(query.transcript) - mean_length))
 
 
 def _without_known(work: Workload, level: int, settings: Settings, data: Dataset) -> Workload:

@@ -4,9 +4,16 @@ Queries are taken by rounds: a level is one, and so is its repetition where none
 """
 
 import random
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Final, NamedTuple
 
+from drpo_graph.data.order import order_queries
+from drpo_graph.errors import DatasetError
+from drpo_graph.records import Query
 from drpo_graph.settings.settings import Settings
+
+_ALL_KEPT: Final = 1000
+"""A run keeps so many queries whatever it can use: a fork of it, or a deeper search, may go on with others."""
 
 
 class DepthPlan(NamedTuple):
@@ -14,6 +21,38 @@ class DepthPlan(NamedTuple):
 
     max_depth: int
     num_increases: int
+
+
+def draw_queries(queries: Sequence[Query], settings: Settings) -> tuple[Query, ...]:
+    """Return what a run keeps of a dataset: of a large one no more than it can use, every kind in its share.
+
+    What was drawn stays what it is when it is drawn from again.
+
+    Raises:
+        DatasetError: the settings ask for more queries than there are.
+    """
+    most = max(_count_usable(settings), _ALL_KEPT)
+    num_wanted = settings.num_queries or len(queries)
+    if num_wanted > len(queries) != most:
+        raise DatasetError(
+            f"{num_wanted} queries were asked for, but the dataset has {len(queries)}: ask for 1 to {len(queries)}."
+        )
+    if len(queries) <= most:
+        return tuple(queries)
+    return order_queries(queries, seed=settings.seed, num_queries=min(num_wanted, most))
+
+
+def order_drawn(queries: Sequence[Query], settings: Settings) -> tuple[Query, ...]:
+    """Return the queries that :func:`draw_queries` gave in the order of the run, as many as the settings ask for."""
+    num_queries = min(settings.num_queries or len(queries), len(queries))
+    return order_queries(queries, seed=settings.seed, num_queries=num_queries)
+
+
+def _count_usable(settings: Settings) -> int:
+    """Return how many queries a run uses at most: each level may be run again on others, once."""
+    if settings.query_policy == "pool":
+        return settings.num_pooled
+    return 2 * (settings.num_levels + settings.max_depth_increase + 1) * settings.queries_per_level
 
 
 def query_indices(level: int, *, settings: Settings, num_queries: int) -> list[int]:

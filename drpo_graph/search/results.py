@@ -1,15 +1,44 @@
 """What a run found, from its records: at its end, or as far as it came when it was stopped."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from pydantic import JsonValue
 
 from drpo_graph.calls.failed_samples import count_failures, count_replies
 from drpo_graph.calls.ledger import Ledger
-from drpo_graph.records import ROOT_ID, Rollout, RunResult, RunStatus, Validation, mean
+from drpo_graph.records import ROOT_ID, CandidateRef, Rollout, RunResult, RunStatus, Validation, mean
 from drpo_graph.search.state import STATE_FORMAT, SearchState
 from drpo_graph.storage.archive import Archive, rollout_key
 from drpo_graph.storage.tree import trace_of
+
+_LEAST_GAIN = 1e-9
+"""Less is how numbers are added up."""
+
+
+async def choose_delivered(archive: Archive, beam: Sequence[CandidateRef], *, is_compat: bool) -> str:
+    """Return the id of what is delivered without held-out queries: the beam's best that is not known to be no better.
+
+    A candidate that scored no higher than the initial prompt on the same queries never takes its place. One whose
+    queries the initial prompt was not run on is delivered for its own reward. Under compat the beam's first is.
+    """
+    for one in beam:
+        if is_compat or not await _is_no_better(archive, one):
+            return one["id"]
+    return ROOT_ID
+
+
+async def _is_no_better(archive: Archive, candidate: CandidateRef) -> bool:
+    """Return whether the initial prompt was run on all of a candidate's queries, and scored at least as high."""
+    differences: list[float | None] = []
+    for query_id in candidate["query_ids"]:
+        initial = await archive.get("rollouts", rollout_key(ROOT_ID, query_id))
+        if initial is None:
+            return False
+        own = (await archive.rollout(candidate["id"], query_id)).reward
+        former = Rollout.model_validate(initial).reward
+        differences.append(None if own is None or former is None else own - former)
+    gain = mean(differences)
+    return gain is not None and gain <= _LEAST_GAIN
 
 
 async def make_result(

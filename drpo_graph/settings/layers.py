@@ -11,6 +11,7 @@ from pydantic import JsonValue, ValidationError
 from drpo_graph.errors import SettingsError
 from drpo_graph.records import ROLES
 from drpo_graph.safety.redaction import redact
+from drpo_graph.safety.text_files import read_text
 from drpo_graph.settings.settings import RoleSettings, Settings
 from drpo_graph.settings.small_models import bound_embedded
 
@@ -83,10 +84,12 @@ def load_settings_file(path: Path) -> dict[str, object]:
         SettingsError: the file cannot be read or parsed.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
         values = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
     except OSError as error:
         raise SettingsError(f"Settings file {path}: {error.strerror or error}.") from error
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"Settings file {path}: it is not UTF-8 text. Save it as UTF-8.") from error
     except ValueError as error:
         raise SettingsError(f"Settings file {path}: {error}.") from error
     if not isinstance(values, dict):

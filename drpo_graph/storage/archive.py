@@ -7,6 +7,7 @@ writing again after a resume changes nothing.
 import sqlite3
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterable, Mapping
+from itertools import islice
 from typing import Literal, NotRequired, TypedDict, cast
 
 from langgraph.store.base import BaseStore, GetOp, Item, PutOp
@@ -113,8 +114,10 @@ class Archive:
         await self.put_all(kind, {key: value})
 
     async def put_all(self, kind: Kind, values: Mapping[str, Mapping[str, JsonValue]]) -> None:
-        """Store several records of one kind in one transaction."""
-        await self.change({(kind, key): value for key, value in values.items()})
+        """Store records of one kind, in transactions of at most 500: a database takes so many values at once."""
+        left = iter(values.items())
+        while batch := {(kind, key): value for key, value in islice(left, _PAGE)}:
+            await self.change(batch)
 
     async def change(self, values: Mapping[Change, Mapping[str, JsonValue] | None]) -> None:
         """Store records of any kind, and delete those whose value is ``None``, in one transaction."""

@@ -172,7 +172,7 @@ def test_json_text_keeps_its_white_space(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content", ['\n {"query": "a"}\n{"text": "b"}\n', ' [{"query": "a"}, "b"]', "\n a\n\nb", "\ufeffa\nb\n"]
 )
-def test_stdin_is_read_as_its_first_character_says(content: str) -> None:
+def test_stdin_is_read_as_its_first_line_says(content: str) -> None:
     queries = load_queries("-", stdin=io.StringIO(content))
     assert [(query.id, query.text) for query in queries] == [("stdin-001", "a"), ("stdin-002", "b")]
 
@@ -184,8 +184,12 @@ def test_stdin_bytes_that_are_not_utf8_are_reported_whatever_its_encoding() -> N
 
 
 def test_stdin_error_says_how_it_was_read() -> None:
-    with pytest.raises(DatasetError, match=r"read as json by its first character"):
-        load_queries("-", stdin=io.StringIO("[INST] Why? [/INST]"))
+    with pytest.raises(DatasetError, match=r"read as json by its first line"):
+        load_queries("-", stdin=io.StringIO('["Why?",'))
+
+
+def test_brackets_that_open_no_json_are_text() -> None:
+    assert texts_of(load_queries("-", stdin=io.StringIO("[INST] Why? [/INST]"))) == ["[INST] Why? [/INST]"]
 
 
 def test_closed_stdin_is_a_dataset_error() -> None:

@@ -61,6 +61,46 @@ def test_missing_validation_is_said() -> None:
     assert "a gain may be chance" in summary_of(sample_result(validation=None))
 
 
+@pytest.mark.parametrize(
+    ("changes", "title", "said"),
+    [
+        ({}, "best prompt", "better than the initial prompt on held-out queries, by more than chance"),
+        (
+            {"validation": sample_validation(is_significant=False)},
+            "best prompt",
+            "on held-out queries, by no more than chance may do",
+        ),
+        ({"validation": None}, "best prompt", "on the few queries that it was chosen by; hold queries out"),
+        (
+            {"validation": None, "initial_reward_same_queries": None},
+            "prompt found",
+            "none that it is better: the initial prompt was not run on the same queries",
+        ),
+        (
+            {"validation": None, "initial_reward_same_queries": 4.32},
+            "prompt found",
+            "none that it is better: the initial prompt scored no lower on the same queries",
+        ),
+        (
+            {"validation": None, "system_prompt": INITIAL_PROMPT, "candidate_id": "0", "trace": ("0",)},
+            "initial prompt kept",
+            "no rewrite was shown to be better on the same queries, and a tie replaces nothing",
+        ),
+    ],
+)
+def test_the_evidence_is_told_at_the_result(changes: dict[str, object], title: str, said: str) -> None:
+    page = summary_of(sample_result(**changes), width=200)
+    assert title in page.splitlines()[0]
+    assert said in next(line for line in page.splitlines() if line.startswith("evidence"))
+
+
+def test_embedded_model_shows_that_the_search_runs_and_no_more() -> None:
+    page = page_of(render_summary(sample_result(), elapsed_s=1, models=["openai:m", "local:smollm2"]), width=160)
+    (line,) = (line for line in page.splitlines() if line.startswith("evidence"))
+    assert "that the search runs on this machine" in line
+    assert "better than" not in line
+
+
 def test_cost_is_given_by_role_and_in_all() -> None:
     lines = [line.split() for line in summary_of(sample_result()).splitlines()]
     assert ["base", "95", "15k", "27k", "28%"] in lines

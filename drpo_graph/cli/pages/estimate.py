@@ -8,7 +8,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from drpo_graph.data.order import order_queries
 from drpo_graph.display import DisplayKind
 from drpo_graph.display.formatting import NONE, format_count, format_estimate
 from drpo_graph.display.streams import quiet, write_lines
@@ -16,6 +15,7 @@ from drpo_graph.display.summary import make_table
 from drpo_graph.prompts.library import load_prompts
 from drpo_graph.records import ROLES, ICLExample, Query
 from drpo_graph.search.estimate import Dataset, Estimate, estimate_run, find_shortage
+from drpo_graph.search.levels import draw_queries, order_drawn
 from drpo_graph.settings.limits import CAPS, tell_money
 from drpo_graph.settings.settings import Settings
 
@@ -31,7 +31,7 @@ def print_estimate(
         TemplateError: the template folder cannot be used.
     """
     prompts = load_prompts(settings.templates)
-    ordered = order_queries(training, seed=settings.seed, num_queries=settings.num_queries)
+    ordered = order_drawn(draw_queries(training, settings), settings)
     data = Dataset(ordered, held_out, _cached_texts(settings), _examples(settings))
     expected = estimate_run(settings, prompts, data, is_worst=False)
     worst = estimate_run(settings, prompts, data, is_worst=True)

@@ -20,6 +20,7 @@ from drpo_graph.display.formatting import format_reward
 from drpo_graph.errors import ReviewError, UsageError
 from drpo_graph.runs.decisions import decide, pending_review
 from drpo_graph.safety.terminal import inert, inert_block
+from drpo_graph.safety.text_files import read_text
 from drpo_graph.search.reviews import ReviewedCandidate, ReviewRequest
 from drpo_graph.storage.protocols import Storage
 
@@ -82,7 +83,7 @@ def edit_text(text: str) -> str:
         path.write_text(f"{text}\n", encoding="utf-8")
         try:
             subprocess.run([*shlex.split(command), str(path)], check=True)
-            return path.read_text(encoding="utf-8").strip()
+            return read_text(path).strip()
         except (OSError, ValueError, subprocess.CalledProcessError) as error:
             raise ReviewError(f"The editor {command!r} gave no text: {error}. Set EDITOR to another one.") from error
 

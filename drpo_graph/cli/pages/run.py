@@ -49,7 +49,8 @@ def print_run(run: StoredRun, stdout: TextIO, *, place: str) -> None:
     elif run.collection is not None:
         print_outcomes(console, run.collection)
     elif run.result is not None:
-        console.print(render_summary(run.result, elapsed_s=run.worked_s or None), crop=False)
+        models = [run.record.settings.role(role).model for role in ROLES]
+        console.print(render_summary(run.result, elapsed_s=run.worked_s or None, models=models), crop=False)
     else:
         _print_progress(run, console, best=by_id.get(best_id or ""), place=place)
     console.file.flush()

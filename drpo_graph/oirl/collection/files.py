@@ -4,10 +4,11 @@ import json
 from importlib.util import find_spec
 from pathlib import Path
 
+from drpo_graph.data.formats import PARQUET_SUFFIXES
 from drpo_graph.display.collection import DEMONSTRATIONS_FILE
 from drpo_graph.errors import CheckpointError, DemonstrationsError, UsageError
 from drpo_graph.oirl.collection.tallies import Collected, collect_rows
-from drpo_graph.oirl.tables import JSONL_SUFFIX, PARQUET_SUFFIXES, save_demonstrations
+from drpo_graph.oirl.tables import JSONL_SUFFIX, save_demonstrations
 from drpo_graph.records import CollectionResult
 from drpo_graph.runs.files import RESULT_FILE, RUN_FILE, advise_resume, write_files
 from drpo_graph.safety.installing import tell_install

@@ -1,7 +1,6 @@
 """What a collection is made of: questions, prompts, and the sides they are on. Read and checked before any call."""
 
 import hashlib
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -10,7 +9,9 @@ from typing import Final, Literal
 
 from pydantic import ValidationError
 
+from drpo_graph.data.formats import find_format, read_values
 from drpo_graph.data.references import REFERENCE_FIELDS, AnsweredQuery
+from drpo_graph.data.rows import Malformed, check_string
 from drpo_graph.errors import DatasetError, UsageError
 from drpo_graph.oirl.checkers import Checker
 from drpo_graph.oirl.demonstrations import Split
@@ -72,23 +73,21 @@ def load_tried_prompts(path: Path | None = None) -> tuple[TriedPrompt, ...]:
     """Return the prompts in a file, or the bundled ones.
 
     Args:
-        path: JSON lines or a JSON list of texts, or of objects with ``prompt`` and, if wanted, ``name`` and ``split``;
-            any other file is text, one prompt a line.
+        path: A file as a dataset may be one; of objects with ``prompt`` and, if wanted, ``name`` and ``split``, or of
+            texts, one a line.
 
     Raises:
         DatasetError: it cannot be read, or holds no prompts that can be used.
     """
+    place = str(path or _BUNDLED)
     try:
         source = files("drpo_graph.data").joinpath(_BUNDLED) if path is None else path
-        text = source.read_text(encoding="utf-8-sig" if path is not None else "utf-8")
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise DatasetError(f"Prompts {path or _BUNDLED}: {reason}. Give a file that can be read.") from error
-    suffix = Path(_BUNDLED).suffix if path is None else path.suffix.lower()
-    place = str(path or _BUNDLED)
+        data = source.read_bytes()
+    except OSError as error:
+        raise DatasetError(f"Prompts {place}: {error.strerror or error}. Give a file that can be read.") from error
+    values = read_values(data, find_format(Path(place).suffix.lower(), data, name=place))
     return check_prompts(
-        [_read_prompt(value, place, number) for number, value in enumerate(_read_values(text, suffix, place), 1)],
-        place=place,
+        [_read_prompt(value, place, number) for number, (_, value) in enumerate(values, 1)], place=place
     )
 
 
@@ -130,7 +129,7 @@ def make_questions(
     """
     by_text: dict[str, AnsweredQuery] = {}
     for one in given:
-        first = by_text.setdefault(one.query.text, one)
+        first = by_text.setdefault(one.query.transcript, one)
         if first.reference != one.reference:
             raise DatasetError(
                 f"Queries {first.query.id!r} and {one.query.id!r} have one text and two references. Leave one out."
@@ -162,21 +161,15 @@ def check_sides(questions: Sequence[Question], prompts: Sequence[TriedPrompt]) -
         raise UsageError("Every prompt is held out (split test): queries of the training side would have none.")
 
 
-def _read_values(text: str, suffix: str, place: str) -> list[object]:
-    try:
-        if suffix == ".json":
-            values = json.loads(text)
-            if not isinstance(values, list):
-                raise DatasetError(f"{place}: expected a JSON list, got {type(values).__name__}.")
-            return values
-        lines = [line.strip() for line in text.split("\n") if line.strip()]
-        return [json.loads(line) for line in lines] if suffix == ".jsonl" else list(lines)
-    except (ValueError, RecursionError) as error:
-        raise DatasetError(f"{place} is not JSON that can be read ({shorten(str(error), 80)}).") from error
-
-
 def _read_prompt(value: object, place: str, number: int) -> TriedPrompt:
+    if isinstance(value, Malformed):
+        raise DatasetError(f"{place}:{value.line}: {value.reason}.")
     fields = {"prompt": value} if isinstance(value, str) else value
+    if isinstance(fields, dict) and isinstance(fields.get("prompt"), str):
+        faults: list[str] = []
+        check_string(fields["prompt"], "prompt", faults=faults, may_be_blank=True)
+        if faults:
+            raise DatasetError(f"{place}, prompt {number}: {faults[0]}.")
     if not isinstance(fields, dict) or not isinstance(fields.get("prompt"), str):
         raise DatasetError(f"{place}, prompt {number}: expected a text, or an object with 'prompt'.")
     known = {name: fields[name] for name in ("name", "prompt", "split") if fields.get(name) is not None}

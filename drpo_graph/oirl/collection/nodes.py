@@ -19,8 +19,8 @@ from drpo_graph.oirl.collection.inputs import Placement, Question, TriedPrompt, 
 from drpo_graph.oirl.collection.plan import Plan, Unit
 from drpo_graph.oirl.collection.state import CollectionState, TrialTask
 from drpo_graph.oirl.collection.tallies import tally_prompts
-from drpo_graph.prompts.library import Message, ResponseFormat
-from drpo_graph.records import CollectionResult, Failure, Rollout, digest_json
+from drpo_graph.prompts.library import Message, ResponseFormat, history_of
+from drpo_graph.records import CollectionResult, Failure, Query, Rollout, digest_json
 from drpo_graph.search.hosting import derive_run_id
 from drpo_graph.search.session import RunContext, RunSession, session_of
 from drpo_graph.search.state import STATE_FORMAT, RolloutState
@@ -149,7 +149,7 @@ class Collector:
         is_drawn = base.channel.client.settings.temperature != 0
         place = f"{settings.seed}/trial/{query.id}/{prompt.name}/{draw}"
         sample = await base.respond(
-            render_trial(base.response_format, prompt.prompt, query.text, placement=placement, settings=settings),
+            render_trial(base.response_format, prompt.prompt, query, placement=placement, settings=settings),
             # A prompt that leaves the model without words has led to no answer.
             accepts_empty=True,
             seed=random.Random(place).randrange(2**31) if is_drawn else None,
@@ -211,16 +211,17 @@ async def announce_run(session: RunSession, context: RunContext, *, is_resumed: 
 
 
 def render_trial(
-    form: ResponseFormat, prompt: str, query: str, *, placement: Placement, settings: Settings
+    form: ResponseFormat, prompt: str, query: Query, *, placement: Placement, settings: Settings
 ) -> list[Message]:
     """Return the request that tries a prompt on a query."""
+    history = history_of(query)
     if placement == "system":
-        return form.render(system_prompt=prompt, query=query)
-    asked = f"{query}\n\n{prompt}"
+        return form.render(system_prompt=prompt, query=query.text, history=history)
+    asked = f"{query.text}\n\n{prompt}"
     if form.flat is None:
-        return [{"role": "user", "content": asked}]
+        return [*history, {"role": "user", "content": asked}]
     # A flat text always has instructions.
-    return form.render(system_prompt=settings.initial_prompt, query=asked)
+    return form.render(system_prompt=settings.initial_prompt, query=asked, history=history)
 
 
 def _read(state: CollectionState) -> tuple[tuple[Question, ...], tuple[TriedPrompt, ...]]:
@@ -252,6 +253,7 @@ async def _put_all(
 ) -> None:
     """Store the questions and prompts by number; the critic finds queries by their ids."""
     await session.archive.put_all("prompts", {str(n): one.model_dump(mode="json") for n, one in enumerate(prompts)})
+    # A batch at a time: of a million questions, the stored forms together would take gigabytes.
     for begin in range(0, len(questions), _BATCH):
         batch = dict(enumerate(questions[begin : begin + _BATCH], begin))
         await session.archive.put_all("questions", {str(n): one.model_dump(mode="json") for n, one in batch.items()})

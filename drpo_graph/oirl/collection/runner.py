@@ -1,13 +1,14 @@
 """Start and resume collections, on the same frame as the search's runs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from langchain_core.language_models import BaseChatModel
 
-from drpo_graph.data.references import AnsweredQuery, load_bundled_problems
+from drpo_graph.data.given import GivenQueries
+from drpo_graph.data.references import AnsweredQuery, as_answered, load_bundled_problems
 from drpo_graph.errors import BudgetSpentError, FingerprintMismatchError, SettingsError, UsageError
 from drpo_graph.events.schema import CollectionFinished
 from drpo_graph.oirl.checkers import Checker, CheckFunction, as_checker, load_checker, names_own_code
@@ -37,7 +38,7 @@ from drpo_graph.storage.run_list import RunRecord
 
 
 async def collect_demonstrations(
-    queries: Sequence[AnsweredQuery] | None = None,
+    queries: GivenQueries | Iterable[AnsweredQuery] | None = None,
     prompts: Sequence[TriedPrompt] | None = None,
     *,
     settings: Settings,
@@ -50,7 +51,7 @@ async def collect_demonstrations(
     """Try every prompt on every query and keep the outcomes as demonstrations (Prompt-OIRL, section 3.1).
 
     Args:
-        queries: Queries with their references; the bundled word problems when absent.
+        queries: Queries with their references, as records, rows or a data frame; the bundled word problems when absent.
         prompts: What is tried; the bundled reasoning prompts when absent. One whose split is ``test`` is held out: only
             test queries are asked under it.
         settings: Names the model that answers, as role ``base``, limits and budget; its ``seed`` draws the sides.
@@ -70,7 +71,7 @@ async def collect_demonstrations(
     thread_id = check_thread_id(thread_id or new_thread_id())
     checker = as_checker(checker)
     given = make_input(
-        load_bundled_problems() if queries is None else queries,
+        load_bundled_problems() if queries is None else as_answered(queries),
         load_tried_prompts() if prompts is None else prompts,
         settings=settings,
         checker=checker,

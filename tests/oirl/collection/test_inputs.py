@@ -36,7 +36,7 @@ def test_bundled_prompts_are_six_with_names_of_their_own() -> None:
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("p.json", "{}", "expected a JSON list"),
+        ("p.json", "{}", "expected a list of records"),
         ("p.json", "[", "not JSON"),
         ("p.jsonl", '{"name": "a"}\n', "prompt 1"),
         ("p.jsonl", '{"prompt": "x", "split": "dev"}\n', "split"),

@@ -102,7 +102,7 @@ async def test_what_was_learnt_is_kept_with_the_run_and_is_no_part_of_its_finger
 
 
 async def test_probe_tells_the_run_what_is_refused() -> None:
-    options = ServerOptions(refuses=["max_tokens", "temperature"], log_bodies=True)
+    options = ServerOptions(refuses=["max_completion_tokens"], refuses_like="mistral", log_bodies=True)
     async with FakeServer(say_four, options) as server:
         desk = await open_desk(server.base_url, probe=True, role={"stop": ["END"]})
         await ask(desk)

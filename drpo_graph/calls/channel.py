@@ -48,6 +48,8 @@ class Learned(BaseModel):
     ignores_n: bool = False
     top_logprobs: int = MAX_TOP_LOGPROBS
     """How many alternatives per token it tells the probabilities of; 0 for none."""
+    thinks_unopened: bool = False
+    """Whether replies begin with thinking that no tag opens: a stream shows nothing before its end then."""
 
 
 class RefusedRequestError(Exception):

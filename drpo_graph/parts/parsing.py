@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pydantic import JsonValue
 
 from drpo_graph.errors import ReplyError
+from drpo_graph.models.answers import read_answer
 from drpo_graph.prompts.fencing import defuse_roles
 from drpo_graph.records import MAX_SCORE, MIN_SCORE, Critique, Metric, MetricScore, MetricSelection, metric_key
 from drpo_graph.safety.texts import clean_surrogates, shorten, strip_unseen
@@ -39,7 +40,8 @@ def find_json(text: str) -> tuple[dict[str, JsonValue], int]:
     Raises:
         ReplyError: there is none.
     """
-    _, _, answer = text.rpartition("</think>")
+    said = read_answer(text, is_structured=True)
+    answer = said.text
     position = answer.find("{")
     ends: list[int] | None = None
     while position >= 0:
@@ -50,7 +52,7 @@ def find_json(text: str) -> tuple[dict[str, JsonValue], int]:
         except (ValueError, RecursionError):  # Not JSON, a number of thousands of digits, or nested without end.
             value = None
         if isinstance(value, dict):
-            return value, len(text) - len(answer) + position
+            return value, said.start + position
         ends = _block_ends(answer) if ends is None else ends
         position = answer.find("{", position + 1) if ends[position + 1] >= 0 else -1
     raise ReplyError(f"expected a JSON object, got {shorten(text)!r}")

@@ -29,7 +29,8 @@ _MAX_WRAPPERS = 3
 _MAX_NEAR_JSON = 8
 """Braces that are tried as the beginning of what is nearly JSON."""
 _FOLDED = re.compile(r"""[^\\]*(?:(?<![\s`'"\[(/])(?<!\b[A-Za-z]:)(?:\\n)+(?![a-z`'"\])+*?|])[^\\]*)+""")
-_PLACEHOLDER = re.compile(r"<[^<>\n]+>")
+_PLACEHOLDER = re.compile(r"<[^<>\n]+>|\[[^\[\]\n]+\]")
+_PLACEHOLDER_WORDS = re.compile(r"(?:the|your|complete|current|new|improved|better|system|prompt|text|here|goes)*")
 _decoder = json.JSONDecoder(strict=False)
 
 
@@ -190,7 +191,7 @@ def parse_rewrite(text: str, *, is_compat: bool = False) -> str:
     prompt = clean_prompt(prompt)
     if not prompt:
         raise ReplyError("expected a text under 'new_system_prompt', got characters that nobody sees")
-    if not is_compat and _PLACEHOLDER.fullmatch(prompt):
+    if not is_compat and _PLACEHOLDER_WORDS.fullmatch(metric_key(_PLACEHOLDER.sub("", prompt))):
         # Weak models hand the form back as they were shown it.
         raise ReplyError(
             f"expected a prompt under 'new_system_prompt', got what stands in its place: {shorten(prompt)}"

@@ -139,7 +139,8 @@ def parse_critique_published(text: str) -> Critique:
     """
     scores = []
     for name, entry in extract_json(text).items():
-        score, rationale = _read_entry(entry)
+        _, rationale = _read_entry(entry)
+        score = entry.get("score") if isinstance(entry, dict) else entry
         if not isinstance(score, str | int | float):
             raise ReplyError(f"metric {name!r}: expected a number, got {score!r}")
         try:
@@ -270,7 +271,7 @@ def _entries_by_name(reply: JsonValue, metrics: Sequence[Metric]) -> dict[str, J
             return {}
         if any(key in asked for name in reply for key in (metric_key(name), _bare_key(name))):
             break
-        inner = [value for value in reply.values() if isinstance(value, dict | list)]
+        inner: list[JsonValue] = [value for value in reply.values() if isinstance(value, dict | list)]
         if "scores" in reply:
             inner = [reply["scores"]]
         if len(inner) != 1:

@@ -257,23 +257,6 @@ def test_the_placeholder_of_a_prompt_is_no_prompt() -> None:
     assert parse_rewrite(json.dumps({"new_system_prompt": "<b>Be</b> brief."})) == "<b>Be</b> brief."
 
 
-@pytest.mark.parametrize(
-    "prompt",
-    [
-        "[system_im]", "[the current system prompt]", "`<new prompt>`", "[a]\n[b]", "...", "**[Your prompt here]**",
-        "The complete new system prompt", "new_system_prompt", "<|im_start|>", "---",
-    ],
-)  # fmt: skip
-def test_what_stands_in_a_prompt_s_place_is_no_prompt(prompt: str) -> None:
-    with pytest.raises(ReplyError):
-        parse_rewrite(json.dumps({"new_system_prompt": prompt}))
-
-
-@pytest.mark.parametrize("prompt", ["Be [very] brief.", "<rules>Be brief.</rules>", "Prompt the user.", "簡潔に。"])
-def test_prompt_with_brackets_in_it_is_one(prompt: str) -> None:
-    assert parse_rewrite(json.dumps({"new_system_prompt": prompt})) == prompt
-
-
 @pytest.mark.parametrize("value", [None, "", "  \n", 3, ["Be brief."], {"text": "Be brief."}])
 @pytest.mark.parametrize("is_compat", [False, True])
 def test_rewrite_without_a_prompt_is_a_failure(value: object, is_compat: bool) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from drpo_graph.errors import DatasetError, ReplyError
 from drpo_graph.parts.defaults import LLMRewriter
+from drpo_graph.parts.parsing import parse_rewrite
 from drpo_graph.parts.protocols import RewriteRequest
 from drpo_graph.parts.rewrite_guards import NO_GUARD, RewriteGuard, check_fillable, make_guard
 from drpo_graph.prompts.library import load_prompts
@@ -66,6 +67,23 @@ def test_rewrite_that_repeats_its_own_task_is_no_instruction(prompt: str) -> Non
 )
 def test_rewrite_in_words_of_its_task_may_be_one(prompt: str) -> None:
     assert kind_of(replace(guard_of(), task_texts=TASK), prompt) is None
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "[system_im]", "[the current system prompt]", "`<new prompt>`", "[a]\n[b]", "...", "**[Your prompt here]**",
+        "The complete new system prompt", "new_system_prompt", "<|im_start|>", "---",
+    ],
+)  # fmt: skip
+def test_what_stands_in_a_prompt_s_place_is_no_prompt(prompt: str) -> None:
+    with pytest.raises(ReplyError):
+        parse_rewrite(json.dumps({"new_system_prompt": prompt}))
+
+
+@pytest.mark.parametrize("prompt", ["Be [very] brief.", "<rules>Be brief.</rules>", "Prompt the user.", "簡潔に。"])
+def test_prompt_with_brackets_in_it_is_one(prompt: str) -> None:
+    assert parse_rewrite(json.dumps({"new_system_prompt": prompt})) == prompt
 
 
 async def test_rewrite_that_is_no_instruction_is_asked_for_again() -> None:

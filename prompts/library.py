@@ -42,6 +42,7 @@ _RARE_PLACEHOLDERS: Mapping[str, frozenset[str]] = {
     _ICL: frozenset({"example"}),
 }
 _FILES = (*(f"{name}.md" for name in PLACEHOLDERS), METRICS_FILE, *(f"{name}.md" for name in _RARE_PLACEHOLDERS))
+_QUOTED = re.compile(r'"[^"]*"')
 _FIRST_SENTENCE = re.compile(r"(?<=[.?!])\s")
 
 PromptFormat = Literal["chat", "flat"]
@@ -105,6 +106,11 @@ class PromptLibrary:
     def response_fingerprint(self) -> str:
         """SHA-256 of the template that asks for a better response of an ICL example."""
         return hashlib.sha256(self.templates[_ICL].template.encode()).hexdigest()
+
+    @property
+    def rewrite_task(self) -> tuple[str, ...]:
+        """What the optimizer is told to do, without what its template quotes: a prompt may well say that."""
+        return tuple(_QUOTED.split(self.templates["rewrite_prompts"].template))
 
     def render_select_metrics(self, query: Query) -> list[Message]:
         """Return the request that asks which metrics matter for a query."""

@@ -3,10 +3,11 @@
 import threading
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Generic, NamedTuple, TypeVar, cast
 
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import AnyMessage, HumanMessage, SystemMessage, convert_to_messages
+from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, SystemMessage, convert_to_messages
 
 from drpo_graph.agents.prompt_slot import PromptSlot
 from drpo_graph.errors import SettingsError, UsageError
@@ -15,6 +16,7 @@ from drpo_graph.inference.blocking import wait_for
 from drpo_graph.inference.model import check_num_icl
 from drpo_graph.inference.prompt_choice import ChosenPrompt, PromptSource, RoutedPrompt, find_prompt
 from drpo_graph.inference.routers import RouterFile, RouterOpener, Routers, load_router
+from drpo_graph.models.answers import read_answer
 from drpo_graph.parts.choosers import PromptChooser
 from drpo_graph.parts.protocols import ExampleRetriever
 from drpo_graph.prompts.library import as_turns
@@ -65,7 +67,8 @@ class AlignmentMiddleware(AgentMiddleware[AgentState[ResponseT], ContextT, Respo
     where the search and :class:`~drpo_graph.inference.AlignedModel` put them. The agent's state and stored history hold
     none of it. The examples are those for the last message of the user, and are found once for it, however many calls
     the agent makes; so is the prompt where a router chooses it. An ``AlignedModel`` as the agent's model is given the
-    prompt in its own prompt's place; where there is neither prompt nor registry here, it keeps its own.
+    prompt in its own prompt's place; where there is neither prompt nor registry here, it keeps its own. Thinking that a
+    server left in the text of an answer is moved to the message's ``additional_kwargs["reasoning_content"]``.
 
     Args:
         prompt: A text, a run's result, a registered prompt, a router, which chooses one for each query, or a slot,
@@ -117,7 +120,7 @@ class AlignmentMiddleware(AgentMiddleware[AgentState[ResponseT], ContextT, Respo
         prompt = self._find(request.model)
         if isinstance(prompt, RoutedPrompt):
             prompt = wait_for(self._choose(prompt, request.messages))
-        return handler(self._align(request, examples, prompt=prompt))
+        return _without_thinking(handler(self._align(request, examples, prompt=prompt)))
 
     async def awrap_model_call(
         self,
@@ -133,7 +136,7 @@ class AlignmentMiddleware(AgentMiddleware[AgentState[ResponseT], ContextT, Respo
         prompt = self._find(request.model)
         if isinstance(prompt, RoutedPrompt):
             prompt = await self._choose(prompt, request.messages)
-        return await handler(self._align(request, examples, prompt=prompt))
+        return _without_thinking(await handler(self._align(request, examples, prompt=prompt)))
 
     def _check(self) -> None:
         """Do nothing when the prompt can be used: what cannot is told now, not in the middle of a conversation."""
@@ -204,6 +207,23 @@ class AlignmentMiddleware(AgentMiddleware[AgentState[ResponseT], ContextT, Respo
             known = tuple(await self._retriever.retrieve(query.text, k=self._num_icl))[: self._num_icl]
             self._examples.keep(query, known)
         return known
+
+
+def _without_thinking(response: ModelResponse[ResponseT]) -> ModelResponse[ResponseT]:
+    messages = [_answer_of(one) if isinstance(one, AIMessage) else one for one in response.result]
+    return replace(response, result=messages)
+
+
+def _answer_of(message: AIMessage) -> AIMessage:
+    """Return a message with the model's answer for its text, as a search reads it; its parts are the provider's own."""
+    if not isinstance(message.content, str):
+        return message
+    said = read_answer(message.content)
+    if said.text == message.content:
+        return message
+    thinking = {"reasoning_content": message.content[: said.start].strip()}
+    kwargs = {**thinking, **message.additional_kwargs}
+    return message.model_copy(update={"content": said.text.strip(), "additional_kwargs": kwargs})
 
 
 def _query_of(messages: Sequence[AnyMessage]) -> _Query:

@@ -56,6 +56,8 @@ class Learned(BaseModel):
     """Fields that it refuses."""
     has_told_of_reasoning: bool = False
     """Whether it was told that reasoning leaves no room for replies."""
+    thinks_unopened: bool = False
+    """Whether replies begin with thinking that no tag opens: a stream shows nothing before its end then."""
 
 
 class RefusedRequestError(Exception):

@@ -14,6 +14,7 @@ from typing import Generic, NamedTuple, TypeVar
 from drpo_graph.calls.channel import CallChannel, RefusedRequestError
 from drpo_graph.calls.ledger import CallRecord
 from drpo_graph.errors import FailureKind, ReplyError
+from drpo_graph.models.answers import read_answer
 from drpo_graph.models.failures import OVERFLOW, CallFailure, is_context_overflow
 from drpo_graph.models.request import Choice, Request
 from drpo_graph.models.token_scores import FEW_TOP_LOGPROBS
@@ -169,10 +170,14 @@ class Exchange(Generic[T]):
 
     async def _repair(self, slot: int) -> None:
         choice, failure = self._last_choices.get(slot), self._samples[slot].failure
-        if choice is None or failure is None or failure.kind == "refused" or not choice.text.strip():
+        if choice is None or failure is None or failure.kind == "refused":
+            return
+        # Without its thinking, as chat templates show former turns.
+        answer = read_answer(choice.text, is_structured=True).text
+        if not answer.strip():
             return
         repair: list[Message] = [
-            {"role": "assistant", "content": choice.text},
+            {"role": "assistant", "content": answer},
             self._prompts.render_repair(failure.detail),
         ]
         request = replace(
@@ -279,8 +284,7 @@ class Exchange(Generic[T]):
         try:
             self._samples[slot] = Sample(self._read(choice), None, key)
         except ReplyError as error:
-            is_cut = choice.finish_reason == "length" and error.kind in ("unparsable", "empty")
-            kind: FailureKind = "truncated" if is_cut else error.kind
+            kind: FailureKind = "truncated" if choice.is_cut and error.kind == "empty" else error.kind
             self._samples[slot] = Sample(None, Failure(kind=kind, detail=str(error)))
 
     def _fail(self, slots: list[int], failure: CallFailure) -> None:

@@ -6,7 +6,8 @@ from typing import TypeVar
 
 from drpo_graph.calls.channel import CallChannel
 from drpo_graph.calls.ladder import Exchange, Sample
-from drpo_graph.errors import ReplyError
+from drpo_graph.errors import FailureKind, ReplyError
+from drpo_graph.models.answers import Said, read_answer
 from drpo_graph.models.request import Choice, ReplySchema, Request
 from drpo_graph.models.token_scores import MAX_TOP_LOGPROBS
 from drpo_graph.prompts.flat import REPLY_STOPS, merge_stops
@@ -126,16 +127,32 @@ class Models:
 
 
 def _usable_text(choice: Choice) -> str:
-    """Return a structured reply's text.
+    """Return the answer of a structured reply.
 
     Raises:
-        ReplyError: it is a refusal or empty.
+        ReplyError: it is a refusal, empty, or cut off: what looks whole then may be a draft.
     """
     if choice.refusal or choice.finish_reason == "content_filter":
         raise ReplyError(f"the model refused: {shorten(choice.refusal or choice.text)!r}", kind="refused")
-    if not choice.text.strip():
+    said = _read_said(choice, is_structured=True)
+    if choice.is_cut:
+        raise ReplyError("the token limit cut the reply off: expected a shorter one", kind="truncated")
+    if not said.text.strip():
         raise ReplyError("the reply is empty", kind="empty")
-    return choice.text
+    return said.text
+
+
+def _read_said(choice: Choice, *, is_structured: bool = False) -> Said:
+    """Return what a reply says.
+
+    Raises:
+        ReplyError: it ended while the model was thinking.
+    """
+    said = read_answer(choice.text, is_structured=is_structured)
+    if said.is_thinking:
+        kind: FailureKind = "truncated" if choice.is_cut else "empty"
+        raise ReplyError("the reply ended before the model's thinking did: there is no answer", kind=kind)
+    return said
 
 
 def response_text(choice: Choice, form: ResponseFormat, *, accepts_empty: bool = False) -> str:
@@ -144,9 +161,9 @@ def response_text(choice: Choice, form: ResponseFormat, *, accepts_empty: bool =
     The ledger keeps the text as it came, so that a resumed run reads the same response in it.
 
     Raises:
-        ReplyError: it is empty and may not be.
+        ReplyError: it is empty and may not be, or holds the model's thinking alone.
     """
-    text = (choice.refusal or form.clean(choice.text, is_cut=choice.finish_reason == "length")).strip()
+    text = (choice.refusal or form.clean(_read_said(choice).text, is_cut=choice.is_cut)).strip()
     if not text and not accepts_empty:
         raise ReplyError("the response is empty", kind="empty")
     return text

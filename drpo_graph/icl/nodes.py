@@ -11,7 +11,7 @@ from drpo_graph.events.schema import ICLExampleFinished, ICLFinished, ICLStarted
 from drpo_graph.icl.state import ExampleState, ICLState, JudgedRef, JudgeTask, OutcomeRef
 from drpo_graph.models.request import ReplySchema
 from drpo_graph.nodes.critique import ask_critic
-from drpo_graph.parts.parsing import extract_json
+from drpo_graph.parts.parsing import read_text
 from drpo_graph.records import MAX_SCORE, ICLExample, ICLOutcome, ICLResult, Query, Rollout
 from drpo_graph.safety.texts import shorten
 from drpo_graph.search.announce import report_rollout
@@ -203,7 +203,7 @@ def parse_response(text: str) -> str:
     Raises:
         ReplyError: no JSON object, no response in it, or the placeholder of one alone.
     """
-    response = extract_json(text).get("new_response")
+    response = read_text(text, "new_response")
     if not isinstance(response, str) or not response.strip():
         raise ReplyError("expected a text under 'new_response'")
     response = response.strip()

@@ -13,10 +13,11 @@ from drpo_graph.calls.channel import CallChannel, Learned
 from drpo_graph.calls.client_setup import find_capabilities, fit_client, make_learned
 from drpo_graph.calls.ledger import CallRecord, Ledger
 from drpo_graph.calls.roles import RoleModel
-from drpo_graph.errors import SettingsError
+from drpo_graph.errors import ModelCallError, SettingsError
 from drpo_graph.events.emitter import Emitter
 from drpo_graph.events.schema import Event, Warned
 from drpo_graph.inference.feed import ResponseFeed, feed_from
+from drpo_graph.models.answers import read_answer
 from drpo_graph.models.capabilities import CapabilityCache
 from drpo_graph.models.clients import ModelClient, build_client
 from drpo_graph.models.per_loop import PerLoop
@@ -98,7 +99,7 @@ class AlignedClient:
         """Yield the response in pieces, which together are what :meth:`respond` returns, and that at last.
 
         Raises:
-            ModelCallError: as :meth:`respond`; or it broke off after its beginning was shown.
+            ModelCallError: as :meth:`respond`; or it broke off after its beginning was shown, or that was thinking.
             ReplyError: there is no usable response.
         """
         model = await self._open(role)
@@ -109,7 +110,14 @@ class AlignedClient:
             async for piece in feed:
                 yield piece
             answer = await asking
-            if answer.text.startswith(feed.shown) and len(answer.text) > len(feed.shown):
+            if not answer.text.startswith(feed.shown):
+                raise ModelCallError(
+                    f"What came of the model {self.name!r} was its thinking, which no tag had opened. Let its server "
+                    "read the thinking (vLLM: --reasoning-parser), or ask again: now it is known, and waited for.",
+                    kind="broken_off",
+                    role="base",
+                )
+            if len(answer.text) > len(feed.shown):
                 yield answer.text[len(feed.shown) :]
             yield answer
         finally:
@@ -124,6 +132,7 @@ class AlignedClient:
         assert sample.key is not None, "a value comes from a call"
         stored = await model.channel.archive.get("calls", sample.key)
         choices = CallRecord.model_validate(stored).choices
+        model.channel.learned.thinks_unopened |= read_answer(choices[0].text).is_unopened
         return Answer(text, choices[0].finish_reason, model.channel.ledger.usage_by_role.get("base", Usage()))
 
     async def _open(self, role: RoleSettings) -> RoleModel:

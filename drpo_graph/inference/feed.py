@@ -10,8 +10,10 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
+from drpo_graph.calls.channel import Learned
 from drpo_graph.calls.roles import RoleModel
 from drpo_graph.errors import ModelCallError
+from drpo_graph.models.answers import settle_answer_start
 from drpo_graph.models.clients import ModelClient
 from drpo_graph.models.failures import MalformedReplyError, classify_failure
 from drpo_graph.models.request import Choice, Reply, Request
@@ -63,6 +65,7 @@ class _FeedingTransport:
     transport: Transport
     feed: ResponseFeed
     client: ModelClient
+    learned: Learned
     secret: str = field(repr=False)
 
     async def send(self, request: Request) -> Reply:
@@ -96,8 +99,10 @@ class _FeedingTransport:
                 if refusal:
                     self.feed.show(self._certain(refusal).strip())
                     continue
-                settled = self.feed.form.settle(self._certain(text))
-                self.feed.show(settled.text)
+                said = settle_answer_start(self._certain(text))
+                settled = self.feed.form.settle(said.text)
+                if said.start or not self.learned.thinks_unopened:
+                    self.feed.show(settled.text)
                 if settled.is_ended:
                     break
         return Reply((Choice(text=clean_surrogates(text), finish_reason=reason, refusal=refusal or None),), usage)
@@ -120,7 +125,8 @@ def feed_from(model: RoleModel, feed: ResponseFeed) -> RoleModel:
     """Return the model with its replies shown while they come."""
     client = model.channel.client
     replicas = tuple(
-        replace(one, transport=_FeedingTransport(one.transport, feed, client, one.secret)) for one in client.replicas
+        replace(one, transport=_FeedingTransport(one.transport, feed, client, model.channel.learned, one.secret))
+        for one in client.replicas
     )
     feeding = replace(client, balancer=replace(client.balancer, replicas=replicas))
     return replace(model, channel=replace(model.channel, client=feeding))

@@ -17,6 +17,7 @@ from langchain_core.messages.ai import InputTokenDetails, OutputTokenDetails, Us
 from drpo_graph.errors import UsageError
 from drpo_graph.inference.client import Answer
 from drpo_graph.inference.prompt_choice import ChosenPrompt
+from drpo_graph.models.answers import THINKING_PARTS, read_answer
 from drpo_graph.prompts.library import Message, ResponseFormat
 from drpo_graph.records import ICLExample
 from drpo_graph.settings.settings import RoleSettings
@@ -103,13 +104,15 @@ def _as_turn(message: BaseMessage) -> Message:
     if isinstance(message, HumanMessage):
         return Message(role="user", content=_text_of(message))
     if isinstance(message, AIMessage):
-        return Message(role="assistant", content=_text_of(message))
+        # Without its thinking, as chat templates show former turns.
+        return Message(role="assistant", content=read_answer(_text_of(message)).text.strip())
     raise UsageError(f"A message of type {message.type!r}: expected texts of user and assistant.")
 
 
 def _text_of(message: BaseMessage) -> str:
     blocks = message.content if isinstance(message.content, list) else []
-    kinds = {str(block.get("type")) for block in blocks if not isinstance(block, str)} - {"text"}
+    kinds = {str(block.get("type")) for block in blocks if not isinstance(block, str)}
+    kinds -= {"text", *(THINKING_PARTS if isinstance(message, AIMessage) else ())}
     if kinds:
         raise UsageError(f"A message has content of type {', '.join(sorted(kinds))}: expected text.")
     return str(message.text)

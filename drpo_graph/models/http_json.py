@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import openai
 from pydantic import JsonValue
 
+from drpo_graph.models.bodies import read_body
 from drpo_graph.models.capabilities import Address
 from drpo_graph.models.failures import MAX_QUOTED, CallFailure, MalformedReplyError, classify_failure
 from drpo_graph.models.per_loop import PerLoop
@@ -99,6 +100,9 @@ async def exchange_json(client: openai.AsyncOpenAI, path: str, body: Mapping[str
             answer = await client.post(path, cast_to=object, body=dict(body))
     except JSONDecodeError as error:
         raise MalformedReplyError(f"the server's answer is no JSON: {error}") from error
+    if isinstance(answer, str):
+        # Declared as something else: an event stream though none was asked for, or just another kind of text.
+        return read_body(answer)
     if not isinstance(answer, dict):
         raise MalformedReplyError(f"the server's answer is no JSON object: {str(answer)[:MAX_QUOTED]}")
     return answer

@@ -3,6 +3,7 @@
 Imported on first use, because ``langchain_openai`` takes two seconds.
 """
 
+import json
 from functools import cache
 from typing import Any
 
@@ -59,8 +60,10 @@ class _LossLessChatOpenAI(ChatOpenAI):
     def _convert_chunk_to_generation_chunk(
         self, chunk: dict[str, Any], default_chunk_class: type, base_generation_info: dict[str, Any] | None
     ) -> ChatGenerationChunk | None:
-        generation = super()._convert_chunk_to_generation_chunk(chunk, default_chunk_class, base_generation_info)
         delta = (chunk.get("choices") or [{}])[0].get("delta") or {}
+        if delta:
+            delta["role"] = "assistant"
+        generation = super()._convert_chunk_to_generation_chunk(chunk, default_chunk_class, base_generation_info)
         if generation is not None and isinstance(delta.get("refusal"), str):
             generation.message.additional_kwargs["refusal"] = delta["refusal"]
         return generation
@@ -101,8 +104,12 @@ def _blocking_http_client() -> Any:
 
 def _flatten(message: dict[str, Any]) -> str | None:
     """Make a tool call's arguments the message's text, and return its refusal."""
+    # Some servers leave the role out, give none, or another name than OpenAI's.
+    message["role"] = "assistant"
     calls = message.pop("tool_calls", None)
     if calls:
         message["content"] = calls[0]["function"]["arguments"]
+    if isinstance(message.get("content"), dict):
+        message["content"] = json.dumps(message["content"], ensure_ascii=False)
     refusal = message.get("refusal")
     return refusal if isinstance(refusal, str) else None

@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 
 from pydantic import JsonValue
 
+from drpo_graph.models.answers import is_cut
 from drpo_graph.models.terms import NO_TERMS, Terms
 from drpo_graph.models.token_scores import ScoreToken
 from drpo_graph.prompts.library import Message
@@ -77,6 +78,11 @@ class Choice(Record):
     refusal: str | None = None
     score_tokens: tuple[ScoreToken, ...] = ()
     """Where token probabilities were asked for: those of the tokens that may be scores."""
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether the token limit ended it."""
+        return is_cut(self.finish_reason)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 from langchain_core.language_models import BaseChatModel
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 _LIMIT_FIELDS = ("max_tokens", "max_output_tokens", "max_completion_tokens", "num_predict", "max_new_tokens")
 """What providers' chat models call the most tokens of a reply."""
+
+_NO_CHUNKS = "No generation chunks were returned"
+"""What LangChain says of a stream without any event."""
 
 _MESSAGE_TYPES: Mapping[str, type[BaseMessage]] = {
     "system": SystemMessage,
@@ -72,8 +76,30 @@ class OpenAITransport:
             reply = await _send_chat(_without(self._chat(), request.terms), request, _chat_options(request))
         return cut_at_stops(reply, _own_stops(request))
 
-    def stream(self, request: Request) -> AsyncIterator[Piece]:
-        """Yield the pieces of the reply's one sample."""
+    async def stream(self, request: Request) -> AsyncIterator[Piece]:
+        """Yield the pieces of the reply's one sample.
+
+        Raises:
+            MalformedReplyError: the stream ended before the reply did.
+        """
+        piece, is_ended = None, False
+        try:
+            async with aclosing(cast(Any, self._open_stream(request))) as pieces:
+                async for piece in pieces:
+                    is_ended |= piece.finish_reason is not None
+                    yield piece
+        except ValueError as error:
+            if str(error) != _NO_CHUNKS:
+                raise
+        if piece is None:
+            # No event at all: a server that does not stream, or a page, which the plain request tells of.
+            reply = await self.send(request)
+            for one in reply.choices[:1]:
+                yield Piece(one.text, one.refusal or "", one.finish_reason, reply.usage)
+        elif not is_ended:
+            raise MalformedReplyError("the server's stream ended before its reply did: no finish reason")
+
+    def _open_stream(self, request: Request) -> AsyncIterator[Piece]:
         if request.endpoint == "completions" and self._completions is not None:
             return end_at_stops(_stream_completion(self._completions(), request), _own_stops(request))
         has_usage = "stream_options" not in request.terms.dropped

@@ -13,6 +13,7 @@ from typing import Final, Protocol, cast
 from pydantic import JsonValue
 
 from drpo_graph.errors import ReplyError, SettingsError
+from drpo_graph.models.answers import read_answer
 from drpo_graph.oirl.numbers import is_same_number, last_number
 from drpo_graph.parts.identity import name_of
 from drpo_graph.parts.loading import is_async, load_function
@@ -162,7 +163,7 @@ def _has_json(response: str, reference: str) -> bool:
 
 def _find_values(text: str) -> Iterator[JsonValue]:
     """Yield the JSON values in a reply: all of it, a code fence's, and every object or list in its prose."""
-    _, _, answer = text.rpartition("</think>")
+    answer = read_answer(text, is_structured=True).text
     for whole in (answer, *_FENCE.findall(answer)):
         try:
             yield _parse(whole)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
@@ -137,6 +137,8 @@ class LLMRewriter:
     async def rewrite(self, request: RewriteRequest, *, models: Models) -> Sequence[str]:
         """Return the usable samples, at least one."""
         guard = request.guard
+        if not self.settings.is_compat:
+            guard = replace(guard, task_texts=self.prompts.rewrite_task)
         samples = await models.optimizer.ask(
             self.prompts.render_rewrite(
                 current_prompt=request.prompt,

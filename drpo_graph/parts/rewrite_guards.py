@@ -12,6 +12,7 @@ from drpo_graph.settings.settings import Settings
 
 _WORD = re.compile(r"\w+")
 _MAX_NAMED = 5
+_MIN_TASK_WORDS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,8 @@ class RewriteGuard:
     """The prompt that is rewritten, then its former versions: what stands in one of them may stay."""
     shown_texts: tuple[str, ...] = ()
     """Queries and responses that the rewriter is shown."""
+    task_texts: tuple[str, ...] = ()
+    """What the rewriter is told to do: whoever repeats it has written no instruction."""
     style: FieldStyle | None = None
     max_chars: int | None = None
     min_quote_chars: int | None = None
@@ -47,7 +50,14 @@ class RewriteGuard:
                 f"the prompt has {len(prompt)} characters, expected at most {self.max_chars}: make it shorter",
                 kind="overlong",
             )
-        quote = self._find_quote(prompt)
+        if self._find_repeat(prompt, self.task_texts, min_chars=None, min_words=_MIN_TASK_WORDS) is not None:
+            raise ReplyError(
+                "the prompt repeats the task of improving it: expected instructions for the assistant itself",
+                kind="quoted",
+            )
+        quote = self._find_repeat(
+            prompt, self.shown_texts, min_chars=self.min_quote_chars, min_words=self.min_quote_words
+        )
         if quote is not None:
             raise ReplyError(
                 f"the prompt repeats what it must not quote, a query or an answer it was to learn from: "
@@ -56,15 +66,17 @@ class RewriteGuard:
             )
         return prompt
 
-    def _find_quote(self, prompt: str) -> str | None:
-        """Return the first span of a shown text that the prompt repeats, and that no text of its own has."""
-        for read, size, glue in ((_letters, self.min_quote_chars, ""), (_words, self.min_quote_words, " ")):
+    def _find_repeat(
+        self, prompt: str, texts: Sequence[str], *, min_chars: int | None, min_words: int | None
+    ) -> str | None:
+        """Return the first span of these texts that the prompt repeats, and that no text of its own has."""
+        for read, size, glue in ((_letters, min_chars, ""), (_words, min_words, " ")):
             if size is None:
                 continue
             spans = set(_windows(read(prompt), size))
             for text in self.own_texts if spans else ():
                 spans.difference_update(_windows(read(text), size))
-            for text in self.shown_texts if spans else ():
+            for text in texts if spans else ():
                 for span in _windows(read(text), size):
                     if span in spans:
                         return glue.join(span)

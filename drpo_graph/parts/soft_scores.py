@@ -21,7 +21,11 @@ def soften_critique(critique: Critique, choice: Choice) -> Critique:
     """Return the critique that a choice holds, with expectations for scores where the probabilities are known."""
     text = choice.text
     token_by_offset = {token.offset: token for token in choice.score_tokens}
-    places = find_scores(text) if token_by_offset else {}
+    try:
+        places = find_scores(text) if token_by_offset else {}
+    except (ValueError, IndexError):
+        # It is only nearly JSON: its places are not known, and its scores stay whole.
+        places = {}
 
     def soften(score: MetricScore) -> MetricScore:
         digit = _DIGIT.match(text, places.get(metric_key(score.metric), len(text)))

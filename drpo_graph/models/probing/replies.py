@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel, JsonValue
 
+from drpo_graph.models.answers import is_cut, read_answer
 from drpo_graph.models.failures import CallFailure, is_context_overflow
 
 ENUM_VALUE = "zq7"
@@ -48,13 +49,12 @@ class ProbeChoice(BaseModel):
     def said(self) -> str:
         """The reply's text after the model's thinking; empty while that has not ended."""
         text = (self.message.content if self.message else self.text) or ""
-        _, mark, answer = text.rpartition("</think>")
-        return "" if not mark and text.lstrip().startswith("<think>") else answer
+        return read_answer(text, is_structured=True).text
 
     @property
     def is_cut(self) -> bool:
         """Whether the token limit ended it."""
-        return self.finish_reason == "length"
+        return is_cut(self.finish_reason)
 
 
 class _Usage(BaseModel):

@@ -1,0 +1,184 @@
+"""Harmless differences of form in servers' answers: read all the same, and told where something is missing."""
+
+import json
+from collections.abc import Callable
+from typing import Any, Literal
+
+import pytest
+from aiohttp import web
+
+from drpo_graph.errors import ModelCallError, ReplyError
+from drpo_graph.inference import AlignedModel
+from drpo_graph.models.bodies import read_body
+from drpo_graph.models.failures import MalformedReplyError
+from drpo_graph.models.request import ReplySchema, Request
+from drpo_graph.settings.layers import build_settings
+from tests.support.command import KEY
+from tests.support.fake_server import FakeServer, Reply
+from tests.support.fake_streams import parts_of
+from tests.support.roles import QUESTION, open_desk
+
+ANSWER = '{"score": 4}'
+SCHEMA = ReplySchema("score", {"type": "object"})
+PAGE = "<html><body>Back in five minutes</body></html>"
+
+Change = Callable[[dict[str, Any]], object]
+Endpoint = Literal["chat", "completions"]
+
+
+class OddServer(FakeServer):
+    """Answers in a form of its own: ``answer`` makes it of the usual payload."""
+
+    def __init__(self, answer: Callable[[dict[str, Any], bool], web.Response], text: str = ANSWER) -> None:
+        super().__init__(lambda body: Reply([text], tool_arguments=[text]))
+        self._form = answer
+        self.num_asked = 0
+
+    def _reply_to(self, request: Any, body: dict[str, object], **rest: Any) -> web.Response:
+        self.num_asked += 1
+        response = super()._reply_to(request, {**body, "stream": False}, **rest)
+        assert isinstance(response.body, bytes)
+        return self._form(json.loads(response.body), bool(body.get("stream")))
+
+
+def changed(change: Change) -> Callable[[dict[str, Any], bool], web.Response]:
+    """Return an answer whose messages are changed."""
+
+    def answer(payload: dict[str, Any], _: bool) -> web.Response:
+        for choice in payload["choices"]:
+            change(choice["message"])
+        return web.json_response(payload)
+
+    return answer
+
+
+def events(payload: dict[str, Any], *, is_cut: bool = False, is_done: bool = True) -> web.Response:
+    """Return the payload as a stream, without its finish reason and what follows where it is cut."""
+    parts = list(parts_of(payload))
+    if is_cut:
+        parts = [one for one in parts if one["choices"] and one["choices"][0]["finish_reason"] is None]  # type: ignore[index]
+    lines = [f"data: {json.dumps(one)}\n\n" for one in parts]
+    body = "".join([": a comment\n\n", *lines, "data: [DONE]\n\n" if is_done else ""])
+    return web.Response(body=body.encode(), content_type="text/event-stream")
+
+
+def as_objects(message: dict[str, Any]) -> None:
+    for call in message.get("tool_calls") or ():
+        call["function"]["arguments"] = json.loads(call["function"]["arguments"])
+
+
+def as_parts(message: dict[str, Any]) -> None:
+    thought = {"type": "thinking", "thinking": [{"type": "text", "text": '{"score": 1}'}]}
+    message["content"] = [thought, {"type": "text", "text": message["content"]}]
+
+
+MESSAGES: dict[str, Change] = {
+    "no role": lambda message: message.pop("role"),
+    "null role": lambda message: message.update(role=None),
+    "another role": lambda message: message.update(role="model"),
+    "arguments as an object": as_objects,
+    "content as an object": lambda message: message.update(content=json.loads(message["content"])),
+    "thinking apart": lambda message: message.update(reasoning_content='{"score": 1}'),
+    "thinking in a part": as_parts,
+}
+
+
+@pytest.mark.parametrize("mode", ["text", "tool"])
+@pytest.mark.parametrize("form", MESSAGES)
+async def test_message_in_another_form_is_read(form: str, mode: str) -> None:
+    async with OddServer(changed(MESSAGES[form])) as server:
+        desk = await open_desk(server.base_url)
+        request = Request(QUESTION, mode=mode, schema=SCHEMA)
+        reply = await desk.models.base.channel.client.replicas[0].transport.send(request)
+    assert json.loads(reply.choices[0].text) == {"score": 4}
+
+
+async def test_thinking_that_a_server_tells_apart_is_no_answer() -> None:
+    def think_only(message: dict[str, Any]) -> None:
+        message.update(reasoning_content=ANSWER, content=None)
+
+    async with OddServer(changed(think_only)) as server:
+        desk = await open_desk(server.base_url)
+        sample = await desk.models.base.respond(QUESTION)
+    assert sample.failure is not None
+    assert sample.failure.kind == "empty"
+
+
+@pytest.mark.parametrize("mode", ["text", "tool"])
+@pytest.mark.parametrize("endpoint", ["chat", "completions"])
+async def test_stream_that_nobody_asked_for_is_read_as_a_whole(endpoint: Endpoint, mode: str) -> None:
+    for answer in (lambda payload, _: events(payload), lambda payload, _: web.Response(text=json.dumps(payload))):
+        async with OddServer(answer) as server:
+            desk = await open_desk(server.base_url)
+            transport = desk.models.base.channel.client.replicas[0].transport
+            reply = await transport.send(Request(QUESTION, endpoint=endpoint))
+        assert [(one.text, one.finish_reason) for one in reply.choices] == [(ANSWER, "stop")]
+        assert reply.usage.completion_tokens == 2
+
+
+@pytest.mark.parametrize("endpoint", ["chat", "completions"])
+async def test_stream_that_nobody_asked_for_is_no_reply_where_it_is_cut(endpoint: Endpoint) -> None:
+    async with OddServer(lambda payload, _: events(payload, is_cut=True, is_done=False)) as server:
+        desk = await open_desk(server.base_url)
+        transport = desk.models.base.channel.client.replicas[0].transport
+        with pytest.raises(MalformedReplyError, match="no finish reason"):
+            await transport.send(Request(QUESTION, endpoint=endpoint))
+
+
+def test_streamed_tool_call_is_joined() -> None:
+    calls: list[Any] = ['{"sco', 're": 4}']
+    parts: list[Any] = [{"delta": {"tool_calls": [{"index": 0, "function": {"arguments": one}}]}} for one in calls]
+    parts.append({"delta": {}, "finish_reason": "tool_calls"})
+    text = "".join(f"data: {json.dumps({'id': 'x', 'choices': [one]})}\n\n" for one in parts)
+    (choice,) = read_body(text)["choices"]
+    assert choice["message"]["tool_calls"][0]["function"]["arguments"] == ANSWER
+
+
+@pytest.mark.parametrize("text", ["", PAGE, "[]", "data: {\n\n", "data: 3\n\n", "data: [DONE]\n\n"])
+def test_text_that_holds_no_reply_is_malformed(text: str) -> None:
+    with pytest.raises(MalformedReplyError):
+        read_body(text)
+
+
+def test_error_in_a_stream_is_told_in_its_words() -> None:
+    assert read_body('data: {"error": {"message": "busy"}}\n\n') == {"error": {"message": "busy"}}
+
+
+# Streams that were asked for
+
+
+def aligned(base_url: str, endpoint: Endpoint) -> AlignedModel:
+    base: Any = {"endpoint": endpoint}
+    values: dict[str, Any] = {"max_outage_s": 0, "probe": False, "retry_wait_s": 0.001, "max_retries": 2}
+    settings = build_settings({"model": "openai:m", "base": base, **values})
+    return AlignedModel(model="openai:m", system_prompt="Be brief.", base_url=base_url, settings=settings)
+
+
+async def read_stream(server: FakeServer, endpoint: Endpoint) -> str:
+    return "".join([str(one.text) async for one in aligned(server.base_url, endpoint).astream("What?")])
+
+
+@pytest.fixture(autouse=True)
+def key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+
+
+@pytest.mark.parametrize("endpoint", ["chat", "completions"])
+async def test_stream_that_is_cut_is_never_passed_as_whole(endpoint: Endpoint) -> None:
+    async with OddServer(lambda payload, _: events(payload, is_cut=True, is_done=False), text="A fine day.") as server:
+        with pytest.raises(ModelCallError, match="broke off in the middle"):
+            await read_stream(server, endpoint)
+
+
+@pytest.mark.parametrize("endpoint", ["chat", "completions"])
+async def test_page_in_place_of_a_stream_is_told_and_tried_again(endpoint: Endpoint) -> None:
+    async with OddServer(lambda *_: web.Response(text=PAGE, content_type="text/html"), text="A fine day.") as server:
+        with pytest.raises((ModelCallError, ReplyError), match="Back in five minutes"):
+            await read_stream(server, endpoint)
+    assert server.num_asked > 2
+
+
+@pytest.mark.parametrize("endpoint", ["chat", "completions"])
+async def test_server_that_does_not_stream_is_read_all_the_same(endpoint: Endpoint) -> None:
+    async with OddServer(lambda payload, _: web.json_response(payload), text="A fine day.") as server:
+        assert await read_stream(server, endpoint) == "A fine day."

@@ -32,7 +32,8 @@ _INTRODUCTION = """\
 Every setting of a search; `drpo optimize --help` lists the flags by theme. A setting without a flag is given as
 `--set NAME=VALUE`, any setting also in a file (`--config`, TOML or JSON, like
 [examples/demo.toml](../examples/demo.toml)) or from Python (`build_settings`). Later ones win: defaults, `--config`,
-flags, `--set`.
+flags, `--set`. The parameters of the published code are taken under their own names:
+[from_published.md](from_published.md).
 """
 _ROLES = """\
 

@@ -132,7 +132,7 @@ def test_an_endpoint_that_cannot_be_used_is_told_in_one_line(
     assert_one_line(drpo(*CHECK, "--base-url", url), 1, f"'world' at {url}", "cannot be reached")
     monkeypatch.setenv("OTHER_KEY", "sk-wrong-0123456789")
     outcome = drpo(*CHECK, "--api-key-env", "OTHER_KEY")
-    assert_one_line(outcome, 1, "refused the key (http_401)", "environment variable")
+    assert_one_line(outcome, 1, "refused the key (http_401)", "OTHER_KEY")
     assert "0123456789" not in outcome.err
 
 

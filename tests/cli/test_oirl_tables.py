@@ -125,7 +125,7 @@ def test_a_table_is_shown_as_json() -> None:
     side = {"num_rows": 2, "num_queries": 1, "mean_outcome": 0.5}
     assert said["by_side"] == {"": side}
     assert said["prompts"] == [{"name": "Think.", "text": "Think.", "by_side": {"": side}, "mean_tokens": None}]
-    assert len(said["checks"]) == 3
+    assert len(said["checks"]) == 4
 
 
 def test_the_rows_of_one_model_are_shown_alone() -> None:

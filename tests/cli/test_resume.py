@@ -112,7 +112,7 @@ def test_a_finished_run_prints_its_result_again_without_a_call(drpo: Drpo, folde
     again = drpo("resume", "t", "--display", "plain")
     assert again.code == 0
     assert len(finished_keys(world)) == num_calls
-    prompt = first.out[first.out.index("best prompt") : first.out.index("\nsearch")]
+    prompt = first.out[first.out.index("prompt found") : first.out.index("\nsearch")]
     assert prompt in again.out
     assert {path: path.read_bytes() for path in files} == files
     shown = drpo("events", "t", "--display", "none", "--follow")

@@ -34,7 +34,7 @@ class BadRequestError(Exception):
         ("`temperature` is deprecated for this model.", {}, ("temperature",)),
         ("top_p must be 1 when using greedy sampling.", {}, ("top_p",)),
         ("`temperature` must be strictly positive", {}, ("temperature",)),
-        ("Invalid n value (currently only n = 1 is supported)", {"param": "n"}, ("n",)),
+        ("400", {"param": "n", "message": "Invalid n value (currently only n = 1 is supported)"}, ("n",)),
         (
             "422",
             {

@@ -52,11 +52,11 @@ class DatasetError(UsageError):
     """A dataset cannot be read; the message names every malformed record with its file and line.
 
     Attributes:
-        problems: One line per malformed record, ``file:line: what is wrong``.
+        problems: One line per malformed record, ``file:line: what is wrong``; a single one stands on the message's.
     """
 
     def __init__(self, message: str, problems: tuple[str, ...] = ()) -> None:
-        super().__init__("\n".join((message, *problems)))
+        super().__init__((" " if len(problems) == 1 else "\n").join((message, *problems)))
         self.problems = problems
 
 

@@ -222,10 +222,7 @@ class TableBuilder:
             DemonstrationsError: nothing was added, or rows cannot be used: one line for each kind of problem.
         """
         if self._problems:
-            first, *others = self._problems.values()
-            if not others:
-                raise DemonstrationsError(f"The demonstrations cannot be used: {first}")
-            raise DemonstrationsError("The demonstrations cannot be used:", (first, *others))
+            raise DemonstrationsError("The demonstrations cannot be used:", tuple(self._problems.values()))
         if not self._num_rows:
             raise DemonstrationsError("There are no demonstrations: expected at least one row.")
         prompts = tuple(self._prompts.number_by_text)

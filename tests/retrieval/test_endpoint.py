@@ -46,7 +46,7 @@ async def test_endpoint_out_of_reach_is_named(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     async with serve_embeddings() as server:
         url = server.base_url
-    with pytest.raises(EmbeddingsError, match="start the server, then resume") as caught:
+    with pytest.raises(EmbeddingsError, match="start the server, then try again") as caught:
         await make_embeddings("openai:m", base_url=url).aembed_documents(["a"])
     assert url in str(caught.value)
 

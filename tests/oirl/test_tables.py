@@ -128,7 +128,10 @@ def test_a_row_that_cannot_be_used_is_named(
 @pytest.mark.parametrize("name", ["a.parquet", "a.jsonl"])
 def test_an_outcome_that_is_a_text_is_named(tmp_path: Path, name: str) -> None:
     path = write_rows(tmp_path / name, LEAST | {"outcome": "1"})
-    assert fail(path).removeprefix("The demonstrations cannot be used: ") == f"{path}, row 1: outcome '1', expected a number from 0 to 1"
+    assert (
+        fail(path).removeprefix("The demonstrations cannot be used: ")
+        == f"{path}, row 1: outcome '1', expected a number from 0 to 1"
+    )
 
 
 @pytest.mark.parametrize("value", ['["train"]', '{"a": 1}', "3", "true", "1e999", "1" + "0" * 400])

@@ -21,7 +21,7 @@ help: ## List the targets
 
 demo: $(STAMPS)/demo ## Run a real search on the embedded model, a few minutes
 	$(BIN)/drpo optimize --model local:smollm2 --config examples/demo.toml $(DEMO_ARGS)
-	@echo "then, with a key, what a real model would cost: $(BIN)/drpo optimize --model openai:gpt-4o-mini --dry-run"
+	@echo "then, with a key, what a real model would cost: $(BIN)/drpo optimize --model openai:gpt-5-mini --dry-run"
 
 test: $(STAMPS)/test ## Run the tests, under five minutes on two cores
 	$(BIN)/python -m pytest -n 2 -m "not slow and not local and not vllm and not postgres and not retrieval"

@@ -59,7 +59,7 @@ def last_body(server: FakeServer) -> dict[str, Any]:
     ("refuses", "like"),
     [
         *itertools.product([*([one] for one in EACH), EACH, GPT_5], ["openai", "anthropic", "mistral", "words"]),
-        *itertools.product(map(list, itertools.combinations(EACH, 2)), ["openai"]),
+        *(pytest.param(list(two), "openai", marks=pytest.mark.slow) for two in itertools.combinations(EACH, 2)),
     ],
 )
 async def test_search_goes_on_without_the_fields_that_a_model_refuses(refuses: Sequence[str], like: Any) -> None:

@@ -45,6 +45,7 @@ def test_core_depends_on_no_numpy() -> None:
     assert [one for one in project["optional-dependencies"]["oirl"] if one.startswith("numpy")]
 
 
+@pytest.mark.slow
 def test_run_is_started_shown_and_resumed_without_numpy(tmp_path: Path) -> None:
     words = [
         ("optimize", *SMALL, "--thread-id", "t"),

@@ -87,10 +87,6 @@ def _start(path: Path) -> EmbeddedServer:
     params.verbosity = 0
     # Threads wait for each other: one that has to share its CPU with something else holds up all of them.
     params.cpuparams.n_threads = max(1, count_usable_cpus() // 2)
-    # What a slot holds of former prompts depends on the order of calls, and changes the last bits of what is computed
-    # from them: with it, one seed gave several runs.
-    params.cache_prompt = False
-    params.cache_ram_mib = 0
     try:
         handle = xllamacpp.Server(params)
     except (RuntimeError, ValueError, OSError) as error:

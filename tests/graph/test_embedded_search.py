@@ -18,7 +18,7 @@ def test_search_through_the_embedded_model(tmp_path: Path) -> None:
     usage = Usage()
     for one in result.usage_by_role.values():
         usage = usage.plus(one)
-    # What a slot still knows would depend on the order of calls, and one seed would give several runs.
-    assert usage.prompt_tokens > usage.cached_tokens == 0
+    # A fifth to two fifths: which of the server's slots takes a call, and so what it still knows, depends on time.
+    assert usage.cached_tokens > usage.prompt_tokens / 10
     samples = [event for event in runs.events("embedded") if event.get("role") == "optimizer"]
     assert {event["num_samples"] for event in samples if event["type"] == "call_finished"} >= {3}

@@ -83,24 +83,14 @@ async def test_embedded_model_gives_several_samples_in_the_form_asked_for() -> N
 
 
 @needs_model
-async def test_one_seed_gives_one_reply_whatever_is_asked_beside_and_before_it() -> None:
+async def test_tokens_that_the_embedded_model_had_in_its_cache_are_counted() -> None:
     desk = await open_desk("", role={**ROLE, "base_url": None})
+    text = "The quick brown fox jumps over the lazy dog. " * 8
     transport = desk.models.critic.channel.client.replicas[0].transport
-    opening = "You are a writer. Answer kindly and with care. " * 3
-    asked = [
-        Request(
-            [{"role": "user", "content": f"{opening}Say something about the {thing}."}],
-            temperature=1.0,
-            seed=7,
-            max_tokens=16,
-        )
-        for thing in ("sea", "sun", "tree", "city")
-    ]
-    together = await asyncio.gather(*map(transport.send, asked))
-    # Alone, and in another order: with other neighbours, and after other prompts that begin alike.
-    alone = [await transport.send(request) for request in reversed(asked)]
-    assert [reply.choices for reply in together] == [reply.choices for reply in reversed(alone)]
-    assert len({reply.choices[0].text for reply in together}) > 1
+    for number in range(2):
+        asked = Request([{"role": "user", "content": f"{text} What is {number}?"}], max_tokens=4)
+        usage = (await transport.send(asked)).usage
+    assert 0 < usage.cached_tokens <= usage.prompt_tokens
 
 
 @needs_model

@@ -29,7 +29,7 @@ test: $(STAMPS)/test ## Run the tests, under five minutes on two cores
 test-slow: $(STAMPS)/test $(STAMPS)/demo $(STAMPS)/server ## Run the tests that take minutes, or need the embedded model
 	$(BIN)/python -m pytest -m "(slow or local) and not postgres and not retrieval"
 
-test-retrieval: $(STAMPS)/test $(STAMPS)/demo $(STAMPS)/retrieval ## Run the tests that need the embedded embeddings model
+test-retrieval: $(STAMPS)/test $(STAMPS)/demo $(STAMPS)/retrieval $(STAMPS)/oirl ## Run the tests that need the embedded embeddings model
 	$(BIN)/python -m pytest -m retrieval
 
 test-oirl: $(STAMPS)/test $(STAMPS)/retrieval $(STAMPS)/oirl ## Run the tests of all reward models, and evaluate them on real logs

@@ -1,6 +1,5 @@
 """README and docs say what the code does: options, flags, files, links, the graph."""
 
-import importlib.util
 import re
 import tomllib
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from drpo_graph.settings.settings import RoleSettings, Settings
 from tests.docs.snippets import ROOT, read_snippets, run_snippet
 from tests.support.command import finished_keys
 from tests.support.fake_server import FakeServer
+from tests.support.scripts import load_module
 
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted(ROOT.glob("docs/*.md"))]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -42,12 +42,7 @@ def options_by_command() -> dict[str, set[str]]:
 
 def load_script(name: str) -> ModuleType:
     """Return a script of the repository as a module."""
-    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_module(ROOT / "scripts" / f"{name}.py")
 
 
 def test_page_of_options_is_what_the_settings_say() -> None:

@@ -1,7 +1,6 @@
 """The examples with agents, on a fake server and on the embedded model."""
 
 import datetime
-import importlib.util
 import json
 import re
 import threading
@@ -21,6 +20,7 @@ from tests.support.command import KEY, serve
 from tests.support.fake_replies import messages_of
 from tests.support.fake_server import FakeServer, Reply, ServerOptions
 from tests.support.oracle import role_of
+from tests.support.scripts import load_module
 
 ROOT = Path(__file__).resolve().parents[2]
 BETTER = "You are a patient assistant who asks for what is missing."
@@ -44,12 +44,7 @@ SMALL = {
 
 
 def load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, ROOT / "examples" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_module(ROOT / "examples" / f"{name}.py")
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import asyncio
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -12,6 +12,9 @@ from drpo_graph.cli.demonstrations import EmbeddingOptions, check_is_no_input, r
 from drpo_graph.cli.option_groups import option, takes_options
 from drpo_graph.display.streams import write_lines
 from drpo_graph.safety.terminal import inert
+
+if TYPE_CHECKING:
+    from drpo_graph.oirl.router import PromptRouter
 
 _MAX_LINE = 2000
 _MAX_PRICE = 1_000_000.0
@@ -70,14 +73,17 @@ def train_command(
     )
     router = asyncio.run(training)
     router.save(output)
-    known = router.parts.provenance
-    found = router.parts.portfolio
-    for line in (
+    for line in _describe(router, output):
+        write_lines(sys.stdout, inert(line, max_chars=_MAX_LINE))
+
+
+def _describe(router: "PromptRouter", output: Path) -> list[str]:
+    known, found = router.parts.provenance, router.parts.portfolio
+    return [
         f"learned from {known.num_rows} trials of {len(router.prompts)} prompts on {known.num_queries} queries",
-        *((f"portfolio: {found.reason}",) if found is not None else ()),
+        *([f"portfolio: {found.reason}"] if found is not None else []),
         f"best single prompt: {router.prompts[router.parts.gate.best].name}",
         f"{'chooses by query' if not router.has_abstained else 'abstains'}: {router.parts.gate.reason}",
         f"router: {output}",
         f"next: drpo oirl select --router {shlex.quote(str(output))} QUERY",
-    ):
-        write_lines(sys.stdout, inert(line, max_chars=_MAX_LINE))
+    ]

@@ -113,7 +113,7 @@ def test_the_self_critic_s_confidence_goes_with_its_row(tmp_path: Path) -> None:
 )
 def test_labels_that_do_not_fit_are_told(tmp_path: Path, changes: dict[str, ArrayLike], told: str) -> None:
     said = problem(write_labels(tmp_path, **changes))
-    assert said.splitlines()[0] == f"The logs in {tmp_path} cannot be used:"
+    assert said.startswith(f"The logs in {tmp_path} cannot be used:")
     assert told in said
 
 

@@ -3,7 +3,10 @@
 import os
 import ssl
 from collections.abc import Mapping
+from functools import lru_cache
 from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
 from urllib.parse import urlsplit
 
 from drpo_graph.errors import ModelSpecError
@@ -20,11 +23,36 @@ def check_surroundings(environment: Mapping[str, str] | None = None) -> None:
         ModelSpecError: no HTTP client could be opened with it.
     """
     found = os.environ if environment is None else environment
-    _check_certificates(found.get("SSL_CERT_FILE"))
+    load_certificates(found)
     for name in _PROXY_VARIABLES:
         for own in (name, name.upper()):
             if value := found.get(own):
                 _check_proxy(own, value)
+
+
+def load_certificates(environment: Mapping[str, str] | None = None) -> ssl.SSLContext | Literal[True]:
+    """Return the certificates that ``SSL_CERT_FILE`` names, for a client's ``verify``; ``True`` where it names none.
+
+    Raises:
+        ModelSpecError: the file has none, or cannot be read.
+    """
+    file = (os.environ if environment is None else environment).get("SSL_CERT_FILE")
+    if not file:
+        return True
+    try:
+        stat = Path(file).stat()
+        return _load_bundle(file, stat.st_mtime_ns, stat.st_size)
+    except OSError as error:  # As is an SSLError: the file has no certificate.
+        reason = "it holds no certificates" if isinstance(error, ssl.SSLError) else error.strerror
+        raise ModelSpecError(
+            f"SSL_CERT_FILE names {file!r}, which cannot be used: {reason}. Correct the variable, or unset it."
+        ) from error
+
+
+@lru_cache(maxsize=4)
+def _load_bundle(file: str, mtime_ns: int, size: int) -> ssl.SSLContext:
+    # Tens of milliseconds, for each run and each of its clients. Date and size tell whether the file is another.
+    return ssl.create_default_context(cafile=file)
 
 
 def uses_socks() -> bool:
@@ -44,18 +72,6 @@ def check_key(key: str, variable: str) -> str:
             f"The key in {variable} holds {wrong}, which no request can carry: set it anew, the key alone."
         )
     return key
-
-
-def _check_certificates(file: str | None) -> None:
-    if not file:
-        return
-    try:
-        ssl.create_default_context(cafile=file)
-    except OSError as error:  # As is an SSLError: the file has no certificate.
-        reason = "it holds no certificates" if isinstance(error, ssl.SSLError) else error.strerror
-        raise ModelSpecError(
-            f"SSL_CERT_FILE names {file!r}, which cannot be used: {reason}. Correct the variable, or unset it."
-        ) from error
 
 
 def _check_proxy(name: str, value: str) -> None:

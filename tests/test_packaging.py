@@ -52,7 +52,7 @@ def test_importing_the_package_is_quick_and_loads_no_client() -> None:
 def test_what_calls_no_model_loads_neither_langgraph_nor_a_client(statement: str) -> None:
     seconds, modules = probe(statement)
     assert seconds < 3
-    assert modules.isdisjoint({"torch", "langgraph", "langchain_core", "langchain_openai", "openai"})
+    assert modules.isdisjoint({"torch", "langgraph", "langchain_core", "langchain_openai", "openai", "genai_prices"})
 
 
 def test_help_costs_what_a_bare_command_line_s_does() -> None:
@@ -61,7 +61,9 @@ def test_help_costs_what_a_bare_command_line_s_does() -> None:
     usual_s = min(probe(bare)[0] for _ in range(3))
     ours = [probe(help_of_ours) for _ in range(3)]
     assert min(seconds for seconds, _ in ours) < 2 * usual_s
-    assert ours[0][1].isdisjoint({"asyncio", "pydantic", "drpo_graph.cli.options", "drpo_graph.settings.settings"})
+    assert ours[0][1].isdisjoint(
+        {"asyncio", "pydantic", "genai_prices", "drpo_graph.cli.options", "drpo_graph.settings.settings"}
+    )
 
 
 def test_building_a_graph_loads_no_client() -> None:

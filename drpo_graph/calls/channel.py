@@ -193,11 +193,10 @@ class CallChannel:
     async def _learn_terms(self, failure: CallFailure, *, sent: Terms) -> bool:
         """Return whether there are other terms to ask on than those that were refused; new ones are told once."""
         known = self.learned.terms
-        if known != sent:  # Another call has learnt them meanwhile.
-            return True
         terms = known.after(failure.refused)
         if terms == known:
-            return False
+            # Another call may have learnt them meanwhile.
+            return known != sent
         told = terms.describe_since(known)
         self.warn(f"the model {self.client.settings.model!r} does not take every field: {told} ({failure.message})")
         await self.learn(terms=terms)

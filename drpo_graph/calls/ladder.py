@@ -159,7 +159,7 @@ class Exchange(Generic[T]):
         choices = record.choices
         for slot, choice in zip(slots, choices or [Choice(text="")] * len(slots), strict=False):
             self._settle(slot, choice, key)
-            if record.usage.reasoning_tokens and choice.finish_reason == "length" and not choice.text.strip():
+            if record.usage.reasoning_tokens and choice.is_cut and not choice.text.strip():
                 await self._note_eaten(slot, record.usage.reasoning_tokens)
         settled = slots[: len(choices)] if choices else slots
         failures = [failure for slot in settled if (failure := self._samples[slot].failure) is not None]

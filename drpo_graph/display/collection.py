@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from drpo_graph.display.formatting import NONE, format_count, format_models
+from drpo_graph.display.tables import cost_table, make_table
 from drpo_graph.events.schema import CollectionFinished, CollectionStarted, TrialFinished
 from drpo_graph.records import CollectionResult, PromptOutcome
 from drpo_graph.safety.terminal import inert
@@ -128,8 +128,7 @@ def describe_end(result: CollectionResult) -> str:
 
 def print_outcomes(console: Console, result: CollectionResult) -> None:
     """Print what became of every prompt."""
-    title = Text(f"outcomes by prompt, {inert(result.checker, max_chars=_MAX_NAME)}", style="bold")
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table = make_table(f"outcomes by prompt, {inert(result.checker, max_chars=_MAX_NAME)}")
     table.add_column("prompt", no_wrap=True)
     for heading in ("mean outcome", "trials", "unlabelled", "tokens each"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -142,6 +141,7 @@ def print_outcomes(console: Console, result: CollectionResult) -> None:
         table.add_row(Text(inert(one.name, max_chars=_MAX_NAME)), *cells, text)
     console.print(table)
     console.print(Text(describe_end(result)))
+    console.print(cost_table(result))
 
 
 def print_collection(console: Console, event: CollectionFinished, files: Sequence[Path]) -> None:

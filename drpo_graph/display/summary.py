@@ -12,26 +12,22 @@ from rich.text import Text
 
 from drpo_graph.display.collection import print_collection
 from drpo_graph.display.formatting import (
-    NONE,
-    format_count,
     format_duration,
     format_gain,
     format_kinds,
     format_reward,
-    format_usage,
 )
+from drpo_graph.display.tables import LABEL_WIDTH, cost_table, make_table
 from drpo_graph.events.schema import CollectionFinished, ICLFinished, RunFinished, RunStopped
-from drpo_graph.records import ROLES, ROOT_ID, ICLResult, PairedComparison, RunResult, Usage
+from drpo_graph.records import ROOT_ID, ICLResult, PairedComparison, RunResult
 from drpo_graph.safety.installing import tell_command
 from drpo_graph.safety.terminal import inert, inert_block
-from drpo_graph.settings.limits import tell_money
 
 MAX_PROMPT_CHARS = 6000
 """Longest prompt shown in full; the files hold the rest."""
 
 RESULT_FILE = "result.json"
 _MAX_LINE, _MAX_ID = 400, 24
-_LABEL_WIDTH = 11
 _EMBEDDED = "local:smollm2"
 RESUME_COMMAND = "drpo resume "
 """With what the command begins that resumes a run."""
@@ -51,7 +47,7 @@ def render_summary(
     width, so that they can be copied.
     """
     facts = Table.grid(padding=(0, 2, 0, 0))
-    facts.add_column(style="dim", width=_LABEL_WIDTH, no_wrap=True)
+    facts.add_column(style="dim", width=LABEL_WIDTH, no_wrap=True)
     facts.add_column(overflow="fold")
     facts.add_row("reward", _reward_text(result))
     facts.add_row("validation", _validation_text(result))
@@ -61,7 +57,7 @@ def render_summary(
         facts.add_row("failures", Text(format_kinds(result.failures_by_kind)))
     if result.unusable_by_kind:
         facts.add_row("bad replies", Text(format_kinds(result.unusable_by_kind)))
-    parts: list[RenderableType] = [_prompt_panel(result), Text(), facts, Text(), _cost_table(result)]
+    parts: list[RenderableType] = [_prompt_panel(result), Text(), facts, Text(), cost_table(result)]
     parts.extend(_listing("files", [str(path) for path in files]))
     parts.extend(_listing("next", [tell_command(one) for one in commands]))
     return Group(*parts)
@@ -120,20 +116,13 @@ def print_examples(console: Console, result: ICLResult) -> None:
     calls = sum(usage.calls for usage in result.usage_by_role.values())
     counts = f"unscored {result.num_unscored}, calls {calls}"
     console.print(Text(f"mean reward {format_gain(result.examples)}, {counts}"))
+    console.print(cost_table(result))
 
 
 def list_example_files(files: Sequence[Path], result: ICLResult) -> list[Path]:
     """Return where the examples and the result were written, given the files of a search in the same place."""
     folders = [one.parent for one in files if one.name == RESULT_FILE]
     return [folder / name for folder in folders for name in (result.published_name, RESULT_FILE)]
-
-
-def make_table(title: str = "") -> Table:
-    """Return a table without lines; its title stands over it on the left."""
-    heading = Text(title, style="bold") if title else None
-    return Table(
-        title=heading, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim"
-    )
 
 
 def _prompt_panel(result: RunResult) -> RenderableType:
@@ -241,39 +230,9 @@ def _search_text(result: RunResult, *, elapsed_s: float | None) -> Text:
     return text.append(f"  path {path}", style="dim")
 
 
-def _cost_table(result: RunResult) -> Table:
-    table = make_table()
-    table.add_column("cost", style="dim", width=_LABEL_WIDTH)
-    has_money = any(result.cost_by_role.values())
-    has_reasoned = any(usage.reasoning_tokens for usage in result.usage_by_role.values())
-    optional = (("of it reasoning", has_reasoned), ("money", has_money))
-    for name in ("calls", "tokens in", "out", "cached", *(name for name, is_shown in optional if is_shown)):
-        table.add_column(name, justify="right")
-
-    def count(usage: Usage) -> list[str]:
-        return [*format_usage(usage), *([format_count(usage.reasoning_tokens)] if has_reasoned else [])]
-
-    total = Usage()
-    roles = [role for role in ROLES if role in result.usage_by_role]
-    for role in [*roles, *sorted(set(result.usage_by_role) - set(ROLES))]:
-        usage = result.usage_by_role[role]
-        total = total.plus(usage)
-        money = [_money(result.cost_by_role.get(role))] if has_money else []
-        table.add_row(Text(inert(role, max_chars=_LABEL_WIDTH)), *count(usage), *money)
-    is_whole = set(result.usage_by_role) <= set(result.cost_by_role)
-    money = [_money(sum(result.cost_by_role.values()) if is_whole else None)] if has_money else []
-    table.add_row("total", *count(total), *money, style="bold")
-    return table
-
-
-def _money(dollars: float | None) -> str:
-    """Return a role's cost; of a model without a price it is not known, and the total is not either."""
-    return NONE if dollars is None else tell_money(dollars)
-
-
 def _listing(label: str, lines: Sequence[str]) -> list[RenderableType]:
     shown: list[RenderableType] = [Text()] if lines else []
     for i, line in enumerate(lines):
-        head = f"{'' if i else label:{_LABEL_WIDTH + 2}}"
+        head = f"{'' if i else label:{LABEL_WIDTH + 2}}"
         shown.append(Text.assemble((head, "dim"), inert(line, max_chars=2000), no_wrap=True, overflow="ignore"))
     return shown

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from drpo_graph.prompts.library import PromptLibrary
 from drpo_graph.records import ROLES, ICLExample, Query, Role, Rollout
-from drpo_graph.search.estimate import BYTES_PER_TOKEN, Dataset, Estimate, Measure, add_up, measure_call
+from drpo_graph.search.estimate import BYTES_PER_TOKEN, Dataset, Estimate, Measure, add_up, measure_answer, measure_call
 from drpo_graph.search.workload import Workload
 from drpo_graph.settings.settings import Settings
 
@@ -30,7 +30,7 @@ def estimate_icl(
     }
     # Nobody is asked to respond.
     per_call["base"] = Measure(calls=0)
-    shown = _measure_rewrite(examples, prompts, is_worst=is_worst) + per_call["critic"].completion_tokens
+    shown = _measure_rewrite(examples, prompts, is_worst=is_worst) + measure_answer("critic", shaped, is_worst=is_worst)
     per_call["optimizer"] = per_call["optimizer"]._replace(prompt_tokens=shown)
     num_examples = len(examples)
     first = Workload(num_examples, 0, num_examples)

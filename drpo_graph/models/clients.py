@@ -23,7 +23,8 @@ from drpo_graph.models.endpoint_gate import gate_for
 from drpo_graph.models.per_loop import PerLoop
 from drpo_graph.models.request import Reply, Request
 from drpo_graph.models.surroundings import check_key, check_surroundings
-from drpo_graph.models.transport import LangChainTransport, OpenAITransport, Transport
+from drpo_graph.models.terms import Terms
+from drpo_graph.models.transport import LangChainTransport, OpenAITransport, Transport, without_refused
 from drpo_graph.prompts.library import PromptFormat
 from drpo_graph.records import ROLES, Role
 from drpo_graph.safety.redaction import remember_secret
@@ -264,7 +265,9 @@ def _init_other_provider(role: Role, settings: RoleSettings) -> "BaseChatModel":
     except (ImportError, ValueError) as error:
         raise ModelSpecError(f"The {role} model {settings.model!r}: {error}") from error
     _remember_keys(model)
-    return model
+    # Some clients have values of their own.
+    unset = tuple(name for name in ("temperature", "top_p") if getattr(settings, name) is None)
+    return without_refused(model, Terms(dropped=unset))
 
 
 def _remember_keys(model: "BaseChatModel") -> None:

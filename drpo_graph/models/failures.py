@@ -112,7 +112,7 @@ def classify_failure(error: Exception, *, secret: str = "") -> CallFailure | Non
     if status is not None:
         failure = CallFailure(f"http_{status}", "stop", message)
         return _classify_status(status, words, failure, _headers_of(error), body_of(error))
-    return _classify_broken(error, message, secret)
+    return _classify_broken(error, message, secret) or _classify_unsent(error, message)
 
 
 def is_context_overflow(failure: CallFailure) -> bool:
@@ -217,6 +217,12 @@ def _classify_broken(error: Exception, message: str, secret: str) -> CallFailure
     is_reset = any(_RESET_NAMES.search(name) for name in names)
     is_unanswered = not is_reset and any(_UNANSWERED_NAMES.search(name) for name in names)
     return CallFailure("connection", "retry", shorten(f"{message}{detail}", 300), is_unreached=is_unanswered)
+
+
+def _classify_unsent(error: Exception, message: str) -> CallFailure | None:
+    """Return what a client that knows its provider's models refuses to send; ``None`` where the error is a bug."""
+    refused = find_refused(str(error), None) if isinstance(error, TypeError | ValueError) else ()
+    return CallFailure("not_sent", "adapt", message, refused=refused) if refused else None
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

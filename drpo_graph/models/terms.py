@@ -30,6 +30,8 @@ _NEVER_TAKEN = re.compile(
     r"|un(known|recogni[sz]ed|expected)|instead|deprecated|does not (support|accept) the (field|parameter|argument)",
     re.I,
 )
+# What Anthropic calls it, which LangChain's client is given under its usual name.
+_EFFORT = re.compile(r"\boutput_config\.effort\b|\beffort(?= parameter\b)")
 _ONE_OF_BOTH = re.compile(r"\bboth\b|only one|either", re.I)
 
 
@@ -76,6 +78,7 @@ def find_refused(message: str, body: object, *, param: str = "") -> tuple[str, .
     A server names them in ``param``, as the place of each fault in a ``detail`` list, or in words: between quotes, or,
     for names that no prose has. Words of refusal stand beside it: a value out of bounds is no refused field.
     """
+    message = _EFFORT.sub("reasoning_effort", message)
     told = f"{message} {_types_in(body)}"
     if not _REFUSING.search(told):
         return ()

@@ -73,7 +73,7 @@ class OpenAITransport:
         if request.endpoint == "completions" and self._completions is not None:
             reply = _read_completion(await self._completions().complete(_completions_body(request)))
         else:
-            reply = await _send_chat(_without(self._chat(), request.terms), request, _chat_options(request))
+            reply = await _send_chat(without_refused(self._chat(), request.terms), request, _chat_options(request))
         return cut_at_stops(reply, _own_stops(request))
 
     async def stream(self, request: Request) -> AsyncIterator[Piece]:
@@ -104,7 +104,7 @@ class OpenAITransport:
             return end_at_stops(_stream_completion(self._completions(), request), _own_stops(request))
         has_usage = "stream_options" not in request.terms.dropped
         changes = {"disable_streaming": False, "stream_usage": has_usage}
-        model = _without(self._chat(), request.terms).model_copy(update=changes)
+        model = without_refused(self._chat(), request.terms).model_copy(update=changes)
         return end_at_stops(_stream_chat(model, request, _chat_options(request)), _own_stops(request))
 
 
@@ -128,7 +128,7 @@ class LangChainTransport:
 
     def _fit(self, request: Request) -> BaseChatModel:
         """Return the model with replies as long as the request allows, and without the fields that are refused."""
-        model = _without(self._model, request.terms)
+        model = without_refused(self._model, request.terms)
         if self._limit_field is None:
             return model
         own = getattr(model, self._limit_field)
@@ -137,8 +137,8 @@ class LangChainTransport:
         return model.model_copy(update={self._limit_field: request.max_tokens})
 
 
-def _without(model: BaseChatModel, terms: Terms) -> BaseChatModel:
-    """Return the model without what it would send of its own of the fields that its server refuses."""
+def without_refused(model: BaseChatModel, terms: Terms) -> BaseChatModel:
+    """Return the model without what it would send of its own of the fields that its server does not get."""
     refused = {*terms.dropped, *(LIMIT_FIELDS if terms.limit_field else ())}
     if not refused:
         return model

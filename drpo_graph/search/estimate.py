@@ -13,12 +13,15 @@ from drpo_graph.search.levels import new_query_indices
 from drpo_graph.search.workload import Workload, add_workloads, count_calls, plan_levels, plan_validation, repeat_all
 from drpo_graph.settings.limits import CAPS, Cap, Limits, flag_of, tell_amount
 from drpo_graph.settings.prices import PriceBook, to_dollars
+from drpo_graph.settings.reasoning_models import is_reasoning
 from drpo_graph.settings.settings import Settings
 
 BYTES_PER_TOKEN = 4
 """Of English text; in the worst case half as many."""
 REPLY_TOKENS: Mapping[Role, int] = {"base": 350, "metrics": 150, "critic": 250, "optimizer": 500}
 """Typical replies, per sample."""
+REASONING_TOKENS = 500
+"""What a model that reasons is taken to think with before each sample; it is part of the tokens out."""
 REWRITE_TOKENS = 350
 """A typical rewritten prompt."""
 TOKENS_PER_S = 50
@@ -148,11 +151,29 @@ def find_shortage(limits: Limits, needed: Mapping[Cap, float | None]) -> str | N
 def measure_call(role: Role, settings: Settings, prompts: PromptLibrary, data: Dataset, *, is_worst: bool) -> Measure:
     """Return what a usual call of a role uses, or the largest first one."""
     max_tokens = settings.role(role).max_tokens
-    reply = max_tokens if is_worst else min(REPLY_TOKENS[role], max_tokens)
+    thought = REASONING_TOKENS if is_reasoning(settings.role(role)) else 0
+    reply = max_tokens if is_worst else min(REPLY_TOKENS[role] + thought, max_tokens)
     # In the worst case each sample is a call.
     samples = settings.num_proposed if role == "optimizer" and not is_worst else 1
     prompt = _measure_prompt(role, settings, prompts, data, is_worst=is_worst)
     return Measure(1.0, prompt, reply * samples)
+
+
+def measure_answer(role: Role, settings: Settings, *, is_worst: bool) -> int:
+    """Return the tokens of a role's reply where it is shown to another role: without what was thought before it."""
+    return _Texts(settings, is_worst=is_worst).reply(role, REPLY_TOKENS[role])
+
+
+def tell_reasoning(settings: Settings, estimate: Estimate) -> str | None:
+    """Return what an estimate assumes of models that reason, or ``None`` where none of those asked is known to."""
+    roles = [role for role in ROLES if estimate.by_role[role].calls and is_reasoning(settings.role(role))]
+    if not roles:
+        return None
+    return (
+        f"Models that reason: {', '.join(sorted({settings.role(role).model for role in roles}))}. Of their tokens out "
+        f"{REASONING_TOKENS} for each reply are assumed to be reasoning, which is billed as output; it may be several "
+        "times that, within max_tokens."
+    )
 
 
 def _measure_prompt(role: Role, settings: Settings, prompts: PromptLibrary, data: Dataset, *, is_worst: bool) -> int:

@@ -8,8 +8,9 @@ from pydantic import Field, field_validator
 
 from drpo_graph.errors import UsageError
 from drpo_graph.records import Record
+from drpo_graph.safety.installing import tell_install
 from drpo_graph.settings.fingerprint import Operational
-from drpo_graph.settings.prices import PICODOLLARS, Price, PriceBook, names_of
+from drpo_graph.settings.prices import PICODOLLARS, Price, PriceBook, is_package_installed, names_of
 
 Cap = Literal["max_calls", "max_tokens", "max_cost", "max_time"]
 CAPS: tuple[Cap, ...] = ("max_calls", "max_tokens", "max_cost", "max_time")
@@ -48,7 +49,7 @@ class Limits(Record):
     max_time: Operational[float | None] = Field(None, gt=0, allow_inf_nan=False)
     """Seconds of work, summed over the processes of the run; ``"90m"``, ``"2h"``, ``"1d"`` are read too."""
     prices: Operational[dict[str, Price]] = Field(default_factory=dict)
-    """Prices by model string, before those of the list that comes with the package."""
+    """Prices by model string, before those of the package ``genai-prices`` (extra ``prices``) and of our short list."""
 
     @field_validator("max_time", mode="before")
     @classmethod
@@ -82,8 +83,13 @@ def check_prices(limits: Limits, model_by_role: Mapping[str, str]) -> None:
         if limits.max_cost is not None and model and book.find(model) is None:
             raise UsageError(
                 f"max_cost: no price is known for the {role} model {model!r}. Give it in USD per million tokens: "
-                f'--price {model}=IN,OUT[,CACHED], or input and output under [prices."{model}"] in a settings file.'
+                f'--price {model}=IN,OUT[,CACHED], or input and output under [prices."{model}"] in a settings file'
+                f"{_tell_package()}."
             )
+
+
+def _tell_package() -> str:
+    return "" if is_package_installed() else f"; or install a maintained list of prices: {tell_install('prices')}"
 
 
 def check_priced(names: Collection[str], model_by_role: Mapping[str, str]) -> None:

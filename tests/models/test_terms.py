@@ -34,6 +34,9 @@ class BadRequestError(Exception):
         ("`temperature` is deprecated for this model.", {}, ("temperature",)),
         ("top_p must be 1 when using greedy sampling.", {}, ("top_p",)),
         ("`temperature` must be strictly positive", {}, ("temperature",)),
+        ("temperature is not supported when thinking is enabled", {}, ("temperature",)),
+        ("This model does not support the effort parameter.", {}, ("reasoning_effort",)),
+        ("output_config.effort: Extra inputs are not permitted", {}, ("reasoning_effort",)),
         ("400", {"param": "n", "message": "Invalid n value (currently only n = 1 is supported)"}, ("n",)),
         (
             "422",
@@ -74,6 +77,22 @@ def test_field_is_refused_where_the_server_says_so(message: str, body: Any, refu
     assert failure is not None
     assert failure.refused == refused
     assert failure.remedy == ("adapt" if refused else "reject")
+
+
+@pytest.mark.parametrize(
+    ("error", "refused"),
+    [
+        (ValueError("`temperature` is not supported for claude-sonnet-5-5 at non-default values."), ("temperature",)),
+        (TypeError("AsyncMessages.create() got an unexpected keyword argument 'top_p'"), ("top_p",)),
+        (ValueError("could not convert string to float: 'temperature'"), None),
+        (TypeError("f() got an unexpected keyword argument 'colour'"), None),
+        (KeyError("'stop' is not supported"), None),
+    ],
+)
+def test_field_that_a_client_does_not_send_is_refused_too(error: Exception, refused: tuple[str, ...] | None) -> None:
+    failure = classify_failure(error)
+    told = None if failure is None else (failure.remedy, failure.refused)
+    assert told == (None if refused is None else ("adapt", refused))
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,14 @@ from drpo_graph.graph import build_graph
 from drpo_graph.models.request import Reply, Request
 from drpo_graph.prompts import load_prompts
 from drpo_graph.records import ROLES, Query, Usage
-from drpo_graph.search.estimate import Dataset, estimate_remaining, estimate_run, find_shortage
+from drpo_graph.search.estimate import (
+    REASONING_TOKENS,
+    Dataset,
+    estimate_remaining,
+    estimate_run,
+    find_shortage,
+    tell_reasoning,
+)
 from drpo_graph.search.hosting import RECURSION_LIMIT
 from drpo_graph.search.workload import Workload, plan_levels
 from drpo_graph.settings.limits import Limits
@@ -164,6 +171,20 @@ def test_money_is_tokens_times_price_and_unknown_without_one() -> None:
     priced = settings.model_copy(update={"prices": {"fake:world": price}})
     for one in estimate_run(priced, PROMPTS, data, is_worst=False).by_role.values():
         assert one.cost_usd == pytest.approx((one.prompt_tokens * 3 + one.completion_tokens * 5) / 10**6)
+
+
+def test_reasoning_is_part_of_what_is_expected_and_of_the_limit_that_bounds_it() -> None:
+    data = Dataset(queries_of(["One?", "Two?"]))
+    plain = fake_settings(depth=3)
+    thinking = plain.model_copy(update={"critic": plain.critic.model_copy(update={"reasoning_effort": "low"})})
+    one, two = (estimate_run(each, PROMPTS, data, is_worst=False) for each in (plain, thinking))
+    more = two.by_role["critic"].completion_tokens - one.by_role["critic"].completion_tokens
+    assert more == REASONING_TOKENS * one.by_role["critic"].calls > 0
+    # What was thought is shown to nobody.
+    assert two.by_role["optimizer"] == one.by_role["optimizer"]
+    assert estimate_run(plain, PROMPTS, data, is_worst=True) == estimate_run(thinking, PROMPTS, data, is_worst=True)
+    assert tell_reasoning(plain, one) is None
+    assert f"fake:world. Of their tokens out {REASONING_TOKENS} for each reply" in str(tell_reasoning(thinking, two))
 
 
 @pytest.mark.parametrize("is_worst", [False, True])

@@ -42,6 +42,8 @@ def _like_anthropic(names: list[str], body: Mapping[str, object]) -> web.Respons
     joined = " and ".join(f"`{name}`" for name in names)
     what = "is deprecated" if len(names) == 1 else "cannot both be specified"
     message = f"{joined} {what} for this model."
+    if names == ["output_config"]:
+        message = "This model does not support the effort parameter."
     error = {"type": "error", "error": {"type": "invalid_request_error", "message": message}}
     return _respond(400, error)
 

@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from drpo_graph.display.formatting import NONE
-from drpo_graph.display.summary import make_table
+from drpo_graph.display.tables import make_table
 from drpo_graph.oirl.demonstrations import Split
 from drpo_graph.oirl.summary import SIDES, PromptSummary, SideSummary, TableSummary
 from drpo_graph.safety.terminal import inert

@@ -11,10 +11,10 @@ from rich.text import Text
 from drpo_graph.display import DisplayKind
 from drpo_graph.display.formatting import NONE, format_count, format_estimate
 from drpo_graph.display.streams import quiet, write_lines
-from drpo_graph.display.summary import make_table
+from drpo_graph.display.tables import make_table
 from drpo_graph.prompts.library import load_prompts
 from drpo_graph.records import ROLES, ICLExample, Query
-from drpo_graph.search.estimate import Dataset, Estimate, estimate_run, find_shortage
+from drpo_graph.search.estimate import Dataset, Estimate, estimate_run, find_shortage, tell_reasoning
 from drpo_graph.search.levels import draw_queries, order_drawn
 from drpo_graph.settings.limits import CAPS, tell_money
 from drpo_graph.settings.settings import Settings
@@ -90,6 +90,7 @@ def _print_page(settings: Settings, expected: Estimate, worst: Estimate, told: S
     console.print(_table(expected, worst), Text())
     lines = [
         *told,
+        *filter(None, [tell_reasoning(settings, expected)]),
         "Tokens, money and time go by usual lengths, at most by the token limits; no token is taken as cached.",
         "Nothing was called, and nothing was created.",
     ]

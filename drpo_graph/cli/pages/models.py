@@ -5,7 +5,7 @@ from typing import NamedTuple, TextIO
 from rich.console import Console
 from rich.text import Text
 
-from drpo_graph.display.summary import make_table
+from drpo_graph.display.tables import make_table
 from drpo_graph.models.capabilities import Capabilities
 from drpo_graph.runs.role_checks import RoleCheck
 from drpo_graph.safety.terminal import inert

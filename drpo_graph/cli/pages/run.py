@@ -11,7 +11,8 @@ from rich.text import Text
 
 from drpo_graph.display.collection import print_outcomes
 from drpo_graph.display.formatting import format_duration, format_models, format_reward
-from drpo_graph.display.summary import make_table, print_examples, render_summary
+from drpo_graph.display.summary import print_examples, render_summary
+from drpo_graph.display.tables import make_table
 from drpo_graph.display.view import describe_decision
 from drpo_graph.records import ROLES, Candidate
 from drpo_graph.runs.reading import StoredRun, describe_start

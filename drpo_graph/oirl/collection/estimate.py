@@ -9,7 +9,6 @@ from drpo_graph.prompts.library import PromptLibrary
 from drpo_graph.records import ROLES, Role
 from drpo_graph.search.estimate import (
     BYTES_PER_TOKEN,
-    REPLY_TOKENS,
     Dataset,
     Estimate,
     Measure,
@@ -32,9 +31,7 @@ def estimate_collection(
         role: measure_call(role, settings, prompts, data, is_worst=is_worst) if role in asked else Measure(calls=0)
         for role in ROLES
     }
-    limit = settings.base.max_tokens
-    reply = limit if is_worst else min(REPLY_TOKENS["base"], limit)
-    per_call["base"] = Measure(1.0, _measure_request(given, is_worst=is_worst), reply)
+    per_call["base"] = per_call["base"]._replace(prompt_tokens=_measure_request(given, is_worst=is_worst))
     work = Workload(len(given.questions) if has_critic else 0, 0, plan.num_planned)
     return add_up([work], per_call, settings, is_worst=is_worst)
 

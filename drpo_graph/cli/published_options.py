@@ -5,6 +5,8 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TypeVar, get_args
 
+import typer
+
 from drpo_graph.cli.option_groups import FLAG, OptionGroup, SettingGroup, option
 from drpo_graph.cli.options import LogLevel, Serving, Sources
 from drpo_graph.errors import SettingsError
@@ -43,6 +45,17 @@ def fill_from_file(sources: Sources, group: _Group) -> _Group:
     filed = {name: _check(sources, name, value) for name, value in sources.run_values.items()}
     unset = {one.name for one in fields(group) if getattr(group, one.name) in (None, False)}
     return replace(group, **{name: value for name, value in filed.items() if name in unset and value is not None})
+
+
+def note_unused(sources: Sources, *groups: OptionGroup) -> None:
+    """Say what the settings file tells of how a run is done and a command that takes these groups does not do so.
+
+    Raises:
+        SettingsError: the file cannot be read or parsed.
+    """
+    unused = sorted(set(sources.run_values) - {one.name for group in groups for one in fields(group)})
+    if unused:
+        typer.echo(f"note: settings file {sources.config}: {', '.join(unused)}: not used by this command.", err=True)
 
 
 def shape_serving(serving: Serving, published: Published, settings: Settings) -> tuple[Serving, str]:

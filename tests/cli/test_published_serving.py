@@ -87,6 +87,9 @@ def test_run_ends_well_and_the_printed_command_serves_the_same_again(drpo: Drpo,
     assert [one for one in second.argv if one != str(second.port)] == [
         one for one in first.argv if one != str(first.port)
     ]
+    # Its server has gone: what asks the model is not offered.
+    assert "drpo generate" not in resumed.out
+    assert "drpo export t" in resumed.out
     assert read_result(folder / "drpo_runs").status == "done"
 
 

@@ -1,5 +1,6 @@
 """``drpo oirl collect``: try prompts on queries, and keep what became of it."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -106,7 +107,8 @@ def collect_command(
     begin = partial(
         collect_demonstrations, answered, tried, settings=settings, checker=judge, thread_id=name, trials=asked
     )
-    execution.start(name, begin, settings=settings, frame=execution.build_frame(storage, place))
+    frame = replace(execution.build_frame(storage, place), checker=judge.spec if judge.is_own else None)
+    execution.start(name, begin, settings=settings, frame=frame)
 
 
 def _choose(answered: tuple[AnsweredQuery, ...], num_queries: int | None) -> tuple[AnsweredQuery, ...]:

@@ -26,9 +26,9 @@ class Published(SettingGroup, panel="Flags of the published code"):
     data_dir: str | None = option(None, "DIR", help="A dataset folder, as an argument would be.")
     is_gpt: bool | None = option(None, FLAG, help="Chat roles, or one flat prompt.", flag="--is-gpt/--no-is-gpt")
     base_model_family: str | None = option(None, "NAME", help="Accepted; not needed.")
-    base_model_download_dir: str | None = option(None, "DIR", help="Of the model that --serve serves.")
+    base_model_download_dir: str | None = option(None, "DIR", help="Serve the vllm:NAME with weights kept here.")
     cuda_visible_devices: str | None = option(None, "LIST", help="Serve the vllm:NAME on these GPUs, e.g. 0,1.")
-    num_gpus: int | None = option(None, "N", help="Serve it on as many GPUs.", at_least=1)
+    num_gpus: int | None = option(None, "N", help="Serve the vllm:NAME on as many GPUs.", at_least=1)
     disable_tqdm: bool = option(False, FLAG, help="No live panel.")
 
     def given(self) -> dict[str, object]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.test_serve import RUN
-from tests.serving.stubs import PYTHON_PATH, are_gone, read_record
+from tests.serving.stubs import PYTHON_PATH, are_gone, free_port, read_record
 from tests.support.command import MODEL, SMALL, Drpo, assert_one_line, read_result
 
 GIVEN = {"base_model_download_dir": "my models", "cuda_visible_devices": "1,0", "num_gpus": "2"}
@@ -133,23 +133,37 @@ def test_with_a_model_that_is_served_elsewhere_they_are_noted_and_start_nothing(
 
 
 @pytest.mark.parametrize(
-    "command",
+    ("command", "unused"),
     [
-        ("icl", "--num-examples", "1"),
-        ("oirl", "collect", "--num-queries", "1"),
-        ("resume", "t"),
-        ("fork", "t", "--level", "0"),
+        (("icl", "--num-examples", "1"), "num_gpus"),
+        (("oirl", "collect", "--num-queries", "1"), "num_gpus"),
+        (("resume", "t"), "num_gpus"),
+        # The folder in a file may be that of the former run, which stays as it is.
+        (("fork", "t", "--level", "0"), "log_dir, num_gpus"),
     ],
-    ids=lambda words: words[0],
+    ids=lambda words: words[0] if isinstance(words, tuple) else "",
 )
 def test_command_that_starts_no_server_for_them_says_so_and_takes_the_rest(
-    command: tuple[str, ...], drpo: Drpo, folder: Path, stub: Path
+    command: tuple[str, ...], unused: str, drpo: Drpo, folder: Path, stub: Path
 ) -> None:
     assert drpo("optimize", *SMALL, "--thread-id", "t", "--max-calls", "12", *CALM).code == 3
-    (folder / "run.json").write_text('{"num_gpus": 1, "log-dir": "filed", "logging_level": "WARNING"}')
+    (folder / "run.json").write_text('{"num_gpus": 1, "log-dir": "filed"}')
     more = () if command[1] == "t" else (*MODEL, "--thread-id", "u")
     outcome = drpo(*command, *more, "--config", "run.json", "--max-calls", "3", "--display", "none")
     assert outcome.code == 3
-    assert outcome.err_lines[0] == "note: settings file run.json: num_gpus: not used by this command."
-    assert (folder / "filed" / "log.txt").is_file()
+    assert outcome.err_lines[0] == f"note: settings file run.json: {unused}: not used by this command."
+    assert (folder / "filed" / "log.txt").is_file() == ("log_dir" not in unused)
     assert not stub.exists()
+
+
+def test_serve_takes_them_under_their_names(drpo: Drpo, stub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STUB_FAIL", "No available memory for the cache blocks")
+    more = ("--gpu_memory_utilization=0.5", "--max_model_len=8k", "--dtype", "float16", "--port", str(free_port()))
+    assert drpo("serve", "org/model", *FORMS["underscores"], *more).code == 1
+    record = read_record(stub)
+    assert record.environment["CUDA_VISIBLE_DEVICES"] == "1,0"
+    wanted = {"--tensor-parallel-size": "2", "--download-dir": "my models", "--gpu-memory-utilization": "0.5"}
+    wanted |= {"--max-model-len": "8k", "--dtype": "float16"}
+    assert {flag: option_of(record.argv, flag) for flag in wanted} == wanted
+    assert_one_line(drpo("serve", "org/model", "--num_gpus", "0"), 2, "'--num_gpus'")
+    assert_one_line(drpo("serve", "org/model", "--base_model_download_dir"), 2, "'--base_model_download_dir'")

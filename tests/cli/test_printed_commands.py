@@ -133,6 +133,16 @@ def test_while_a_run_waits_for_a_decision(drpo: Drpo, place: tuple[str, str]) ->
     assert drpo(*decide).code == 0
 
 
+@pytest.mark.parametrize("is_joined", [False, True])
+def test_in_errors(is_joined: bool, drpo: Drpo, place: tuple[str, str]) -> None:
+    where = ("=".join(place),) if is_joined else place
+    assert drpo("optimize", *SEARCH, *where, "--thread-id", "t", "--display", "none").code == 0
+    for command in (("optimize", *MODEL, "--thread-id", "t"), ("show", "u")):
+        (advised,) = re.findall(rf"`'{CALLED}' (.+?)`", drpo(*command, *where).err)
+        outcome = drpo(*shlex.split(advised))
+        assert outcome.code == 0, outcome.err
+
+
 def test_what_the_demo_offers_needs_no_key(drpo: Drpo, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY")
     (command,) = re.findall(r"\$\(BIN\)/drpo (.* --dry-run)\"", (ROOT / "Makefile").read_text(encoding="utf-8"))

@@ -73,7 +73,7 @@ clean: ## Remove the environment and what was built
 	rm -rf $(VENV) build dist *.egg-info
 
 $(STAMPS)/base: pyproject.toml $(if $(IS_BROKEN),FORCE)
-	@scripts/ensure_venv.sh $(VENV) $(PYTHON)
+	@scripts/ensure_venv.sh "$(VENV)" "$(PYTHON)"
 	@echo "installing drpo_graph"
 	@$(PIP) -e .
 	@mkdir -p $(STAMPS) && touch $@

@@ -17,7 +17,8 @@ if [ -e "$venv" ]; then
     echo "$venv has no Python $wanted or newer with pip: making it anew"
     rm -rf "$venv"
 fi
-for one in ${python:-python3 python3.14 python3.13 python3.12 python3.11}; do
+if [ -n "$python" ]; then set -- "$python"; else set -- python3 python3.14 python3.13 python3.12 python3.11; fi
+for one in "$@"; do
     # Without its module venv, as Debian ships it, a Python cannot make a whole one.
     if is_right "$one" && "$one" -m venv "$venv" > /dev/null 2>&1 && is_whole "$venv"; then
         echo "created $venv with $("$one" --version)"
@@ -30,6 +31,6 @@ if [ -z "$python" ] && command -v uv > /dev/null && uv venv -q --seed --python "
     exit 0
 fi
 rm -rf "$venv"
-echo "drpo_graph needs Python $wanted or newer, with the module venv. ${python:-python3} is:" \
-    "$(${python:-python3} --version 2>&1 || true). Install one and say PYTHON=python3.12, or install uv." >&2
+echo "drpo_graph needs Python $wanted or newer, with the module venv. $1 is:" \
+    "$("$1" --version 2>&1 || true). Install one and say PYTHON=python3.12, or install uv." >&2
 exit 1

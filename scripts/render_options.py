@@ -21,7 +21,7 @@ from drpo_graph.settings.settings import RoleSettings, Settings
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "options.md"
 _ROLE_FLAGS = {
-    "model": "--model",
+    "model": "--model, --base-model, --metrics-model, --critic-model, --optimizer-model",
     "base_url": "--base-url",
     "api_key_env": "--api-key-env",
     "temperature": "--temperature (the optimizer's)",
@@ -62,7 +62,7 @@ def render_page() -> str:
 def find_flags() -> dict[str, str]:
     """Return the flag of ``drpo optimize`` that sets a setting, by the setting's name."""
     command: Any = typer.main.get_command(app)
-    params = command.commands["optimize"].params
+    params = command.load("optimize").params
     return {param.name: "/".join([*param.opts[:1], *param.secondary_opts]) for param in params}
 
 

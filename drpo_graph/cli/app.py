@@ -1,7 +1,9 @@
 """The command line's frame: commands, one-line errors, exit codes."""
 
+import re
 import sys
 import traceback
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
@@ -15,6 +17,8 @@ EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
 _MAX_MESSAGE = 100_000
+_ADVISED = re.compile(r"`(drpo (?:runs|(?:resume|show|events|review) [^`]+))`")
+"""A whole command about stored runs, as errors give it."""
 
 _HOME = "drpo_graph.cli.commands"
 COMMANDS = {
@@ -143,12 +147,21 @@ def _report(error: Exception, code: int, *, is_debug: bool, told: Translated) ->
     elif isinstance(error, DRPOError):
         if not error.was_shown:
             # What was meant is what was typed; only wrong usage is about that.
-            _echo(f"error: {told.as_typed(str(error)) if isinstance(error, UsageError) else error}")
+            said = told.as_typed(str(error)) if isinstance(error, UsageError) else str(error)
+            _echo(f"error: {_complete(said, told.arguments)}")
     elif _is_usage_error(error):
         _echo(f"error: {told.as_typed(_describe_usage(error))}")
     else:
         _echo(f"error: {type(error).__name__}: {error} (a bug: run again with --debug for its place)")
     return code
+
+
+def _complete(message: str, arguments: Sequence[str]) -> str:
+    """Return an error's words with commands that can be pasted: with drpo's path, and the place of the runs."""
+    from drpo_graph.cli.places import find_place_flag
+    from drpo_graph.safety.installing import tell_command
+
+    return _ADVISED.sub(lambda found: f"`{tell_command(found[1])}{find_place_flag(arguments)}`", message)
 
 
 def _echo(text: str) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import os
+import shlex
 import sys
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, replace
@@ -90,6 +91,8 @@ class Frame:
     options: RunOptions
     display: DisplayKind
     serving: RoleServing | None
+    checker: str | None = None
+    """The user's own that judges, where one does: what resumes the run has to name it again."""
 
     @property
     def storage(self) -> Storage:
@@ -177,6 +180,7 @@ def go_on(run: ResumedRun, thread_id: str, *, frame: Frame) -> None:
             raise UsageError(f"Run {thread_id!r} collects demonstrations: it takes no DATA, and has its queries.")
         from drpo_graph.oirl.collection import resume_collection  # Needs an extra.
 
+        frame = replace(frame, checker=run.checker)
         begin = partial(
             resume_collection,
             thread_id,
@@ -209,8 +213,9 @@ def go_on(run: ResumedRun, thread_id: str, *, frame: Frame) -> None:
 class _Screen:
     """A display that begins with the first event: what goes wrong before it needs no panel."""
 
-    def __init__(self, thread_id: str, frame: Frame) -> None:
-        files, commands = _list_files(frame.options, thread_id), _list_commands(thread_id, frame)
+    def __init__(self, thread_id: str, frame: Frame, settings: Settings) -> None:
+        files = _list_files(frame.options, thread_id)
+        commands = [_tell_resuming(thread_id, frame, settings), *_list_next(thread_id, frame)]
         self._display = make_display(
             frame.display, stdout=sys.stdout, stderr=sys.stderr, files=files, commands=commands
         )
@@ -242,7 +247,7 @@ def _carry_out(thread_id: str, begin: Begin, *, settings: Settings, frame: Frame
         frame = replace(frame, options=replace(frame.options, has_ended=has_ended))
         while True:
             try:
-                return _show(thread_id, begin, frame=frame)
+                return _show(thread_id, begin, settings=settings, frame=frame)
             except ReviewNeededError:
                 if frame.display not in ("rich", "plain") or not is_terminal():
                     raise
@@ -251,9 +256,9 @@ def _carry_out(thread_id: str, begin: Begin, *, settings: Settings, frame: Frame
                 begin = again
 
 
-def _show(thread_id: str, begin: Begin, *, frame: Frame) -> None:
+def _show(thread_id: str, begin: Begin, *, settings: Settings, frame: Frame) -> None:
     """Run with a display; an error that it has not shown says how to go on."""
-    screen = _Screen(thread_id, frame)
+    screen = _Screen(thread_id, frame, settings)
     calm_collector()
     try:
         result = asyncio.run(begin(options=replace(frame.options, sinks=(screen.handle,))))
@@ -287,12 +292,23 @@ def _list_files(options: RunOptions, thread_id: str) -> list[Path]:
     return [folder / name for name in names] if folder is not None else []
 
 
-def _list_commands(thread_id: str, frame: Frame) -> list[str]:
+def _tell_resuming(thread_id: str, frame: Frame, settings: Settings) -> str:
+    """Return the command that resumes a run: what it was given and does not store, it is given again."""
+    named = [("--reward", one) for one in settings.reward or ()]
+    if frame.checker is not None:
+        named.append(("--checker", frame.checker))
+    code = "".join(f" {flag} {shlex.quote(one)}" for flag, one in named)
+    serving = frame.serving.flags if frame.serving is not None else ""
+    return f"{RESUME_COMMAND}{thread_id}{name_place(frame.storage)}{serving}{code}"
+
+
+def _list_next(thread_id: str, frame: Frame) -> list[str]:
+    """Return what can be done with a search that is done; one's own server has gone with it, and answers nothing."""
     where = name_place(frame.storage)
+    asked = [f'drpo generate "Why is the sky blue?" --run {thread_id}{where}'] if frame.serving is None else []
     return [
-        f"drpo resume {thread_id}{where}{frame.serving.flags if frame.serving is not None else ''}",
         f"drpo show {thread_id}{where}",
         f"drpo events {thread_id}{where}",
-        f'drpo generate "Why is the sky blue?" --run {thread_id}{where}',
+        *asked,
         f"drpo export {thread_id}{where} --registry {DEFAULT_PROMPTS}",
     ]

@@ -1,6 +1,8 @@
 """How commands name the place of runs, and that of prompts."""
 
 import shlex
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,6 +41,17 @@ def is_default(storage: Storage) -> bool:
 def name_place(storage: Storage) -> str:
     """Return what a command needs to find a place, e.g. ``" --checkpoint FILE"``; never with a password."""
     return "" if is_default(storage) else f" --checkpoint {shlex.quote(storage.name)}"
+
+
+def find_place_flag(arguments: Sequence[str]) -> str:
+    """Return what :func:`name_place` says of the place that a command line names; nothing where it names none."""
+    words = iter(arguments)
+    for word in words:
+        flag, separator, value = word.partition("=")
+        if flag == "--checkpoint":
+            with suppress(UsageError):
+                return name_place(find_storage(value if separator else next(words, "")))
+    return ""
 
 
 def open_prompts(folder: Path | None) -> "PromptRegistry | None":

@@ -5,6 +5,8 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TypeVar, get_args
 
+import typer
+
 from drpo_graph.cli.option_groups import FLAG, OptionGroup, SettingGroup, option
 from drpo_graph.cli.options import LogLevel, Serving, Sources
 from drpo_graph.errors import SettingsError
@@ -24,9 +26,9 @@ class Published(SettingGroup, panel="Flags of the published code"):
     data_dir: str | None = option(None, "DIR", help="A dataset folder, as an argument would be.")
     is_gpt: bool | None = option(None, FLAG, help="Chat roles, or one flat prompt.", flag="--is-gpt/--no-is-gpt")
     base_model_family: str | None = option(None, "NAME", help="Accepted; not needed.")
-    base_model_download_dir: str | None = option(None, "DIR", help="Of the model that --serve serves.")
+    base_model_download_dir: str | None = option(None, "DIR", help="Serve the vllm:NAME with weights kept here.")
     cuda_visible_devices: str | None = option(None, "LIST", help="Serve the vllm:NAME on these GPUs, e.g. 0,1.")
-    num_gpus: int | None = option(None, "N", help="Serve it on as many GPUs.", at_least=1)
+    num_gpus: int | None = option(None, "N", help="Serve the vllm:NAME on as many GPUs.", at_least=1)
     disable_tqdm: bool = option(False, FLAG, help="No live panel.")
 
     def given(self) -> dict[str, object]:
@@ -43,6 +45,17 @@ def fill_from_file(sources: Sources, group: _Group) -> _Group:
     filed = {name: _check(sources, name, value) for name, value in sources.run_values.items()}
     unset = {one.name for one in fields(group) if getattr(group, one.name) in (None, False)}
     return replace(group, **{name: value for name, value in filed.items() if name in unset and value is not None})
+
+
+def note_unused(sources: Sources, *groups: OptionGroup) -> None:
+    """Say what the settings file tells of how a run is done and a command that takes these groups does not do so.
+
+    Raises:
+        SettingsError: the file cannot be read or parsed.
+    """
+    unused = sorted(set(sources.run_values) - {one.name for group in groups for one in fields(group)})
+    if unused:
+        typer.echo(f"note: settings file {sources.config}: {', '.join(unused)}: not used by this command.", err=True)
 
 
 def shape_serving(serving: Serving, published: Published, settings: Settings) -> tuple[Serving, str]:

@@ -83,8 +83,8 @@ def _find_roles(settings: Settings) -> list[RoleSettings]:
         raise UsageError("--serve: no role has a model vllm:NAME without a base URL. Give e.g. --base-model vllm:NAME.")
     if len(models) > 1:
         raise UsageError(
-            f"--serve serves one model, and the roles have {len(models)}: {', '.join(models)}. Start the others with "
-            "`drpo serve` and give these roles a base URL, e.g. --set critic.base_url=URL."
+            f"A run's server has one model, and the roles have {len(models)}: {', '.join(models)}. Start the others "
+            "with `drpo serve` and give these roles a base URL, e.g. --set critic.base_url=URL."
         )
     return served
 
@@ -109,7 +109,7 @@ def _find_key(roles: list[RoleSettings], request: ServeRequest) -> ServerKey | N
     keys = {key.value: key for key in (own, *found) if key is not None}
     if len(keys) > 1:
         raise UsageError(
-            f"--serve: the server takes one key, but {', '.join(sorted(named))}"
+            f"A run's server takes one key, but {', '.join(sorted(named))}"
             f"{' and --serve-options' if own else ''} hold different ones. Name the same key, or unset {KEY_VARIABLE}."
         )
     return next(iter(keys.values()), None)

@@ -12,6 +12,7 @@ from drpo_graph.display.formatting import NONE, format_count, format_models
 from drpo_graph.display.tables import cost_table, make_table
 from drpo_graph.events.schema import CollectionFinished, CollectionStarted, TrialFinished
 from drpo_graph.records import CollectionResult, PromptOutcome
+from drpo_graph.safety.installing import tell_command
 from drpo_graph.safety.terminal import inert
 
 DEMONSTRATIONS_FILE = "demonstrations.jsonl"
@@ -156,5 +157,19 @@ def print_collection(console: Console, event: CollectionFinished, files: Sequenc
     for path in (*places, *(folder / _RESULT_FILE for folder in folders)):
         console.print(Text(inert(str(path), max_chars=2000)), soft_wrap=True)
     for path in places:
-        for command in ("train", "evaluate"):
-            console.print(Text(f"next: drpo oirl {command} {shlex.quote(str(path))}"), soft_wrap=True)
+        for command in (tell_training(path), tell_evaluation(path)):
+            console.print(Text(f"next: {inert(command, max_chars=2000)}"), soft_wrap=True)
+
+
+def tell_training(path: Path) -> str:
+    """Return the command that learns a router from demonstrations, and writes it beside them."""
+    return _tell("train", path, path.parent / "router.npz")
+
+
+def tell_evaluation(path: Path) -> str:
+    """Return the command that evaluates choices by query on demonstrations, and writes its tables beside them."""
+    return _tell("evaluate", path, path.parent / "evaluation")
+
+
+def _tell(command: str, path: Path, output: Path) -> str:
+    return tell_command(f"drpo oirl {command} {shlex.quote(str(path))} --output {shlex.quote(str(output))}")

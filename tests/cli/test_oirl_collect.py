@@ -53,8 +53,8 @@ def test_plain_tells_how_far_it_is_and_ends_with_each_prompt_and_the_next_comman
         (told,) = [line.split() for line in lines if line.startswith(f"{one.name} ")]
         assert told[2:4] == ["8", "0"]
     assert str(ROWS) in lines
-    assert f"next: drpo oirl train {ROWS}" in lines
-    assert lines[-1] == f"next: drpo oirl evaluate {ROWS}"
+    assert f"next: drpo oirl train {ROWS} --output {ROWS.parent}/router.npz" in lines
+    assert lines[-1] == f"next: drpo oirl evaluate {ROWS} --output {ROWS.parent}/evaluation"
     assert len(lines) < 40
     assert len(load_demonstrations(ROWS)) == 24
 
@@ -129,7 +129,8 @@ def test_output_in_parquet_with_sides_and_draws(server: FakeServer, drpo: Drpo, 
     options = ("--trials", "2", "--temperature", "0.5", "--test-share", "0.25", "--seed", "7", "--placement", "after")
     outcome = drpo(*START, *options, "--output", "out.parquet", "--display", "plain")
     assert outcome.code == 0, outcome.err
-    assert f"next: drpo oirl train {folder / 'out.parquet'}" in outcome.out.splitlines()
+    train = f"next: drpo oirl train {folder / 'out.parquet'} --output {folder / 'router.npz'}"
+    assert train in outcome.out.splitlines()
     rows = list(load_demonstrations(folder / "out.parquet"))
     assert len(rows) == 48
     assert Counter(row.split for row in rows) == {"train": 36, "test": 12}

@@ -261,7 +261,7 @@ def test_different_keys_for_one_server_are_refused(drpo: Drpo, monkeypatch: pyte
     monkeypatch.setenv("VLLM_API_KEY", "one")
     monkeypatch.setenv("MY_KEY", "two")
     outcome = drpo("optimize", *RUN, "--set", "critic.api_key_env=MY_KEY", "--serve")
-    assert_one_line(outcome, 2, "MY_KEY, VLLM_API_KEY hold different", "--serve")
+    assert_one_line(outcome, 2, "server takes one key", "MY_KEY, VLLM_API_KEY hold different")
 
 
 def begin_served_run(*arguments: str, **environment: str) -> tuple[subprocess.Popen[str], Record, Path]:

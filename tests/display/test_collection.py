@@ -109,7 +109,7 @@ def test_end_lists_every_prompt_and_the_next_commands() -> None:
     said = out.getvalue()
     assert all(f"p{n}" in said for n in range(3))
     assert "demonstrations 30, unlabelled 6, calls 36" in said
-    assert "next: drpo oirl train '/data/my rows.jsonl'" in said
+    assert "next: drpo oirl train '/data/my rows.jsonl' --output /data/router.npz" in said
 
 
 def test_log_of_a_long_collection_has_some_twenty_lines() -> None:

@@ -36,7 +36,7 @@ def test_every_critique_of_searches_becomes_a_row(drpo: Drpo, folder: Path) -> N
     outcome = drpo("oirl", "from-run", "t", "u", "--output", "rows.jsonl")
     assert outcome.code == 0, outcome.err
     lines = outcome.out.splitlines()
-    assert lines[-1] == "next: drpo oirl train rows.jsonl"
+    assert lines[-1] == "next: drpo oirl train rows.jsonl --output router.npz"
     table = load_demonstrations(folder / "rows.jsonl")
     counts = {line.split(":")[0]: int(line.split()[1]) for line in lines[:2]}
     assert sum(counts.values()) == len(table)

@@ -10,6 +10,7 @@ from drpo_graph.cli import options as flags
 from drpo_graph.cli.inputs import check_budget, read_changes
 from drpo_graph.cli.option_groups import Without, takes_options
 from drpo_graph.cli.places import find_place_of
+from drpo_graph.cli.published_options import note_unused
 from drpo_graph.storage.names import check_thread_id, new_thread_id
 
 _Level = Annotated[
@@ -46,6 +47,8 @@ def fork_command(
     Settings that are not given are the former run's; data and initial prompt cannot change.
     """
     storage = find_place_of(parent_id, output.checkpoint)
+    # A file that the former run was given names that run's folder, which stays as it is.
+    note_unused(sources)
     changes = read_changes(sources, models, search, pace, budget)
     name = check_thread_id(new_thread_id() if new_id is None else new_id)
     # Loads LangGraph: wrong usage is told before that.

@@ -9,7 +9,7 @@ from drpo_graph.cli import options as flags
 from drpo_graph.cli.inputs import read_settings
 from drpo_graph.cli.option_groups import Only, Without, argument, option, takes_options
 from drpo_graph.cli.pages.estimate import print_estimates
-from drpo_graph.cli.published_options import fill_from_file
+from drpo_graph.cli.published_options import fill_from_file, note_unused
 from drpo_graph.display import DisplayKind
 from drpo_graph.errors import DatasetError
 from drpo_graph.prompts.library import load_prompts
@@ -44,6 +44,7 @@ def icl_command(
     """
     storage = find_storage(output.checkpoint)
     output = fill_from_file(sources, output)
+    note_unused(sources, output)
     settings = read_settings(sources, models, search, pace, budget)
     from drpo_graph.retrieval import bundled_icl_examples, load_icl_examples  # Loads LangChain's vector store.
 

@@ -18,7 +18,7 @@ from drpo_graph.cli.inputs import (
 from drpo_graph.cli.option_groups import FLAG, Only, Without, option, takes_options
 from drpo_graph.cli.pages.estimate import print_estimate
 from drpo_graph.cli.places import find_place_of
-from drpo_graph.cli.published_options import Published, fill_from_file, shape_serving
+from drpo_graph.cli.published_options import Published, fill_from_file, note_unused, shape_serving
 from drpo_graph.parts.rewrite_guards import check_fillable
 from drpo_graph.search.levels import draw_queries
 from drpo_graph.storage.names import check_thread_id, new_thread_id
@@ -59,7 +59,7 @@ def optimize_command(
     training = draw_queries(training, settings)
     check_fillable(settings, settings.initial_prompt, [*training, *held_out])
     if published.base_model_family:
-        typer.echo("note: --base-model-family is not needed: the server knows its model's chat template.", err=True)
+        typer.echo("note: base_model_family: not needed, as the server knows its model's chat template.", err=True)
     serving, note = shape_serving(serving, published, settings)
     if note:
         typer.echo(f"note: {note}", err=True)
@@ -109,6 +109,7 @@ def resume_command(
     """
     storage = find_place_of(thread_id, output.checkpoint)
     output = fill_from_file(sources, output)
+    note_unused(sources, output)
     changes = read_changes(sources, pace, budget, search)
     training = read_datasets(queries) if queries else None
     from drpo_graph.cli import execution  # Loads LangGraph: wrong usage is told before that.

@@ -13,6 +13,7 @@ from drpo_graph.cli.option_groups import FLAG, Only, OptionGroup, Without, optio
 from drpo_graph.cli.places import find_place_of, name_place
 from drpo_graph.display.streams import quiet
 from drpo_graph.errors import UsageError
+from drpo_graph.safety.installing import tell_command
 
 _MAX_TOLD = 60
 
@@ -84,8 +85,8 @@ def review_command(
         return
     if not decision.is_made and not review_page.is_terminal():
         review_page.print_request(request, quiet(sys.stdout))
-        place = name_place(storage)
-        typer.echo(f"decide with: drpo review {thread_id}{place} --approve (or --veto ID, --edit ID=@FILE)")
+        typer.echo("--veto ID takes a candidate out, --edit ID=@FILE tries another prompt")
+        typer.echo(f"decide with: {tell_command(f'drpo review {thread_id}{name_place(storage)} --approve')}")
         return
     # Before anything is stored: what is wrong with the command must not leave half of it done.
     frame = execution.build_frame(storage, output, serving=serving)

@@ -8,6 +8,7 @@ from functools import wraps
 from drpo_graph.cli.model_server import RunningServer, run_server
 from drpo_graph.cli.serve_request import SERVE_FOLDER, read_request
 from drpo_graph.display.streams import write_lines
+from drpo_graph.safety.installing import tell_command
 from drpo_graph.serving.arguments import KEY_VARIABLE
 from drpo_graph.serving.keys import borrow_key
 from drpo_graph.storage.places import DEFAULT_CHECKPOINT
@@ -49,4 +50,4 @@ def _describe_use(running: RunningServer) -> str:
         words.append(f'{KEY_VARIABLE}="$(cat {shlex.quote(str(key.file.absolute()))})"')
     elif key.variable != KEY_VARIABLE:
         words.append(f'{KEY_VARIABLE}="${key.variable}"')
-    return " ".join([*words, "drpo optimize --model", shlex.quote(f"vllm:{plan.model}")])
+    return " ".join([*words, tell_command(f"drpo optimize --model {shlex.quote(f'vllm:{plan.model}')}")])

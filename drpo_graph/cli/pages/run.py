@@ -16,6 +16,7 @@ from drpo_graph.display.tables import make_table
 from drpo_graph.display.view import describe_decision
 from drpo_graph.records import ROLES, Candidate
 from drpo_graph.runs.reading import StoredRun, describe_start
+from drpo_graph.safety.installing import tell_command
 from drpo_graph.safety.terminal import inert, inert_block
 from drpo_graph.settings.layers import list_unusual
 from drpo_graph.storage.run_list import DEED_BY_KIND
@@ -25,7 +26,7 @@ _SHAPE = ("depth", "beam_size", "n_actions", "queries_per_level", "seed")
 _MAX_LINE = 400
 _MAX_PROMPT = 6000
 _MAX_ID = 24
-_VERB_BY_STATUS = {"running": "watch it with: drpo events", "waiting": "review with: drpo review"}
+_VERB_BY_STATUS = {"running": ("watch it", "events"), "waiting": ("review", "review")}
 
 
 def print_run(run: StoredRun, stdout: TextIO, *, place: str) -> None:
@@ -85,9 +86,10 @@ def _print_progress(run: StoredRun, console: Console, *, best: Candidate | None,
     if best is not None:
         console.print(Text("best prompt so far:", style="bold"))
         console.print(Text(inert_block(best.prompt, max_chars=_MAX_PROMPT)), soft_wrap=True)
-    verb = _VERB_BY_STATUS.get(run.record.status, "resume with: drpo resume")
+    deed, verb = _VERB_BY_STATUS.get(run.record.status, ("resume", "resume"))
     tail = " --follow" if run.record.status == "running" else ""
-    console.print(Text(f"{verb} {run.record.thread_id}{place}{tail}"), soft_wrap=True)
+    command = tell_command(f"drpo {verb} {run.record.thread_id}{place}{tail}")
+    console.print(Text(f"{deed} with: {command}"), soft_wrap=True)
 
 
 def _levels_table(beams: list[list[str]], by_id: Mapping[str, Candidate]) -> Table:

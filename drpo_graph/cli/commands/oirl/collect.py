@@ -1,5 +1,6 @@
 """``drpo oirl collect``: try prompts on queries, and keep what became of it."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -9,6 +10,7 @@ from drpo_graph.cli.demonstrations import check_is_no_input
 from drpo_graph.cli.inputs import check_budget, read_answered, read_settings
 from drpo_graph.cli.option_groups import Only, SettingGroup, Without, option, parse_sampling, takes_options
 from drpo_graph.cli.pages.estimate import print_estimates
+from drpo_graph.cli.published_options import fill_from_file, note_unused
 from drpo_graph.data.references import AnsweredQuery, load_bundled_problems
 from drpo_graph.display import DisplayKind
 from drpo_graph.errors import DatasetError
@@ -80,6 +82,8 @@ def collect_command(
     it, and no finished model call is paid for twice.
     """
     storage = find_storage(place.checkpoint)
+    place = fill_from_file(sources, place)
+    note_unused(sources, place)
     defaults = {"base": {"max_tokens": _REPLY_TOKENS}}
     settings = read_settings(sources, models, sampling, search, pace, budget, defaults=defaults)
     check_budget(settings, budget.find_priced())
@@ -103,7 +107,8 @@ def collect_command(
     begin = partial(
         collect_demonstrations, answered, tried, settings=settings, checker=judge, thread_id=name, trials=asked
     )
-    execution.start(name, begin, settings=settings, frame=execution.build_frame(storage, place))
+    frame = replace(execution.build_frame(storage, place), checker=judge.spec if judge.is_own else None)
+    execution.start(name, begin, settings=settings, frame=frame)
 
 
 def _choose(answered: tuple[AnsweredQuery, ...], num_queries: int | None) -> tuple[AnsweredQuery, ...]:

@@ -1,7 +1,6 @@
 """``drpo oirl from-run``: demonstrations from the critiques of searches."""
 
 import asyncio
-import shlex
 import sys
 from itertools import chain
 from pathlib import Path
@@ -13,6 +12,7 @@ from drpo_graph.cli import options as flags
 from drpo_graph.cli.completion import complete_thread
 from drpo_graph.cli.option_groups import takes_options
 from drpo_graph.cli.places import DEFAULT_PLACE
+from drpo_graph.display.collection import tell_training
 from drpo_graph.display.streams import quiet, write_lines
 from drpo_graph.safety.terminal import inert
 from drpo_graph.storage.names import check_thread_id
@@ -48,12 +48,11 @@ def from_run_command(
     check_output(output)
     found = asyncio.run(read_run_demonstrations(storage, names))
     num_rows = save_demonstrations(output, chain.from_iterable(one.rows for one in found))
-    place = shlex.quote(str(output))
     lines = [
         f"{one.thread_id}: {len(one.rows)} demonstrations; left out: {one.num_unscored} unscored, "
         f"{one.num_repeated} repeated"
         for one in found
     ]
-    lines += [f"{num_rows} demonstrations in {output}", f"next: drpo oirl train {place}"]
+    lines += [f"{num_rows} demonstrations in {output}", f"next: {tell_training(output)}"]
     for line in lines:
         write_lines(quiet(sys.stdout), inert(line, max_chars=_MAX_LINE))

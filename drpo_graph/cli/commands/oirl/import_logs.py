@@ -10,6 +10,7 @@ import typer
 from drpo_graph.cli.demonstrations import check_is_no_input
 from drpo_graph.cli.option_groups import option, takes_options
 from drpo_graph.display.streams import write_lines
+from drpo_graph.safety.installing import tell_command
 from drpo_graph.safety.terminal import inert
 
 _MAX_LINE = 2000
@@ -58,6 +59,6 @@ def import_logs_command(
     sides = ", ".join(f"{int(table.is_in(side).sum())} {side}" for side in ("train", "test"))
     for line in (
         f"{num_rows} demonstrations in {output}: {sides}",
-        f"next: drpo oirl inspect {shlex.quote(str(output))}",
+        f"next: {tell_command(f'drpo oirl inspect {shlex.quote(str(output))}')}",
     ):
         write_lines(sys.stdout, inert(line, max_chars=_MAX_LINE))

@@ -11,6 +11,7 @@ import typer
 from drpo_graph.cli.demonstrations import EmbeddingOptions, check_is_no_input, read_table, tell
 from drpo_graph.cli.option_groups import option, takes_options
 from drpo_graph.display.streams import write_lines
+from drpo_graph.safety.installing import tell_command
 from drpo_graph.safety.terminal import inert
 
 if TYPE_CHECKING:
@@ -73,17 +74,19 @@ def train_command(
     )
     router = asyncio.run(training)
     router.save(output)
-    for line in _describe(router, output):
+    for line in _describe(router, output, base_url=embedding.embeddings_base_url):
         write_lines(sys.stdout, inert(line, max_chars=_MAX_LINE))
 
 
-def _describe(router: "PromptRouter", output: Path) -> list[str]:
+def _describe(router: "PromptRouter", output: Path, *, base_url: str | None) -> list[str]:
     known, found = router.parts.provenance, router.parts.portfolio
+    # Queries are sent nowhere that is not named again.
+    place = "" if base_url is None else f" --embeddings-base-url {shlex.quote(base_url)}"
     return [
         f"learned from {known.num_rows} trials of {len(router.prompts)} prompts on {known.num_queries} queries",
         *([f"portfolio: {found.reason}"] if found is not None else []),
         f"best single prompt: {router.prompts[router.parts.gate.best].name}",
         f"{'chooses by query' if not router.has_abstained else 'abstains'}: {router.parts.gate.reason}",
         f"router: {output}",
-        f"next: drpo oirl select --router {shlex.quote(str(output))} QUERY",
+        f"next: {tell_command(f'drpo oirl select --router {shlex.quote(str(output))}{place} QUERY')}",
     ]

@@ -1,18 +1,20 @@
 """The steps of ICL optimisation. Every call goes through the ledger, so a step that runs again pays for nothing."""
 
 import random
+from typing import cast
 
 from langgraph.runtime import Runtime
-from pydantic import JsonValue, ValidationError
+from pydantic import JsonValue
 
 from drpo_graph.calls.failed_samples import count_failures
-from drpo_graph.errors import DatasetError, ReplyError, StateFormatError
+from drpo_graph.errors import ReplyError, StateFormatError
 from drpo_graph.events.schema import ICLExampleFinished, ICLFinished, ICLStarted
 from drpo_graph.icl.state import ExampleState, ICLState, JudgedRef, JudgeTask, OutcomeRef
 from drpo_graph.models.request import ReplySchema
 from drpo_graph.nodes.critique import ask_critic
 from drpo_graph.parts.parsing import read_text
-from drpo_graph.records import MAX_SCORE, ICLExample, ICLOutcome, ICLResult, Query, Rollout
+from drpo_graph.records import MAX_SCORE, ICLOutcome, ICLResult, Query, Rollout
+from drpo_graph.retrieval.examples import GivenExamples, as_examples
 from drpo_graph.safety.texts import shorten
 from drpo_graph.search.announce import report_rollout
 from drpo_graph.search.hosting import derive_run_id
@@ -30,9 +32,9 @@ async def start(state: ICLState, runtime: Runtime[RunContext]) -> ICLState:
     Raises:
         DatasetError: there is no example, one is malformed, or two share a query.
     """
+    examples = as_examples(cast(GivenExamples, state["examples"]))
     run_id = derive_run_id()
     session = await session_of(runtime, run_id)
-    examples = read_examples(state["examples"])
     by_id = {f"icl-{number:03d}": one for number, one in enumerate(examples, 1)}
     queries = {one: Query(id=one, text=example.query).model_dump(mode="json") for one, example in by_id.items()}
     await session.archive.put_all("queries", queries)
@@ -65,23 +67,6 @@ def announce_run(
             former_s=session.ledger.budget.former_s,
         )
     )
-
-
-def read_examples(given: list[dict[str, str]]) -> list[ICLExample]:
-    """Return the examples of a graph's input.
-
-    Raises:
-        DatasetError: there is none, one is malformed, or two share a query.
-    """
-    try:
-        examples = [ICLExample.model_validate(one) for one in given]
-    except ValidationError as error:
-        raise DatasetError(f"ICL examples: expected objects with 'query' and 'response': {error}") from error
-    if not examples:
-        raise DatasetError("No ICL examples were given: expected at least one.")
-    if len({one.query for one in examples}) < len(examples):
-        raise DatasetError("Two of the ICL examples share a query: keep one of them.")
-    return examples
 
 
 async def judge(state: JudgeTask, runtime: Runtime[RunContext]) -> dict[str, list[JudgedRef]]:

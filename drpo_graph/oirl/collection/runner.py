@@ -1,14 +1,14 @@
 """Start and resume collections, on the same frame as the search's runs."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from langchain_core.language_models import BaseChatModel
 
-from drpo_graph.data.given import GivenQueries
-from drpo_graph.data.references import AnsweredQuery, as_answered, load_bundled_problems
+from drpo_graph.data.references import GivenAnswered, as_answered, load_bundled_problems
+from drpo_graph.data.rows import AnsweredQuery
 from drpo_graph.errors import BudgetSpentError, FingerprintMismatchError, SettingsError, UsageError
 from drpo_graph.events.schema import CollectionFinished
 from drpo_graph.oirl.checkers import Checker, CheckFunction, as_checker, load_checker, names_own_code
@@ -16,8 +16,10 @@ from drpo_graph.oirl.collection.files import check_output, write_collection
 from drpo_graph.oirl.collection.graph import CollectionGraph, build_collection_graph, find_optional_roles
 from drpo_graph.oirl.collection.inputs import (
     CollectionRunInput,
+    GivenPrompts,
     TrialOptions,
     TriedPrompt,
+    as_prompts,
     check_prompts,
     check_sides,
     load_tried_prompts,
@@ -38,8 +40,8 @@ from drpo_graph.storage.run_list import RunRecord
 
 
 async def collect_demonstrations(
-    queries: GivenQueries | Iterable[AnsweredQuery] | None = None,
-    prompts: Sequence[TriedPrompt] | None = None,
+    queries: GivenAnswered | None = None,
+    prompts: GivenPrompts | None = None,
     *,
     settings: Settings,
     checker: str | CheckFunction | Checker = "numeric",
@@ -51,9 +53,10 @@ async def collect_demonstrations(
     """Try every prompt on every query and keep the outcomes as demonstrations (Prompt-OIRL, section 3.1).
 
     Args:
-        queries: Queries with their references, as records, rows or a data frame; the bundled word problems when absent.
-        prompts: What is tried; the bundled reasoning prompts when absent. One whose split is ``test`` is held out: only
-            test queries are asked under it.
+        queries: Queries with their references: texts, records, rows, a data frame or a file's path; the bundled word
+            problems when absent.
+        prompts: What is tried, in any of these forms; the bundled reasoning prompts when absent. One whose split is
+            ``test`` is held out: only test queries are asked under it.
         settings: Names the model that answers, as role ``base``, limits and budget; its ``seed`` draws the sides.
         checker: Judges the replies: a name, as :func:`~drpo_graph.oirl.checkers.load_checker` takes it, or a function.
         trials: How often and how they are tried, what is held out, and where the demonstrations go.
@@ -72,7 +75,7 @@ async def collect_demonstrations(
     checker = as_checker(checker)
     given = make_input(
         load_bundled_problems() if queries is None else as_answered(queries),
-        load_tried_prompts() if prompts is None else prompts,
+        load_tried_prompts() if prompts is None else as_prompts(prompts),
         settings=settings,
         checker=checker,
         trials=trials or TrialOptions(),

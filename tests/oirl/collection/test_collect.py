@@ -9,7 +9,7 @@ import pytest
 from langgraph.checkpoint.memory import InMemorySaver
 
 from drpo_graph import Query
-from drpo_graph.data.references import AnsweredQuery
+from drpo_graph.data.rows import AnsweredQuery
 from drpo_graph.errors import (
     BudgetSpentError,
     DatasetError,
@@ -33,6 +33,8 @@ from drpo_graph.runs.runner import resume
 from tests.oirl.collection.script import PROMPTS, answer, expected_outcome, options_in, settings_for, sums
 from tests.support.command import finished_keys, serve
 from tests.support.fake_server import FakeServer, Reply, ServerOptions
+
+AGAIN = Query(id="again", text=sums(1)[0].query.text)
 
 
 @pytest.fixture(autouse=True)
@@ -277,7 +279,7 @@ async def test_demonstrations_go_to_the_file_that_is_named_from_a_resumed_run_to
         ([sums(1)[0]._replace(reference=None)], "numeric", "needs a reference"),
         ([sums(1)[0]._replace(reference=None)], "exact", "--checker critic"),
         ([sums(1)[0]._replace(reference="none")], "numeric", "no number"),
-        ([sums(1)[0], sums(1)[0]._replace(reference="9")], "numeric", "two references"),
+        ([sums(1)[0], sums(1)[0]._replace(query=AGAIN, reference="9")], "numeric", "two references"),
     ],
 )
 async def test_what_is_wrong_with_the_queries_is_told_in_one_line_before_any_call(
@@ -293,7 +295,7 @@ async def test_what_is_wrong_with_the_queries_is_told_in_one_line_before_any_cal
 
 
 async def test_a_text_that_comes_twice_is_asked_once(server: FakeServer, tmp_path: Path) -> None:
-    given = [*sums(2), sums(1)[0]._replace(query=Query(id="again", text=sums(1)[0].query.text))]
+    given = [*sums(2), sums(1)[0]._replace(query=AGAIN)]
     result = await collect_demonstrations(given, PROMPTS, settings=settings_for(server), options=options_in(tmp_path))
     assert (result.num_queries, result.num_labelled) == (2, 6)
 

@@ -1,5 +1,6 @@
 """The forms in which datasets come: told by name and content, and read record by record."""
 
+import codecs
 import csv
 import json
 import re
@@ -96,6 +97,8 @@ def read_values(data: bytes, file_format: FileFormat) -> Iterator[tuple[str, obj
     # Split on newlines alone: U+2028 and the like may stand inside a query.
     if b"\r" in data:
         data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    # Files that were joined have their marks within.
+    data = data.replace(b"\n" + codecs.BOM_UTF8, b"\n")
     lines = (_decode_line(line.removesuffix(b"\n"), number) for number, line in enumerate(BytesIO(data), start=1))
     if file_format in ("text", "jsonl"):
         yield from _iterate_lines(lines, is_json=file_format == "jsonl")

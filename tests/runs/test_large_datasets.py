@@ -109,7 +109,7 @@ async def test_what_a_checkpoint_holds_does_not_grow_with_the_dataset(server: Fa
             assert num_rows == 1000
         sizes.append(place.stat().st_size)
     assert sizes[1] < 1.2 * sizes[0]
-    assert all(one.status == "done" for one in results)
+    assert all(one.status == "done" and one.evidence is not None for one in results)
 
 
 async def test_stopped_run_goes_on_with_the_queries_it_drew(server: FakeServer, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from drpo_graph.errors import FingerprintMismatchError, UsageError
 from drpo_graph.events.schema import ICLFinished
 from drpo_graph.icl.files import write_examples
 from drpo_graph.icl.graph import OPTIONAL_ROLES, ICLGraph, build_icl_graph
-from drpo_graph.icl.nodes import announce_run
+from drpo_graph.icl.nodes import announce_run, lay_down
 from drpo_graph.icl.state import ICLState
 from drpo_graph.records import ICLExample, ICLResult, Record, Role
 from drpo_graph.retrieval.examples import GivenExamples, as_examples, bundled_icl_examples
@@ -29,7 +29,8 @@ DEFAULT_NUM_SAMPLES = 1
 class ICLRunInput(Record):
     """What a run was given; kept with it, so that resuming needs nothing else."""
 
-    examples: tuple[ICLExample, ...]
+    examples: tuple[ICLExample, ...] = ()
+    """Not stored here, but by number; runs of earlier versions have them here as well."""
     num_iters: int = Field(ge=1)
     num_samples: int = Field(ge=1)
 
@@ -71,7 +72,7 @@ async def optimize_icl(
     async with find_storage(options.checkpoint).open_run(thread_id) as checkpoint:
         await check_is_new(checkpoint, thread_id)
         record = make_record(thread_id, settings, options, kind="icl")
-        return await _ICLWork(record, context, checkpoint, options, given).carry_out()
+        return await _NewICLWork(record, context, checkpoint, options, given).carry_out()
 
 
 async def resume_icl(
@@ -111,7 +112,7 @@ class _ICLWork(RunWork[ICLResult]):
         return build_icl_graph(self._record.settings, checkpointer=self._checkpoint.saver)
 
     def _make_input(self) -> Any:
-        return self._given.model_dump(mode="json")
+        return self._given.model_dump(mode="json", exclude=None if self._given.examples else {"examples"})
 
     def _check_state(self, values: Mapping[str, Any]) -> None:
         super()._check_state(values)
@@ -125,7 +126,18 @@ class _ICLWork(RunWork[ICLResult]):
 
     async def _announce_resume(self, session: RunSession, values: Mapping[str, Any]) -> None:
         state = cast(ICLState, values)
-        announce_run(session, self._context, state, num_examples=len(state["query_ids"]), is_resumed=True)
+        # A run of an earlier version has all of them in one step.
+        num_examples = state.get("num_examples", len(state["query_ids"]))
+        announce_run(session, self._context, state, num_examples=num_examples, is_resumed=True)
 
     async def _export(self, folder: Path, result: ICLResult) -> None:
         write_examples(folder, result)
+
+
+class _NewICLWork(_ICLWork):
+    """The part that begins a run."""
+
+    async def _store_given(self) -> None:
+        await lay_down(self._archive, self._given.examples)
+        self._given = self._given.model_copy(update={"examples": ()})
+        await super()._store_given()

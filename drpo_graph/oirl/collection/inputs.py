@@ -65,7 +65,8 @@ class TrialOptions:
 class CollectionRunInput(Record):
     """What a run was given; kept with it, so that resuming needs nothing else."""
 
-    questions: tuple[Question, ...]
+    questions: tuple[Question, ...] = ()
+    """Not stored here, but by number; runs of earlier versions have them here as well."""
     prompts: tuple[TriedPrompt, ...]
     num_trials: int
     placement: Placement

@@ -25,7 +25,9 @@ from drpo_graph.oirl.collection.inputs import (
     load_tried_prompts,
     make_questions,
 )
+from drpo_graph.oirl.collection.laying import digest_data, lay_down
 from drpo_graph.oirl.collection.nodes import announce_run
+from drpo_graph.oirl.collection.plan import Plan
 from drpo_graph.oirl.collection.tallies import collect_rows
 from drpo_graph.oirl.tables import save_demonstrations
 from drpo_graph.records import CollectionResult, Role
@@ -84,7 +86,7 @@ async def collect_demonstrations(
     async with find_storage(options.checkpoint).open_run(thread_id) as checkpoint:
         await check_is_new(checkpoint, thread_id)
         record = make_record(thread_id, settings, options, kind="oirl")
-        return await _Collection(record, context, checkpoint, options, given, checker=checker).carry_out()
+        return await _Collection(record, context, checkpoint, options, given, checker=checker, is_new=True).carry_out()
 
 
 def make_input(
@@ -184,9 +186,10 @@ class _Collection(RunWork[CollectionResult]):
         given: CollectionRunInput,
         *,
         checker: Checker,
+        is_new: bool = False,
         retries_failed: bool = False,
     ) -> None:
-        self._checker = checker
+        self._checker, self._is_new = checker, is_new
         self._finished = partial(CollectionFinished, output=given.output)
         super().__init__(record, context, checkpoint, options, given, retries_failed=retries_failed)
 
@@ -202,7 +205,19 @@ class _Collection(RunWork[CollectionResult]):
         return build_collection_graph(self._record.settings, checker=self._checker, checkpointer=self._checkpoint.saver)
 
     def _make_input(self) -> Any:
-        return self._given.model_dump(mode="json", exclude={"checker"})
+        laid_down = set() if self._given.questions else {"questions"}
+        return self._given.model_dump(mode="json", exclude={"checker", *laid_down})
+
+    async def _store_given(self) -> None:
+        if self._is_new:
+            questions, prompts = self._given.questions, self._given.prompts
+            model = self._context.clients["base"].settings.model
+            plan = Plan.make(
+                questions, prompts, num_trials=self._given.num_trials, model=model, checker=self._given.checker
+            )
+            await lay_down(self._archive, questions, prompts, plan=plan, data=digest_data(questions, prompts))
+            self._given = self._given.model_copy(update={"questions": ()})
+        await super()._store_given()
 
     async def _announce_resume(self, session: RunSession, values: Mapping[str, Any]) -> None:
         await announce_run(session, self._context, is_resumed=True)

@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -386,3 +387,18 @@ async def test_state_stays_as_small_over_many_steps() -> None:
     ]
     assert len(sizes) >= 20
     assert max(sizes) < 1.2 * min(sizes)
+
+
+def stop_at_start(event: Event) -> None:
+    if isinstance(event, CollectionStarted) and not event.is_resumed:
+        raise BudgetSpentError("Enough is seen.", resume_flags="")
+
+
+async def test_run_that_was_stopped_as_it_began_finds_its_queries(server: FakeServer, tmp_path: Path) -> None:
+    options, settings = options_in(tmp_path), settings_for(server)
+    with pytest.raises(BudgetSpentError):
+        await collect_demonstrations(
+            sums(2), PROMPTS, settings=settings, thread_id="t", options=replace(options, sinks=(stop_at_start,))
+        )
+    result = await resume_collection("t", options=options)
+    assert (result.num_queries, result.num_labelled) == (2, 6)

@@ -23,10 +23,9 @@ RunStatus = Literal["running", "done", "interrupted", "waiting", "failed"]
 """``waiting``: for the decision of a person."""
 
 MIN_SCORE, MAX_SCORE = 1, 5
-
 ROOT_ID = "0"
-
 PlaceholderStyle = Literal["none", "auto", "format", "mustache", "dollar"]
+Evidence = Literal["initial_prompt", "held_out_queries", "same_queries", "not_better", "not_compared"]
 
 
 class Record(BaseModel):
@@ -56,7 +55,6 @@ class Query(Record):
     """Free labels."""
     values: dict[str, str] = Field(default_factory=dict)
     """What is filled into the prompt's placeholders for this query, by name."""
-
     history: tuple[Turn, ...] = ()
     """The conversation before it, oldest first; it is asked as the next turn."""
 
@@ -336,6 +334,8 @@ class RunResult(Record):
     """The initial prompt's reward on the root's queries."""
     initial_reward_same_queries: float | None = None
     """The initial prompt's reward on the very queries behind ``reward``, where the search measured it."""
+    evidence: Evidence | None = None
+    """On which queries it beat the initial prompt, if on any; ``None`` in results of earlier versions."""
     depth: int
     """Levels searched."""
     trace: tuple[str, ...]

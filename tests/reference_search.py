@@ -86,11 +86,25 @@ class Found:
 
     @property
     def best(self) -> Tried:
-        """Return the delivered candidate: the first of the beam, but the root for one that does not beat it."""
-        beam, root = self.levels[-1].beam, self.candidates[0]
+        """Return the delivered candidate: the first that beats the root on its queries, else that was not compared."""
+        beam = self.levels[-1].beam
         if self.is_published:
             return beam[0]
-        return next((one for one in beam if not _is_beaten(one, root)), root)
+        gains = [(one, self._gain_of(one)) for one in beam]
+        better = [one for one, gain in gains if gain is not None and gain > 1e-9]
+        return next(iter([*better, *(one for one, gain in gains if gain is None)]), self.candidates[0])
+
+    def _gain_of(self, one: Tried) -> float | None:
+        """Return the mean gain over the initial prompt, which may have been tried again, on the same queries."""
+        initial: dict[str, float | None] = {}
+        for other in self.candidates:
+            if other.prompt == self.candidates[0].prompt:
+                initial = {**other.rewards, **initial}
+        if not set(one.query_ids) <= set(initial):
+            return None
+        pairs = [(one.rewards[query_id], initial[query_id]) for query_id in one.query_ids]
+        gains = [own - former for own, former in pairs if own is not None and former is not None]
+        return sum(gains) / len(gains) if gains else None
 
     @property
     def trace(self) -> list[str]:
@@ -100,15 +114,6 @@ class Found:
         while (parent_id := by_id[trace[0]].parent_id) is not None:
             trace.insert(0, parent_id)
         return trace
-
-
-def _is_beaten(one: Tried, root: Tried) -> bool:
-    """Return whether both were run on the same queries, and the root scored as high or higher on them."""
-    if not set(one.query_ids) <= set(root.rewards):
-        return False
-    pairs = [(one.rewards[query_id], root.rewards[query_id]) for query_id in one.query_ids]
-    gains = [own - former for own, former in pairs if own is not None and former is not None]
-    return bool(gains) and sum(gains) / len(gains) <= 1e-9
 
 
 def search(settings: Settings, world: World, queries: Sequence[str]) -> Found:

@@ -16,6 +16,7 @@ from drpo_graph.prompts.placeholders import FieldStyle, describe_changes, find_s
 from drpo_graph.records import PlaceholderStyle, Record, RunResult
 from drpo_graph.registry import RegisteredPrompt
 from drpo_graph.safety.private_files import create_private_file, make_private_folder, write_atomically
+from drpo_graph.safety.text_files import to_utf8
 from drpo_graph.safety.texts import clean_surrogates
 
 MAX_VERSIONS = 100
@@ -235,11 +236,13 @@ class PromptSlot:
             mark = mark_of(self.path)
             if seen is not None and seen[0] == mark:
                 return seen[1]
-            content = _Content.model_validate_json(self.path.read_bytes())
+            content = _Content.model_validate_json(to_utf8(self.path.read_bytes()))
         except FileNotFoundError as error:
             raise self._error("there is no file. Give it an initial prompt.") from error
         except OSError as error:
             raise self._error(f"{error.strerror or error}. Make the file readable.") from error
+        except UnicodeDecodeError as error:
+            raise self._error("it is not UTF-8 text. Mend the file or remove it.") from error
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(str(one) for one in first["loc"])

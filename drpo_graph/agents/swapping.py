@@ -3,6 +3,7 @@
 from typing import Literal, NamedTuple
 
 from drpo_graph.agents.prompt_slot import PromptSlot, SlotVersion
+from drpo_graph.evidence import NOT_COMPARED, find_evidence
 from drpo_graph.records import RunResult
 from drpo_graph.registry import RegisteredPrompt
 
@@ -53,8 +54,8 @@ def _judge(result: RunResult, rule: SwapRule) -> tuple[bool, str]:
         if known.is_significant:
             return True, "the gain on held-out queries is significant"
         return False, "no significant gain on held-out queries was shown" if is_validated else "nothing was held out"
-    if not is_validated and result.initial_reward_same_queries is None:
-        return False, "the initial prompt was not scored on the same queries; hold some out to compare on"
+    if find_evidence(result) == "not_compared":
+        return False, f"it was {NOT_COMPARED}; hold some out to compare on"
     if known.reward is None or known.initial_reward is None:
         return False, "not all rewards are known"
     if known.reward > known.initial_reward:

@@ -12,7 +12,8 @@ from drpo_graph.cli.option_groups import SettingGroup
 from drpo_graph.cli.options import Sources
 from drpo_graph.cli.places import DEFAULT_PROMPTS, open_prompts
 from drpo_graph.data.datasets import load_bundled_queries, load_queries
-from drpo_graph.data.references import AnsweredQuery, load_answered_queries
+from drpo_graph.data.references import load_answered_queries
+from drpo_graph.data.rows import AnsweredQuery
 from drpo_graph.errors import DatasetError, NoRunsError, RunNotFoundError, SettingsError, UsageError
 from drpo_graph.records import ROLES, Query, WarmStart
 from drpo_graph.safety.text_files import read_text

@@ -32,7 +32,10 @@ def find_messages(record: Mapping[str, object], text_fields: Sequence[str]) -> t
     if isinstance(record.get("query"), str):
         return None
     for name in (*MESSAGES_FIELDS, *text_fields):
-        messages = as_list(record.get(name))
+        given = record.get(name)
+        if given is None or isinstance(given, str):
+            continue
+        messages = as_list(given)
         if messages is not None and (name in MESSAGES_FIELDS or any(isinstance(one, Mapping) for one in messages)):
             return name, messages
     return None

@@ -3,11 +3,11 @@
 import gc
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
-from typing import NamedTuple, TextIO
+from typing import NamedTuple, TextIO, TypeVar
 
 from drpo_graph.data.formats import FileFormat, find_format, read_values
 from drpo_graph.data.rows import RowReader
@@ -36,6 +36,10 @@ _PUBLISHED_FILES = (
 
 _Source = tuple[_DataFile, bytes]
 
+T = TypeVar("T")
+Make = Callable[[Query, object, list[str]], T]
+"""Makes of a query, and the record that it was read from, what is wanted; what is wrong is added to the list."""
+
 
 def load_queries(source: str | Path, *, stdin: TextIO | None = None) -> tuple[Query, ...]:
     """Return the queries of one dataset, in file order.
@@ -49,20 +53,23 @@ def load_queries(source: str | Path, *, stdin: TextIO | None = None) -> tuple[Qu
     Raises:
         DatasetError: The source cannot be read, is empty, or has malformed records; all of them are named.
     """
-    parts, name = _open(source, stdin)
-    with _without_sweeps():
-        return tuple(query for query, _ in _iterate_records(parts, name))
+    return load_rows(source, stdin=stdin, make=take_query)
 
 
-def load_records(source: str | Path, *, stdin: TextIO | None = None) -> tuple[tuple[Query, object], ...]:
-    """Return the queries of one dataset, as :func:`load_queries` does, each with the record that it was read from.
+def load_rows(source: str | Path, *, stdin: TextIO | None = None, make: Make[T]) -> tuple[T, ...]:
+    """Return what is made of the records of one dataset, which is read as :func:`load_queries` does.
 
     Raises:
         DatasetError: The source cannot be read, is empty, or has malformed records; all of them are named.
     """
     parts, name = _open(source, stdin)
-    with _without_sweeps():
-        return tuple(_iterate_records(parts, name))
+    with without_sweeps():
+        return tuple(_iterate_records(parts, name, make=make))
+
+
+def take_query(query: Query, record: object, faults: list[str]) -> Query:
+    """Return the query alone."""
+    return query
 
 
 def load_bundled_queries() -> tuple[Query, ...]:
@@ -72,7 +79,7 @@ def load_bundled_queries() -> tuple[Query, ...]:
         data = files("drpo_graph.data").joinpath("queries.jsonl").read_bytes()
     except (OSError, ModuleNotFoundError) as error:
         raise DatasetError(f"The bundled queries {data_file.name} are missing: install drpo-graph again.") from error
-    return tuple(query for query, _ in _iterate_records([(data_file, data)], data_file.name))
+    return tuple(_iterate_records([(data_file, data)], data_file.name, make=take_query))
 
 
 def collect_rows(
@@ -80,10 +87,11 @@ def collect_rows(
     *,
     id_prefix: str,
     reader: RowReader,
+    make: Make[T],
     problems: list[str],
     places: dict[str, str],
-) -> Iterator[tuple[Query, object]]:
-    """Yield the queries of some records with the records, and add what is wrong with others to ``problems``.
+) -> Iterator[T]:
+    """Yield what is made of some records, and add what is wrong with others to ``problems``.
 
     Args:
         values: Each record with its place, as problems tell it.
@@ -92,12 +100,14 @@ def collect_rows(
     for number, (place, value) in enumerate(values, start=1):
         faults: list[str] = []
         query = reader.read(value, default_id=f"{id_prefix}-{number:03d}", faults=faults)
-        if query is not None and places.setdefault(query.id, place) != place:
-            faults.append(f"id {query.id!r} is taken by {places[query.id]}")
+        if query is not None:
+            if places.setdefault(query.id, place) != place:
+                faults.append(f"id {query.id!r} is taken by {places[query.id]}")
+            made = make(query, value, faults)
+            if not faults:
+                yield made
         if faults:
             problems.append(f"{place}: {'; '.join(faults)}")
-        elif query is not None:
-            yield query, value
 
 
 def problems_error(name: str, problems: list[str]) -> DatasetError:
@@ -160,14 +170,19 @@ def _read_bytes(path: Path) -> bytes:
         raise DatasetError(f"{_printable(str(path))} cannot be read ({reason}): {advice}.") from error
 
 
-def _iterate_records(parts: Iterable[_Source], name: str) -> Iterator[tuple[Query, object]]:
-    """Yield the queries of all files with their records; in the end raise one error with every problem in them."""
+def _iterate_records(parts: Iterable[_Source], name: str, *, make: Make[T]) -> Iterator[T]:
+    """Yield what is made of the records of all files; in the end raise one error with every problem in them."""
     problems: list[str] = []
     places: dict[str, str] = {}
     for data_file, data in parts:
         values = ((data_file.name + place, value) for place, value in read_values(data, data_file.format))
         yield from collect_rows(
-            values, id_prefix=data_file.id_prefix, reader=data_file.reader, problems=problems, places=places
+            values,
+            id_prefix=data_file.id_prefix,
+            reader=data_file.reader,
+            make=make,
+            problems=problems,
+            places=places,
         )
     if problems:
         raise problems_error(name, problems)
@@ -176,7 +191,7 @@ def _iterate_records(parts: Iterable[_Source], name: str) -> Iterator[tuple[Quer
 
 
 @contextmanager
-def _without_sweeps() -> Iterator[None]:
+def without_sweeps() -> Iterator[None]:
     """Let nothing look for reference cycles: records have none, and of a million a third of the time is the search."""
     was_enabled = gc.isenabled()
     gc.disable()

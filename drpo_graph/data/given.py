@@ -1,12 +1,13 @@
-"""Queries as Python code holds them: texts, records, rows of a table."""
+"""Queries as Python code holds them: texts, records, rows of a table, the path of a file."""
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Protocol
 
-from drpo_graph.data.datasets import collect_rows, problems_error
-from drpo_graph.data.rows import RowReader
+from drpo_graph.data.datasets import Make, T, collect_rows, load_rows, problems_error, take_query, without_sweeps
+from drpo_graph.data.rows import AnsweredQuery, RowReader
 from drpo_graph.errors import DatasetError
-from drpo_graph.records import Query
+from drpo_graph.records import Query, Record
 
 
 class Frame(Protocol):
@@ -17,8 +18,10 @@ class Frame(Protocol):
         """What tells a table from a list of texts."""
 
 
-GivenQueries = Iterable[str | Query | Mapping[str, object]] | Frame
-"""Texts, :class:`Query` records, rows as a dataset file has them, a column of texts, or a whole table."""
+GivenRows = Iterable[T] | Frame | Path
+"""Several of something, a table of them, or a file as :func:`~drpo_graph.data.datasets.load_queries` reads it."""
+GivenQueries = GivenRows[str | Query | Mapping[str, object]]
+"""Texts, :class:`Query` records, rows as a dataset file has them, a column of texts, a whole table, or a file."""
 
 
 def as_queries(given: GivenQueries, *, label: str = "query") -> tuple[Query, ...]:
@@ -27,13 +30,25 @@ def as_queries(given: GivenQueries, *, label: str = "query") -> tuple[Query, ...
     Raises:
         DatasetError: it is no such collection, or rows cannot be used; all of them are named.
     """
+    return make_of_rows(given, label=label, make=take_query)
+
+
+def make_of_rows(given: GivenRows[object], *, label: str, make: Make[T]) -> tuple[T, ...]:
+    """Return what is made of queries and their rows, in their order; a row is named by the label and its number.
+
+    Raises:
+        DatasetError: it is no such collection, or rows cannot be used; all of them are named.
+    """
+    if isinstance(given, Path):
+        return load_rows(given, make=make)
     problems: list[str] = []
     values = ((f"{label} {number}", value) for number, value in enumerate(iterate_rows(given, label=label), 1))
-    found = collect_rows(values, id_prefix=label, reader=RowReader(), problems=problems, places={})
-    queries = tuple(query for query, _ in found)
+    found = collect_rows(values, id_prefix=label, reader=RowReader(), make=make, problems=problems, places={})
+    with without_sweeps():
+        made = tuple(found)
     if problems:
         raise problems_error(label, problems)
-    return queries
+    return made
 
 
 def iterate_rows(given: Iterable[object] | Frame, *, label: str) -> Iterable[object]:
@@ -50,6 +65,9 @@ def iterate_rows(given: Iterable[object] | Frame, *, label: str) -> Iterable[obj
     if hasattr(given, "columns") and hasattr(given, "to_dict"):
         rows = given.to_dict("records")
         return rows
-    if isinstance(given, str | bytes | Mapping | Query) or not isinstance(given, Iterable):
-        raise DatasetError(f"{label}: expected a list of queries or a table, got one {type(given).__name__}.")
+    if isinstance(given, str | bytes | Mapping | Record | AnsweredQuery) or not isinstance(given, Iterable):
+        raise DatasetError(
+            f"{label}: expected a list of queries or a table, got one {type(given).__name__}; a file is given as a "
+            "pathlib.Path."
+        )
     return given

@@ -1,31 +1,24 @@
 """Queries with reference answers, as datasets hold them beside each other."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Final, NamedTuple, TextIO, cast
+from typing import Final, TextIO
 
 from drpo_graph.data.conversations import find_messages, read_exchange
-from drpo_graph.data.datasets import load_records
-from drpo_graph.data.given import GivenQueries, as_queries, iterate_rows
-from drpo_graph.data.rows import TEXT_FIELDS, is_missing
+from drpo_graph.data.datasets import load_rows
+from drpo_graph.data.given import GivenRows, make_of_rows
+from drpo_graph.data.rows import TEXT_FIELDS, AnsweredQuery, check_string, is_missing
 from drpo_graph.errors import DatasetError
 from drpo_graph.records import Query
-from drpo_graph.safety.texts import clean_surrogates
 
 REFERENCE_FIELDS: Final = ("answer", "reference", "target", "expected_output", "label")
 """Where a record's reference answer may stand; the first one present counts."""
 
 
-class AnsweredQuery(NamedTuple):
-    """A query with what is known of its answer."""
-
-    query: Query
-    reference: str | None
-    """The right answer, where the dataset gives one. What is no text stands as JSON."""
-    split: str = ""
-    """The side that the dataset puts it on: ``train``, ``test`` or none."""
+GivenAnswered = GivenRows[str | Query | AnsweredQuery | Mapping[str, object]]
+"""Queries as a search takes them, with references or without."""
 
 
 def load_answered_queries(source: str | Path, *, stdin: TextIO | None = None) -> tuple[AnsweredQuery, ...]:
@@ -38,7 +31,7 @@ def load_answered_queries(source: str | Path, *, stdin: TextIO | None = None) ->
     Raises:
         DatasetError: the source cannot be read, is empty, or has malformed records.
     """
-    return tuple(_add_reference(query, record) for query, record in load_records(source, stdin=stdin))
+    return load_rows(source, stdin=stdin, make=_add_reference)
 
 
 def load_bundled_problems() -> tuple[AnsweredQuery, ...]:
@@ -54,29 +47,42 @@ def load_bundled_problems() -> tuple[AnsweredQuery, ...]:
     )
 
 
-def as_answered(given: GivenQueries | Iterable[AnsweredQuery]) -> tuple[AnsweredQuery, ...]:
+def as_answered(given: GivenAnswered) -> tuple[AnsweredQuery, ...]:
     """Return queries of Python code with their references, as :func:`load_answered_queries` does those of a file.
 
     Raises:
-        DatasetError: it is no collection of queries, or rows cannot be used.
+        DatasetError: it is no collection of queries, or rows cannot be used; all of them are named.
     """
-    rows = list(iterate_rows(given, label="query"))
-    answered = [one for one in rows if isinstance(one, AnsweredQuery)]
-    if len(answered) == len(rows):
-        return tuple(answered)
-    return tuple(
-        _add_reference(query, row) for query, row in zip(as_queries(cast(GivenQueries, rows)), rows, strict=True)
-    )
+    return make_of_rows(given, label="query", make=_add_reference)
 
 
-def _add_reference(query: Query, record: object) -> AnsweredQuery:
+def find_answer(
+    record: Mapping[str, object], names: Sequence[str], *, faults: list[str], may_be_blank: bool = True
+) -> str | None:
+    """Return what a record gives as an answer to its query; what is no text as JSON, ``None`` where there is none.
+
+    Args:
+        record: A row of a dataset.
+        names: The fields in which it may stand; the first one that holds something counts. A conversation has it after
+            its last user turn.
+        faults: What is wrong with it is added.
+        may_be_blank: Whether an empty one is none of the faults.
+    """
+    name = next((one for one in names if not is_missing(record.get(one))), None)
+    given = record[name] if name is not None else None
+    if name is None and (found := find_messages(record, TEXT_FIELDS)) is not None:
+        name, given = f"{found[0]}: the answer", read_exchange(found[1], faults=[]).answer
+    if name is None or given is None:
+        return None
+    text = given if isinstance(given, str) else json.dumps(given, ensure_ascii=False, default=str)
+    return check_string(text, name, faults=faults, may_be_blank=may_be_blank)
+
+
+def _add_reference(query: Query, record: object, faults: list[str]) -> AnsweredQuery:
+    if isinstance(record, AnsweredQuery):
+        record = record._asdict()
     if not isinstance(record, Mapping):
         return AnsweredQuery(query, None)
-    given = next((record[name] for name in REFERENCE_FIELDS if not is_missing(record.get(name))), None)
-    if given is None and (found := find_messages(record, TEXT_FIELDS)) is not None:
-        given = read_exchange(found[1], faults=[]).answer
-    reference = given if given is None or isinstance(given, str) else json.dumps(given, ensure_ascii=False, default=str)
-    if reference is not None and clean_surrogates(reference) != reference:
-        raise DatasetError(f"Query {query.id!r}: its reference has half of a surrogate pair, which UTF-8 cannot hold.")
     split = record.get("split")
+    reference = find_answer(record, REFERENCE_FIELDS, faults=faults)
     return AnsweredQuery(query, reference, split if split in ("train", "test") else "")

@@ -2,10 +2,10 @@
 
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from drpo_graph.data.conversations import as_list, find_messages, read_exchange, read_turns
-from drpo_graph.records import Query, Turn
+from drpo_graph.records import Query, Record, Turn
 from drpo_graph.safety.texts import clean_surrogates
 
 TEXT_FIELDS: Final = ("query", "text", "instruction", "prompt", "question", "input")
@@ -22,6 +22,16 @@ class Malformed(NamedTuple):
     line: int = 1
 
 
+class AnsweredQuery(NamedTuple):
+    """A query with what is known of its answer."""
+
+    query: Query
+    reference: str | None
+    """The right answer, where the dataset gives one. What is no text stands as JSON."""
+    split: str = ""
+    """The side that the dataset puts it on: ``train``, ``test`` or none."""
+
+
 class RowReader(NamedTuple):
     """How the records of one source are read."""
 
@@ -31,22 +41,19 @@ class RowReader(NamedTuple):
 
     def read(self, value: object, *, default_id: str, faults: list[str]) -> Query | None:
         """Return the record's query, ``None`` without an id; what is wrong with the record is added to ``faults``."""
-        fields = {self.text_fields[0]: value} if isinstance(value, str) else value
-        if isinstance(fields, Query):
-            fields = fields.model_dump()
-        if isinstance(fields, Malformed):
-            faults.append(fields.reason)
-            return None
-        if not isinstance(fields, Mapping):
-            faults.append(f"expected an object or a string, got {_type_name(fields)}")
-            return None
+        fields = value if isinstance(value, dict) else _as_fields(value, self.text_fields[0], faults=faults)
+        if not isinstance(fields, dict):
+            return fields
         text, history = _text_of(fields, self.text_fields, faults=faults)
         query_id = _id_of(fields, default_id, faults=faults)
-        # Of a million queries, every default that is left out counts.
-        given: dict[str, Any] = {"history": tuple(history)} if history else {}
+        # Of a million queries, every default that is left out counts, and so do the calls around the validator.
+        given: dict[str, object] = {"id": query_id, "text": text}
+        if history:
+            given["history"] = tuple(history)
         if not _OPTIONAL.isdisjoint(fields) or self.kind is not None:
             given |= _optional_of(fields, self.kind, faults=faults)
-        return Query(id=query_id, text=text, **given) if query_id else None
+        query: Query | None = Query.__pydantic_validator__.validate_python(given) if query_id else None
+        return query
 
 
 def is_missing(value: object) -> bool:
@@ -76,6 +83,24 @@ def describe_names(names: Iterable[object]) -> str:
     return "got " + textwrap.shorten(", ".join(ascii(name) for name in names) or "nothing", 100, placeholder=" ...")
 
 
+def _as_fields(value: object, text_field: str, *, faults: list[str]) -> dict[str, object] | Query | None:
+    """Return the fields of a record that is no dict, or the query that it is already; ``None`` where it is neither."""
+    if isinstance(value, str):
+        return {text_field: value}
+    if isinstance(value, AnsweredQuery):
+        value = value.query
+    if isinstance(value, Query):
+        return _check_query(value, faults=faults)
+    if isinstance(value, Record):
+        return value.model_dump()
+    if isinstance(value, Mapping):
+        return dict(value)
+    faults.append(
+        value.reason if isinstance(value, Malformed) else f"expected an object or a string, got {_type_name(value)}"
+    )
+    return None
+
+
 def _text_of(
     fields: Mapping[str, object], text_fields: Sequence[str], *, faults: list[str]
 ) -> tuple[str, Sequence[Turn]]:
@@ -89,8 +114,10 @@ def _text_of(
             return "", ()
         query = check_string(exchange.query, f"{name}: the last user turn", faults=faults)
         return query, _check_turns(exchange.history, name, faults=faults)
-    field = next((name for name in text_fields if name in fields and not is_missing(fields[name])), None)
-    if field is None:
+    for field in text_fields:
+        if field in fields and not is_missing(fields[field]):
+            break
+    else:
         empty = next((name for name in text_fields if name in fields), None)
         if empty is not None:
             faults.append(f"no text: {empty} is {_type_name(fields[empty])}")
@@ -116,6 +143,17 @@ def _history_of(fields: Mapping[str, object], *, faults: list[str]) -> Sequence[
     turns = read_turns(messages, faults=own)
     faults += [f"history: {one}" for one in own]
     return _check_turns(turns, "history", faults=faults)
+
+
+def _check_query(query: Query, *, faults: list[str]) -> Query:
+    """Return a query that Python code has made: it holds texts, but of any kind."""
+    check_string(query.id, "id", faults=faults)
+    check_string(query.text, "text", faults=faults)
+    check_string(query.kind, "kind", faults=faults, may_be_blank=True)
+    _check_tags(query.tags, faults=faults)
+    _check_values(query.values.items(), faults=faults)
+    _check_turns(query.history, "history", faults=faults)
+    return query
 
 
 def _check_turns(turns: Sequence[Turn], name: str, *, faults: list[str]) -> Sequence[Turn]:
@@ -149,7 +187,11 @@ def _tags_of(fields: Mapping[str, object], *, faults: list[str]) -> tuple[str, .
     tags = as_list(given)
     if tags is None and given is not None:
         faults.append(f"tags must be a list of strings, got {_type_name(given)}")
-    return tuple(check_string(tag, "a tag", faults=faults) for tag in tags or ())
+    return _check_tags(tags or (), faults=faults)
+
+
+def _check_tags(tags: Sequence[object], *, faults: list[str]) -> tuple[str, ...]:
+    return tuple(check_string(tag, "a tag", faults=faults) for tag in tags)
 
 
 def _values_of(fields: Mapping[str, object], *, faults: list[str]) -> dict[str, str]:
@@ -160,7 +202,16 @@ def _values_of(fields: Mapping[str, object], *, faults: list[str]) -> dict[str, 
     if not isinstance(given, Mapping):
         faults.append(f"values must be an object of strings, got {_type_name(given)}")
         return {}
-    return {name: check_string(one, f"value {name!r}", faults=faults, may_be_blank=True) for name, one in given.items()}
+    return _check_values(given.items(), faults=faults)
+
+
+def _check_values(values: Iterable[tuple[object, object]], *, faults: list[str]) -> dict[str, str]:
+    return {
+        check_string(name, "a value's name", faults=faults, may_be_blank=True): check_string(
+            one, f"value {name!a}", faults=faults, may_be_blank=True
+        )
+        for name, one in values
+    }
 
 
 def _given(fields: Mapping[str, object], *names: str) -> object:

@@ -1,8 +1,9 @@
 """What is left on the screen when a run has ended: the result with its evidence, its cost, and how to go on."""
 
 import shlex
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -19,7 +20,8 @@ from drpo_graph.display.formatting import (
 )
 from drpo_graph.display.tables import LABEL_WIDTH, cost_table, make_table
 from drpo_graph.events.schema import CollectionFinished, ICLFinished, RunFinished, RunStopped
-from drpo_graph.records import ROOT_ID, ICLResult, PairedComparison, RunResult
+from drpo_graph.evidence import NOT_COMPARED, find_evidence
+from drpo_graph.records import Evidence, ICLResult, PairedComparison, RunResult
 from drpo_graph.safety.installing import tell_command
 from drpo_graph.safety.terminal import inert, inert_block
 
@@ -31,6 +33,14 @@ _MAX_LINE, _MAX_ID = 400, 24
 _EMBEDDED = "local:smollm2"
 RESUME_COMMAND = "drpo resume "
 """With what the command begins that resumes a run."""
+
+
+_TITLES: Final[Mapping[Evidence, str]] = {
+    "initial_prompt": "initial prompt kept",
+    "held_out_queries": "best prompt",
+    "same_queries": "best prompt",
+    "not_compared": "prompt found, not compared with the initial one",
+}
 
 
 def render_summary(
@@ -130,8 +140,7 @@ def _prompt_panel(result: RunResult) -> RenderableType:
     hidden = len(result.system_prompt) - MAX_PROMPT_CHARS
     if hidden > 0:
         prompt.append(f"\n… {hidden} more characters in the files below", style="dim")
-    is_initial = result.system_prompt == result.initial_prompt
-    title = "initial prompt kept" if is_initial else "best prompt" if _has_gain(result) else "prompt found"
+    title = _TITLES.get(find_evidence(result), "prompt found")
     if result.status != "done":
         title = f"{title} so far (run {result.status})"
     heading = Text.assemble((title, "bold green"), (f"  {inert(result.candidate_id, max_chars=40)}", "dim"))
@@ -158,9 +167,8 @@ def _reward_text(result: RunResult) -> Text:
         gain = reward - same
         text.append(f"  initial prompt {same:.2f} on the same queries  ")
         return text.append(f"{gain:+.2f}", style="green" if gain > 0 else "")
-    text.append(" on the queries of its level; ")
-    text.append(f"initial prompt {format_reward(result.initial_reward)} on the root's queries")
-    return text.append(" (not the same queries, so not a comparison)", style="dim")
+    text.append(f" on the queries of its level, {NOT_COMPARED}", style="" if result.validation else "yellow")
+    return text.append(f"; that one had {format_reward(result.initial_reward)} on the root's queries", style="dim")
 
 
 def _tell_reward(reward: float | None) -> str:
@@ -192,24 +200,21 @@ def _evidence_text(result: RunResult, models: Collection[str]) -> Text:
         told = "that the search runs on this machine: the embedded model is too small for its scores to mean more"
         return Text(told, style="yellow")
     validation, advice = result.validation, "; hold queries out with --validation to show a gain"
-    if result.system_prompt == result.initial_prompt:
-        where = "held-out" if validation else "the same"
-        return Text(f"no rewrite was shown to be better on {where} queries, and a tie replaces nothing")
-    if validation is not None and _has_gain(result):
-        within = "by more than chance" if validation.is_significant else "by no more than chance may do"
-        return Text(f"better than the initial prompt on held-out queries, {within}")
-    if _has_gain(result):
-        return Text(f"better than the initial prompt on the few queries that it was chosen by{advice}")
-    why = "was not run" if result.initial_reward_same_queries is None else "scored no lower"
-    return Text(f"none that it is better: the initial prompt {why} on the same queries{advice}", style="yellow")
-
-
-def _has_gain(result: RunResult) -> bool:
-    """Return whether the delivered prompt scored above the initial one on the same queries, held-out ones if any."""
-    if result.validation is not None:
-        return result.validation.selected_id == result.candidate_id != ROOT_ID
-    same = result.initial_reward_same_queries
-    return result.reward is not None and same is not None and result.reward > same
+    match find_evidence(result):
+        case "initial_prompt":
+            where = "held-out" if validation else "the same"
+            return Text(f"no rewrite was shown to be better on {where} queries, and a tie replaces nothing")
+        case "held_out_queries":
+            is_significant = validation is not None and validation.is_significant
+            within = "by more than chance" if is_significant else "by no more than chance may do"
+            return Text(f"better than the initial prompt on held-out queries, {within}")
+        case "same_queries":
+            return Text(f"better than the initial prompt on the few queries that it was chosen by{advice}")
+        case "not_better":
+            told = f"none that it is better: the initial prompt scored no lower on the same queries{advice}"
+        case "not_compared":
+            told = f"none that it is better: {NOT_COMPARED}{advice}"
+    return Text(told, style="yellow")
 
 
 def _validation_details(contender: PairedComparison, *, selected_id: str) -> str:

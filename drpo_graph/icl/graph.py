@@ -2,7 +2,7 @@
 
 ::
 
-    START -> start -> example* -> conclude -> END                  one Send per example: they wait for nothing
+    START -> start -> advance -> [example* -> advance]* -> conclude -> END      one Send per example of a step
     example = select_metrics -> judge -> choose -> [rewrite -> judge* -> choose]* -> END
 """
 
@@ -52,11 +52,13 @@ def build_icl_graph(
     )
     graph = StateGraph(ICLState, context_schema=ContextOverrides, input_schema=ICLInput, output_schema=ICLOutput)
     host.add_step(graph, nodes.start, ICLState)
+    host.add_step(graph, nodes.advance, ICLState)
     graph.add_node("example", _build_example(host), input_schema=ExampleTask)
     host.add_step(graph, nodes.conclude, ICLState)
     graph.add_edge(START, "start")
-    graph.add_conditional_edges("start", _route_examples, ["example"])
-    graph.add_edge("example", "conclude")
+    graph.add_edge("start", "advance")
+    graph.add_conditional_edges("advance", _route_examples, ["example", "conclude"])
+    graph.add_edge("example", "advance")
     graph.add_edge("conclude", END)
     compiled: ICLGraph = graph.compile(checkpointer=checkpointer, store=store, name="drpo_icl")
     return compiled
@@ -75,7 +77,7 @@ def _build_example(host: Host) -> CompiledStateGraph[Any, Any, Any, Any]:
     return graph.compile(name="example")
 
 
-def _route_examples(state: ICLState) -> list[Send]:
+def _route_examples(state: ICLState) -> list[Send] | str:
     tasks: list[ExampleTask] = [
         {
             "run_id": state["run_id"],
@@ -85,7 +87,7 @@ def _route_examples(state: ICLState) -> list[Send]:
         }
         for query_id in state["query_ids"]
     ]
-    return [Send("example", task) for task in tasks]
+    return [Send("example", task) for task in tasks] or "conclude"
 
 
 def _route_given(state: ExampleState) -> list[Send]:

@@ -1,9 +1,12 @@
 """The steps of ICL optimisation. Every call goes through the ledger, so a step that runs again pays for nothing."""
 
 import random
+from collections.abc import Sequence
+from itertools import islice
+from typing import Final, cast
 
 from langgraph.runtime import Runtime
-from pydantic import JsonValue, ValidationError
+from pydantic import JsonValue
 
 from drpo_graph.calls.failed_samples import count_failures
 from drpo_graph.errors import DatasetError, ReplyError, StateFormatError
@@ -13,13 +16,17 @@ from drpo_graph.models.request import ReplySchema
 from drpo_graph.nodes.critique import ask_critic
 from drpo_graph.parts.parsing import read_text
 from drpo_graph.records import MAX_SCORE, ICLExample, ICLOutcome, ICLResult, Query, Rollout
+from drpo_graph.retrieval.examples import GivenExamples, as_examples
 from drpo_graph.safety.texts import shorten
 from drpo_graph.search.announce import report_rollout
 from drpo_graph.search.hosting import derive_run_id
 from drpo_graph.search.session import RunContext, RunSession, session_of
 from drpo_graph.search.state import STATE_FORMAT
-from drpo_graph.storage.archive import rollout_key
+from drpo_graph.storage.archive import Archive, rollout_key
 
+STEP_SIZE: Final = 512
+"""Examples of one step of the graph: what a checkpoint holds of those in work is bounded."""
+_BATCH: Final = 500
 GIVEN_ID = "0.0"
 """The response that an example came with."""
 
@@ -30,24 +37,51 @@ async def start(state: ICLState, runtime: Runtime[RunContext]) -> ICLState:
     Raises:
         DatasetError: there is no example, one is malformed, or two share a query.
     """
-    run_id = derive_run_id()
+    given, run_id = state.get("examples"), derive_run_id()
+    examples = None if given is None else as_examples(cast(GivenExamples, given))
     session = await session_of(runtime, run_id)
-    examples = read_examples(state["examples"])
-    by_id = {f"icl-{number:03d}": one for number, one in enumerate(examples, 1)}
-    queries = {one: Query(id=one, text=example.query).model_dump(mode="json") for one, example in by_id.items()}
-    await session.archive.put_all("queries", queries)
-    given = {response_key(one, GIVEN_ID): {"response": example.response} for one, example in by_id.items()}
-    await session.archive.put_all("expansions", given)
-    announce_run(session, runtime.context, state, num_examples=len(by_id))
+    if examples is not None:
+        await lay_down(session.archive, examples)
+    # Else whoever started the run has laid them down: every copy of the input would repeat them.
+    num_examples = await _count_laid_down(session.archive)
+    announce_run(session, runtime.context, state, num_examples=num_examples)
     fingerprints = {**runtime.context.fingerprints(), "icl": runtime.context.prompts.response_fingerprint}
     # The texts are in the archive now; every checkpoint would repeat them.
     return {  # type: ignore[typeddict-item]  # Only changed keys.
         "format": STATE_FORMAT,
         "run_id": run_id,
         "fingerprints": fingerprints,
-        "query_ids": list(by_id),
+        "num_examples": num_examples,
+        "position": 0,
+        "query_ids": [],
         "examples": [],
     }
+
+
+async def lay_down(archive: Archive, examples: Sequence[ICLExample]) -> None:
+    """Store the examples by number, a batch at a time, and how many they are; all are stored, since all are used."""
+    numbered = iter(enumerate(examples, 1))
+    while batch := {name_example(number): one for number, one in islice(numbered, _BATCH)}:
+        queries = {key: Query(id=key, text=one.query).model_dump(mode="json") for key, one in batch.items()}
+        await archive.put_all("queries", queries)
+        responses = {response_key(key, GIVEN_ID): {"response": one.response} for key, one in batch.items()}
+        await archive.put_all("expansions", responses)
+    await archive.put("run", "plan", {"num_examples": len(examples)})
+
+
+async def advance(state: ICLState, runtime: Runtime[RunContext]) -> ICLState:
+    """Choose the examples of the next step, none after the last one. No model call."""
+    if "num_examples" not in state:
+        # A run of an earlier version, which took all examples in one step.
+        return {"num_examples": len(state["query_ids"]), "query_ids": []}  # type: ignore[typeddict-item]
+    position = min(state["position"] + STEP_SIZE, state["num_examples"])
+    query_ids = [name_example(one) for one in range(state["position"] + 1, position + 1)]
+    return {"position": position, "query_ids": query_ids}  # type: ignore[typeddict-item]  # Only changed keys.
+
+
+def name_example(number: int) -> str:
+    """Return the id of an example by its number, from 1 on."""
+    return f"icl-{number:03d}"
 
 
 def announce_run(
@@ -65,23 +99,6 @@ def announce_run(
             former_s=session.ledger.budget.former_s,
         )
     )
-
-
-def read_examples(given: list[dict[str, str]]) -> list[ICLExample]:
-    """Return the examples of a graph's input.
-
-    Raises:
-        DatasetError: there is none, one is malformed, or two share a query.
-    """
-    try:
-        examples = [ICLExample.model_validate(one) for one in given]
-    except ValidationError as error:
-        raise DatasetError(f"ICL examples: expected objects with 'query' and 'response': {error}") from error
-    if not examples:
-        raise DatasetError("No ICL examples were given: expected at least one.")
-    if len({one.query for one in examples}) < len(examples):
-        raise DatasetError("Two of the ICL examples share a query: keep one of them.")
-    return examples
 
 
 async def judge(state: JudgeTask, runtime: Runtime[RunContext]) -> dict[str, list[JudgedRef]]:
@@ -172,7 +189,7 @@ async def conclude(state: ICLState, runtime: Runtime[RunContext]) -> ICLState:
     """Return the run's result. No model call."""
     session = await session_of(runtime, state["run_id"])
     by_id = {one["query_id"]: one for one in state["outcomes"]}
-    outcomes = [await _describe(session, by_id[one]) for one in state["query_ids"]]
+    outcomes = [await _describe(session, by_id[name_example(one + 1)]) for one in range(state["num_examples"])]
     failures = session.ledger.retries_by_kind + count_failures(await session.archive.get_all("failures"))
     for stored in (await session.archive.get_all("rollouts")).values():
         if (failure := Rollout.model_validate(stored).failure) is not None:
@@ -216,6 +233,13 @@ def parse_response(text: str) -> str:
 def response_key(query_id: str, response_id: str) -> str:
     """Return the archive key of one response's text."""
     return f"{query_id}/{response_id}"
+
+
+async def _count_laid_down(archive: Archive) -> int:
+    stored = await archive.get("run", "plan")
+    if stored is None:
+        raise DatasetError("No ICL examples were given: expected at least one.")
+    return cast(int, stored["num_examples"])
 
 
 async def _response(session: RunSession, query_id: str, response_id: str) -> str:

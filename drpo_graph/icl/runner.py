@@ -1,6 +1,6 @@
 """Start and resume runs over ICL examples, on the same frame as the search's."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,10 +11,10 @@ from drpo_graph.errors import FingerprintMismatchError, UsageError
 from drpo_graph.events.schema import ICLFinished
 from drpo_graph.icl.files import write_examples
 from drpo_graph.icl.graph import OPTIONAL_ROLES, ICLGraph, build_icl_graph
-from drpo_graph.icl.nodes import announce_run, read_examples
+from drpo_graph.icl.nodes import announce_run, lay_down
 from drpo_graph.icl.state import ICLState
 from drpo_graph.records import ICLExample, ICLResult, Record, Role
-from drpo_graph.retrieval import bundled_icl_examples
+from drpo_graph.retrieval.examples import GivenExamples, as_examples, bundled_icl_examples
 from drpo_graph.runs.work import RunOptions, RunWork, check_is_new, make_record, take_up
 from drpo_graph.search.assembly import Parts, assemble
 from drpo_graph.search.session import RunSession
@@ -29,13 +29,14 @@ DEFAULT_NUM_SAMPLES = 1
 class ICLRunInput(Record):
     """What a run was given; kept with it, so that resuming needs nothing else."""
 
-    examples: tuple[ICLExample, ...]
+    examples: tuple[ICLExample, ...] = ()
+    """Not stored here, but by number; runs of earlier versions have them here as well."""
     num_iters: int = Field(ge=1)
     num_samples: int = Field(ge=1)
 
 
 async def optimize_icl(
-    examples: Sequence[ICLExample] | None = None,
+    examples: GivenExamples | None = None,
     *,
     settings: Settings,
     num_iters: int = DEFAULT_NUM_ITERS,
@@ -47,7 +48,8 @@ async def optimize_icl(
     """Rewrite the responses of ICL examples from their critiques; return the best-scored ones.
 
     Args:
-        examples: The examples; the bundled ones when absent.
+        examples: Examples, rows with a query and a response, a data frame or a file's path; the bundled ones when
+            absent.
         settings: Names the models, limits and budget; what concerns the search alone is not used.
         num_iters: Rounds of rewriting per example, at most; a perfect score ends them sooner.
         num_samples: Rewrites per round.
@@ -64,14 +66,13 @@ async def optimize_icl(
     thread_id = check_thread_id(thread_id or new_thread_id())
     if num_iters < 1 or num_samples < 1:
         raise UsageError(f"Expected at least one iteration and one sample, got {num_iters} and {num_samples}.")
-    chosen = bundled_icl_examples() if examples is None else tuple(examples)
-    read_examples([one.model_dump() for one in chosen])
+    chosen = bundled_icl_examples() if examples is None else as_examples(examples)
     given = ICLRunInput(examples=chosen, num_iters=num_iters, num_samples=num_samples)
     context = assemble(settings, Parts(models=models), optional_roles=OPTIONAL_ROLES)
     async with find_storage(options.checkpoint).open_run(thread_id) as checkpoint:
         await check_is_new(checkpoint, thread_id)
         record = make_record(thread_id, settings, options, kind="icl")
-        return await _ICLWork(record, context, checkpoint, options, given).carry_out()
+        return await _NewICLWork(record, context, checkpoint, options, given).carry_out()
 
 
 async def resume_icl(
@@ -111,7 +112,7 @@ class _ICLWork(RunWork[ICLResult]):
         return build_icl_graph(self._record.settings, checkpointer=self._checkpoint.saver)
 
     def _make_input(self) -> Any:
-        return self._given.model_dump(mode="json")
+        return self._given.model_dump(mode="json", exclude=None if self._given.examples else {"examples"})
 
     def _check_state(self, values: Mapping[str, Any]) -> None:
         super()._check_state(values)
@@ -125,7 +126,18 @@ class _ICLWork(RunWork[ICLResult]):
 
     async def _announce_resume(self, session: RunSession, values: Mapping[str, Any]) -> None:
         state = cast(ICLState, values)
-        announce_run(session, self._context, state, num_examples=len(state["query_ids"]), is_resumed=True)
+        # A run of an earlier version has all of them in one step.
+        num_examples = state.get("num_examples", len(state["query_ids"]))
+        announce_run(session, self._context, state, num_examples=num_examples, is_resumed=True)
 
     async def _export(self, folder: Path, result: ICLResult) -> None:
         write_examples(folder, result)
+
+
+class _NewICLWork(_ICLWork):
+    """The part that begins a run."""
+
+    async def _store_given(self) -> None:
+        await lay_down(self._archive, self._given.examples)
+        self._given = self._given.model_copy(update={"examples": ()})
+        await super()._store_given()

@@ -1,7 +1,7 @@
 """What the graph over ICL examples carries: ids and numbers; texts stand in the run's archive."""
 
 import operator
-from typing import Annotated, TypedDict
+from typing import Annotated, NotRequired, TypedDict
 
 from pydantic import JsonValue
 
@@ -11,8 +11,8 @@ from drpo_graph.search.state import replace_or_extend
 class ICLInput(TypedDict):
     """What a run over ICL examples is given."""
 
-    examples: list[dict[str, str]]
-    """Each with ``query`` and ``response``."""
+    examples: NotRequired[list[dict[str, str]]]
+    """Each with ``query`` and ``response``; absent where they are laid down already."""
     num_iters: int
     """Rounds of rewriting per example, at most."""
     num_samples: int
@@ -43,7 +43,11 @@ class ICLState(ICLInput, ICLOutput, total=False):
     format: int
     run_id: str
     fingerprints: dict[str, str]
+    num_examples: int
+    position: int
+    """How many of them former steps, and the one in work, have taken."""
     query_ids: list[str]
+    """Of the step in work."""
     outcomes: Annotated[list[OutcomeRef], operator.add]
 
 

@@ -20,6 +20,7 @@ from drpo_graph.oirl.demonstrations import (
     TableBuilder,
 )
 from drpo_graph.safety.private_files import make_private_folder, write_atomically
+from drpo_graph.safety.text_files import open_text
 from drpo_graph.safety.texts import clean_surrogates, shorten
 
 JSONL_SUFFIX = ".jsonl"
@@ -133,13 +134,13 @@ def _read_parquet(path: Path) -> Iterator[list[list[object]]]:
 def _read_jsonl(path: Path) -> Iterator[list[list[object]]]:
     names: dict[str, None] = {}
     try:
-        with path.open(encoding="utf-8-sig") as file:
+        with open_text(path) as file:
             lines = ((number, line) for number, line in enumerate(file, 1) if line.strip())
             while batch := list(islice(lines, BATCH_ROWS)):
                 rows = [_parse_line(path, number, line) for number, line in batch]
                 names |= {name: None for row in rows for name in row}
                 yield [[row.get(name) for row in rows] for name in COLUMNS]
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeError) as error:
         raise DemonstrationsError(f"{path} cannot be read as UTF-8 JSON lines: {shorten(str(error))}") from error
     _tell_unknown(path, names)
 

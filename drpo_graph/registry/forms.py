@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Final, Literal
 
+from drpo_graph.evidence import NOT_COMPARED
 from drpo_graph.registry.prompt import RegisteredPrompt
 from drpo_graph.safety.terminal import inert_json
 
@@ -40,7 +41,9 @@ def describe_provenance(prompt: RegisteredPrompt) -> Iterator[str]:
         if (value := getattr(prompt, name)) is not None:
             yield f"{name}: {value}"
     if prompt.reward is not None:
-        start = "" if prompt.initial_reward is None else f" (initial prompt: {prompt.initial_reward:.2f})"
+        start = f" (initial prompt: {prompt.initial_reward:.2f})" if prompt.initial_reward is not None else ""
+        if prompt.run is not None and not start:
+            start = f" ({NOT_COMPARED})"
         yield f"reward: {prompt.reward:.2f}{start}"
     if prompt.difference is not None:
         bounds = ""

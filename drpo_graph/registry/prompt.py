@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Self
 from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, field_validator, model_serializer
 
 from drpo_graph.errors import UsageError
+from drpo_graph.evidence import find_evidence
 from drpo_graph.prompts.placeholders import FieldStyle, TemplateSyntaxError, as_format, count_placeholders
 from drpo_graph.records import Record, RunResult
 from drpo_graph.safety.texts import clean_surrogates
@@ -41,7 +42,7 @@ class RegisteredPrompt(Record):
     """The run that found it."""
     reward: float | None = None
     initial_reward: float | None = None
-    """The initial prompt's reward, on the same queries where it was measured there."""
+    """The initial prompt's reward on the same queries, where it was measured there."""
     difference: float | None = None
     """Mean of (this prompt - initial prompt) over held-out queries."""
     interval_low: float | None = None
@@ -92,10 +93,11 @@ class RegisteredPrompt(Record):
 
         ``source`` is where the run is kept, ``date`` when it ended; the rest is as the record's fields say.
         """
-        at_start = result.initial_reward_same_queries
+        is_initial = find_evidence(result) == "initial_prompt"
         fields: dict[str, object] = {
             "reward": result.reward,
-            "initial_reward": result.initial_reward if at_start is None else at_start,
+            # Of other queries it would pass for a comparison.
+            "initial_reward": result.reward if is_initial else result.initial_reward_same_queries,
         }
         if (validation := result.validation) is not None:
             fields = {

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from drpo_graph.errors import UsageError
 from drpo_graph.registry.prompt import GENERAL_PROMPT, RegisteredPrompt
 from drpo_graph.safety.private_files import write_atomically
+from drpo_graph.safety.text_files import to_utf8
 
 _SUFFIX = ".json"
 _ROUTERS = "routers"
@@ -181,13 +182,15 @@ def _read(path: Path) -> RegisteredPrompt:
         # A pipe would hold the reader up for good.
         if path.exists() and not path.is_file():
             raise UsageError(f"Registered prompt {path}: it is no file. Remove it, or give another folder.")
-        return RegisteredPrompt.model_validate_json(path.read_bytes())
+        return RegisteredPrompt.model_validate_json(to_utf8(path.read_bytes()))
     except FileNotFoundError:
         raise
     except OSError as error:
         raise UsageError(
             f"Registered prompt {path}: {error.strerror or error}. Make it readable, or give another name or folder."
         ) from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"Registered prompt {path}: it is not UTF-8 text. Remove it, and import it again.") from error
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(one) for one in first["loc"])

@@ -7,6 +7,7 @@ from typing import Any, cast
 from drpo_graph.calls.budget import Budget
 from drpo_graph.calls.ledger import Ledger
 from drpo_graph.errors import BudgetSpentError, CheckpointError
+from drpo_graph.evidence import NOT_COMPARED
 from drpo_graph.records import RunResult
 from drpo_graph.runs.files import PROMPT_FILE, write_result_files
 from drpo_graph.search.results import choose_delivered, make_result
@@ -32,6 +33,8 @@ async def tell_standing(
         return
     reward = "unscored" if result.path_reward is None else f"{result.path_reward:.2f}"
     told = f"Best so far: {result.candidate_id} at {reward}, after {result.depth} levels"
+    if result.evidence == "not_compared":
+        told = f"{told}, {NOT_COMPARED}"
     if folder is None:
         error.add(f"{told}.")
         return

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from pydantic import JsonValue
 
-from drpo_graph.data.datasets import load_bundled_queries
+from drpo_graph.data.datasets import load_bundled_queries, without_sweeps
 from drpo_graph.data.given import GivenQueries, as_queries
 from drpo_graph.data.order import check_distinct
 from drpo_graph.errors import BudgetSpentError, DatasetError, FingerprintMismatchError
@@ -44,7 +44,7 @@ async def optimize(
     """Optimise a system prompt and return what was found.
 
     Args:
-        queries: Training queries: texts, records, rows or a data frame; the bundled ones when absent.
+        queries: Training queries: texts, records, rows, a data frame or a file's path; the bundled ones when absent.
         settings: What to do.
         validation: Held-out queries; given any, the final choice is made on them.
         warm_start: What another run found, to begin with.
@@ -157,13 +157,14 @@ def _read_given(
     Raises:
         DatasetError: queries cannot be used, there is none to train on, or the two share an id.
     """
-    training = load_bundled_queries() if queries is None else as_queries(queries)
-    if not training:
-        raise DatasetError("The dataset is empty: expected at least one training query.")
-    held_out = as_queries(validation, label="validation")
-    # Of the whole dataset: the run itself will only see what is drawn.
-    check_distinct(training, held_out)
-    return draw_queries(training, settings), held_out
+    with without_sweeps():
+        training = load_bundled_queries() if queries is None else as_queries(queries)
+        if not training:
+            raise DatasetError("The dataset is empty: expected at least one training query.")
+        held_out = as_queries(validation, label="validation")
+        # Of the whole dataset: the run itself will only see what is drawn.
+        check_distinct(training, held_out)
+        return draw_queries(training, settings), held_out
 
 
 def _is_same(given: RunInput, queries: GivenQueries, settings: Settings) -> bool:

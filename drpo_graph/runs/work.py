@@ -204,7 +204,7 @@ class RunWork(ABC, Generic[R]):
             )
             try:
                 # Only now is it a run: what is wrong with settings, models or folders came up before.
-                await self._archive.put("run", "input", self._given.model_dump(mode="json"))
+                await self._store_given()
                 former = self._record
                 self._record = await self._registry.save(former.model_copy(update={"status": "running", "message": ""}))
                 with handle_signals(self._context, enabled=self._options.handles_signals):
@@ -299,6 +299,10 @@ class RunWork(ABC, Generic[R]):
         except (sqlite3.Error, OSError, CheckpointError) as storage_error:
             # The disk may be what stopped the run: the first error is the one to report.
             logger.warning("The run list could not be brought up to date: %s", storage_error)
+
+    async def _store_given(self) -> None:
+        """Keep what the run is given, so that resuming needs nothing else."""
+        await self._archive.put("run", "input", self._given.model_dump(mode="json"))
 
     @abstractmethod
     def _make_graph(self) -> CompiledStateGraph[Any, Any, Any, Any]: ...

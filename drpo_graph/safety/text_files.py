@@ -2,7 +2,10 @@
 
 import codecs
 from pathlib import Path
+from typing import TextIO
 
+_UTF8 = "utf-8-sig"
+"""With a mark or without one."""
 # UTF-32 first: its little-endian mark begins with that of UTF-16.
 _ENCODINGS_BY_MARK = {
     codecs.BOM_UTF32_LE: "utf-32",
@@ -18,10 +21,8 @@ def to_utf8(data: bytes) -> bytes:
     Raises:
         UnicodeDecodeError: what follows the mark of another encoding is not in it.
     """
-    for mark, encoding in _ENCODINGS_BY_MARK.items():
-        if data.startswith(mark):
-            return data.decode(encoding).encode("utf-8")
-    return data.removeprefix(codecs.BOM_UTF8)
+    encoding = _find_encoding(data)
+    return data.removeprefix(codecs.BOM_UTF8) if encoding == _UTF8 else data.decode(encoding).encode("utf-8")
 
 
 def read_text(path: Path) -> str:
@@ -31,4 +32,33 @@ def read_text(path: Path) -> str:
         OSError: it cannot be read.
         UnicodeDecodeError: it is neither UTF-8 nor what its mark says.
     """
-    return to_utf8(path.read_bytes()).decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
+    return _decode(path.read_bytes())
+
+
+def read_stream(stream: TextIO) -> str:
+    """Return what a stream, such as standard input, still holds, read as a file's text is.
+
+    Raises:
+        UnicodeDecodeError: it is neither UTF-8 nor what its mark says.
+    """
+    buffer = getattr(stream, "buffer", None)
+    return stream.read().removeprefix("\ufeff") if buffer is None else _decode(buffer.read())
+
+
+def open_text(path: Path, *, newline: str | None = None) -> TextIO:
+    """Return a text file to be read in pieces, which is decoded as :func:`read_text` does.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        encoding = _find_encoding(file.read(4))
+    return path.open(encoding=encoding, newline=newline)
+
+
+def _decode(data: bytes) -> str:
+    return to_utf8(data).decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _find_encoding(beginning: bytes) -> str:
+    return next((encoding for mark, encoding in _ENCODINGS_BY_MARK.items() if beginning.startswith(mark)), _UTF8)

@@ -1,44 +1,61 @@
 """What a run found, from its records: at its end, or as far as it came when it was stopped."""
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 
 from pydantic import JsonValue
 
 from drpo_graph.calls.failed_samples import count_failures, count_replies
 from drpo_graph.calls.ledger import Ledger
+from drpo_graph.evidence import find_evidence
 from drpo_graph.records import ROOT_ID, CandidateRef, Rollout, RunResult, RunStatus, Validation, mean
 from drpo_graph.search.state import STATE_FORMAT, SearchState
 from drpo_graph.storage.archive import Archive, rollout_key
-from drpo_graph.storage.tree import trace_of
+from drpo_graph.storage.tree import creation_order, trace_of
 
 _LEAST_GAIN = 1e-9
 """Less is how numbers are added up."""
 
 
 async def choose_delivered(archive: Archive, beam: Sequence[CandidateRef], *, is_compat: bool) -> str:
-    """Return the id of what is delivered without held-out queries: the beam's best that is not known to be no better.
+    """Return the id of what is delivered without held-out queries.
 
-    A candidate that scored no higher than the initial prompt on the same queries never takes its place. One whose
-    queries the initial prompt was not run on is delivered for its own reward. Under compat the beam's first is.
+    It is the beam's best that scored higher than the initial prompt on the same queries. Where none did, it is the best
+    that was not compared so: rewards of different queries do not compare, and the result says that. A candidate that is
+    known to be no better never takes the initial prompt's place. Under compat the beam's first is delivered.
     """
-    for one in beam:
-        if is_compat or not await _is_no_better(archive, one):
-            return one["id"]
-    return ROOT_ID
+    if is_compat and beam:
+        return beam[0]["id"]
+    gains = [(one["id"], await _find_gain(archive, one)) for one in beam]
+    better = (one for one, gain in gains if gain is not None and gain > _LEAST_GAIN)
+    uncompared = (one for one, gain in gains if gain is None)
+    return next(chain(better, uncompared), ROOT_ID)
 
 
-async def _is_no_better(archive: Archive, candidate: CandidateRef) -> bool:
-    """Return whether the initial prompt was run on all of a candidate's queries, and scored at least as high."""
-    differences: list[float | None] = []
-    for query_id in candidate["query_ids"]:
-        initial = await archive.get("rollouts", rollout_key(ROOT_ID, query_id))
-        if initial is None:
-            return False
-        own = (await archive.rollout(candidate["id"], query_id)).reward
-        former = Rollout.model_validate(initial).reward
-        differences.append(None if own is None or former is None else own - former)
-    gain = mean(differences)
-    return gain is not None and gain <= _LEAST_GAIN
+async def _find_gain(archive: Archive, candidate: CandidateRef) -> float | None:
+    """Return by how much a candidate scored higher than the initial prompt, ``None`` where nothing compares them."""
+    initial = await _initial_rewards(archive, candidate["query_ids"])
+    own = [(await archive.rollout(candidate["id"], one)).reward for one in candidate["query_ids"]] if initial else []
+    pairs = zip(own, initial or (), strict=True)
+    return mean([None if mine is None or former is None else mine - former for mine, former in pairs])
+
+
+async def _initial_rewards(archive: Archive, query_ids: Sequence[str]) -> list[float | None] | None:
+    """Return the initial prompt's rewards, or ``None`` where it was not run on all of the queries.
+
+    A level on which it was tried again, as a parent that was kept, counts as well.
+    """
+    prompt = await archive.prompt_of(ROOT_ID)
+    stored = await archive.get_all("candidates")
+    ids = sorted((one for one in stored if stored[one]["prompt"] == prompt), key=creation_order)
+    rewards = []
+    for query_id in query_ids:
+        rollouts = [await archive.get("rollouts", rollout_key(one, query_id)) for one in ids]
+        found = next((one for one in rollouts if one is not None), None)
+        if found is None:
+            return None
+        rewards.append(Rollout.model_validate(found).reward)
+    return rewards
 
 
 async def make_result(
@@ -54,7 +71,7 @@ async def make_result(
     scores = await archive.scores_by_candidate()
     trace = await trace_of(archive, delivered_id)
     notes = await archive.get_all("failures")
-    return RunResult(
+    result = RunResult(
         thread_id=state["run_id"],
         status=status,
         system_prompt=trace[-1]["prompt"],
@@ -75,18 +92,13 @@ async def make_result(
         fingerprints=state["fingerprints"],
         format=STATE_FORMAT,
     )
+    return result.model_copy(update={"evidence": find_evidence(result)})
 
 
 async def _initial_reward_on(archive: Archive, state: SearchState, delivered_id: str) -> float | None:
     """Return the initial prompt's reward on the delivered candidate's queries, if the search ran it on all of them."""
     delivered = next((one for one in state["beam"] if one["id"] == delivered_id), None)
-    rewards: list[float | None] = []
-    for query_id in delivered["query_ids"] if delivered else ():
-        stored = await archive.get("rollouts", rollout_key(ROOT_ID, query_id))
-        if stored is None:
-            return None
-        rewards.append(Rollout.model_validate(stored).reward)
-    return mean(rewards)
+    return mean(await _initial_rewards(archive, delivered["query_ids"]) or ()) if delivered else None
 
 
 async def _count_failures(

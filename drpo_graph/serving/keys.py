@@ -10,6 +10,7 @@ from pathlib import Path
 from drpo_graph.errors import ServeError, UsageError
 from drpo_graph.safety.api_keys import find_unsendable
 from drpo_graph.safety.private_files import make_private_folder
+from drpo_graph.safety.text_files import read_text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +59,7 @@ def borrow_key(*, variable: str | None, file: Path | None, environment: Mapping[
     if file is None:
         return None
     try:
-        value = file.read_text(encoding="utf-8").strip()
+        value = read_text(file).strip()
     except OSError as error:
         raise UsageError(f"--api-key-file {file}: {error.strerror}.") from error
     except ValueError as error:

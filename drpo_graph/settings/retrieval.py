@@ -30,7 +30,7 @@ class RetrievalSettings(Record):
     k: RetrievalOnly[int] = Field(2, ge=1)
     """Examples per query at most."""
     icl_examples: Operational[Path | None] = None
-    """A JSON file of responses by query, as published; the bundled ones when absent."""
+    """A JSON file of responses by query, as published, or a dataset with responses; the bundled ones when absent."""
     embeddings: RetrievalOnly[str] = DEFAULT_EMBEDDINGS
     """What likeness is measured by: ``local:all-minilm-l6-v2``, or ``openai:NAME`` of an OpenAI-compatible server."""
     embeddings_base_url: Operational[str | None] = None

@@ -24,7 +24,7 @@ def test_swap_is_seen_by_other_readers_and_kept_private(slot: PromptSlot) -> Non
     made = slot.swap(RESULT)
     assert reader.current == made
     assert (made.version, made.text, made.run) == (2, RESULT.system_prompt, "tides")
-    assert (made.reward, made.initial_reward, made.replaced) == (4.0, 3.0, 1)
+    assert (made.reward, made.initial_reward, made.replaced) == (4.0, None, 1)
     assert [one.version for one in reader.versions] == [1, 2]
     assert {path.stat().st_mode & 0o777 for path in slot.path.parent.iterdir()} == {0o600}
 

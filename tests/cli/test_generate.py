@@ -54,7 +54,7 @@ def test_query_is_read_from_stdin(drpo: Drpo, speaker: FakeServer, monkeypatch: 
 
 
 def test_query_that_is_no_text_is_told(drpo: Drpo, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\xff\xfe"), encoding="utf-8"))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\xff\xff"), encoding="utf-8"))
     assert_one_line(drpo("generate", "-", *MODEL, *OWN), 2, "UTF-8")
 
 

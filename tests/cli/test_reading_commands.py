@@ -138,7 +138,7 @@ def test_show_keeps_its_numbers_whole_and_cuts_only_prompts(
     for columns in (60, 80, 120):
         monkeypatch.setenv("COLUMNS", str(columns))
         out = drpo("show", "t").out
-        path = out[out.index("path to the best prompt") : out.index("─ prompt found")].splitlines()
+        path = out[out.index("path to the prompt") : out.index("─ prompt found")].splitlines()
         rows = [line.rstrip().split(maxsplit=3) for line in path[1:] if line.strip()]
         assert rows[0] == ["candidate", "from", "reward", "prompt"]
         assert tuple(row[0] for row in rows[1:]) == unbroken.trace

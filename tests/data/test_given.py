@@ -5,7 +5,8 @@ from typing import cast
 import pytest
 
 from drpo_graph.data.given import GivenQueries, as_queries
-from drpo_graph.data.references import AnsweredQuery, as_answered
+from drpo_graph.data.references import as_answered
+from drpo_graph.data.rows import AnsweredQuery
 from drpo_graph.errors import DatasetError
 from drpo_graph.records import Query
 

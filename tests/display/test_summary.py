@@ -27,8 +27,8 @@ def test_reward_is_compared_on_the_same_queries_where_known() -> None:
 
 def test_rewards_from_different_queries_are_not_subtracted() -> None:
     page = summary_of(sample_result(initial_reward_same_queries=None), width=160)
-    assert "4.32 on the queries of its level; initial prompt 3.04 on the root's queries" in page
-    assert "not the same queries" in page
+    assert "4.32 on the queries of its level, not compared with the initial prompt on the same queries; " in page
+    assert "that one had 3.04 on the root's queries" in page
     assert "+1.28" not in page
 
 
@@ -73,8 +73,8 @@ def test_missing_validation_is_said() -> None:
         ({"validation": None}, "best prompt", "on the few queries that it was chosen by; hold queries out"),
         (
             {"validation": None, "initial_reward_same_queries": None},
-            "prompt found",
-            "none that it is better: the initial prompt was not run on the same queries",
+            "prompt found, not compared with the initial one",
+            "none that it is better: not compared with the initial prompt on the same queries",
         ),
         (
             {"validation": None, "initial_reward_same_queries": 4.32},

@@ -5,7 +5,9 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
@@ -19,8 +21,9 @@ from drpo_graph.errors import (
     TemplateError,
     UsageError,
 )
-from drpo_graph.events.schema import Event, ICLExampleFinished, ICLFinished
+from drpo_graph.events.schema import Event, ICLExampleFinished, ICLFinished, ICLStarted
 from drpo_graph.icl import build_icl_graph, optimize_icl, resume_icl
+from drpo_graph.icl.nodes import STEP_SIZE, advance, name_example
 from drpo_graph.records import ICLExample, ICLResult
 from drpo_graph.retrieval import load_icl_examples
 from drpo_graph.runs.runner import RunOptions, resume
@@ -364,3 +367,34 @@ async def test_resume_loads_no_code_that_only_the_checkpoint_names(
     with pytest.raises(SettingsError, match="name them again"):
         await resume_icl("t", options=options_in(tmp_path))
     assert not (tmp_path / "imported").exists()
+
+
+async def test_examples_are_taken_in_steps_each_once() -> None:
+    state: Any = {"num_examples": 2 * STEP_SIZE + 1, "position": 0, "query_ids": []}
+    taken: list[str] = []
+    while (update := await advance(state, cast(Any, None)))["query_ids"]:
+        assert len(update["query_ids"]) <= STEP_SIZE
+        taken += update["query_ids"]
+        state |= update
+    assert taken == [name_example(one + 1) for one in range(2 * STEP_SIZE + 1)]
+
+
+async def test_run_of_an_earlier_version_has_taken_all_examples_at_once() -> None:
+    state: Any = {"query_ids": ["icl-001", "icl-002"]}
+    state |= await advance(state, cast(Any, None))
+    assert (state["num_examples"], state["query_ids"]) == (2, [])
+
+
+def stop_at_start(event: Event) -> None:
+    if isinstance(event, ICLStarted) and not event.is_resumed:
+        raise BudgetSpentError("Enough is seen.", resume_flags="")
+
+
+async def test_run_that_was_stopped_as_it_began_finds_its_examples(server: FakeServer, tmp_path: Path) -> None:
+    options, settings = options_in(tmp_path), settings_for(server)
+    with pytest.raises(BudgetSpentError):
+        await optimize_icl(
+            plans("5", "5"), settings=settings, thread_id="t", options=replace(options, sinks=(stop_at_start,))
+        )
+    result = await resume_icl("t", options=options)
+    assert [one.query for one in result.examples] == [one.query for one in plans("5", "5")]

@@ -15,7 +15,7 @@ from drpo_graph.errors import UsageError
 from drpo_graph.prompts.placeholders import FieldStyle
 from drpo_graph.records import PairedComparison, RunResult, Validation
 from drpo_graph.registry import GENERAL_PROMPT, PromptRegistry, RegisteredPrompt
-from drpo_graph.registry.forms import render_prompt
+from drpo_graph.registry.forms import describe_provenance, render_prompt
 
 
 def make_result(*, validation: Validation | None = None, candidate_id: str = "1.0.0") -> RunResult:
@@ -193,3 +193,12 @@ def test_names_of_the_hub_tell_models_apart() -> None:
     assert len(set(handles)) == len(models)
     assert handles[1] == "drpo-a-b"
     assert all(re.fullmatch(r"[a-z][a-z0-9_-]{0,99}", one) for one in handles)
+
+
+def test_prompt_that_was_not_compared_is_told_as_such() -> None:
+    found = make_result().model_copy(update={"initial_reward_same_queries": None})
+    known = RegisteredPrompt.from_result(found, model="m")
+    assert (known.reward, known.initial_reward) == (4.5, None)
+    assert "reward: 4.50 (not compared with the initial prompt on the same queries)" in describe_provenance(known)
+    kept = found.model_copy(update={"system_prompt": found.initial_prompt})
+    assert RegisteredPrompt.from_result(kept, model="m").initial_reward == 4.5

@@ -55,7 +55,9 @@ def test_bundled_examples_are_many_and_none_is_a_training_query() -> None:
     [
         ("{", "no JSON"),
         ("[" * 100_000, "no JSON"),
-        ([{"Why?": "Because."}], "expected an object of responses by query"),
+        ([{"Why?": "Because."}], "record 1: no text: expected query or"),
+        (["Why?"], "record 1: no response: expected response or output"),
+        (3, "expected an object of responses by query"),
         ({}, "there is none"),
         ({"Why?": 3}, "entry 1"),
         ({"Why?": "<START><END>"}, "entry 1"),

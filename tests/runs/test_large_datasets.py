@@ -3,7 +3,7 @@
 import json
 import sqlite3
 import tracemalloc
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from pathlib import Path
 from typing import cast
 
@@ -14,6 +14,9 @@ from langgraph.store.memory import InMemoryStore
 from drpo_graph import optimize, resume
 from drpo_graph.data.datasets import load_queries
 from drpo_graph.errors import BudgetSpentError, DatasetError, FingerprintMismatchError
+from drpo_graph.events.schema import CollectionStarted, Event, ICLStarted
+from drpo_graph.icl import optimize_icl
+from drpo_graph.oirl.collection import collect_demonstrations
 from drpo_graph.records import Query, Turn
 from drpo_graph.runs.runner import RunOptions
 from drpo_graph.search.levels import draw_queries, order_drawn
@@ -109,7 +112,44 @@ async def test_what_a_checkpoint_holds_does_not_grow_with_the_dataset(server: Fa
             assert num_rows == 1000
         sizes.append(place.stat().st_size)
     assert sizes[1] < 1.2 * sizes[0]
-    assert all(one.status == "done" for one in results)
+    assert all(one.status == "done" and one.evidence is not None for one in results)
+
+
+async def begin_collection(rows: list[dict[str, str]], settings: Settings, options: RunOptions) -> None:
+    await collect_demonstrations(rows, ["Think."], settings=settings, thread_id="t", options=options)
+
+
+async def begin_icl(rows: list[dict[str, str]], settings: Settings, options: RunOptions) -> None:
+    await optimize_icl(rows, settings=settings, thread_id="t", options=options)
+
+
+def stop_at_start(event: Event) -> None:
+    if isinstance(event, CollectionStarted | ICLStarted):
+        raise BudgetSpentError("Enough is seen.", resume_flags="")
+
+
+@pytest.mark.parametrize(("begin", "kind"), [(begin_collection, "questions"), (begin_icl, "queries")])
+@pytest.mark.parametrize(
+    "number",
+    # More than one batch, and more than the values of one statement that SQLite takes.
+    [1200, pytest.param(60_000, marks=pytest.mark.slow)],
+)
+async def test_runs_that_use_every_row_store_each_once(
+    server: FakeServer, tmp_path: Path, begin: Callable[..., Awaitable[None]], kind: str, number: int
+) -> None:
+    rows = [{"query": f"Question {n}?", "answer": str(n)} for n in range(number)]
+    place = tmp_path / "c.sqlite"
+    with pytest.raises(BudgetSpentError):
+        await begin(
+            rows, settings_for(server), RunOptions(checkpoint=place, writes_files=False, sinks=(stop_at_start,))
+        )
+    with sqlite3.connect(place) as database:
+        count = "SELECT count(*) FROM store WHERE prefix LIKE ?"
+        assert database.execute(count, (f"%.{kind}",)).fetchone() == (number,)
+        (largest,) = database.execute("SELECT max(length(value)) FROM store WHERE prefix LIKE '%.run'").fetchone()
+        assert largest < number + 10_000
+        (checkpoints,) = database.execute("SELECT max(length(checkpoint)) FROM checkpoints").fetchone()
+        assert checkpoints < 100_000
 
 
 async def test_stopped_run_goes_on_with_the_queries_it_drew(server: FakeServer, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from drpo_graph.cli.places import DEFAULT_PLACE, find_place_of, open_prompts
 from drpo_graph.display.streams import quiet, write_lines
 from drpo_graph.errors import UsageError
 from drpo_graph.safety.terminal import InertStream, inert_json
+from drpo_graph.safety.text_files import read_stream
 from drpo_graph.safety.texts import clean_surrogates
 from drpo_graph.settings.layers import build_settings, merge_settings
 from drpo_graph.settings.retrieval import RetrievalSettings
@@ -150,7 +151,7 @@ def _read_query(query: str | None) -> str:
     if query is None and sys.stdin.isatty():
         raise UsageError("No query. Give it as an argument, or '-' to read it from stdin.")
     try:
-        text = clean_surrogates(sys.stdin.read() if query is None or query == "-" else query)
+        text = clean_surrogates(read_stream(sys.stdin) if query is None or query == "-" else query)
     except UnicodeDecodeError as error:
         raise UsageError("The query on stdin is not UTF-8 text.") from error
     if not text.strip():

@@ -23,7 +23,7 @@ from drpo_graph.storage.places import find_storage
 def icl_command(
     *,
     examples: Path | None = argument(
-        None, "EXAMPLES.json", help="JSON object of responses by query. Bundled set if absent."
+        None, "EXAMPLES.json", help="JSON object of responses by query, or rows with both. Bundled set if absent."
     ),
     num_iters: int = option(5, "N", help="Rounds of rewriting per example, at most.", at_least=1),
     num_samples: int = option(1, "N", help="Rewrites per round.", at_least=1),

@@ -19,6 +19,7 @@ from drpo_graph.cli.option_groups import FLAG, Only, Without, option, takes_opti
 from drpo_graph.cli.pages.estimate import print_estimate
 from drpo_graph.cli.places import find_place_of
 from drpo_graph.cli.published_options import Published, fill_from_file, note_unused, shape_serving
+from drpo_graph.data.datasets import without_sweeps
 from drpo_graph.parts.rewrite_guards import check_fillable
 from drpo_graph.search.levels import draw_queries
 from drpo_graph.storage.names import check_thread_id, new_thread_id
@@ -52,11 +53,12 @@ def optimize_command(
     settings = read_settings(sources, models, search, pace, budget, published)
     begun = read_warm_start(search.warm_start, storage)
     check_budget(settings, budget.find_priced())
-    training = read_datasets([*(queries or []), *([published.data_dir] if published.data_dir else [])])
-    held_out = read_datasets(search.validation) if search.validation else ()
-    check_held_out(training, held_out)
-    # Of a large dataset the rest is not needed any more.
-    training = draw_queries(training, settings)
+    with without_sweeps():
+        training = read_datasets([*(queries or []), *([published.data_dir] if published.data_dir else [])])
+        held_out = read_datasets(search.validation) if search.validation else ()
+        check_held_out(training, held_out)
+        # Of a large dataset the rest is not needed any more.
+        training = draw_queries(training, settings)
     check_fillable(settings, settings.initial_prompt, [*training, *held_out])
     if published.base_model_family:
         typer.echo("note: base_model_family: not needed, as the server knows its model's chat template.", err=True)

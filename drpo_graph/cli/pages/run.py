@@ -109,7 +109,7 @@ def _levels_table(beams: list[list[str]], by_id: Mapping[str, Candidate]) -> Tab
 
 
 def _trace_table(candidate_id: str, by_id: Mapping[str, Candidate]) -> Table:
-    table = make_table("path to the best prompt")
+    table = make_table("path to the prompt")
     for heading in ("candidate", "from"):
         table.add_column(heading, no_wrap=True)
     table.add_column("reward", justify="right", no_wrap=True)

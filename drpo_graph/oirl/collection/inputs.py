@@ -1,7 +1,7 @@
 """What a collection is made of: questions, prompts, and the sides they are on. Read and checked before any call."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -10,8 +10,9 @@ from typing import Final, Literal
 from pydantic import ValidationError
 
 from drpo_graph.data.formats import find_format, read_values
-from drpo_graph.data.references import REFERENCE_FIELDS, AnsweredQuery
-from drpo_graph.data.rows import Malformed, check_string
+from drpo_graph.data.given import GivenRows, iterate_rows
+from drpo_graph.data.references import REFERENCE_FIELDS
+from drpo_graph.data.rows import AnsweredQuery, Malformed, check_string, is_missing
 from drpo_graph.errors import DatasetError, UsageError
 from drpo_graph.oirl.checkers import Checker
 from drpo_graph.oirl.demonstrations import Split
@@ -43,6 +44,10 @@ class TriedPrompt(Record):
     """``test``: held out, so that only queries of the test side are asked under it."""
 
 
+GivenPrompts = GivenRows[str | TriedPrompt | Mapping[str, object]]
+"""Texts, rows with a prompt, or as a file has them."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialOptions:
     """How prompts are tried."""
@@ -60,7 +65,8 @@ class TrialOptions:
 class CollectionRunInput(Record):
     """What a run was given; kept with it, so that resuming needs nothing else."""
 
-    questions: tuple[Question, ...]
+    questions: tuple[Question, ...] = ()
+    """Not stored here, but by number; runs of earlier versions have them here as well."""
     prompts: tuple[TriedPrompt, ...]
     num_trials: int
     placement: Placement
@@ -89,6 +95,18 @@ def load_tried_prompts(path: Path | None = None) -> tuple[TriedPrompt, ...]:
     return check_prompts(
         [_read_prompt(value, place, number) for number, (_, value) in enumerate(values, 1)], place=place
     )
+
+
+def as_prompts(given: GivenPrompts) -> tuple[TriedPrompt, ...]:
+    """Return the prompts that Python code holds.
+
+    Raises:
+        DatasetError: it is no collection of prompts, or they cannot be used.
+    """
+    if isinstance(given, Path):
+        return load_tried_prompts(given)
+    rows = enumerate(iterate_rows(given, label="The prompts"), 1)
+    return check_prompts([_read_prompt(value, "The prompts", number) for number, value in rows])
 
 
 def check_prompts(prompts: Sequence[TriedPrompt], *, place: str = "The prompts") -> tuple[TriedPrompt, ...]:
@@ -164,15 +182,16 @@ def check_sides(questions: Sequence[Question], prompts: Sequence[TriedPrompt]) -
 def _read_prompt(value: object, place: str, number: int) -> TriedPrompt:
     if isinstance(value, Malformed):
         raise DatasetError(f"{place}:{value.line}: {value.reason}.")
+    value = value.model_dump() if isinstance(value, TriedPrompt) else value
     fields = {"prompt": value} if isinstance(value, str) else value
-    if isinstance(fields, dict) and isinstance(fields.get("prompt"), str):
-        faults: list[str] = []
-        check_string(fields["prompt"], "prompt", faults=faults, may_be_blank=True)
-        if faults:
-            raise DatasetError(f"{place}, prompt {number}: {faults[0]}.")
-    if not isinstance(fields, dict) or not isinstance(fields.get("prompt"), str):
+    if not isinstance(fields, Mapping) or not isinstance(fields.get("prompt"), str):
         raise DatasetError(f"{place}, prompt {number}: expected a text, or an object with 'prompt'.")
-    known = {name: fields[name] for name in ("name", "prompt", "split") if fields.get(name) is not None}
+    known = {name: fields[name] for name in ("name", "prompt", "split") if not is_missing(fields.get(name))}
+    faults: list[str] = []
+    for name, one in known.items():
+        check_string(one, name, faults=faults, may_be_blank=True)
+    if faults:
+        raise DatasetError(f"{place}, prompt {number}: {faults[0]}.")
     try:
         return TriedPrompt.model_validate({"name": f"prompt-{number}", **known})
     except ValidationError as error:

@@ -2,7 +2,6 @@
 
 import random
 from collections import Counter
-from collections.abc import Sequence
 from typing import NamedTuple, cast
 
 from langgraph.runtime import Runtime
@@ -10,12 +9,15 @@ from pydantic import JsonValue, ValidationError
 
 from drpo_graph.calls.failed_samples import count_failures
 from drpo_graph.calls.ledger import CallRecord
+from drpo_graph.data.references import as_answered
+from drpo_graph.data.rows import AnsweredQuery
 from drpo_graph.errors import DatasetError, ReplyError, StateFormatError
 from drpo_graph.events.schema import CollectionFinished, CollectionStarted, TrialFinished
 from drpo_graph.nodes import select_metrics
 from drpo_graph.nodes.critique import ask_critic
 from drpo_graph.oirl.checkers import Checker, run_check, to_outcome
 from drpo_graph.oirl.collection.inputs import Placement, Question, TriedPrompt, check_prompts, check_sides
+from drpo_graph.oirl.collection.laying import digest_data, find_laid_down, lay_down
 from drpo_graph.oirl.collection.plan import Plan, Unit
 from drpo_graph.oirl.collection.state import CollectionState, TrialTask
 from drpo_graph.oirl.collection.tallies import tally_prompts
@@ -25,8 +27,6 @@ from drpo_graph.search.hosting import derive_run_id
 from drpo_graph.search.session import RunContext, RunSession, session_of
 from drpo_graph.search.state import STATE_FORMAT, RolloutState
 from drpo_graph.settings.settings import Settings
-
-_BATCH = 500
 
 
 class _Trial(NamedTuple):
@@ -50,19 +50,19 @@ class Collector:
         Raises:
             DatasetError: there is no question or prompt, or one is malformed.
         """
-        questions, prompts = _read(state)
-        plan = Plan.make(
-            questions,
-            prompts,
-            num_trials=state["num_trials"],
-            model=runtime.context.clients["base"].settings.model,
-            checker=self._checker.spec,
-        )
-        # The texts are in the archive soon; every checkpoint would repeat them.
-        data = digest_json([[one.model_dump(mode="json") for one in group] for group in (questions, prompts)])
-        session = await _open_own(runtime, digest_json([data, state["num_trials"], state["placement"]]))
-        await _put_all(session, questions, prompts, has_critic=self._checker.function is None)
-        await session.archive.put("run", "plan", plan.as_json())
+        if state.get("questions") is None:
+            # Whoever started the run has laid them down: every copy of the input would repeat them.
+            session = await session_of(runtime, derive_run_id())
+            data = await find_laid_down(session.archive)
+        else:
+            questions, prompts = _read(state)
+            model = runtime.context.clients["base"].settings.model
+            plan = Plan.make(
+                questions, prompts, num_trials=state["num_trials"], model=model, checker=self._checker.spec
+            )
+            data = digest_data(questions, prompts)
+            session = await _open_own(runtime, digest_json([data, state["num_trials"], state["placement"]]))
+            await lay_down(session.archive, questions, prompts, plan=plan, data=data)
         await announce_run(session, runtime.context)
         return {  # type: ignore[typeddict-item]  # Only changed keys.
             "format": STATE_FORMAT,
@@ -226,16 +226,16 @@ def render_trial(
 
 def _read(state: CollectionState) -> tuple[tuple[Question, ...], tuple[TriedPrompt, ...]]:
     try:
-        questions = tuple(Question.model_validate(one) for one in state["questions"])
+        given = [Question.model_validate(one) for one in state["questions"]]
         prompts = check_prompts([TriedPrompt.model_validate(one) for one in state["prompts"]])
     except ValidationError as error:
         raise DatasetError(f"Expected questions with 'query', prompts with 'name' and 'prompt': {error}") from error
-    if not questions:
+    if not given:
         raise DatasetError("There is no query: expected at least one.")
-    if len({one.query.id for one in questions}) < len(questions):
-        raise DatasetError("Two of the queries share an id.")
-    check_sides(questions, prompts)
-    return questions, prompts
+    # Their rows are checked as everywhere.
+    as_answered(AnsweredQuery(one.query, one.reference, one.split) for one in given)
+    check_sides(given, prompts)
+    return tuple(given), prompts
 
 
 async def _open_own(runtime: Runtime[RunContext], digest: str) -> RunSession:
@@ -246,20 +246,6 @@ async def _open_own(runtime: Runtime[RunContext], digest: str) -> RunSession:
         session = await session_of(runtime, f"{run_id}-{digest[:8]}")
     await session.archive.put("run", "start", start)
     return session
-
-
-async def _put_all(
-    session: RunSession, questions: Sequence[Question], prompts: Sequence[TriedPrompt], *, has_critic: bool
-) -> None:
-    """Store the questions and prompts by number; the critic finds queries by their ids."""
-    await session.archive.put_all("prompts", {str(n): one.model_dump(mode="json") for n, one in enumerate(prompts)})
-    # A batch at a time: of a million questions, the stored forms together would take gigabytes.
-    for begin in range(0, len(questions), _BATCH):
-        batch = dict(enumerate(questions[begin : begin + _BATCH], begin))
-        await session.archive.put_all("questions", {str(n): one.model_dump(mode="json") for n, one in batch.items()})
-        if has_critic:
-            stored = {one.query.id: one.query.model_dump(mode="json") for one in batch.values()}
-            await session.archive.put_all("queries", stored)
 
 
 async def _load(session: RunSession, unit: Unit) -> tuple[Question, TriedPrompt]:

@@ -1,14 +1,14 @@
 """Start and resume collections, on the same frame as the search's runs."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from langchain_core.language_models import BaseChatModel
 
-from drpo_graph.data.given import GivenQueries
-from drpo_graph.data.references import AnsweredQuery, as_answered, load_bundled_problems
+from drpo_graph.data.references import GivenAnswered, as_answered, load_bundled_problems
+from drpo_graph.data.rows import AnsweredQuery
 from drpo_graph.errors import BudgetSpentError, FingerprintMismatchError, SettingsError, UsageError
 from drpo_graph.events.schema import CollectionFinished
 from drpo_graph.oirl.checkers import Checker, CheckFunction, as_checker, load_checker, names_own_code
@@ -16,14 +16,18 @@ from drpo_graph.oirl.collection.files import check_output, write_collection
 from drpo_graph.oirl.collection.graph import CollectionGraph, build_collection_graph, find_optional_roles
 from drpo_graph.oirl.collection.inputs import (
     CollectionRunInput,
+    GivenPrompts,
     TrialOptions,
     TriedPrompt,
+    as_prompts,
     check_prompts,
     check_sides,
     load_tried_prompts,
     make_questions,
 )
+from drpo_graph.oirl.collection.laying import digest_data, lay_down
 from drpo_graph.oirl.collection.nodes import announce_run
+from drpo_graph.oirl.collection.plan import Plan
 from drpo_graph.oirl.collection.tallies import collect_rows
 from drpo_graph.oirl.tables import save_demonstrations
 from drpo_graph.records import CollectionResult, Role
@@ -38,8 +42,8 @@ from drpo_graph.storage.run_list import RunRecord
 
 
 async def collect_demonstrations(
-    queries: GivenQueries | Iterable[AnsweredQuery] | None = None,
-    prompts: Sequence[TriedPrompt] | None = None,
+    queries: GivenAnswered | None = None,
+    prompts: GivenPrompts | None = None,
     *,
     settings: Settings,
     checker: str | CheckFunction | Checker = "numeric",
@@ -51,9 +55,10 @@ async def collect_demonstrations(
     """Try every prompt on every query and keep the outcomes as demonstrations (Prompt-OIRL, section 3.1).
 
     Args:
-        queries: Queries with their references, as records, rows or a data frame; the bundled word problems when absent.
-        prompts: What is tried; the bundled reasoning prompts when absent. One whose split is ``test`` is held out: only
-            test queries are asked under it.
+        queries: Queries with their references: texts, records, rows, a data frame or a file's path; the bundled word
+            problems when absent.
+        prompts: What is tried, in any of these forms; the bundled reasoning prompts when absent. One whose split is
+            ``test`` is held out: only test queries are asked under it.
         settings: Names the model that answers, as role ``base``, limits and budget; its ``seed`` draws the sides.
         checker: Judges the replies: a name, as :func:`~drpo_graph.oirl.checkers.load_checker` takes it, or a function.
         trials: How often and how they are tried, what is held out, and where the demonstrations go.
@@ -72,7 +77,7 @@ async def collect_demonstrations(
     checker = as_checker(checker)
     given = make_input(
         load_bundled_problems() if queries is None else as_answered(queries),
-        load_tried_prompts() if prompts is None else prompts,
+        load_tried_prompts() if prompts is None else as_prompts(prompts),
         settings=settings,
         checker=checker,
         trials=trials or TrialOptions(),
@@ -81,7 +86,7 @@ async def collect_demonstrations(
     async with find_storage(options.checkpoint).open_run(thread_id) as checkpoint:
         await check_is_new(checkpoint, thread_id)
         record = make_record(thread_id, settings, options, kind="oirl")
-        return await _Collection(record, context, checkpoint, options, given, checker=checker).carry_out()
+        return await _Collection(record, context, checkpoint, options, given, checker=checker, is_new=True).carry_out()
 
 
 def make_input(
@@ -181,9 +186,10 @@ class _Collection(RunWork[CollectionResult]):
         given: CollectionRunInput,
         *,
         checker: Checker,
+        is_new: bool = False,
         retries_failed: bool = False,
     ) -> None:
-        self._checker = checker
+        self._checker, self._is_new = checker, is_new
         self._finished = partial(CollectionFinished, output=given.output)
         super().__init__(record, context, checkpoint, options, given, retries_failed=retries_failed)
 
@@ -199,7 +205,19 @@ class _Collection(RunWork[CollectionResult]):
         return build_collection_graph(self._record.settings, checker=self._checker, checkpointer=self._checkpoint.saver)
 
     def _make_input(self) -> Any:
-        return self._given.model_dump(mode="json", exclude={"checker"})
+        laid_down = set() if self._given.questions else {"questions"}
+        return self._given.model_dump(mode="json", exclude={"checker", *laid_down})
+
+    async def _store_given(self) -> None:
+        if self._is_new:
+            questions, prompts = self._given.questions, self._given.prompts
+            model = self._context.clients["base"].settings.model
+            plan = Plan.make(
+                questions, prompts, num_trials=self._given.num_trials, model=model, checker=self._given.checker
+            )
+            await lay_down(self._archive, questions, prompts, plan=plan, data=digest_data(questions, prompts))
+            self._given = self._given.model_copy(update={"questions": ()})
+        await super()._store_given()
 
     async def _announce_resume(self, session: RunSession, values: Mapping[str, Any]) -> None:
         await announce_run(session, self._context, is_resumed=True)

@@ -1,6 +1,6 @@
 """What the graph of a collection carries: numbers. Texts and outcomes stand in the run's archive."""
 
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 from pydantic import JsonValue
 
@@ -8,8 +8,8 @@ from pydantic import JsonValue
 class CollectionInput(TypedDict):
     """What a collection is given."""
 
-    questions: list[dict[str, JsonValue]]
-    """Each a :class:`~drpo_graph.oirl.collection.inputs.Question` as JSON."""
+    questions: NotRequired[list[dict[str, JsonValue]]]
+    """Each a :class:`~drpo_graph.oirl.collection.inputs.Question` as JSON; absent where they are laid down already."""
     prompts: list[dict[str, JsonValue]]
     """Each a :class:`~drpo_graph.oirl.collection.inputs.TriedPrompt` as JSON."""
     num_trials: int

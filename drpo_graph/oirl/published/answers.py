@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from drpo_graph.errors import DemonstrationsError
 from drpo_graph.oirl.published.logs import Problems, load_array, read_answers
+from drpo_graph.safety.text_files import read_text
 from drpo_graph.safety.texts import shorten
 
 _LINE = re.compile(r"\(\s*(\d{1,9})\s*,\s*(True|False)\s*\)")
@@ -51,7 +52,7 @@ def read_answer_lines(path: Path, problems: Problems, *, num_queries: int) -> An
         DemonstrationsError: the file cannot be read.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_text(path).splitlines()
     except (OSError, ValueError) as error:
         raise DemonstrationsError(f"{path} cannot be read as UTF-8 text ({shorten(str(error))}).") from error
     num_trials, num_right = np.zeros((2, num_queries), dtype=np.int32)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from drpo_graph.data.datasets import load_queries
 from drpo_graph.errors import DatasetError, DemonstrationsError
 from drpo_graph.oirl.published.logs import PublishedPrompt
+from drpo_graph.safety.text_files import open_text, read_text
 from drpo_graph.safety.texts import shorten
 
 _QUESTION, _NUMBERS = "Question", "Numbers"
@@ -77,7 +78,7 @@ def read_json(path: Path) -> object:
         DemonstrationsError: it cannot be read.
     """
     try:
-        value: object = json.loads(path.read_text(encoding="utf-8-sig"))
+        value: object = json.loads(read_text(path))
     except (OSError, ValueError, RecursionError) as error:
         raise DemonstrationsError(f"{path} cannot be read as UTF-8 JSON ({shorten(str(error))}).") from error
     return value
@@ -116,7 +117,7 @@ def _fill(question: str, numbers: Sequence[str]) -> str:
 def _read_rows(path: Path) -> Iterator[tuple[str, str, list[str]]]:
     """Yield each row's place, question and numbers."""
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with open_text(path, newline="") as file:
             reader = csv.DictReader(file)
             missing = [name for name in (_QUESTION, _NUMBERS) if name not in (reader.fieldnames or ())]
             if missing:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from drpo_graph import Query, build_settings
-from drpo_graph.data.references import AnsweredQuery
+from drpo_graph.data.rows import AnsweredQuery
 from drpo_graph.events.schema import Event
 from drpo_graph.oirl.collection import TriedPrompt
 from drpo_graph.runs.work import RunOptions

@@ -3,13 +3,14 @@
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from langgraph.checkpoint.memory import InMemorySaver
 
 from drpo_graph import Query
-from drpo_graph.data.references import AnsweredQuery
+from drpo_graph.data.rows import AnsweredQuery
 from drpo_graph.errors import (
     BudgetSpentError,
     DatasetError,
@@ -33,6 +34,8 @@ from drpo_graph.runs.runner import resume
 from tests.oirl.collection.script import PROMPTS, answer, expected_outcome, options_in, settings_for, sums
 from tests.support.command import finished_keys, serve
 from tests.support.fake_server import FakeServer, Reply, ServerOptions
+
+AGAIN = Query(id="again", text=sums(1)[0].query.text)
 
 
 @pytest.fixture(autouse=True)
@@ -277,7 +280,7 @@ async def test_demonstrations_go_to_the_file_that_is_named_from_a_resumed_run_to
         ([sums(1)[0]._replace(reference=None)], "numeric", "needs a reference"),
         ([sums(1)[0]._replace(reference=None)], "exact", "--checker critic"),
         ([sums(1)[0]._replace(reference="none")], "numeric", "no number"),
-        ([sums(1)[0], sums(1)[0]._replace(reference="9")], "numeric", "two references"),
+        ([sums(1)[0], sums(1)[0]._replace(query=AGAIN, reference="9")], "numeric", "two references"),
     ],
 )
 async def test_what_is_wrong_with_the_queries_is_told_in_one_line_before_any_call(
@@ -293,7 +296,7 @@ async def test_what_is_wrong_with_the_queries_is_told_in_one_line_before_any_cal
 
 
 async def test_a_text_that_comes_twice_is_asked_once(server: FakeServer, tmp_path: Path) -> None:
-    given = [*sums(2), sums(1)[0]._replace(query=Query(id="again", text=sums(1)[0].query.text))]
+    given = [*sums(2), sums(1)[0]._replace(query=AGAIN)]
     result = await collect_demonstrations(given, PROMPTS, settings=settings_for(server), options=options_in(tmp_path))
     assert (result.num_queries, result.num_labelled) == (2, 6)
 
@@ -384,3 +387,18 @@ async def test_state_stays_as_small_over_many_steps() -> None:
     ]
     assert len(sizes) >= 20
     assert max(sizes) < 1.2 * min(sizes)
+
+
+def stop_at_start(event: Event) -> None:
+    if isinstance(event, CollectionStarted) and not event.is_resumed:
+        raise BudgetSpentError("Enough is seen.", resume_flags="")
+
+
+async def test_run_that_was_stopped_as_it_began_finds_its_queries(server: FakeServer, tmp_path: Path) -> None:
+    options, settings = options_in(tmp_path), settings_for(server)
+    with pytest.raises(BudgetSpentError):
+        await collect_demonstrations(
+            sums(2), PROMPTS, settings=settings, thread_id="t", options=replace(options, sinks=(stop_at_start,))
+        )
+    result = await resume_collection("t", options=options)
+    assert (result.num_queries, result.num_labelled) == (2, 6)

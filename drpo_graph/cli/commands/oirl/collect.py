@@ -11,7 +11,8 @@ from drpo_graph.cli.inputs import check_budget, read_answered, read_settings
 from drpo_graph.cli.option_groups import Only, SettingGroup, Without, option, parse_sampling, takes_options
 from drpo_graph.cli.pages.estimate import print_estimates
 from drpo_graph.cli.published_options import fill_from_file, note_unused
-from drpo_graph.data.references import AnsweredQuery, load_bundled_problems
+from drpo_graph.data.references import load_bundled_problems
+from drpo_graph.data.rows import AnsweredQuery
 from drpo_graph.display import DisplayKind
 from drpo_graph.errors import DatasetError
 from drpo_graph.prompts.library import load_prompts

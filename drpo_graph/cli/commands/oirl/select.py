@@ -15,6 +15,7 @@ from drpo_graph.cli.option_groups import argument, option, takes_options
 from drpo_graph.display.streams import write_lines
 from drpo_graph.errors import UsageError
 from drpo_graph.safety.terminal import inert_block, inert_json
+from drpo_graph.safety.text_files import read_stream
 from drpo_graph.safety.texts import clean_surrogates
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def _read_queries(query: str | None) -> list[str]:
     if query is None and sys.stdin.isatty():
         raise UsageError("No query. Give it as an argument, or '-' to read queries from stdin.")
     try:
-        queries = [clean_surrogates(line) for line in sys.stdin.read().splitlines() if line.strip()]
+        queries = [clean_surrogates(line) for line in read_stream(sys.stdin).splitlines() if line.strip()]
     except UnicodeDecodeError as error:
         raise UsageError("The queries on stdin are not UTF-8 text.") from error
     if not queries:

@@ -1,20 +1,23 @@
 """Measure wall time over the critical path, and CPU per call, against a fake server in a process of its own.
 
 The critical path is the longest chain of calls that must wait for each other, times the latency: response and critique
-at the root, then rewrite, response and critique per level. Metric selection is never on it. The best of a few runs is
-reported, because what else a machine does can only slow a run down.
+at the root, then rewrite, response and critique per level. Metric selection is never on it. Each run begins without
+knowing anything of its server. The best of a few runs is reported, because what else a machine does can only slow a run
+down.
 
     python scripts/measure_speed.py
 """
 
 import argparse
 import asyncio
+import os
 import resource
 import sys
 import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import patch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -90,7 +93,7 @@ def measure(case: Case, base_url: str) -> Measurement:
         if isinstance(event, RunFinished):
             num_calls = sum(usage.calls for usage in event.result.usage_by_role.values())
 
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, patch.dict(os.environ, XDG_CACHE_HOME=folder):
         options = RunOptions(checkpoint=Path(folder) / "checkpoints.sqlite", sinks=(note,))
         before, started = resource.getrusage(resource.RUSAGE_SELF), time.monotonic()
         queries = World(seed=0).train_queries[:40]

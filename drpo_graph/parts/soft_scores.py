@@ -21,11 +21,7 @@ def soften_critique(critique: Critique, choice: Choice) -> Critique:
     """Return the critique that a choice holds, with expectations for scores where the probabilities are known."""
     text = choice.text
     token_by_offset = {token.offset: token for token in choice.score_tokens}
-    try:
-        places = find_scores(text) if token_by_offset else {}
-    except (ValueError, IndexError):
-        # It is only nearly JSON: its places are not known, and its scores stay whole.
-        places = {}
+    places = find_scores(text) if token_by_offset else {}
 
     def soften(score: MetricScore) -> MetricScore:
         digit = _DIGIT.match(text, places.get(metric_key(score.metric), len(text)))
@@ -40,10 +36,19 @@ def soften_critique(critique: Critique, choice: Choice) -> Critique:
 def find_scores(text: str) -> dict[str, int]:
     """Return where each metric's score stands in a critic's reply, by metric key, read as ``parse_critique`` reads it.
 
+    Empty where the reply is only nearly JSON: then its places are not known.
+
     Raises:
         ReplyError: the reply holds no JSON object.
     """
     _, root = find_json(text)
+    try:
+        return _find_places(text, root)
+    except (ValueError, IndexError):
+        return {}
+
+
+def _find_places(text: str, root: int) -> dict[str, int]:
     scores = dict(_items(text, root)).get("scores", root)
     entries: dict[str, int] = {}
     if text[scores] == "{":

@@ -4,6 +4,7 @@ from enum import Enum, auto
 from typing import Annotated, Any, TypeVar
 
 from pydantic import JsonValue
+from pydantic.fields import FieldInfo
 
 from drpo_graph.records import Record
 
@@ -31,6 +32,10 @@ def fingerprint_fields(record: Record) -> dict[str, JsonValue]:
     return record.model_dump(mode="json", exclude=_find_left_out(record))
 
 
+def _find_default(field: FieldInfo) -> object:
+    return field.get_default(call_default_factory=True, validated_data={})
+
+
 def _find_left_out(record: Record) -> dict[str, Any]:
     """Return what to leave out, as ``model_dump`` takes it: whole fields, and those of records in them."""
     left_out: dict[str, Any] = {}
@@ -39,7 +44,10 @@ def _find_left_out(record: Record) -> dict[str, Any]:
         if (
             LeftOut.ALWAYS in field.metadata
             or (LeftOut.WITHOUT_RETRIEVAL in field.metadata and not getattr(record, "ret_icl", False))
-            or (LeftOut.AT_DEFAULT in field.metadata and value == field.get_default(call_default_factory=True))
+            or (
+                LeftOut.AT_DEFAULT in field.metadata
+                and value == field.get_default(call_default_factory=True, validated_data={})
+            )
         ):
             left_out[name] = True
         elif isinstance(value, Record):

@@ -134,6 +134,20 @@ def test_place_of_a_score_is_where_the_parser_read_it(first: Any, second: Any, f
         assert float(str(value).strip().removesuffix("/5")) == one.score
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        r'{"Clarity": {"rationale": "\d", "score": 4}}',
+        "{'Clarity': 4}",
+        '{"Clarity": 4, // good\n "Critical-Thinking": 2}',
+    ],
+)
+def test_places_in_what_is_only_nearly_json_are_not_known(text: str) -> None:
+    assert find_scores(text) == {}
+    hard = Critique(scores=(MetricScore(metric="Clarity", score=4.0),))
+    assert soften_critique(hard, choice(text, certain(text))) == hard
+
+
 def test_score_without_probabilities_stays_as_it_is() -> None:
     text = TRICKY[0]
     hard = parse_critique(text, metrics=SELECTION.metrics)

@@ -6,7 +6,6 @@ Imported on first use, because ``openai`` takes a second or two.
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import suppress
-from json import JSONDecodeError
 from typing import Any, NamedTuple
 
 import openai
@@ -98,7 +97,8 @@ async def exchange_json(client: openai.AsyncOpenAI, path: str, body: Mapping[str
             answer = await client.get(path, cast_to=object)
         else:
             answer = await client.post(path, cast_to=object, body=dict(body))
-    except JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
+        # Not only a JSONDecodeError: bytes that are no text, a number of 5,000 digits, arrays in arrays in arrays.
         raise MalformedReplyError(f"the server's answer is no JSON: {error}") from error
     if isinstance(answer, str):
         # Declared as something else: an event stream though none was asked for, or just another kind of text.

@@ -19,6 +19,7 @@ from pydantic import SecretStr
 from drpo_graph.models.capabilities import Address
 from drpo_graph.models.failures import MAX_QUOTED, MalformedReplyError
 from drpo_graph.models.http_json import exchange_json, limit_time, shared_http_client
+from drpo_graph.models.usage import clean_usage
 
 
 class _LossLessChatOpenAI(ChatOpenAI):
@@ -45,6 +46,7 @@ class _LossLessChatOpenAI(ChatOpenAI):
         try:
             if isinstance(response, openai.BaseModel):
                 response = response.model_dump(warnings=False)
+            response = {**response, "usage": clean_usage(response.get("usage"))}
             refusals = [_flatten(choice["message"]) for choice in response["choices"]]
             result = super()._create_chat_result(response, generation_info)
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
@@ -63,6 +65,7 @@ class _LossLessChatOpenAI(ChatOpenAI):
         delta = (chunk.get("choices") or [{}])[0].get("delta") or {}
         if delta:
             delta["role"] = "assistant"
+        chunk = {**chunk, "usage": clean_usage(chunk.get("usage"))}
         generation = super()._convert_chunk_to_generation_chunk(chunk, default_chunk_class, base_generation_info)
         if generation is not None and isinstance(delta.get("refusal"), str):
             generation.message.additional_kwargs["refusal"] = delta["refusal"]

@@ -15,6 +15,7 @@ from drpo_graph.models.request import Choice, Piece, Reply, Request
 from drpo_graph.models.stops import cut_at_stops, end_at_stops
 from drpo_graph.models.terms import LIMIT_FIELDS, Terms
 from drpo_graph.models.token_scores import find_score_tokens, read_tokens
+from drpo_graph.models.usage import read_usage, usage_in
 from drpo_graph.prompts.flat import join_messages
 from drpo_graph.prompts.library import Message
 from drpo_graph.records import Usage
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 _LIMIT_FIELDS = ("max_tokens", "max_output_tokens", "max_completion_tokens", "num_predict", "max_new_tokens")
 """What providers' chat models call the most tokens of a reply."""
+
+_UNREADABLE = (AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""What a client raises that takes a stream's odd parts for good ones."""
 
 _NO_CHUNKS = "No generation chunks were returned"
 """What LangChain says of a stream without any event."""
@@ -88,9 +92,9 @@ class OpenAITransport:
                 async for piece in pieces:
                     is_ended |= piece.finish_reason is not None
                     yield piece
-        except ValueError as error:
+        except _UNREADABLE as error:
             if str(error) != _NO_CHUNKS:
-                raise
+                raise MalformedReplyError(f"the server's stream cannot be read: {error}") from error
         if piece is None:
             # No event at all: a server that does not stream, or a page, which the plain request tells of.
             reply = await self.send(request)
@@ -180,7 +184,7 @@ async def _stream_chat(model: BaseChatModel, request: Request, options: Mapping[
             str(chunk.text),
             refusal=refusal if isinstance(refusal, str) else "",
             finish_reason=str(reason) if reason else None,
-            usage=None if chunk.usage_metadata is None else _usage_in(chunk),
+            usage=None if chunk.usage_metadata is None else usage_in(chunk),
         )
 
 
@@ -252,9 +256,9 @@ def _read_result(result: LLMResult) -> Reply:
     generations = [cast(ChatGeneration, one) for one in result.generations[0]]
     choices = tuple(_read_message(one) for one in generations)
     if told := (result.llm_output or {}).get("token_usage"):
-        return Reply(choices, _read_usage(told))
+        return Reply(choices, read_usage(told))
     # As LangChain normalises it: on the message, where other providers put it.
-    return Reply(choices, _usage_in(generations[0].message) if generations else Usage(calls=1))
+    return Reply(choices, usage_in(generations[0].message) if generations else Usage(calls=1))
 
 
 def _read_message(generation: ChatGeneration) -> Choice:
@@ -286,7 +290,7 @@ def _read_completion(answer: Mapping[str, object]) -> Reply:
         choices = tuple(_read_completed(one) for one in cast(Any, answer["choices"]))
     except (KeyError, TypeError, ValueError) as error:
         raise MalformedReplyError(f"the server's answer is no completion: {str(answer)[:MAX_QUOTED]}") from error
-    return Reply(choices, _read_usage(answer.get("usage")))
+    return Reply(choices, read_usage(answer.get("usage")))
 
 
 def _read_completed(given: Mapping[str, Any]) -> Choice:
@@ -298,44 +302,9 @@ def _read_completed(given: Mapping[str, Any]) -> Choice:
 def _read_part(part: Mapping[str, object]) -> Piece:
     """Return what a part of a streamed completion adds; the last one has the usage and no choice."""
     given = part.get("choices")
-    usage = _read_usage(part["usage"]) if part.get("usage") else None
+    usage = read_usage(part["usage"]) if part.get("usage") else None
     choice = given[0] if isinstance(given, list) and given else None
     if not isinstance(choice, Mapping):
         return Piece(usage=usage)
     text, reason = choice.get("text"), choice.get("finish_reason")
     return Piece(text if isinstance(text, str) else "", finish_reason=str(reason) if reason else None, usage=usage)
-
-
-def _read_usage(usage: object) -> Usage:
-    """Return the usage of a whole request as OpenAI-compatible servers report it."""
-    if not isinstance(usage, Mapping):
-        return Usage(calls=1)
-    return Usage(
-        calls=1,
-        prompt_tokens=_read_count(usage.get("prompt_tokens")),
-        completion_tokens=_read_count(usage.get("completion_tokens")),
-        cached_tokens=_read_detail(usage.get("prompt_tokens_details"), "cached_tokens"),
-        reasoning_tokens=_read_detail(usage.get("completion_tokens_details"), "reasoning_tokens"),
-    )
-
-
-def _read_detail(details: object, name: str) -> int:
-    return _read_count(details.get(name)) if isinstance(details, Mapping) else 0
-
-
-def _read_count(value: object) -> int:
-    return int(value) if isinstance(value, int | float) else 0
-
-
-def _usage_in(message: BaseMessage) -> Usage:
-    usage = message.usage_metadata if isinstance(message, AIMessage) else None
-    if usage is None:
-        return Usage(calls=1)
-    return Usage(
-        calls=1,
-        # A reply out of LangChain's cache tells its cost alone.
-        prompt_tokens=usage.get("input_tokens", 0),
-        completion_tokens=usage.get("output_tokens", 0),
-        cached_tokens=usage.get("input_token_details", {}).get("cache_read", 0),
-        reasoning_tokens=usage.get("output_token_details", {}).get("reasoning", 0),
-    )

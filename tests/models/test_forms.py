@@ -12,6 +12,7 @@ from drpo_graph.inference import AlignedModel
 from drpo_graph.models.bodies import read_body
 from drpo_graph.models.failures import MalformedReplyError
 from drpo_graph.models.request import ReplySchema, Request
+from drpo_graph.records import Usage
 from drpo_graph.settings.layers import build_settings
 from tests.support.command import KEY
 from tests.support.fake_server import FakeServer, Reply
@@ -132,6 +133,80 @@ def test_streamed_tool_call_is_joined() -> None:
     text = "".join(f"data: {json.dumps({'id': 'x', 'choices': [one]})}\n\n" for one in parts)
     (choice,) = read_body(text)["choices"]
     assert choice["message"]["tool_calls"][0]["function"]["arguments"] == ANSWER
+
+
+def body_of(payload: dict[str, Any], change: bytes) -> bytes:
+    return change or json.dumps(payload).encode().replace(b"score", b"\xff\xfe")
+
+
+UNREADABLE = {
+    "bytes that are no text": b"",
+    "bytes that are no UTF-16": b"\xff\xfe\xfa",
+    "arrays in arrays": b"[" * 100_000,
+    "objects in objects": b'{"a":' * 100_000 + b"1" + b"}" * 100_000,
+    "a number without end": b'{"choices": [], "usage": {"prompt_tokens": ' + b"9" * 5000 + b"}}",
+    "a word": b"NaN",
+    "nothing": b'""',
+}
+
+
+@pytest.mark.parametrize("endpoint", ["chat", "completions"])
+@pytest.mark.parametrize("kind", UNREADABLE)
+async def test_answer_that_cannot_be_read_is_a_failed_try_and_no_bug(kind: str, endpoint: Endpoint) -> None:
+    def answer(payload: dict[str, Any], _: bool) -> web.Response:
+        return web.Response(body=body_of(payload, UNREADABLE[kind]), content_type="application/json")
+
+    async with OddServer(answer) as server:
+        desk = await open_desk(server.base_url, max_retries=1, retry_wait_s=0.001, max_outage_s=0)
+        sample = await desk.models.base.respond(QUESTION)
+    assert sample.failure is not None
+    assert (sample.failure.kind, server.num_asked) == ("unavailable", 2)
+
+
+@pytest.mark.parametrize("endpoint", ["chat", "completions"])
+@pytest.mark.parametrize("kind", ["bytes that are no UTF-16", "arrays in arrays", "a word"])
+async def test_stream_that_cannot_be_read_is_a_failed_try_and_no_bug(kind: str, endpoint: Endpoint) -> None:
+    def answer(_: dict[str, Any], is_stream: bool) -> web.Response:
+        return web.Response(body=b"data: " + UNREADABLE[kind] + b"\n\n", content_type="text/event-stream")
+
+    async with OddServer(answer) as server:
+        with pytest.raises((ModelCallError, ReplyError)):
+            await read_stream(server, endpoint)
+    assert server.num_asked > 1
+
+
+COUNTS: tuple[Any, ...] = (1e30, float("nan"), float("inf"), -1_000_000, 10**30, "", "12", [], {}, True)
+
+
+@pytest.mark.parametrize("endpoint", ["chat", "completions"])
+@pytest.mark.parametrize("count", COUNTS, ids=repr)
+async def test_usage_that_cannot_be_true_is_not_told_and_the_answer_is_used(count: Any, endpoint: Endpoint) -> None:
+    details = [("prompt_tokens_details", "cached_tokens"), ("completion_tokens_details", "reasoning_tokens")]
+    reports = [{"prompt_tokens": 3, "completion_tokens": count}, {"prompt_tokens": count, "completion_tokens": 3}]
+    for report in [
+        *reports,
+        *({"prompt_tokens": 3, "completion_tokens": 3, one: {two: count}} for one, two in details),
+    ]:
+
+        def answer(payload: dict[str, Any], _: bool, report: dict[str, Any] = report) -> web.Response:
+            return web.json_response({**payload, "usage": report})
+
+        async with OddServer(answer) as server:
+            desk = await open_desk(server.base_url)
+            transport = desk.models.base.channel.client.replicas[0].transport
+            reply = await transport.send(Request(QUESTION, endpoint=endpoint))
+        assert reply.choices[0].text == ANSWER
+        assert reply.usage == Usage(calls=1)
+
+
+@pytest.mark.parametrize("endpoint", ["chat", "completions"])
+@pytest.mark.parametrize("usage", [None, [], "much", 5, {}, {"prompt_tokens_details": "x"}, {"prompt_tokens": -0.0}])
+async def test_usage_that_is_none_costs_no_answer(usage: Any, endpoint: Endpoint) -> None:
+    async with OddServer(lambda payload, _: web.json_response({**payload, "usage": usage})) as server:
+        desk = await open_desk(server.base_url)
+        transport = desk.models.base.channel.client.replicas[0].transport
+        reply = await transport.send(Request(QUESTION, endpoint=endpoint))
+    assert (reply.choices[0].text, reply.usage) == (ANSWER, Usage(calls=1))
 
 
 @pytest.mark.parametrize("text", ["", PAGE, "[]", "data: {\n\n", "data: 3\n\n", "data: [DONE]\n\n"])

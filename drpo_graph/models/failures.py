@@ -109,6 +109,11 @@ def classify_failure(error: Exception, *, secret: str = "") -> CallFailure | Non
     status = _status_of(error)
     if isinstance(error, MalformedReplyError) or (status is not None and status < 300):
         return CallFailure("malformed", "retry", message)
+    if status is not None and status < 400:
+        told = (
+            "the server redirects to another host, where prompts are not sent: give the base URL of the server itself"
+        )
+        return CallFailure(f"http_{status}", "stop", told)
     if status is not None:
         failure = CallFailure(f"http_{status}", "stop", message)
         return _classify_status(status, words, failure, _headers_of(error), body_of(error))

@@ -1,4 +1,4 @@
-"""Signals: the first Ctrl-C drains a process's runs, the second stops at once."""
+"""Signals: the first Ctrl-C, SIGTERM or SIGHUP drains a process's runs, the second stops at once."""
 
 import asyncio
 import logging
@@ -33,10 +33,14 @@ def handle_signals(context: RunContext, *, enabled: bool) -> Iterator[None]:
             except Exception:  # A caller's sink may raise anything.
                 logger.exception("A sink failed.")
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    # A closed terminal; under nohup it is to be ignored.
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    for number in numbers:
         loop.add_signal_handler(number, stop)
     try:
         yield
     finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in numbers:
             loop.remove_signal_handler(number)

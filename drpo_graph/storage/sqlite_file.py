@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 
 from drpo_graph.errors import CheckpointError, NoRunsError, RunLockedError, UsageError
 from drpo_graph.safety.encryption import Vault, read_vault
-from drpo_graph.safety.private_files import create_private_file, make_private_folder
+from drpo_graph.safety.private_files import FILE_MODE, create_private_file, make_private_folder
 from drpo_graph.storage.names import check_thread_id
 from drpo_graph.storage.protocols import Checkpoint, EventReader, Reader, Storage
 from drpo_graph.storage.serializer import make_serializer
@@ -164,7 +164,7 @@ def lock_thread(path: Path, thread_id: str) -> Iterator[None]:
     lock_file = _lock_file(path, thread_id)
     try:
         make_private_folder(lock_file.parent)
-        lock = FileLock(lock_file).acquire(timeout=_LOCK_TIMEOUT_S)
+        lock = FileLock(lock_file, mode=FILE_MODE).acquire(timeout=_LOCK_TIMEOUT_S)
     except Timeout as error:
         raise RunLockedError(
             f"Run {thread_id!r} is being worked on by another process. Wait for it, or watch it with "
@@ -186,7 +186,7 @@ def is_worked_on(path: Path, thread_id: str) -> bool:
     if not lock_file.exists():
         return False
     try:
-        with FileLock(lock_file, timeout=0):
+        with FileLock(lock_file, timeout=0, mode=FILE_MODE):
             return False
     except Timeout:
         return True

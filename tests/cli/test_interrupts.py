@@ -1,4 +1,4 @@
-"""The first Ctrl-C or SIGTERM drains and stores, the second stops at once; nothing is paid for twice."""
+"""The first Ctrl-C, SIGTERM or SIGHUP drains and stores, the second stops at once; nothing is paid for twice."""
 
 import signal
 import subprocess
@@ -33,7 +33,12 @@ def start(folder: Path, server: FakeServer, *arguments: str) -> subprocess.Popen
 
 
 @pytest.mark.parametrize(
-    ("number", "display"), [(signal.SIGINT, "plain"), pytest.param(signal.SIGTERM, "none", marks=pytest.mark.slow)]
+    ("number", "display"),
+    [
+        (signal.SIGINT, "plain"),
+        pytest.param(signal.SIGTERM, "none", marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, "none", marks=pytest.mark.slow),
+    ],
 )
 def test_the_first_signal_stores_the_calls_in_flight_and_resume_makes_none_of_them_again(
     number: signal.Signals, display: str, drpo: Drpo, folder: Path, slow_world: FakeServer, unbroken: RunResult

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 import pytest
 from aiohttp import web
 
+from drpo_graph.models import http_json
 from drpo_graph.models.capabilities import Address
 from drpo_graph.models.failures import CallFailure
 from drpo_graph.models.http_json import Wire
@@ -101,3 +102,28 @@ async def test_no_more_than_four_requests_are_under_way_and_none_waits_longer_th
         late = await wire.get("/models")
     assert isinstance(late, CallFailure)
     assert late.kind == "timeout"
+
+
+@pytest.mark.parametrize("client", ["httpx", "aiohttp"])
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+async def test_prompts_are_not_sent_on_to_another_host(
+    status: int, client: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_json, "uses_socks", lambda: client == "httpx")
+    seen: list[str] = []
+
+    async def send_on(request: web.Request) -> web.Response:
+        seen.append(request.host.partition(":")[0])
+        if request.path.startswith("/v1/far"):
+            return web.Response(status=status, headers={"Location": f"http://localhost:{request.url.port}/v1/here"})
+        if request.path.startswith("/v1/near"):
+            return web.Response(status=status, headers={"Location": "/v1/here"})
+        return web.json_response({"method": request.method})
+
+    async with wire_to(send_on) as wire:
+        near, far = await wire.post("/near", {"prompt": "a"}), await wire.post("/far", {"prompt": "a"})
+    assert near == {"method": "POST" if status > 303 else "GET"}
+    assert isinstance(far, CallFailure)
+    assert (far.kind, far.remedy) == (f"http_{status}", "stop")
+    assert "another host" in far.message
+    assert seen == ["127.0.0.1"] * 3

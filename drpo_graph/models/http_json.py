@@ -1,4 +1,4 @@
-"""JSON to an OpenAI-compatible server, on one HTTP client per event loop. No retries.
+"""JSON to an OpenAI-compatible server, on one HTTP client per event loop.
 
 Imported on first use, because ``openai`` takes a second or two.
 """
@@ -22,6 +22,9 @@ from drpo_graph.safety.texts import shorten
 _CONNECT_TIMEOUT_S = 15.0
 _MAX_CONCURRENCY = 4
 """Requests of one wire in flight at once."""
+
+_RESET_WAITS_S = (0.2, 1.0)
+"""Before a request is made again whose connection was cut: the server is there, and one cut says nothing of it."""
 
 HttpClient = openai.DefaultAsyncHttpxClient
 
@@ -47,6 +50,14 @@ class Wire:
         return await self._exchange(path, body)
 
     async def _exchange(self, path: str, body: Mapping[str, JsonValue] | None) -> Answer:
+        for wait_s in _RESET_WAITS_S:
+            answer = await self._exchange_once(path, body)
+            if not (isinstance(answer, CallFailure) and answer.kind == "connection" and not answer.is_unreached):
+                return answer
+            await asyncio.sleep(wait_s)
+        return await self._exchange_once(path, body)
+
+    async def _exchange_once(self, path: str, body: Mapping[str, JsonValue] | None) -> Answer:
         secret = self.address.secret
         try:
             async with self._places, asyncio.timeout(self._timeout_s):

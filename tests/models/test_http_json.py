@@ -127,3 +127,26 @@ async def test_prompts_are_not_sent_on_to_another_host(
     assert (far.kind, far.remedy) == (f"http_{status}", "stop")
     assert "another host" in far.message
     assert seen == ["127.0.0.1"] * 3
+
+
+@pytest.mark.parametrize("client", ["httpx", "aiohttp"])
+@pytest.mark.parametrize("num_cut", [1, 2, 3])
+async def test_a_connection_that_is_cut_is_opened_again(
+    num_cut: int, client: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_json, "uses_socks", lambda: client == "httpx")
+    monkeypatch.setattr(http_json, "_RESET_WAITS_S", (0.0, 0.0))
+    num_asked = 0
+
+    async def answer(request: web.Request) -> web.Response:
+        nonlocal num_asked
+        num_asked += 1
+        if num_asked <= num_cut:
+            assert request.transport is not None
+            request.transport.abort()
+        return web.json_response({"is": "well"})
+
+    async with wire_to(answer) as wire:
+        told = await wire.post("/chat/completions", {})
+    assert num_asked == min(num_cut + 1, 3)
+    assert (told == {"is": "well"}) == (num_cut < 3)

@@ -14,6 +14,7 @@ from drpo_graph.safety.installing import tell_install
 
 logger = logging.getLogger(__name__)
 
+_BUNDLED = "smollm2"
 _PARALLEL_REQUESTS = 4
 _CONTEXT_TOKENS = 8192
 """Of each request: the whole context of SmolLM2."""
@@ -46,7 +47,7 @@ def serve_embedded(name: str) -> EmbeddedServer:
     path = _weights_path(name)
     with _lock:
         if path not in _servers:
-            _servers[path] = _start(path)
+            _servers[path] = _start(path, is_bundled=name == _BUNDLED)
         return _servers[path]
 
 
@@ -57,7 +58,7 @@ def stop_servers() -> None:
 
 
 def _weights_path(name: str) -> Path:
-    if name != "smollm2":
+    if name != _BUNDLED:
         path = Path(name).expanduser().resolve()
         if not path.is_file():
             raise ModelSpecError(f"Model 'local:{name}': expected 'local:smollm2' or the path of a GGUF file.")
@@ -70,7 +71,7 @@ def _weights_path(name: str) -> Path:
     return weights[0]
 
 
-def _start(path: Path) -> EmbeddedServer:
+def _start(path: Path, *, is_bundled: bool) -> EmbeddedServer:
     try:
         import xllamacpp  # An extra, and slow to load: only a run that uses it pays for it.
     except ImportError as error:
@@ -87,6 +88,12 @@ def _start(path: Path) -> EmbeddedServer:
     params.verbosity = 0
     # Threads wait for each other: one that has to share its CPU with something else holds up all of them.
     params.cpuparams.n_threads = max(1, count_usable_cpus() // 2)
+    if is_bundled:
+        # One seed gives one run: llama.cpp works out attention over floats in several ways, whose last bits differ, and
+        # chooses by how much of a prompt is in the cache and what is computed beside it. Over a quantised cache it has
+        # one way, which is no slower and needs half the memory. Other models' weights have several ways, too.
+        params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_ENABLED
+        params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_Q8_0
     try:
         handle = xllamacpp.Server(params)
     except (RuntimeError, ValueError, OSError) as error:

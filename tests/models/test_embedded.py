@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import random
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.error import HTTPError
@@ -80,6 +81,32 @@ async def test_embedded_model_gives_several_samples_in_the_form_asked_for() -> N
     assert len(scores) == 2
     assert set(scores) <= {1, 2, 3, 4, 5}
     assert reply.usage.prompt_tokens > 0
+
+
+@needs_model
+async def test_one_seed_gives_one_reply_whatever_is_asked_beside_and_before_it() -> None:
+    desk = await open_desk("", role={**ROLE, "base_url": None})
+    transport = desk.models.critic.channel.client.replicas[0].transport
+    opening = "You are a writer. Answer kindly and with care. " * 3
+    asked = [
+        Request(
+            [{"role": "user", "content": f"{opening}Say something about {thing}."}],
+            temperature=1.0,
+            seed=7,
+            max_tokens=16,
+        )
+        # Two are equal, so that all but one token of a prompt come from the cache.
+        for thing in ("the sea", "the sun in the evening of a long day", "trees", "a city", "the sea")
+    ]
+    rounds = []
+    for seed in range(4):
+        order = random.Random(seed).sample(range(len(asked)), len(asked))
+        replies = await asyncio.gather(*(transport.send(asked[n]) for n in order))
+        rounds.append({n: reply.choices[0].text for n, reply in zip(order, replies, strict=True)})
+    alone = {n: (await transport.send(request)).choices[0].text for n, request in enumerate(asked)}
+    assert all(one == alone for one in rounds)
+    assert len(set(alone.values())) > 3
+    assert alone[0] == alone[4]
 
 
 @needs_model

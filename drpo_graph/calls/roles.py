@@ -161,9 +161,12 @@ def response_text(choice: Choice, form: ResponseFormat, *, accepts_empty: bool =
     The ledger keeps the text as it came, so that a resumed run reads the same response in it.
 
     Raises:
-        ReplyError: it is empty and may not be, or holds the model's thinking alone.
+        ReplyError: it is empty and may not be, was kept back, or holds the model's thinking alone.
     """
     text = (choice.refusal or form.clean(_read_said(choice).text, is_cut=choice.is_cut)).strip()
+    if not text and choice.finish_reason == "content_filter":
+        # No answer of the model's, not even an empty one.
+        raise ReplyError("a content filter kept the response back", kind="refused")
     if not text and not accepts_empty:
         raise ReplyError("the response is empty", kind="empty")
     return text

@@ -30,7 +30,7 @@ _SYSTEM_WORDS = re.compile(
     r"\b(system|developer)['\"`]?[ _]?(role|message|prompt|instruction)|roles?\b.{0,40}\b(system|developer)\b"
     r"|roles? must|valid role|only .{0,20}\buser\b.{0,40}\b(assistant|model)\b.{0,20}\broles?\b"
     r"|\brole: .{0,40}\b(user|assistant)\b|first message.{0,30}\buser\b"
-    r"|alternate (between )?['\"`]?(user|model|assistant)",
+    r"|alternate (between )?['\"`]?(user|model|assistant)|input should be ['\"`]?(user|assistant)\b",
     re.I,
 )
 _LOGPROB_WORDS = re.compile(r"logprob|log_prob|log prob", re.I)

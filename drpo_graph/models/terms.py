@@ -22,12 +22,12 @@ _REFUSING = re.compile(
     r"(un|not |n't )(support|recogni[sz]|permit|allow|accept)|unknown|unexpected|unrecogni[sz]ed|extra.(input|field)"
     r"|does not support|forbidden|deprecated|only the default|cannot (both )?be (specified|set|used)|not both|no longer"
     r"|invalid (field|parameter|argument)|only .{0,40} (is|are) supported|strictly positive"
-    r"|(must be|at most) 1(?![.\d])",
+    r"|(must be|at most) 1(?![.\d])|not an? supported|(not |un)available|only .{0,20} is allowed|only be set",
     re.I,
 )
 _NEVER_TAKEN = re.compile(
-    r"unsupported (parameter|field|argument)|not supported|not permitted|extra_forbidden|extra (input|field)"
-    r"|un(known|recogni[sz]ed|expected)|instead|deprecated|does not (support|accept) the (field|parameter|argument)",
+    r"unsupported (parameter|field|argument)|not (an? )?supported|not permitted|extra_forbidden|extra (input|field)"
+    r"|un(known|recogni[sz]ed|expected)|instead|deprecated|does not (support|accept) (the )?(field|parameter|argument)",
     re.I,
 )
 # What Anthropic calls it, which LangChain's client is given under its usual name.

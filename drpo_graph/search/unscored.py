@@ -15,6 +15,8 @@ class Reason(NamedTuple):
 
     kind: str
     text: str
+    culprit: str = "critic"
+    """Whose reply it was that could not be used."""
 
 
 async def drop_failed(session: RunSession, state: SearchState) -> int:
@@ -40,10 +42,11 @@ async def describe_failure(session: RunSession, candidate_ids: Iterable[str], qu
     """Return why the first of the candidates' answers that has no score has none."""
     for candidate_id in candidate_ids:
         for query_id in query_ids:
-            failure = (await session.archive.rollout(candidate_id, query_id)).failure
+            rollout = await session.archive.rollout(candidate_id, query_id)
+            failure = rollout.failure
             if failure is not None:
                 text = failure.detail if failure.kind == "overflow" else f"{failure.kind}: {failure.detail}"
-                return Reason(failure.kind, text)
+                return Reason(failure.kind, text, "base model" if rollout.response is None else "critic")
     return Reason("", "no reason recorded")
 
 
@@ -51,7 +54,7 @@ def make_stalled(message: str, reason: Reason) -> SearchStalledError:
     """Return the error of a search that cannot go on, with what to do about the reason."""
     advice = (
         "The unusable replies are stored, and a resumed run finds them again unless it is told to ask anew. Check the "
-        "critic with `drpo models check` before."
+        f"{reason.culprit} with `drpo models check` before."
     )
     if reason.kind == "overflow":
         advice = (

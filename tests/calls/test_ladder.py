@@ -195,6 +195,15 @@ async def test_refusal_is_no_score_but_it_is_a_response(refusal: Reply) -> None:
     assert response.failure is None
 
 
+@pytest.mark.parametrize("accepts_empty", [True, False])
+async def test_response_that_a_filter_kept_back_is_none_not_even_an_empty_one(accepts_empty: bool) -> None:
+    kept_back = Reply([""], finish_reasons=["content_filter"])
+    async with serve(script(*[kept_back] * 4)) as (_, desk):
+        response = await desk.models.base.respond(QUESTION, accepts_empty=accepts_empty)
+    assert response.failure is not None
+    assert response.failure.kind == "refused"
+
+
 async def test_refusal_of_a_later_choice_is_seen() -> None:
     mixed = Reply(['{"score": 1}', ""], refusals=[None, "I will not."])
     async with serve(script(mixed, Reply(refusals=["No."]))) as (_, desk):

@@ -25,17 +25,18 @@ WORLD = World(seed=3, num_queries=21, num_heldout=1)
 
 @dataclass
 class BlindTransport(OracleTransport):
-    """A critic that cannot be read on some queries, whatever the answer."""
+    """A critic that cannot be read on some queries, whatever the answer, or a base model that says nothing there."""
 
     unreadable: Sequence[str] = ()
+    role: str = "critic"
     oracle: Oracle = field(default_factory=lambda: Oracle(WORLD))
 
     async def send(self, request: Request) -> Reply:
         """Return the oracle's reply, or one of no use."""
         reply = await super().send(request)
         told = "\n".join(one["content"] for one in request.messages)
-        if role_of(request.messages) == "critic" and any(query in told for query in self.unreadable):
-            return Reply((Choice(text="It depends."),), Usage(calls=1))
+        if role_of(request.messages) == self.role and any(query in told for query in self.unreadable):
+            return Reply((Choice(text="It depends." if self.role == "critic" else ""),), Usage(calls=1))
         return reply
 
 
@@ -68,13 +69,16 @@ async def test_level_is_run_again_on_the_next_query_and_the_search_goes_on() -> 
     assert sum(role == "optimizer" for role, _ in transport.requests) == 4
 
 
-async def test_second_failure_stops_the_run_and_says_why() -> None:
+@pytest.mark.parametrize(
+    ("role", "kind", "culprit"), [("critic", "unparsable", "critic"), ("base", "empty", "base model")]
+)
+async def test_second_failure_stops_the_run_and_says_why(role: str, kind: str, culprit: str) -> None:
     texts = await order_of_queries(**STREAM)
-    transport = BlindTransport(unreadable=texts[2:4])
+    transport = BlindTransport(unreadable=texts[2:4], role=role)
     with pytest.raises(SearchStalledError) as caught:
         await run_search(fake_settings(depth=5, **STREAM), WORLD, WORLD.train_queries, transport=transport)
-    assert str(caught.value).startswith("No candidate could be scored, 2 times in a row (level 2: unparsable: ")
-    assert "models check" in str(caught.value)
+    assert str(caught.value).startswith(f"No candidate could be scored, 2 times in a row (level 2: {kind}: ")
+    assert f"Check the {culprit} with `drpo models check`" in str(caught.value)
     assert (caught.value.is_resumable, caught.value.resume_flags) == (True, "--retry-failed")
 
 

@@ -171,6 +171,13 @@ def test_status_is_found_wherever_the_client_keeps_it() -> None:
         ("Invalid schema for response_format: In context=()", {"param": "response_format"}, "climb"),
         ("System role not supported", {"param": "messages"}, "merge_system"),
         ("Conversation roles must alternate user/assistant", {}, "merge_system"),
+        (
+            "[{'type': 'literal_error', 'loc': ('body', 'messages', 0, 'role'), 'msg': \"Input should be 'user' or "
+            "'assistant'\", 'input': 'system'}]",
+            {},
+            "merge_system",
+        ),
+        ("Input should be 'user', 'assistant' or 'tool'", {}, "merge_system"),
         ("The response was filtered due to content_filter", {}, "refuse"),
         ("Your input was flagged by moderation", {}, "refuse"),
         ("This model's maximum context length is 512 tokens", {}, "reject"),

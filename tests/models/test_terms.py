@@ -59,6 +59,17 @@ class BadRequestError(Exception):
         ),
         ("This is not supported.", {"param": "stop", "code": "unsupported_parameter"}, ("stop",)),
         ("no", {"param": "top_p", "code": "unsupported_parameter"}, ("top_p",)),
+        (
+            "UnsupportedParamsError: openai does not support parameters: ['max_completion_tokens'], for model=x",
+            {},
+            ("max_completion_tokens",),
+        ),
+        ("invalid temperature: only 1 is allowed for this model", {}, ("temperature",)),
+        ("temperature may only be set to 1 when thinking is enabled", {}, ("temperature",)),
+        ("top_p is not a supported parameter of this endpoint", {}, ("top_p",)),
+        ("max_completion_tokens is not a supported parameter", {}, ("max_completion_tokens",)),
+        ("seed is not available for this model", {}, ("seed",)),
+        ("The seed parameter is unavailable in this region", {}, ("seed",)),
         # Values out of bounds, and words that name no field.
         ("temperature must be below 2", {}, ()),
         ("Invalid 'temperature': decimal above maximum value.", {"param": "temperature"}, ()),

@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from drpo_graph.display.formatting import NONE, format_count, format_models
+from drpo_graph.display.formatting import NONE, format_count, format_kinds, format_models
 from drpo_graph.display.tables import cost_table, make_table
 from drpo_graph.events.schema import CollectionFinished, CollectionStarted, TrialFinished
 from drpo_graph.records import CollectionResult, PromptOutcome
@@ -156,6 +156,10 @@ def print_collection(console: Console, event: CollectionFinished, files: Sequenc
     places = [Path(event.output)] if event.output else [folder / DEMONSTRATIONS_FILE for folder in folders]
     for path in (*places, *(folder / _RESULT_FILE for folder in folders)):
         console.print(Text(inert(str(path), max_chars=2000)), soft_wrap=True)
+    if not event.result.num_labelled:
+        kinds = format_kinds(event.result.failures_by_kind)
+        console.print(Text(f"nothing to learn from: no response could be labelled ({kinds})", style="yellow"))
+        return
     for path in places:
         for command in (tell_training(path), tell_evaluation(path)):
             console.print(Text(f"next: {inert(command, max_chars=2000)}"), soft_wrap=True)

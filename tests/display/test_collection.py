@@ -84,7 +84,7 @@ def test_resumed_collection_goes_on_from_its_tallies_and_counts_a_repeated_trial
     assert view.collection.mean_outcome == 0.6
 
 
-def make_result(count: int) -> CollectionResult:
+def make_result(count: int, *, num_labelled: int = 10) -> CollectionResult:
     return CollectionResult(
         thread_id="t",
         status="done",
@@ -92,21 +92,31 @@ def make_result(count: int) -> CollectionResult:
         checker="numeric",
         num_queries=10,
         num_trials=1,
-        prompts=prompts(count, num_labelled=10, num_unlabelled=2, mean_outcome=0.25, mean_tokens=123.4),
+        prompts=prompts(count, num_labelled=num_labelled, num_unlabelled=2, mean_outcome=0.25, mean_tokens=123.4),
         usage_by_role={"base": Usage(calls=36)},
-        failures_by_kind={},
+        failures_by_kind={"truncated": 2 * count},
         fingerprints={},
     )
 
 
-def test_end_lists_every_prompt_and_the_next_commands() -> None:
+def finish(result: CollectionResult) -> str:
     out = io.StringIO()
     display = RichDisplay(stdout=out, stderr=io.StringIO())
     display.start()
     display.handle(started())
-    display.handle(CollectionFinished(run_id="t", time=START + 60, result=make_result(3), output="/data/my rows.jsonl"))
+    display.handle(CollectionFinished(run_id="t", time=START + 60, result=result, output="/data/my rows.jsonl"))
     display.stop()
-    said = out.getvalue()
+    return out.getvalue()
+
+
+def test_nothing_is_learned_from_no_demonstration() -> None:
+    said = finish(make_result(3, num_labelled=0))
+    assert "nothing to learn from: no response could be labelled (truncated 6)" in said
+    assert "next:" not in said
+
+
+def test_end_lists_every_prompt_and_the_next_commands() -> None:
+    said = finish(make_result(3))
     assert all(f"p{n}" in said for n in range(3))
     assert "demonstrations 30, unlabelled 6, calls 36" in said
     assert "next: drpo oirl train '/data/my rows.jsonl' --output /data/router.npz" in said

@@ -33,6 +33,8 @@ _SYSTEM_WORDS = re.compile(
     r"|alternate (between )?['\"`]?(user|model|assistant)|input should be ['\"`]?(user|assistant)\b",
     re.I,
 )
+_STREAM_WORDS = re.compile(r"\bstream(s|ing)?\b", re.I)
+_REFUSING_WORDS = re.compile(r"\b(not|cannot|never|un\w+|disabled)\b|n't\b", re.I)
 _LOGPROB_WORDS = re.compile(r"logprob|log_prob|log prob", re.I)
 _FILTER_WORDS = re.compile(r"content[_ ](filter|policy|management)|moderation|flagged", re.I)
 _CONTEXT_WORDS = re.compile(
@@ -129,6 +131,14 @@ def is_without_chat(failure: CallFailure) -> bool:
     """Return whether a chat failed because the model, or its server, takes none."""
     is_route_missing = failure.kind in ("http_404", "http_405", "http_501")
     return is_route_missing or bool(_NO_CHAT_WORDS.search(failure.message))
+
+
+def refuses_streams(error: Exception) -> bool:
+    """Return whether a server says that it does not stream."""
+    if _status_of(error) not in (400, 405, 422, 501):
+        return False
+    message = read_words(error).message
+    return bool(_STREAM_WORDS.search(message) and _REFUSING_WORDS.search(message))
 
 
 def hides(secret: str, error: Exception) -> bool:

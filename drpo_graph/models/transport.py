@@ -10,7 +10,7 @@ from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, System
 from langchain_core.outputs import ChatGeneration, LLMResult
 from pydantic import JsonValue
 
-from drpo_graph.models.failures import MAX_QUOTED, MalformedReplyError
+from drpo_graph.models.failures import MAX_QUOTED, MalformedReplyError, refuses_streams
 from drpo_graph.models.request import Choice, Piece, Reply, Request
 from drpo_graph.models.stops import cut_at_stops, end_at_stops
 from drpo_graph.models.terms import LIMIT_FIELDS, Terms
@@ -95,8 +95,11 @@ class OpenAITransport:
         except _UNREADABLE as error:
             if str(error) != _NO_CHUNKS:
                 raise MalformedReplyError(f"the server's stream cannot be read: {error}") from error
+        except Exception as error:
+            if piece is not None or not refuses_streams(error):
+                raise
         if piece is None:
-            # No event at all: a server that does not stream, or a page, which the plain request tells of.
+            # No event at all: a server that does not stream or says so, or a page, which the plain request tells of.
             reply = await self.send(request)
             for one in reply.choices[:1]:
                 yield Piece(one.text, one.refusal or "", one.finish_reason, reply.usage)

@@ -257,3 +257,31 @@ async def test_page_in_place_of_a_stream_is_told_and_tried_again(endpoint: Endpo
 async def test_server_that_does_not_stream_is_read_all_the_same(endpoint: Endpoint) -> None:
     async with OddServer(lambda payload, _: web.json_response(payload), text="A fine day.") as server:
         assert await read_stream(server, endpoint) == "A fine day."
+
+
+@pytest.mark.parametrize("endpoint", ["chat", "completions"])
+@pytest.mark.parametrize(
+    ("words", "is_answered"),
+    [
+        ("Streaming is not supported for this model.", True),
+        ("This model does not support streaming", True),
+        ("stream must not be true: unsupported", True),
+        ("Unsupported parameter: 'stream'", True),
+        ("The weather is bad.", False),
+        ("The weather is not what it was downstream", False),
+    ],
+)
+async def test_model_that_refuses_to_stream_is_asked_for_the_whole(
+    words: str, is_answered: bool, endpoint: Endpoint
+) -> None:
+    def answer(payload: dict[str, Any], is_stream: bool) -> web.Response:
+        return web.json_response(
+            {"error": {"message": words}} if is_stream else payload, status=400 if is_stream else 200
+        )
+
+    async with OddServer(answer, text="A fine day.") as server:
+        if is_answered:
+            assert await read_stream(server, endpoint) == "A fine day."
+        else:
+            with pytest.raises((ModelCallError, ReplyError), match="weather"):
+                await read_stream(server, endpoint)

@@ -25,6 +25,7 @@ from drpo_graph.errors import (
     UsageError,
 )
 from drpo_graph.events.emitter import EventSink
+from drpo_graph.events.log import EVENTS_FILE, SEALED_EVENTS_FILE
 from drpo_graph.events.schema import Event, RunStopped
 from drpo_graph.models.outages import never_ends
 from drpo_graph.parts.rewards import check_named_again
@@ -102,7 +103,18 @@ async def check_is_new(checkpoint: Checkpoint, thread_id: str) -> None:
 def make_record(
     thread_id: str, settings: Settings, options: RunOptions, *, kind: RunKind = "search", warm_start: str | None = None
 ) -> RunRecord:
-    """Return the record of a run that begins now."""
+    """Return the record of a run that begins now.
+
+    Raises:
+        UsageError: its folder was named, and holds another run's files, which it would replace.
+    """
+    if options.writes_files and options.log_dir is not None:
+        for name in (EVENTS_FILE, SEALED_EVENTS_FILE):
+            if (options.log_dir / name).exists():
+                raise UsageError(
+                    f"The folder {options.log_dir} holds the files of another run ({name}), which would be replaced. "
+                    "Give another one with --log-dir, or move them."
+                )
     folder, now = run_folder(options, thread_id), time.time()
     return RunRecord(
         thread_id=thread_id,

@@ -10,7 +10,7 @@ from langchain_core.runnables import RunnableConfig
 from drpo_graph.graph import build_graph
 from drpo_graph.records import RunResult
 from drpo_graph.storage.sqlite_file import lock_thread, open_checkpoint
-from tests.support.command import SMALL, Drpo, assert_one_line, finished_keys, list_runs, read_result
+from tests.support.command import MODEL, SMALL, Drpo, assert_one_line, finished_keys, list_runs, read_result
 from tests.support.fake_server import FakeServer
 
 START = ("optimize", *SMALL, "--thread-id", "t", "--display", "none")
@@ -139,3 +139,17 @@ def test_state_of_a_former_version_is_refused_with_what_to_do(drpo: Drpo, folder
 
     asyncio.run(age())
     assert_one_line(drpo(*RESUME), 1, "state format 1", "this version reads 2", "the version that started it")
+
+
+@pytest.mark.parametrize("command", ["optimize", "icl"])
+def test_folder_of_another_run_is_not_written_over(drpo: Drpo, folder: Path, command: str) -> None:
+    first = drpo(*START, "--log-dir", "mine")
+    assert first.code == 0
+    before = {path: path.read_bytes() for path in (folder / "mine").rglob("*") if path.is_file()}
+    settings = SMALL if command == "optimize" else ("--num-iters", "1", *MODEL)
+    again = drpo(command, *settings, "--thread-id", "u", "--display", "none", "--log-dir", "mine")
+    assert_one_line(again, 2, "mine", "another run", "--log-dir")
+    assert {path: path.read_bytes() for path in before} == before
+    assert list_runs(drpo) == {"t": "done"}
+    # Its own run is another matter.
+    assert drpo(*RESUME).code == 0

@@ -103,6 +103,12 @@ async def await_unless_stopped(stop: StopSignal, work: Coroutine[object, object,
     return task.result()
 
 
+def note_seen(done: "asyncio.Task[T]") -> None:
+    """Mark a finished task's error as seen: those who waited for it got it too, and if nobody is left, nobody asks."""
+    if not done.cancelled():
+        done.exception()
+
+
 class SingleFlight(Generic[K, T]):
     """Work under way, by key: whoever asks for it meanwhile gets the same result, or the same error.
 
@@ -131,5 +137,4 @@ class SingleFlight(Generic[K, T]):
     def _forget(self, keys: Collection[K], done: asyncio.Task[T]) -> None:
         for key in keys:
             del self.tasks[key]
-        if not done.cancelled():
-            done.exception()  # Marks it as seen: those who waited, if any are left, got it too.
+        note_seen(done)

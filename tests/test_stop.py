@@ -61,6 +61,8 @@ async def test_error_reaches_all_who_wait_and_the_work_may_be_done_again() -> No
 
 
 async def test_error_that_nobody_waits_for_any_more_leaves_no_noise(caplog: pytest.LogCaptureFixture) -> None:
+    gc.collect()
+    caplog.clear()  # What other tests have left behind.
     flight, work = SingleFlight[str, int](), Work(ValueError("boom"))
     waiter = asyncio.create_task(flight.share("a", work))
     await asyncio.sleep(0)

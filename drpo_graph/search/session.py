@@ -25,7 +25,7 @@ from drpo_graph.prompts.library import PromptLibrary
 from drpo_graph.records import Role
 from drpo_graph.search.fingerprint import check_same, make_fingerprints
 from drpo_graph.settings.settings import Settings
-from drpo_graph.stop import SingleFlight, StopSignal
+from drpo_graph.stop import SingleFlight, StopSignal, note_seen
 from drpo_graph.storage.archive import Archive
 
 
@@ -76,6 +76,7 @@ class RunContext:
             chosen = self.store if self.store is not None else store
             assert chosen is not None, "build_graph gives every graph a store"
             task = asyncio.create_task(self._open(run_id, chosen))
+            task.add_done_callback(note_seen)
             self._sessions[run_id] = task
         return await asyncio.shield(task)
 

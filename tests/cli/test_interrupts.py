@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,14 @@ def start(folder: Path, server: FakeServer, *arguments: str) -> subprocess.Popen
     process = spawn_drpo(*START, *arguments, folder=folder, environment={"OPENAI_BASE_URL": server.base_url})
     wait_for(lambda: len(server.log) > num_started or process.poll() is not None)
     return process
+
+
+@pytest.fixture(autouse=True)
+def hangups() -> Iterator[None]:
+    """Let the runs be hung up: under nohup they would ignore it, as they should."""
+    former = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, former)
 
 
 @pytest.mark.parametrize(
@@ -110,4 +119,13 @@ def test_a_killed_run_is_listed_as_interrupted_and_resumes(
     assert list_runs(drpo) == {"t": "interrupted"}
     assert "Its process has gone" in drpo("show", "t").out
     assert drpo("resume", "t", "--display", "none").code == 0
+    assert read_result(folder / "drpo_runs") == unbroken
+
+
+@pytest.mark.slow
+def test_a_closed_terminal_stops_no_run_under_nohup(folder: Path, slow_world: FakeServer, unbroken: RunResult) -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    process = start(folder, slow_world, "--display", "none")
+    process.send_signal(signal.SIGHUP)
+    assert finish(process).code == 0
     assert read_result(folder / "drpo_runs") == unbroken

@@ -70,7 +70,7 @@ async def optimize_icl(
     given = ICLRunInput(examples=chosen, num_iters=num_iters, num_samples=num_samples)
     context = assemble(settings, Parts(models=models), optional_roles=OPTIONAL_ROLES)
     async with find_storage(options.checkpoint).open_run(thread_id) as checkpoint:
-        await check_is_new(checkpoint, thread_id)
+        await check_is_new(checkpoint, thread_id, options)
         record = make_record(thread_id, settings, options, kind="icl")
         return await _NewICLWork(record, context, checkpoint, options, given).carry_out()
 

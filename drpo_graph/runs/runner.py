@@ -70,7 +70,7 @@ async def optimize(
     context = assemble(settings, parts)
     check_screen(settings, context.components.screen)
     async with find_storage(options.checkpoint).open_run(thread_id) as checkpoint:
-        await check_is_new(checkpoint, thread_id)
+        await check_is_new(checkpoint, thread_id, options)
         record = make_record(thread_id, settings, options, warm_start=warm_start.source if warm_start else None)
         return await _Search(record, context, checkpoint, options, given).carry_out()
 

@@ -90,24 +90,15 @@ def _need_review(request: ReviewRequest) -> ReviewNeededError:
     )
 
 
-async def check_is_new(checkpoint: Checkpoint, thread_id: str) -> None:
-    """Do nothing where there is no run of this name.
+async def check_is_new(checkpoint: Checkpoint, thread_id: str, options: RunOptions) -> None:
+    """Do nothing where a run of this name would take no other one's place.
 
     Raises:
-        RunExistsError: there is one.
+        RunExistsError: there is one of this name.
+        UsageError: the folder that was named holds another run's files, which would be replaced.
     """
     if await RunRegistry(checkpoint.store).has(thread_id):
         raise RunExistsError(f"Run {thread_id!r} exists already. `drpo resume {thread_id}` continues it.")
-
-
-def make_record(
-    thread_id: str, settings: Settings, options: RunOptions, *, kind: RunKind = "search", warm_start: str | None = None
-) -> RunRecord:
-    """Return the record of a run that begins now.
-
-    Raises:
-        UsageError: its folder was named, and holds another run's files, which it would replace.
-    """
     if options.writes_files and options.log_dir is not None:
         for name in (EVENTS_FILE, SEALED_EVENTS_FILE):
             if (options.log_dir / name).exists():
@@ -115,6 +106,12 @@ def make_record(
                     f"The folder {options.log_dir} holds the files of another run ({name}), which would be replaced. "
                     "Give another one with --log-dir, or move them."
                 )
+
+
+def make_record(
+    thread_id: str, settings: Settings, options: RunOptions, *, kind: RunKind = "search", warm_start: str | None = None
+) -> RunRecord:
+    """Return the record of a run that begins now."""
     folder, now = run_folder(options, thread_id), time.time()
     return RunRecord(
         thread_id=thread_id,

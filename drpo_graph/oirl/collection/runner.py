@@ -84,7 +84,7 @@ async def collect_demonstrations(
     )
     context = assemble(settings, Parts(models=models), optional_roles=find_optional_roles(checker))
     async with find_storage(options.checkpoint).open_run(thread_id) as checkpoint:
-        await check_is_new(checkpoint, thread_id)
+        await check_is_new(checkpoint, thread_id, options)
         record = make_record(thread_id, settings, options, kind="oirl")
         return await _Collection(record, context, checkpoint, options, given, checker=checker, is_new=True).carry_out()
 

@@ -7,6 +7,7 @@ from .errors import DRPOError as DRPOError
 from .errors import ReplyError as ReplyError
 from .events.schema import Event as Event
 from .events.schema import parse_event as parse_event
+from .events.transformer import EventTransformer as EventTransformer
 from .graph import build_graph as build_graph
 from .oirl.demonstrations import Demonstration as Demonstration
 from .oirl.demonstrations import Demonstrations as Demonstrations

@@ -11,7 +11,7 @@
     rollout = sample_errors (+ select_metrics) -> critique
 """
 
-from typing import Any, Unpack
+from typing import Any, Unpack, cast
 
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
@@ -31,7 +31,7 @@ from drpo_graph.nodes import (
 )
 from drpo_graph.records import ROOT_ID
 from drpo_graph.search.assembly import GivenParts, take_parts
-from drpo_graph.search.hosting import ContextOverrides, Host
+from drpo_graph.search.hosting import ContextOverrides, Host, add_subgraph, compile_graph
 from drpo_graph.search.state import (
     ExpandOutput,
     ExpandState,
@@ -82,9 +82,9 @@ def build_graph(
         host.add_step(graph, step, SearchState)
     host.add_step(graph, select_metrics, MetricsTask)
     rollout = _build_rollout(host)
-    graph.add_node("rollout", rollout, input_schema=RolloutTask)
-    graph.add_node("expand", _build_expand(host, rollout), input_schema=ExpandTask)
-    graph.add_node("validate", rollout, input_schema=RolloutTask)
+    add_subgraph(graph, "rollout", rollout, RolloutTask)
+    add_subgraph(graph, "expand", _build_expand(host, rollout), ExpandTask)
+    add_subgraph(graph, "validate", rollout, RolloutTask)
     graph.add_edge(START, "start_run")
     graph.add_conditional_edges("start_run", _route_start, ["rollout", "select_metrics"])
     for name in ("rollout", "select_metrics", "expand"):
@@ -94,8 +94,7 @@ def build_graph(
     graph.add_conditional_edges("review", _route_level, after_level)
     graph.add_edge("validate", "conclude")
     graph.add_conditional_edges("conclude", _route_end, ["validate", END])
-    compiled: SearchGraph = graph.compile(checkpointer=checkpointer, store=store, name="drpo")
-    return compiled
+    return cast(SearchGraph, compile_graph(graph, "drpo", checkpointer=checkpointer, store=store))
 
 
 def _route_start(state: SearchState) -> list[Send]:
@@ -191,7 +190,7 @@ def _build_expand(
 ) -> CompiledStateGraph[Any, Any, Any, Any]:
     graph = StateGraph(ExpandState, input_schema=ExpandTask, output_schema=ExpandOutput)
     host.add_step(graph, rewrite_prompts, ExpandState)
-    graph.add_node("rollout", rollout, input_schema=RolloutTask)
+    add_subgraph(graph, "rollout", rollout, RolloutTask)
     graph.add_edge(START, "rewrite_prompts")
     graph.add_conditional_edges("rewrite_prompts", _route_children, ["rollout"])
     graph.add_edge("rollout", END)

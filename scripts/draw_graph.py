@@ -7,6 +7,7 @@ python scripts/draw_graph.py --check    exit with 1 when it is out of date
 import argparse
 import re
 import sys
+from inspect import getclosurevars
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,8 @@ def edges_of(text: str) -> set[tuple[str, ...]]:
 def draw() -> str:
     """Return the search, the rollout, which LangGraph leaves folded as it has no checkpoints, and the second graph."""
     graph = build_graph()
-    rollout: Any = graph.nodes["rollout"].bound
+    node: Any = graph.nodes["rollout"].bound
+    rollout = getclosurevars(node.afunc).nonlocals["inner"]
     parts = (
         ("The search, with `expand` opened:", _to_mermaid(graph.get_graph(xray=True))),
         ("`rollout`, which `validate` is too:", _to_mermaid(rollout.get_graph())),

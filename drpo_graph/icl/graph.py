@@ -7,7 +7,7 @@
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from langchain_core.language_models import BaseChatModel
 from langgraph.graph import END, START, StateGraph
@@ -21,7 +21,7 @@ from drpo_graph.icl.state import ExampleOutput, ExampleState, ExampleTask, ICLIn
 from drpo_graph.nodes import select_metrics
 from drpo_graph.records import Role
 from drpo_graph.search.assembly import Parts
-from drpo_graph.search.hosting import ContextOverrides, Host
+from drpo_graph.search.hosting import ContextOverrides, Host, add_subgraph, compile_graph
 from drpo_graph.settings.settings import Settings
 
 ICLGraph = CompiledStateGraph[ICLState, Any, ICLInput, ICLOutput]
@@ -53,15 +53,14 @@ def build_icl_graph(
     graph = StateGraph(ICLState, context_schema=ContextOverrides, input_schema=ICLInput, output_schema=ICLOutput)
     host.add_step(graph, nodes.start, ICLState)
     host.add_step(graph, nodes.advance, ICLState)
-    graph.add_node("example", _build_example(host), input_schema=ExampleTask)
+    add_subgraph(graph, "example", _build_example(host), ExampleTask)
     host.add_step(graph, nodes.conclude, ICLState)
     graph.add_edge(START, "start")
     graph.add_edge("start", "advance")
     graph.add_conditional_edges("advance", _route_examples, ["example", "conclude"])
     graph.add_edge("example", "advance")
     graph.add_edge("conclude", END)
-    compiled: ICLGraph = graph.compile(checkpointer=checkpointer, store=store, name="drpo_icl")
-    return compiled
+    return cast(ICLGraph, compile_graph(graph, "drpo_icl", checkpointer=checkpointer, store=store))
 
 
 def _build_example(host: Host) -> CompiledStateGraph[Any, Any, Any, Any]:

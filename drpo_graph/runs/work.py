@@ -6,6 +6,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import copy_context
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
@@ -201,9 +202,10 @@ class RunWork(ABC, Generic[R]):
         files = open_run_files(
             folder, self._record.settings, run_id=self._record.thread_id, log_level=level, vault=vault
         )
+        callers = [at_home(sink) for sink in self._options.sinks]
         with outside_of_graphs(), files as file_sinks:
             # The context was made before the folder was opened: a run that cannot start leaves no folder behind.
-            sinks = self._checkpoint.guard(self._context.stop, (*file_sinks, *self._options.sinks))
+            sinks = self._checkpoint.guard(self._context.stop, (*file_sinks, *callers))
             self._context = replace(
                 self._context,
                 store=self._checkpoint.store,
@@ -327,6 +329,17 @@ class RunWork(ABC, Generic[R]):
 
     async def _tell(self, error: BudgetSpentError, values: Mapping[str, Any], *, folder: Path | None) -> None:
         """Add to a spent budget's error what the run has found so far, where the graph can say."""
+
+
+def at_home(sink: EventSink) -> EventSink:
+    """Return the sink as its caller would call it: a stream writer in it needs the context that it is from."""
+    home = copy_context()
+
+    def take(event: Event) -> None:
+        # A copy each time: a context cannot be entered twice at once.
+        home.copy().run(sink, event)
+
+    return take
 
 
 @contextmanager

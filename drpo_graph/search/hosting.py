@@ -6,15 +6,19 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from langchain_core.runnables import RunnableConfig
 from langgraph.config import get_config
 from langgraph.errors import GraphBubbleUp
 from langgraph.graph import StateGraph
+from langgraph.graph.state import CompiledStateGraph
 from langgraph.runtime import Runtime
 from langgraph.store.base import BaseStore
 from langgraph.store.memory import InMemoryStore
+from langgraph.types import Checkpointer
 
 from drpo_graph.errors import RunInterruptedError, SettingsError
 from drpo_graph.events.emitter import EventSink
+from drpo_graph.events.transformer import EventTransformer
 from drpo_graph.models.per_loop import PerLoop
 from drpo_graph.records import Role, digest_json
 from drpo_graph.search.assembly import Parts, assemble
@@ -26,6 +30,9 @@ RECURSION_LIMIT = 10_000
 """Supersteps a search may take; LangChain passes 25 down from tools and runnables, which ends a run at level 20."""
 
 _UNNAMED_RUN = "run"
+
+_DURABILITY = "__pregel_durability"
+"""How LangGraph hands the caller's ``durability`` down; its argument would warn where there are no checkpoints."""
 
 
 Step = Callable[[Any, Runtime[RunContext]], Awaitable[Any]]
@@ -92,6 +99,43 @@ class Host:
                 # A caller may be anybody who reaches LangGraph's server, and this names code to be imported.
                 raise SettingsError("reward: it can be set where the graph is built, not by a caller of it.")
         return assemble(settings, self.parts, store=self.store, sinks=self.sinks, optional_roles=self.optional_roles)
+
+
+def add_subgraph(
+    graph: StateGraph[Any, Any, Any, Any], name: str, inner: CompiledStateGraph[Any, Any, Any, Any], schema: type[Any]
+) -> None:
+    """Add a compiled graph as a node that hands back what its output schema has, on every surface.
+
+    A compiled graph that is itself the node is streamed where somebody listens to events (``astream_events``,
+    ``astream_log``), and LangGraph then writes its whole state into the graph around it.
+    """
+
+    async def run(state: Any, config: RunnableConfig) -> Any:
+        own = config.get("configurable", {})
+        # The caller's "sync" fails in a graph without checkpoints, and our calls are durable before their nodes are.
+        return await inner.ainvoke(state, {**config, "configurable": {**own, _DURABILITY: "async"}})
+
+    graph.add_node(name, run, input_schema=schema)
+
+
+class _OutputGraph(CompiledStateGraph[Any, Any, Any, Any]):
+    """A compiled graph whose streams of the third protocol show its output alone, as all other ways to run it do."""
+
+    def astream_events(self, input: Any, config: RunnableConfig | None = None, **how: Any) -> Any:
+        """Stream events, by any of LangGraph's protocols."""
+        if how.get("version") == "v3":
+            how.setdefault("output_keys", self.output_channels)
+        return super().astream_events(input, config, **how)
+
+
+def compile_graph(
+    graph: StateGraph[Any, Any, Any, Any], name: str, *, checkpointer: Checkpointer, store: BaseStore | None
+) -> CompiledStateGraph[Any, Any, Any, Any]:
+    """Return one of our graphs, compiled; its streams of the third protocol deliver our events."""
+    compiled = graph.compile(checkpointer=checkpointer, store=store, name=name, transformers=[EventTransformer])
+    # LangGraph's builder makes its own class and no other, and `with_config` copies whichever it is.
+    compiled.__class__ = _OutputGraph
+    return compiled
 
 
 def derive_run_id() -> str:

@@ -49,9 +49,9 @@ from .runs.warm_start import load_warm_start as load_warm_start
 from .search.assembly import Parts as Parts
 from .search.assembly import build_context as build_context
 from .search.hosting import RECURSION_LIMIT as RECURSION_LIMIT
-from .search.hosting import ContextOverrides as ContextOverrides
 from .search.reviews import ReviewDecision as ReviewDecision
 from .search.reviews import ReviewRequest as ReviewRequest
+from .settings.caller_settings import CallerContext as CallerContext
 from .settings.layers import build_settings as build_settings
 from .settings.settings import RoleSettings as RoleSettings
 from .settings.settings import Settings as Settings

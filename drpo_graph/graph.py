@@ -31,7 +31,7 @@ from drpo_graph.nodes import (
 )
 from drpo_graph.records import ROOT_ID
 from drpo_graph.search.assembly import GivenParts, take_parts
-from drpo_graph.search.hosting import ContextOverrides, Host, add_subgraph, compile_graph
+from drpo_graph.search.hosting import Host, add_subgraph, compile_graph
 from drpo_graph.search.state import (
     ExpandOutput,
     ExpandState,
@@ -44,6 +44,7 @@ from drpo_graph.search.state import (
     SearchOutput,
     SearchState,
 )
+from drpo_graph.settings.caller_settings import CallerContext
 from drpo_graph.settings.settings import Settings
 
 SearchGraph = CompiledStateGraph[SearchState, Any, SearchInput, SearchOutput]
@@ -75,9 +76,7 @@ def build_graph(
             model's place, and ``screen``.
     """
     host = Host(settings or Settings(), take_parts(parts, "build_graph"), store=store, sinks=tuple(sinks))
-    graph = StateGraph(
-        SearchState, context_schema=ContextOverrides, input_schema=SearchInput, output_schema=SearchOutput
-    )
+    graph = StateGraph(SearchState, context_schema=CallerContext, input_schema=SearchInput, output_schema=SearchOutput)
     for step in (start_run, score_beams, review, conclude):
         host.add_step(graph, step, SearchState)
     host.add_step(graph, select_metrics, MetricsTask)

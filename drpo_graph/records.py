@@ -4,9 +4,10 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
-from typing import Literal, TypedDict
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, SerializerFunctionWrapHandler, model_serializer
+from typing_extensions import TypedDict
 
 from drpo_graph.errors import FailureKind
 

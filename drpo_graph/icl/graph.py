@@ -21,7 +21,8 @@ from drpo_graph.icl.state import ExampleOutput, ExampleState, ExampleTask, ICLIn
 from drpo_graph.nodes import select_metrics
 from drpo_graph.records import Role
 from drpo_graph.search.assembly import Parts
-from drpo_graph.search.hosting import ContextOverrides, Host, add_subgraph, compile_graph
+from drpo_graph.search.hosting import Host, add_subgraph, compile_graph
+from drpo_graph.settings.caller_settings import CallerContext
 from drpo_graph.settings.settings import Settings
 
 ICLGraph = CompiledStateGraph[ICLState, Any, ICLInput, ICLOutput]
@@ -50,7 +51,7 @@ def build_icl_graph(
     host = Host(
         settings or Settings(), Parts(models=models), store=store, sinks=tuple(sinks), optional_roles=OPTIONAL_ROLES
     )
-    graph = StateGraph(ICLState, context_schema=ContextOverrides, input_schema=ICLInput, output_schema=ICLOutput)
+    graph = StateGraph(ICLState, context_schema=CallerContext, input_schema=ICLInput, output_schema=ICLOutput)
     host.add_step(graph, nodes.start, ICLState)
     host.add_step(graph, nodes.advance, ICLState)
     add_subgraph(graph, "example", _build_example(host), ExampleTask)

@@ -1,9 +1,10 @@
 """What the graph over ICL examples carries: ids and numbers; texts stand in the run's archive."""
 
 import operator
-from typing import Annotated, NotRequired, TypedDict
+from typing import Annotated, NotRequired
 
 from pydantic import JsonValue
+from typing_extensions import TypedDict
 
 from drpo_graph.search.state import replace_or_extend
 

@@ -2,11 +2,13 @@
 
 import hashlib
 import secrets
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_type_hints
 
 from langchain_core.runnables import RunnableConfig
+from langchain_core.tools import BaseTool
 from langgraph.config import get_config
 from langgraph.errors import GraphBubbleUp
 from langgraph.graph import StateGraph
@@ -15,15 +17,16 @@ from langgraph.runtime import Runtime
 from langgraph.store.base import BaseStore
 from langgraph.store.memory import InMemoryStore
 from langgraph.types import Checkpointer
+from pydantic import BaseModel, create_model
 
-from drpo_graph.errors import RunInterruptedError, SettingsError
+from drpo_graph.errors import RunInterruptedError, SettingsError, UsageError
 from drpo_graph.events.emitter import EventSink
 from drpo_graph.events.transformer import EventTransformer
 from drpo_graph.models.per_loop import PerLoop
 from drpo_graph.records import Role, digest_json
 from drpo_graph.search.assembly import Parts, assemble
 from drpo_graph.search.session import RunContext
-from drpo_graph.settings.layers import build_settings, merge_settings
+from drpo_graph.settings.caller_settings import CallerContext, apply_callers
 from drpo_graph.settings.settings import Settings
 
 RECURSION_LIMIT = 10_000
@@ -35,16 +38,20 @@ _DURABILITY = "__pregel_durability"
 """How LangGraph hands the caller's ``durability`` down; its argument would warn where there are no checkpoints."""
 
 
+_MAX_CONTEXTS = 16
+"""Contexts kept that no node works with: each caller's choice of settings needs one."""
+
 Step = Callable[[Any, Runtime[RunContext]], Awaitable[Any]]
 """A node: an asynchronous function of the state and the runtime, which returns changed keys."""
 
 
-@dataclass(frozen=True)
-class ContextOverrides:
-    """What a caller without live objects, such as LangGraph's server, may hand over as context: JSON only."""
+@dataclass(slots=True)
+class _OwnContext:
+    """A context that a graph has made for callers who chose the same settings."""
 
-    settings: dict[str, Any] = field(default_factory=dict)
-    """Settings by name, on top of those that the graph was built with."""
+    context: RunContext
+    num_nodes: int = 0
+    """How many nodes work with it just now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,46 +65,51 @@ class Host:
     optional_roles: frozenset[Role] = frozenset()
     """Need no model."""
     _fallback_store: BaseStore = field(default_factory=InMemoryStore)
-    _contexts: PerLoop[dict[str, RunContext]] = field(default_factory=lambda: PerLoop(dict))
+    _contexts: PerLoop[dict[str, _OwnContext]] = field(default_factory=lambda: PerLoop(dict))
 
     def add_step(self, graph: StateGraph[Any, Any, Any, Any], node: Step, schema: type[Any]) -> None:
         """Add a node, under its own name, that finds our context and a store, whoever runs the graph."""
 
         async def run(state: Any, runtime: Runtime[Any]) -> Any:
             store = runtime.store or self.store or self._fallback_store
-            own = runtime.override(context=self._find_context(runtime.context), store=store)
-            try:
-                return await node(state, own)
-            except GraphBubbleUp:
-                raise
-            except Exception as error:
-                # The siblings are about to be cancelled: what they have sent is paid for, and is kept before that.
-                await own.context.abandon(state.get("run_id", ""), error)
-                if isinstance(error, RunInterruptedError) and isinstance(error.__cause__, Exception):
-                    # Merely stopped by a sibling's failure, and LangGraph may see this end first: that one tells why.
-                    raise error.__cause__ from None
-                raise
+            with self._lend_context(runtime.context) as context:
+                own = runtime.override(context=context, store=store)
+                try:
+                    return await node(state, own)
+                except GraphBubbleUp:
+                    raise
+                except Exception as error:
+                    # The siblings are about to be cancelled: what they have sent is paid for, and is kept before that.
+                    await context.abandon(state.get("run_id", ""), error)
+                    if isinstance(error, RunInterruptedError) and isinstance(error.__cause__, Exception):
+                        # Merely stopped by a sibling's failure, which tells why; LangGraph may see this end first.
+                        raise error.__cause__ from None
+                    raise
 
         graph.add_node(node.__name__, run, input_schema=schema)
 
-    def _find_context(self, given: object) -> RunContext:
-        """Return the context to use: the given one if it is ours, else one of our own for this event loop."""
+    @contextmanager
+    def _lend_context(self, given: object) -> Iterator[RunContext]:
+        """Give a node the context to use: the given one if it is ours, else one of our own for this event loop."""
         if isinstance(given, RunContext):
-            return given
-        overrides = given.settings if isinstance(given, ContextOverrides) else {}
-        contexts = self._contexts.get()
-        name = digest_json(overrides)
-        if name not in contexts:
-            contexts[name] = self._build(overrides)
-        return contexts[name]
+            yield given
+            return
+        chosen = given.given if isinstance(given, CallerContext) else {}
+        contexts, name = self._contexts.get(), digest_json(chosen)
+        own = contexts.pop(name, None) or _OwnContext(self._build(chosen))
+        contexts[name] = own
+        own.num_nodes += 1
+        try:
+            yield own.context
+        finally:
+            own.num_nodes -= 1
+            # The longest unused ones; a run that needs one again finds all it has done in its store.
+            idle = [one for one in contexts if not contexts[one].num_nodes]
+            for one in idle[: max(len(contexts) - _MAX_CONTEXTS, 0)]:
+                del contexts[one]
 
-    def _build(self, overrides: Mapping[str, object]) -> RunContext:
-        settings = self.settings
-        if overrides:
-            settings = build_settings(merge_settings(settings.model_dump(exclude_unset=True), overrides))
-            if settings.reward != self.settings.reward:
-                # A caller may be anybody who reaches LangGraph's server, and this names code to be imported.
-                raise SettingsError("reward: it can be set where the graph is built, not by a caller of it.")
+    def _build(self, chosen: Mapping[str, object]) -> RunContext:
+        settings = apply_callers(self.settings, chosen) if chosen else self.settings
         return assemble(settings, self.parts, store=self.store, sinks=self.sinks, optional_roles=self.optional_roles)
 
 
@@ -118,14 +130,52 @@ def add_subgraph(
     graph.add_node(name, run, input_schema=schema)
 
 
-class _OutputGraph(CompiledStateGraph[Any, Any, Any, Any]):
-    """A compiled graph whose streams of the third protocol show its output alone, as all other ways to run it do."""
+class AsyncGraph(CompiledStateGraph[Any, Any, Any, Any]):
+    """A compiled graph that says what to call where LangGraph's synchronous calls cannot work.
+
+    Its streams of the third protocol show its output alone, as all other ways to run it do.
+    """
+
+    def invoke(self, *given: Any, **how: Any) -> Any:
+        """Refuse: the graph's nodes are asynchronous.
+
+        Raises:
+            UsageError: always; says what to call.
+        """
+        raise self._refuse("invoke", "ainvoke")
+
+    def stream(self, *given: Any, **how: Any) -> Any:
+        """Refuse: the graph's nodes are asynchronous.
+
+        Raises:
+            UsageError: always; says what to call.
+        """
+        raise self._refuse("stream", "astream")
 
     def astream_events(self, input: Any, config: RunnableConfig | None = None, **how: Any) -> Any:
         """Stream events, by any of LangGraph's protocols."""
         if how.get("version") == "v3":
             how.setdefault("output_keys", self.output_channels)
         return super().astream_events(input, config, **how)
+
+    def as_tool(self, args_schema: type[BaseModel] | None = None, **how: Any) -> BaseTool:
+        """Return the graph as a tool, whose arguments may be left out where the graph's input may lack them."""
+        # LangChain takes every field of a TypedDict for required.
+        return super().as_tool(args_schema or self._make_arguments(), **how)
+
+    def _make_arguments(self) -> type[BaseModel]:
+        schema: Any = self.builder.input_schema
+        hints = get_type_hints(schema)
+        fields: dict[str, Any] = {
+            name: (hint, ... if name in schema.__required_keys__ else None) for name, hint in hints.items()
+        }
+        return create_model(f"{self.name}_arguments", **fields)
+
+    def _refuse(self, called: str, instead: str) -> UsageError:
+        return UsageError(
+            f"The graph {self.name!r} is asynchronous, and {called}() is not: call {instead}(), of the graph around it "
+            f"where there is one. In a program without an event loop: asyncio.run(graph.ainvoke(...))."
+        )
 
 
 def compile_graph(
@@ -134,7 +184,7 @@ def compile_graph(
     """Return one of our graphs, compiled; its streams of the third protocol deliver our events."""
     compiled = graph.compile(checkpointer=checkpointer, store=store, name=name, transformers=[EventTransformer])
     # LangGraph's builder makes its own class and no other, and `with_config` copies whichever it is.
-    compiled.__class__ = _OutputGraph
+    compiled.__class__ = AsyncGraph
     return compiled
 
 

@@ -4,9 +4,10 @@ Texts (prompts, responses, critiques, queries) stand once in the run's archive; 
 """
 
 from collections.abc import Sequence
-from typing import Annotated, Literal, TypedDict
+from typing import Annotated, Literal
 
 from pydantic import JsonValue
+from typing_extensions import TypedDict
 
 from drpo_graph.records import CandidateRef, RolloutRef
 

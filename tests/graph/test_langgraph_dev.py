@@ -42,6 +42,7 @@ def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             **os.environ,
             "OPENAI_BASE_URL": fake.base_url,
             "OPENAI_API_KEY": "unused",
+            "DRPO_MODEL": "openai:fake",
             "LANGSMITH_TRACING": "false",
         }
         options = ["--host", "127.0.0.1", "--port", str(port), "--no-browser", "--no-reload"]
@@ -76,11 +77,10 @@ def test_events_reach_a_client_from_inside_the_subgraphs(server_url: str) -> Non
 
 
 def _request() -> dict[str, object]:
-    models = {f"{role}_model": "openai:fake" for role in ("base", "metrics", "critic", "optimizer")}
     return {
         "assistant_id": "drpo",
         "input": {"queries": ["What is rust?", "How do I bake bread?"]},
-        "context": {"settings": {**models, "depth": 2, "queries_per_level": 2}},
+        "context": {"depth": 2, "queries_per_level": 2},
     }
 
 

@@ -8,7 +8,6 @@ import pytest
 
 from drpo_graph.calls.roles import Models
 from drpo_graph.errors import FingerprintMismatchError, ReplyError, RewardError, SettingsError
-from drpo_graph.graph import build_graph
 from drpo_graph.parts.protocols import Reward
 from drpo_graph.parts.rewards import CriticPart, MixedCritic, MixedReward, NamedReward, load_reward
 from drpo_graph.prompts import load_prompts
@@ -16,7 +15,6 @@ from drpo_graph.records import Critique, MetricScore, MetricSelection, Query
 from drpo_graph.runs.runner import RunOptions, optimize, resume
 from drpo_graph.search.assembly import Parts, as_critic, build_components, build_context
 from drpo_graph.search.estimate import Dataset, estimate_run
-from drpo_graph.search.hosting import ContextOverrides
 from drpo_graph.search.session import RunContext
 from drpo_graph.settings.settings import Settings
 from tests.support.command import Drpo, enter, read_result, serve, serve_world
@@ -165,13 +163,6 @@ def test_critic_s_model_is_needed_only_where_it_has_a_share() -> None:
 def test_function_that_cannot_be_loaded_is_told(spec: str, told: str) -> None:
     with pytest.raises(SettingsError, match=told):
         load_reward(spec)
-
-
-async def test_caller_of_a_graph_cannot_name_code_to_be_imported() -> None:
-    graph = build_graph(scripted_settings("http://127.0.0.1:9/v1"))
-    context = ContextOverrides(settings={"reward": "json:dumps"})
-    with pytest.raises(SettingsError, match="where the graph is built"):
-        await graph.ainvoke({"queries": ["?"]}, {"configurable": {"thread_id": "t"}}, context=context)
 
 
 def test_estimate_leaves_out_the_critic_where_it_is_not_asked() -> None:

@@ -21,7 +21,8 @@ from drpo_graph.oirl.collection.plan import STEP_SIZE
 from drpo_graph.oirl.collection.state import CollectionInput, CollectionOutput, CollectionState, TrialTask
 from drpo_graph.records import Role
 from drpo_graph.search.assembly import Parts
-from drpo_graph.search.hosting import ContextOverrides, Host
+from drpo_graph.search.hosting import Host
+from drpo_graph.settings.caller_settings import CallerContext
 from drpo_graph.settings.settings import Settings
 
 CollectionGraph = CompiledStateGraph[CollectionState, Any, CollectionInput, CollectionOutput]
@@ -62,7 +63,7 @@ def build_collection_graph(
     )
     nodes = Collector(checker, step_size=step_size)
     graph = StateGraph(
-        CollectionState, context_schema=ContextOverrides, input_schema=CollectionInput, output_schema=CollectionOutput
+        CollectionState, context_schema=CallerContext, input_schema=CollectionInput, output_schema=CollectionOutput
     )
     for step in (nodes.start, nodes.advance, nodes.conclude):
         host.add_step(graph, step, CollectionState)

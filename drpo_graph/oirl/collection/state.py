@@ -1,8 +1,9 @@
 """What the graph of a collection carries: numbers. Texts and outcomes stand in the run's archive."""
 
-from typing import NotRequired, TypedDict
+from typing import NotRequired
 
 from pydantic import JsonValue
+from typing_extensions import TypedDict
 
 
 class CollectionInput(TypedDict):

@@ -4,11 +4,13 @@ import hashlib
 import secrets
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, get_type_hints
 
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import BaseTool
+from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.config import get_config
 from langgraph.errors import GraphBubbleUp
 from langgraph.graph import StateGraph
@@ -28,15 +30,22 @@ from drpo_graph.search.assembly import Parts, assemble
 from drpo_graph.search.session import RunContext
 from drpo_graph.settings.caller_settings import CallerContext, apply_callers
 from drpo_graph.settings.settings import Settings
+from drpo_graph.storage.checkpoint_store import CheckpointStore
 
 RECURSION_LIMIT = 10_000
 """Supersteps a search may take; LangChain passes 25 down from tools and runnables, which ends a run at level 20."""
 
 _UNNAMED_RUN = "run"
 
+_CHECKPOINTER = "__pregel_checkpointer"
+"""What LangGraph tells its nodes of the checkpointer under, and under no public name."""
+
 _DURABILITY = "__pregel_durability"
 """How LangGraph hands the caller's ``durability`` down; its argument would warn where there are no checkpoints."""
 
+
+_saver: ContextVar[BaseCheckpointSaver[Any] | None] = ContextVar("_saver", default=None)
+"""The checkpointer of the graph around the one that runs."""
 
 _MAX_CONTEXTS = 16
 """Contexts kept that no node works with: each caller's choice of settings needs one."""
@@ -71,7 +80,7 @@ class Host:
         """Add a node, under its own name, that finds our context and a store, whoever runs the graph."""
 
         async def run(state: Any, runtime: Runtime[Any]) -> Any:
-            store = runtime.store or self.store or self._fallback_store
+            store = runtime.store or self.store or _find_store(state) or self._fallback_store
             with self._lend_context(runtime.context) as context:
                 own = runtime.override(context=context, store=store)
                 try:
@@ -124,6 +133,8 @@ def add_subgraph(
 
     async def run(state: Any, config: RunnableConfig) -> Any:
         own = config.get("configurable", {})
+        # Inside a graph without checkpoints of its own, nothing tells of the one around it.
+        _saver.set(_find_saver() or _saver.get())
         # The caller's "sync" fails in a graph without checkpoints, and our calls are durable before their nodes are.
         return await inner.ainvoke(state, {**config, "configurable": {**own, _DURABILITY: "async"}})
 
@@ -188,6 +199,20 @@ def compile_graph(
     return compiled
 
 
+def _find_saver() -> BaseCheckpointSaver[Any] | None:
+    """Return the checkpointer of the graph that runs the node that asks, its own or that of a graph around it."""
+    found = get_config().get("configurable", {}).get(_CHECKPOINTER)
+    return found if isinstance(found, BaseCheckpointSaver) else None
+
+
+def _find_store(state: Mapping[str, Any]) -> BaseStore | None:
+    """Return a store beside the checkpoints, where there are any, and where nobody has given a store."""
+    saver, thread_id = _find_saver() or _saver.get(), get_config().get("configurable", {}).get("thread_id")
+    if saver is None or not thread_id:
+        return None
+    return CheckpointStore(saver, thread_id=str(thread_id), run_id=state.get("run_id") or derive_run_id())
+
+
 def derive_run_id() -> str:
     """Return the thread's id; inside a parent graph, with a mark of the place that the parent runs this graph at.
 
@@ -210,8 +235,8 @@ def check_can_pause() -> None:
     Raises:
         SettingsError: there is no checkpointer: the run would end at its first pause, and what it has paid for be lost.
     """
-    # LangGraph says so to its nodes under this name alone; should it have another one day, nothing is checked.
-    if get_config().get("configurable", {}).get("__pregel_checkpointer", _UNNAMED_RUN) is None:
+    # Should it have another name one day, nothing is checked.
+    if get_config().get("configurable", {}).get(_CHECKPOINTER, _UNNAMED_RUN) is None:
         raise SettingsError(
             "approve: a run can pause for a review only with a checkpointer. Give build_graph(), or the graph around "
             "it, one."

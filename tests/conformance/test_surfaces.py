@@ -21,7 +21,7 @@ STREAM_MODES = ("values", "updates", "custom", "messages", "tasks", "checkpoints
 LASTS = ("run_finished", "icl_finished")
 
 pytestmark = [
-    pytest.mark.filterwarnings("error"),
+    *(pytest.mark.filterwarnings(f"error::{kind}") for kind in ("UserWarning", "DeprecationWarning", "RuntimeWarning")),
     pytest.mark.filterwarnings("ignore:astream_events version='v1' is deprecated"),
     pytest.mark.filterwarnings("ignore:astream_log is deprecated"),
     pytest.mark.filterwarnings("ignore:This API is in beta"),

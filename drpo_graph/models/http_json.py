@@ -4,14 +4,17 @@ Imported on first use, because ``openai`` takes a second or two.
 """
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import suppress
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import openai
 from pydantic import JsonValue
 
 from drpo_graph.models.bodies import read_body
+from drpo_graph.models.bounded_bodies import ENCODINGS, bound_body
 from drpo_graph.models.capabilities import Address
 from drpo_graph.models.failures import MAX_QUOTED, CallFailure, MalformedReplyError, classify_failure
 from drpo_graph.models.per_loop import PerLoop
@@ -71,9 +74,9 @@ class Wire:
 class CompletionsClient:
     """``/v1/completions`` for one model; raises whatever the client library raises."""
 
-    def __init__(self, address: Address, *, timeout_s: float) -> None:
+    def __init__(self, address: Address, *, timeout_s: float, max_reply_mb: float | None = None) -> None:
         self._name = address.name
-        self._client = _open_client(address, timeout_s=timeout_s)
+        self._client = _open_client(address, timeout_s=timeout_s, max_reply_mb=max_reply_mb)
 
     async def complete(self, body: Mapping[str, JsonValue]) -> Mapping[str, Any]:
         """Return the answer to a request, which needs not name the model."""
@@ -108,6 +111,9 @@ async def exchange_json(client: openai.AsyncOpenAI, path: str, body: Mapping[str
             answer = await client.get(path, cast_to=object)
         else:
             answer = await client.post(path, cast_to=object, body=dict(body))
+    except json.JSONDecodeError as error:
+        # Not what it is declared as: an event stream though none was asked for, a page.
+        return read_body(error.doc)
     except (ValueError, RecursionError) as error:
         # Not only a JSONDecodeError: bytes that are no text, a number of 5,000 digits, arrays in arrays in arrays.
         raise MalformedReplyError(f"the server's answer is no JSON: {error}") from error
@@ -124,19 +130,33 @@ def limit_time(timeout_s: float) -> openai.Timeout:
     return openai.Timeout(timeout_s, connect=min(timeout_s, _CONNECT_TIMEOUT_S))
 
 
-def shared_http_client() -> HttpClient:
-    """Return the running event loop's HTTP client; whoever uses it leaves it open."""
-    client: HttpClient = _http_clients.get().client
+def shared_http_client(max_reply_mb: float | None = None) -> HttpClient:
+    """Return the running event loop's HTTP client; whoever uses it leaves it open.
+
+    Args:
+        max_reply_mb: Longest answer in megabytes, in place of what a request's tokens and samples allow for.
+    """
+    clients = _http_clients.get()
+    if max_reply_mb not in clients:
+        clients[max_reply_mb] = _open_http_client(max_reply_mb)
+    client: HttpClient = clients[max_reply_mb].client
     return client
 
 
-def _open_client(address: Address, *, timeout_s: float) -> openai.AsyncOpenAI:
+@cache
+def blocking_http_client() -> openai.DefaultHttpxClient:
+    """Return the process's one client for whoever cannot await; certificates take 60 ms to read."""
+    options: dict[str, Any] = {"verify": load_certificates(), "headers": {"Accept-Encoding": ENCODINGS}}
+    return openai.DefaultHttpxClient(**options, event_hooks={"response": [partial(_check_response, max_reply_mb=None)]})
+
+
+def _open_client(address: Address, *, timeout_s: float, max_reply_mb: float | None = None) -> openai.AsyncOpenAI:
     return openai.AsyncOpenAI(
         base_url=address.base_url,
         api_key=address.api_key,
         max_retries=0,
         timeout=limit_time(timeout_s),
-        http_client=shared_http_client(),
+        http_client=shared_http_client(max_reply_mb),
     )
 
 
@@ -147,9 +167,17 @@ class _HttpClient(NamedTuple):
     closer: AsyncGenerator[None]
 
 
-def _open_http_client() -> _HttpClient:
+def _open_http_client(max_reply_mb: float | None) -> _HttpClient:
     """Return an HTTP client that is closed when its event loop ends, whoever runs the loop."""
-    options: dict[str, Any] = {"verify": load_certificates(), "event_hooks": {"response": [_stay_at_host]}}
+
+    async def check(response: Any) -> None:
+        _check_response(response, max_reply_mb=max_reply_mb)
+
+    options: dict[str, Any] = {
+        "verify": load_certificates(),
+        "headers": {"Accept-Encoding": ENCODINGS},
+        "event_hooks": {"response": [check]},
+    }
     try:
         # A third less CPU per call than httpx, which alone speaks to SOCKS proxies.
         client = (openai.DefaultAsyncHttpxClient if uses_socks() else openai.DefaultAioHttpClient)(**options)
@@ -162,11 +190,13 @@ def _open_http_client() -> _HttpClient:
     return _HttpClient(client, closer)
 
 
-async def _stay_at_host(response: Any) -> None:
-    """Leave a redirect to another host unfollowed: prompts would go where nobody sent them."""
+def _check_response(response: Any, *, max_reply_mb: float | None) -> None:
+    """Have an answer end where it is too long, and leave a redirect to another host unfollowed."""
     place = response.headers.get("location")
     if place is not None and response.is_redirect and response.url.join(place).host != response.url.host:
+        # Prompts would go where nobody sent them.
         del response.headers["location"]
+    bound_body(response, max_reply_mb=max_reply_mb)
 
 
 async def _close_at_end(client: Any) -> AsyncGenerator[None]:
@@ -176,4 +206,4 @@ async def _close_at_end(client: Any) -> AsyncGenerator[None]:
         await client.aclose()
 
 
-_http_clients = PerLoop(_open_http_client)
+_http_clients: PerLoop[dict[float | None, _HttpClient]] = PerLoop(dict)

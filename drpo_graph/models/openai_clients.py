@@ -4,7 +4,6 @@ Imported on first use, because ``langchain_openai`` takes two seconds.
 """
 
 import json
-from functools import cache
 from typing import Any
 
 import openai
@@ -18,7 +17,7 @@ from pydantic import SecretStr
 
 from drpo_graph.models.capabilities import Address
 from drpo_graph.models.failures import MAX_QUOTED, MalformedReplyError
-from drpo_graph.models.http_json import exchange_json, limit_time, shared_http_client
+from drpo_graph.models.http_json import blocking_http_client, exchange_json, limit_time, shared_http_client
 from drpo_graph.models.usage import clean_usage
 
 
@@ -72,7 +71,7 @@ class _LossLessChatOpenAI(ChatOpenAI):
         return generation
 
 
-def open_chat(address: Address, *, timeout_s: float) -> BaseChatModel:
+def open_chat(address: Address, *, timeout_s: float, max_reply_mb: float | None = None) -> BaseChatModel:
     """Return a client of ``/v1/chat/completions`` for the running event loop; it retries nothing."""
     return _LossLessChatOpenAI(
         model=address.name,
@@ -80,8 +79,9 @@ def open_chat(address: Address, *, timeout_s: float) -> BaseChatModel:
         api_key=SecretStr(address.api_key),
         max_retries=0,
         timeout=limit_time(timeout_s),
-        http_client=_blocking_http_client(),
-        http_async_client=shared_http_client(),
+        # LangChain wants it beside the other one; nothing is sent through it.
+        http_client=blocking_http_client(),
+        http_async_client=shared_http_client(max_reply_mb),
         use_responses_api=False,
         disable_streaming=True,
     )
@@ -94,15 +94,6 @@ def without_retries(model: BaseChatModel) -> BaseChatModel:
     client = model.root_async_client.with_options(max_retries=0)
     changes = {"root_async_client": client, "async_client": client.chat.completions, "max_retries": 0}
     return model.model_copy(update={**changes, "disable_streaming": True})
-
-
-@cache
-def _blocking_http_client() -> Any:
-    """Return what LangChain wants beside the asynchronous client; nothing is sent through it.
-
-    One for all: without, each model would read the certificates again, 60 ms apiece.
-    """
-    return openai.DefaultHttpxClient()
 
 
 def _flatten(message: dict[str, Any]) -> str | None:

@@ -9,6 +9,7 @@ from langchain_core.embeddings import Embeddings
 from pydantic import SecretStr
 
 from drpo_graph.errors import EmbeddingsError
+from drpo_graph.models.failures import MalformedReplyError
 from drpo_graph.models.per_loop import PerLoop
 from drpo_graph.retrieval.cache import is_usable
 from drpo_graph.safety.redaction import redact
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 _TIMEOUT_S = 60.0
 _MAX_RETRIES = 2
+_MAX_TEXTS = 64
+"""In one request: how long its answer may be follows from their number."""
 _MAX_QUOTED = 300
 _MALFORMED = (AttributeError, IndexError, KeyError, TypeError, ValueError)
 """What LangChain's client raises on an answer that holds no embeddings."""
@@ -64,15 +67,17 @@ class EndpointEmbeddings(Embeddings):
 
     @cached_property
     def _blocking_client(self) -> "OpenAIEmbeddings":
-        return self._open(None)
+        return self._open()
 
     def _open_in_loop(self) -> "OpenAIEmbeddings":
         from drpo_graph.models.http_json import shared_http_client  # Two seconds to import.
 
         return self._open(shared_http_client())
 
-    def _open(self, http_client: "openai.DefaultAsyncHttpxClient | None") -> "OpenAIEmbeddings":
+    def _open(self, http_client: "openai.DefaultAsyncHttpxClient | None" = None) -> "OpenAIEmbeddings":
         from langchain_openai import OpenAIEmbeddings
+
+        from drpo_graph.models.http_json import blocking_http_client
 
         return OpenAIEmbeddings(
             model=self._name,
@@ -82,6 +87,8 @@ class EndpointEmbeddings(Embeddings):
             check_embedding_ctx_length=False,
             max_retries=_MAX_RETRIES,
             request_timeout=_TIMEOUT_S,
+            chunk_size=_MAX_TEXTS,
+            http_client=blocking_http_client(),
             http_async_client=http_client,
         )
 
@@ -92,7 +99,7 @@ class EndpointEmbeddings(Embeddings):
 
         try:
             yield
-        except (openai.OpenAIError, *_MALFORMED) as error:
+        except (openai.OpenAIError, MalformedReplyError, *_MALFORMED) as error:
             reason = redact(str(error), secret=self._api_key.get_secret_value())
             raise EmbeddingsError(
                 f"The embeddings model {self._name!r} at {self._base_url} cannot be used: {type(error).__name__}: "

@@ -18,7 +18,7 @@ from drpo_graph.models.failures import MalformedReplyError
 ENCODINGS = "gzip, deflate"
 """What answers may be compressed with: what can be read a piece at a time, however much comes of it."""
 
-_FLOOR_BYTES = 8_000_000
+_FLOOR_BYTES = 4_000_000
 """What any answer may have: a router's list of models is the longest one that asks for no tokens."""
 _BYTES_PER_TOKEN = 2_000
 """Of one sample: its text with every character escaped, or the event that a stream makes of each token."""

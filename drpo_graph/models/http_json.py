@@ -111,18 +111,42 @@ async def exchange_json(client: openai.AsyncOpenAI, path: str, body: Mapping[str
             answer = await client.get(path, cast_to=object)
         else:
             answer = await client.post(path, cast_to=object, body=dict(body))
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
+        return _read_undecoded(error)
+    return _read_decoded(answer)
+
+
+def exchange_json_blocking(client: openai.OpenAI, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    """Do the same with a POST request where nobody can await."""
+    try:
+        answer = client.post(path, cast_to=object, body=dict(body))
+    except (ValueError, RecursionError) as error:
+        return _read_undecoded(error)
+    return _read_decoded(answer)
+
+
+def _read_undecoded(error: Exception) -> dict[str, Any]:
+    if isinstance(error, json.JSONDecodeError):
         # Not what it is declared as: an event stream though none was asked for, a page.
         return read_body(error.doc)
-    except (ValueError, RecursionError) as error:
-        # Not only a JSONDecodeError: bytes that are no text, a number of 5,000 digits, arrays in arrays in arrays.
-        raise MalformedReplyError(f"the server's answer is no JSON: {error}") from error
+    # Bytes that are no text, a number of 5,000 digits, arrays in arrays in arrays.
+    raise MalformedReplyError(f"the server's answer is no JSON: {error}") from error
+
+
+def _read_decoded(answer: object) -> dict[str, Any]:
     if isinstance(answer, str):
         # Declared as something else: an event stream though none was asked for, or just another kind of text.
         return read_body(answer)
     if not isinstance(answer, dict):
-        raise MalformedReplyError(f"the server's answer is no JSON object: {str(answer)[:MAX_QUOTED]}")
+        raise MalformedReplyError(f"the server's answer is no JSON object: {quote_answer(answer)}")
     return answer
+
+
+def quote_answer(answer: object) -> str:
+    """Return the beginning of an answer, for an error to quote; of one that is long, no more is written out."""
+    if isinstance(answer, list) and len(answer) > MAX_QUOTED:
+        answer = answer[:MAX_QUOTED]
+    return str(answer)[:MAX_QUOTED]
 
 
 def limit_time(timeout_s: float) -> openai.Timeout:

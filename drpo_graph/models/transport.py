@@ -32,6 +32,9 @@ _UNREADABLE = (AttributeError, LookupError, RecursionError, TypeError, ValueErro
 _NO_CHUNKS = "No generation chunks were returned"
 """What LangChain says of a stream without any event."""
 
+_PIECES_PER_TOKEN, _FREE_PIECES = 4, 1000
+"""How many pieces a stream may have: LangChain keeps each one until its end, kilobytes for every byte."""
+
 _MESSAGE_TYPES: Mapping[str, type[BaseMessage]] = {
     "system": SystemMessage,
     "user": HumanMessage,
@@ -86,11 +89,16 @@ class OpenAITransport:
         Raises:
             MalformedReplyError: the stream ended before the reply did.
         """
-        piece, is_ended = None, False
+        piece, is_ended, num_left = None, False, _FREE_PIECES + _PIECES_PER_TOKEN * request.max_tokens
         try:
             async with aclosing(cast(Any, self._open_stream(request))) as pieces:
                 async for piece in pieces:
                     is_ended |= piece.finish_reason is not None
+                    num_left -= 1
+                    if num_left < 0:
+                        raise MalformedReplyError(
+                            f"the server's stream does not end at max_tokens={request.max_tokens}"
+                        )
                     yield piece
         except _UNREADABLE as error:
             if str(error) != _NO_CHUNKS:

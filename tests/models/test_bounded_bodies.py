@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from drpo_graph.errors import EmbeddingsError
-from drpo_graph.models import bounded_bodies, http_json
+from drpo_graph.models import bounded_bodies, http_json, transport
 from drpo_graph.models.bounded_bodies import OverlongReplyError, find_bound
 from drpo_graph.models.capabilities import Address
 from drpo_graph.models.failures import CallFailure, MalformedReplyError, classify_failure
@@ -40,6 +40,7 @@ def client(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
 def low_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bounded_bodies, "_FLOOR_BYTES", 100_000)
     monkeypatch.setattr(bounded_bodies, "_ERROR_BYTES", 10_000)
+    monkeypatch.setattr(transport, "_FREE_PIECES", 1_000_000)
 
 
 def compress(data: bytes, wbits: int = 31) -> bytes:
@@ -55,13 +56,13 @@ def open_transport(server: RawServer, *, max_reply_mb: float | None = None, time
     )
 
 
-async def ask(transport: OpenAITransport, call: str, **fields: Any) -> str:
+async def ask(own: OpenAITransport, call: str, **fields: Any) -> str:
     """Return the text of the reply to one request: to chat or completions, as a stream or not."""
     endpoint, _, is_stream = call.partition(" ")
     request = Request(QUESTION, endpoint=endpoint, **{"max_tokens": 10, **fields})  # type: ignore[arg-type]
     if is_stream:
-        return "".join([piece.text async for piece in transport.stream(request)])
-    return (await transport.send(request)).choices[0].text
+        return "".join([piece.text async for piece in own.stream(request)])
+    return (await own.send(request)).choices[0].text
 
 
 ENDLESS = {
@@ -192,6 +193,22 @@ def test_bound_allows_for_all_that_a_request_asks_for() -> None:
     assert find_bound({"input": ["a"] * 10}) > least
 
 
+@pytest.mark.usefixtures("client")
+@pytest.mark.parametrize("call", ["chat stream", "completions stream"])
+async def test_a_stream_has_no_more_pieces_than_its_tokens_allow_for(
+    call: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transport, "_FREE_PIECES", 5)
+    part = b'data: {"choices": [{"index": 0, "delta": {"content": "a"}, "text": "a"}]}\n\n'
+
+    async def play(peer: Peer) -> None:
+        await peer.pour(part, EVENTS)
+
+    async with serve_raw(play) as server:
+        with pytest.raises(MalformedReplyError, match="does not end at max_tokens=10"):
+            await ask(open_transport(server), call)
+
+
 @pytest.mark.usefixtures("low_bound", "client")
 async def test_answers_to_a_look_at_a_server_are_bounded_too() -> None:
     async def play(peer: Peer) -> None:
@@ -273,7 +290,7 @@ def serve_monsters() -> Iterator[str]:
     """Serve, on a thread of this process, answers that are gigabytes long."""
     spaces = b" " * 1_000_000
     compressor = zlib.compressobj(wbits=31)
-    bomb = b"".join([compressor.compress(b"data: "), *(compressor.compress(spaces) for _ in range(2000))])
+    bomb = b"".join([compressor.compress(b"data: "), *(compressor.compress(spaces) for _ in range(500))])
 
     async def play(peer: Peer) -> None:
         if "bomb" in peer.path:
@@ -287,7 +304,7 @@ def serve_monsters() -> Iterator[str]:
         elif "long" in peer.path:
             await peer.pour(spaces, JSON, num=50)
         elif "objects" in peer.path:
-            await peer.answer(b"[" + b"{}," * 2_600_000 + b"{}]")
+            await peer.answer(b'{"data": [' + b"{}," * 2_600_000 + b"{}]}")
         else:
             await peer.pour(b'"' + spaces, JSON)
 

@@ -79,13 +79,14 @@ async def serve_raw(play: Play) -> AsyncIterator[RawServer]:
         assert task is not None
         tasks.add(task)
         peer = Peer(writer)
-        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+        # Nothing waits for this task but the end of the block.
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
             peer.head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
             length = next((line for line in peer.head.lower().split("\r\n") if line.startswith("content-length:")), "")
             peer.body = await reader.readexactly(int(length.partition(":")[2] or 0))
             server.asked.append(peer.head.partition("\r\n")[0])
             await play(peer)
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, asyncio.CancelledError):
             writer.close()
             await writer.wait_closed()
 

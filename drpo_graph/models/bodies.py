@@ -20,7 +20,8 @@ def read_body(text: str) -> dict[str, Any]:
     except (ValueError, RecursionError):
         answer = _join(_read_events(text))
     if not isinstance(answer, dict):
-        raise MalformedReplyError(f"the server's answer is no JSON object: {text[:MAX_QUOTED]}")
+        told = f"no JSON object: {text[:MAX_QUOTED]}" if text.strip() else "empty"
+        raise MalformedReplyError(f"the server's answer is {told}")
     return answer
 
 

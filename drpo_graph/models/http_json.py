@@ -65,8 +65,10 @@ class Wire:
         try:
             async with self._places, asyncio.timeout(self._timeout_s):
                 answer = await exchange_json(self._client, path, body)
-        except (openai.OpenAIError, OSError, ValueError, MalformedReplyError) as error:
+        except Exception as error:  # What the two HTTP clients raise has no base class in common.
             failure = classify_failure(error, secret=secret)
+            if failure is None and not isinstance(error, openai.OpenAIError | ValueError):
+                raise
             return failure or CallFailure("malformed", "retry", shorten(redact(str(error), secret=secret), 300))
         return {name: mask_all(value, secret=secret) for name, value in answer.items()}
 

@@ -15,6 +15,8 @@ _MAX_READ = 100_000
 _MAX_ITEMS = 5
 _MAX_DEPTH = 6
 
+_UNEXPLAINED = "the server's answer is empty"
+
 _WORD_FIELDS = ("message", "msg", "detail", "error", "errors")
 _OTHER_FIELDS = (
     "details",
@@ -53,20 +55,26 @@ def read_words(error: BaseException) -> ServerWords:
             texts.append(text)
     # What has none of the fields that we know is quoted as it is.
     message = "; ".join(texts) or (json.dumps(body, default=str) if body else "")
+    if not message and _text_of(error) == "":
+        message = _UNEXPLAINED
     code, param = " ".join(dict.fromkeys(_codes_in(body))), next(_params_in(body), "")
     return ServerWords(message or str(error) or type(error).__name__, code, param)
 
 
 def body_of(error: BaseException) -> object:
     """Return the answer that an error holds: the whole of it, of which some clients keep only a part themselves."""
-    try:
-        text = getattr(getattr(error, "response", None), "text", None)
-    except RuntimeError:  # A stream that was not read.
-        text = None
-    if isinstance(text, str) and text.strip():
+    if text := _text_of(error):
         return _decode(text[:_MAX_READ])
     body = getattr(error, "body", None)
     return _decode(body[:_MAX_READ]) if isinstance(body, str) else body
+
+
+def _text_of(error: BaseException) -> str | None:
+    try:
+        text = getattr(getattr(error, "response", None), "text", None)
+    except RuntimeError:  # A stream that was not read.
+        return None
+    return text.strip() if isinstance(text, str) else None
 
 
 def _decode(text: str) -> object:

@@ -9,11 +9,9 @@ from langchain_core.embeddings import Embeddings
 from pydantic import SecretStr
 
 from drpo_graph.errors import EmbeddingsError
-from drpo_graph.models.failures import MalformedReplyError
+from drpo_graph.models.failures import MalformedReplyError, classify_failure
 from drpo_graph.models.per_loop import PerLoop
-from drpo_graph.models.server_words import read_words
 from drpo_graph.retrieval.cache import is_usable
-from drpo_graph.safety.redaction import redact
 
 if TYPE_CHECKING:
     import openai
@@ -116,15 +114,15 @@ class EndpointEmbeddings(Embeddings):
     @contextmanager
     def _explaining(self) -> Iterator[None]:
         """Say, where the endpoint cannot be used, what to do."""
-        import openai
-
         try:
             yield
-        except (openai.OpenAIError, MalformedReplyError, OSError) as error:
-            reason = redact(read_words(error).message, secret=self._api_key.get_secret_value())
+        except Exception as error:  # What the two HTTP clients raise has no base class in common.
+            failure = classify_failure(error, secret=self._api_key.get_secret_value())
+            if failure is None:
+                raise
             raise EmbeddingsError(
-                f"The embeddings model {self._name!r} at {self._base_url} cannot be used: {type(error).__name__}: "
-                f"{reason[:_MAX_QUOTED].rstrip('.')}. Check the key and the address (--embeddings-base-url URL; for a "
+                f"The embeddings model {self._name!r} at {self._base_url} cannot be used ({failure.kind}): "
+                f"{failure.message.rstrip('.')}. Check the key and the address (--embeddings-base-url URL; for a "
                 "run that is resumed, --set embeddings_base_url=URL), or start the server, then try again."
             ) from error
 

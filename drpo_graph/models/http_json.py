@@ -17,6 +17,7 @@ from drpo_graph.models.bodies import read_body
 from drpo_graph.models.bounded_bodies import ENCODINGS, bound_body
 from drpo_graph.models.capabilities import Address
 from drpo_graph.models.failures import MAX_QUOTED, CallFailure, MalformedReplyError, classify_failure
+from drpo_graph.models.patience import NO_PATIENCE, Patience, Spent
 from drpo_graph.models.per_loop import PerLoop
 from drpo_graph.models.surroundings import load_certificates, uses_socks
 from drpo_graph.safety.redaction import mask_all, redact
@@ -38,32 +39,49 @@ Answer = dict[str, JsonValue] | CallFailure
 class Wire:
     """Requests to one server, each answered with its body or with what failed."""
 
-    def __init__(self, address: Address, *, timeout_s: float) -> None:
+    def __init__(self, address: Address, *, timeout_s: float, patience: Patience = NO_PATIENCE) -> None:
         self.address = address
+        self.patience = patience
         self._timeout_s = timeout_s
         self._places = asyncio.Semaphore(_MAX_CONCURRENCY)
         self._client = _open_client(address, timeout_s=timeout_s)
 
-    async def get(self, path: str) -> Answer:
+    async def get(self, path: str, *, timeout_s: float | None = None) -> Answer:
         """Return the answer to a GET request; a path that begins with ``http`` is taken as it is."""
-        return await self._exchange(path, None)
+        return await self._exchange(path, None, timeout_s=timeout_s)
 
     async def post(self, path: str, body: Mapping[str, JsonValue]) -> Answer:
         """Return the answer to a POST request."""
         return await self._exchange(path, body)
 
-    async def _exchange(self, path: str, body: Mapping[str, JsonValue] | None) -> Answer:
+    async def _exchange(
+        self, path: str, body: Mapping[str, JsonValue] | None, *, timeout_s: float | None = None
+    ) -> Answer:
+        spent = Spent()
+        while True:
+            answer = await self._exchange_unless_cut(path, body, timeout_s or self._timeout_s)
+            if not isinstance(answer, CallFailure):
+                return answer
+            # What a server tells of itself can be done without.
+            wait_s = self.patience.wait_for(answer, spent, is_needed=body is not None)
+            if wait_s is None:
+                return answer
+            self.patience.tell_wait(self.address.place, answer, wait_s)
+            await asyncio.sleep(wait_s)
+            spent = spent.after(wait_s)
+
+    async def _exchange_unless_cut(self, path: str, body: Mapping[str, JsonValue] | None, timeout_s: float) -> Answer:
         for wait_s in _RESET_WAITS_S:
-            answer = await self._exchange_once(path, body)
+            answer = await self._exchange_once(path, body, timeout_s)
             if not (isinstance(answer, CallFailure) and answer.kind == "connection" and not answer.is_unreached):
                 return answer
             await asyncio.sleep(wait_s)
-        return await self._exchange_once(path, body)
+        return await self._exchange_once(path, body, timeout_s)
 
-    async def _exchange_once(self, path: str, body: Mapping[str, JsonValue] | None) -> Answer:
+    async def _exchange_once(self, path: str, body: Mapping[str, JsonValue] | None, timeout_s: float) -> Answer:
         secret = self.address.secret
         try:
-            async with self._places, asyncio.timeout(self._timeout_s):
+            async with self._places, asyncio.timeout(timeout_s):
                 answer = await exchange_json(self._client, path, body)
         except Exception as error:  # What the two HTTP clients raise has no base class in common.
             failure = classify_failure(error, secret=secret)

@@ -116,6 +116,10 @@ def unusable(address: Address, failure: CallFailure, *, listing: Listing) -> Mod
         what = f"the server gave no reply in time: {said} Check that it is not overloaded and the URL is right."
     elif kind in ("http_401", "http_403"):
         what = f"the server refused the key ({kind}): {said} {address.key_advice}"
+    elif failure.is_limit:
+        what = (
+            f"the server limits the rate for longer than is waited for: {said} Try again later, or give --max-outage."
+        )
     elif kind == "quota":
         what = f"the account has no credit left: {said} Top it up, or use another key."
     elif kind == "http_404" or _is_unknown_model(failure):

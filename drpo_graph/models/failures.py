@@ -63,6 +63,12 @@ _QUOTA_WORDS = re.compile(
     r"|billing_hard_limit|out of credits",
     re.I,
 )
+_RATE_WORDS = re.compile(
+    r"\brate[ _-]?limit(s|ed|ing)?[ _-]?(was |been |is )?(exceeded|reached|hit|error)"
+    r"|exceeded (the |your )?rate[ _-]?limit"
+    r"|\btoo many (requests|tokens per)|\bthrottl(ed|ing)|\b(requests|tokens) per (second|minute|hour|day)\b",
+    re.I,
+)
 _TOO_LARGE_WORDS = re.compile(r"request too large", re.I)
 _BROKEN_NAMES = re.compile(r"connect|protocol|network|transport|payload|redirects|^ClientError$", re.I)
 _CIRCLE_NAMES = re.compile(r"^(TooManyRedirects|UnsupportedProtocol)$")
@@ -76,6 +82,15 @@ _UNANSWERED_NAMES = re.compile(r"^(ConnectError|ConnectionRefusedError|ClientCon
 
 class MalformedReplyError(Exception):
     """The server answered 200 with something that is no reply."""
+
+
+class ReportedError(Exception):
+    """The server answered 200, and in its answer with an error that has another status."""
+
+    def __init__(self, status: int, body: object) -> None:
+        super().__init__(f"status {status} in an answer of status 200")
+        self.status_code = status
+        self.body = body
 
 
 class CallFailure(NamedTuple):
@@ -184,6 +199,9 @@ def _classify_status(
     # Of an account that is spent, no words say when it will have more; a gateway's header may, for whatever went wrong.
     if _QUOTA_WORDS.search(said) and not read_told_wait({}, words.message):
         return failure._replace(kind="quota")
+    if status in (400, 403) and _RATE_WORDS.search(said):
+        # Some gateways have no other status for it.
+        status, failure = 429, failure._replace(kind="http_429")
     if status == 429 and _TOO_LARGE_WORDS.search(words.message):
         # Larger than what a whole window allows: no wait makes it fit.
         return failure._replace(remedy="reject", is_overlong=True)

@@ -6,7 +6,7 @@ Imported on first use, because ``openai`` takes a second or two.
 import asyncio
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from functools import cache, partial
 from typing import Any, NamedTuple
 
@@ -16,9 +16,10 @@ from pydantic import JsonValue
 from drpo_graph.models.bodies import read_body
 from drpo_graph.models.bounded_bodies import ENCODINGS, bound_body
 from drpo_graph.models.capabilities import Address
-from drpo_graph.models.failures import MAX_QUOTED, CallFailure, MalformedReplyError, classify_failure
+from drpo_graph.models.failures import MAX_QUOTED, CallFailure, MalformedReplyError, ReportedError, classify_failure
 from drpo_graph.models.patience import NO_PATIENCE, Patience, Spent
 from drpo_graph.models.per_loop import PerLoop
+from drpo_graph.models.server_words import read_status, read_words
 from drpo_graph.models.surroundings import load_certificates, uses_socks
 from drpo_graph.safety.redaction import mask_all, redact
 from drpo_graph.safety.texts import shorten
@@ -104,18 +105,37 @@ class CompletionsClient:
 
     async def stream(self, body: Mapping[str, JsonValue]) -> AsyncIterator[Mapping[str, Any]]:
         """Yield the parts of the answer as they come."""
-        parts = await self._client.post(
-            "/completions",
-            cast_to=object,
-            body={"model": self._name, **body},
-            stream=True,
-            stream_cls=openai.AsyncStream[object],
+        async with aclosing(stream_json(self._client, "/completions", {"model": self._name, **body})) as parts:
+            async for part in parts:
+                yield part
+
+
+async def stream_json(
+    client: openai.AsyncOpenAI, path: str, body: Mapping[str, Any]
+) -> AsyncGenerator[dict[str, Any], None]:
+    """Yield the parts of the server's answer to a POST request that asks for a stream, as they came.
+
+    Raises:
+        MalformedReplyError: a part is no JSON object, or an error of which no status is told.
+        ReportedError: a part is an error.
+    """
+    try:
+        parts = await client.post(
+            path, cast_to=object, body=dict(body), stream=True, stream_cls=openai.AsyncStream[object]
         )
         async with parts:
             async for part in parts:
                 if not isinstance(part, dict):
                     raise MalformedReplyError(f"a part of the server's answer is no object: {str(part)[:MAX_QUOTED]}")
                 yield part
+    except openai.APIError as error:
+        if type(error) is not openai.APIError:
+            raise
+        # In the middle of a stream, where there is no status.
+        status = read_status(error.body)
+        if status is None:
+            raise MalformedReplyError(f"the server's stream ended in an error: {read_words(error).message}") from error
+        raise ReportedError(status, error.body) from error
 
 
 async def exchange_json(client: openai.AsyncOpenAI, path: str, body: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -125,6 +145,7 @@ async def exchange_json(client: openai.AsyncOpenAI, path: str, body: Mapping[str
 
     Raises:
         MalformedReplyError: it is no JSON object.
+        ReportedError: it is an error, whatever its status.
     """
     try:
         if body is None:
@@ -148,7 +169,7 @@ def exchange_json_blocking(client: openai.OpenAI, path: str, body: Mapping[str, 
 def _read_undecoded(error: Exception) -> dict[str, Any]:
     if isinstance(error, json.JSONDecodeError):
         # Not what it is declared as: an event stream though none was asked for, a page.
-        return read_body(error.doc)
+        return _check_reported(read_body(error.doc))
     # Bytes that are no text, a number of 5,000 digits, arrays in arrays in arrays.
     raise MalformedReplyError(f"the server's answer is no JSON: {error}") from error
 
@@ -156,17 +177,22 @@ def _read_undecoded(error: Exception) -> dict[str, Any]:
 def _read_decoded(answer: object) -> dict[str, Any]:
     if isinstance(answer, str):
         # Declared as something else: an event stream though none was asked for, or just another kind of text.
-        return read_body(answer)
+        return _check_reported(read_body(answer))
     if not isinstance(answer, dict):
-        raise MalformedReplyError(f"the server's answer is no JSON object: {quote_answer(answer)}")
+        told = answer[:MAX_QUOTED] if isinstance(answer, list) else answer
+        raise MalformedReplyError(f"the server's answer is no JSON object: {str(told)[:MAX_QUOTED]}")
+    return _check_reported(answer)
+
+
+def _check_reported(answer: dict[str, Any]) -> dict[str, Any]:
+    """Return an answer that is no error.
+
+    Raises:
+        ReportedError: some gateways answer 200 with an error in the body.
+    """
+    if answer.get("error") and not answer.get("choices") and (status := read_status(answer)):
+        raise ReportedError(status, answer)
     return answer
-
-
-def quote_answer(answer: object) -> str:
-    """Return the beginning of an answer, for an error to quote; of one that is long, no more is written out."""
-    if isinstance(answer, list) and len(answer) > MAX_QUOTED:
-        answer = answer[:MAX_QUOTED]
-    return str(answer)[:MAX_QUOTED]
 
 
 def limit_time(timeout_s: float) -> openai.Timeout:

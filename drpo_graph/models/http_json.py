@@ -44,6 +44,7 @@ class Wire:
         self.address = address
         self.patience = patience
         self._timeout_s = timeout_s
+        self._announced_s = 0.0
         self._places = asyncio.Semaphore(_MAX_CONCURRENCY)
         self._client = _open_client(address, timeout_s=timeout_s)
 
@@ -67,7 +68,9 @@ class Wire:
             wait_s = self.patience.wait_for(answer, spent, is_needed=body is not None)
             if wait_s is None:
                 return answer
-            self.patience.tell_wait(self.address.place, answer, wait_s)
+            if wait_s >= 2 * self._announced_s:
+                # Requests that wait for the same limit tell of it once.
+                self._announced_s = self.patience.tell_wait(self.address.place, answer, wait_s)
             await asyncio.sleep(wait_s)
             spent = spent.after(wait_s)
 

@@ -56,14 +56,16 @@ class Patience:
             wait_s if spent.num_tries < self.max_retries and wait_s <= max(self.max_outage_s, _MAX_BACKOFF_S) else None
         )
 
-    def tell_wait(self, place: str, failure: CallFailure, wait_s: float) -> None:
-        """Tell of a wait that is long enough to be noticed."""
-        if wait_s >= MIN_ANNOUNCED_S:
-            what = "limits the rate" if failure.is_limit else "is not there for the moment"
-            self.tell(
-                f"{place} {what} ({failure.kind}: {failure.message}); the first look at it waits {wait_s:.0f} s, and "
-                f"{self.max_outage_s:.0f} s at most"
-            )
+    def tell_wait(self, place: str, failure: CallFailure, wait_s: float) -> float:
+        """Tell of a wait that is long enough to be noticed; return its seconds, 0 for one that is not."""
+        if wait_s < MIN_ANNOUNCED_S:
+            return 0.0
+        what = "limits the rate" if failure.is_limit else "is not there for the moment"
+        self.tell(
+            f"{place} {what} ({failure.kind}: {failure.message}); the first look at it waits {wait_s:.0f} s, and "
+            f"{self.max_outage_s:.0f} s at most"
+        )
+        return wait_s
 
 
 class Spent(NamedTuple):

@@ -255,8 +255,9 @@ def test_waits_are_those_of_any_call(failure: CallFailure, spent: Spent, waits: 
 def test_long_wait_is_told_and_a_short_one_is_not() -> None:
     told: list[str] = []
     patience = Patience(600, tell=told.append)
-    patience.tell_wait("http://here", CallFailure("http_429", "retry", "Come back later"), 1.0)
-    patience.tell_wait("http://here", CallFailure("http_429", "retry", "Come back later"), 30.0)
+    limit = CallFailure("http_429", "retry", "Come back later")
+    assert patience.tell_wait("http://here", limit, 1.0) == 0
+    assert patience.tell_wait("http://here", limit, 30.0) == 30
     assert told == [
         "http://here limits the rate (http_429: Come back later); the first look at it waits 30 s, and 600 s at most"
     ]

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ from drpo_graph.models.http_json import Answer, Wire
 from drpo_graph.models.patience import MIN_ANNOUNCED_S, NO_PATIENCE, Patience
 from drpo_graph.models.per_loop import PerLoop
 from drpo_graph.models.probing.listing import SERVER_BY_OWNER, Listing, read_listing, read_props
-from drpo_graph.models.probing.probe import is_of_no_use, unusable
+from drpo_graph.models.probing.probe import is_of_no_use, outlasts, unusable
 from drpo_graph.models.terms import NO_TERMS
 from drpo_graph.stop import SingleFlight
 
@@ -65,10 +66,15 @@ async def survey(
         ModelCallError: the endpoint cannot be used at all (wrong key, unknown model, unreachable), or limits the rate
             for longer than is waited for.
     """
-    wire = partial(Wire, address, timeout_s=timeout_s, patience=patience)
-    find = partial(_recall_or_look, wire, identity, cache=cache, wanted=wanted)
     silence = f"{address.place} has not answered for {MIN_ANNOUNCED_S:g} s: the run waits to learn what it can do"
     notice = asyncio.get_running_loop().call_later(MIN_ANNOUNCED_S, patience.tell, silence)
+
+    def tell(message: str) -> None:
+        notice.cancel()  # It has answered.
+        patience.tell(message)
+
+    wire = partial(Wire, address, timeout_s=timeout_s, patience=replace(patience, tell=tell))
+    find = partial(_recall_or_look, wire, identity, cache=cache, wanted=wanted)
     try:
         return await _surveys.get().share((address, identity, wanted), find)
     finally:
@@ -125,7 +131,7 @@ async def _look(wire: Wire, wanted: Wanted) -> Capabilities:
     if chat is None and len(listing.names) > 1 and not listing.is_listed:
         # A server of one model may take any name for it. One of several hardly does: better told now than after calls.
         chat = await _try_chat(wire)
-    if isinstance(chat, CallFailure) and chat.is_limit and wire.patience.max_outage_s:
+    if isinstance(chat, CallFailure) and outlasts(chat, wire):
         raise unusable(wire.address, chat, listing=listing)
     if isinstance(chat, CallFailure) and (is_of_no_use(chat) or chat.kind == "http_404"):
         if not listing.names:

@@ -159,6 +159,11 @@ def is_without_chat(failure: CallFailure) -> bool:
     return is_route_missing or bool(_NO_CHAT_WORDS.search(failure.message))
 
 
+def is_no_http(error: Exception) -> bool:
+    """Return whether aiohttp takes an answer for no HTTP: it is stricter than others, and tells a status of 400."""
+    return any(kind.__name__ == "HttpProcessingError" for one in _chain(error) for kind in type(one).__mro__)
+
+
 def refuses_streams(error: Exception) -> bool:
     """Return whether a server says that it does not stream."""
     if _status_of(error) not in (400, 405, 422, 501):
@@ -179,8 +184,7 @@ def _quote(words: ServerWords, secret: str) -> str:
 
 def _status_of(error: Exception) -> int | None:
     """Return the status of the answer that an error is about, wherever a client keeps it."""
-    if any(kind.__name__ == "HttpProcessingError" for one in _chain(error) for kind in type(one).__mro__):
-        # What aiohttp says of an answer that is no HTTP has a status of its own making.
+    if is_no_http(error):  # Its status is of the client's own making.
         return None
     for source in (error, getattr(error, "response", None)):
         for name in ("status_code", "status", "code"):

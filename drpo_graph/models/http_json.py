@@ -16,7 +16,14 @@ from pydantic import JsonValue
 from drpo_graph.models.bodies import read_body
 from drpo_graph.models.bounded_bodies import ENCODINGS, bound_body
 from drpo_graph.models.capabilities import Address
-from drpo_graph.models.failures import MAX_QUOTED, CallFailure, MalformedReplyError, ReportedError, classify_failure
+from drpo_graph.models.failures import (
+    MAX_QUOTED,
+    CallFailure,
+    MalformedReplyError,
+    ReportedError,
+    classify_failure,
+    is_no_http,
+)
 from drpo_graph.models.patience import NO_PATIENCE, Patience, Spent
 from drpo_graph.models.per_loop import PerLoop
 from drpo_graph.models.server_words import read_status, read_words
@@ -240,6 +247,38 @@ class _HttpClient(NamedTuple):
     closer: AsyncGenerator[None]
 
 
+class _FastHttpClient(openai.DefaultAioHttpClient):
+    """aiohttp's client, which leaves to httpx's the servers that it takes for no HTTP: that one reads more.
+
+    A long header, a length that is told twice or bytes behind an answer's end would otherwise fail for good.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._tolerant = partial(openai.DefaultAsyncHttpxClient, **options)
+        self._tolerant_client: Any = None
+        self._odd_places: set[object] = set()
+
+    async def send(self, request: Any, **options: Any) -> Any:
+        """Return the response to a request; one that fails here is sent by the other client when it is made again."""
+        place = request.url.netloc
+        if place in self._odd_places:
+            self._tolerant_client = self._tolerant_client or self._tolerant()
+            return await self._tolerant_client.send(request, **options)
+        try:
+            return await super().send(request, **options)
+        except Exception as error:
+            if is_no_http(error):
+                self._odd_places.add(place)
+            raise
+
+    async def aclose(self) -> None:
+        """Close the connections of both."""
+        await super().aclose()
+        if self._tolerant_client is not None:
+            await self._tolerant_client.aclose()
+
+
 def _open_http_client(max_reply_mb: float | None) -> _HttpClient:
     """Return an HTTP client that is closed when its event loop ends, whoever runs the loop."""
 
@@ -253,7 +292,7 @@ def _open_http_client(max_reply_mb: float | None) -> _HttpClient:
     }
     try:
         # A third less CPU per call than httpx, which alone speaks to SOCKS proxies.
-        client = (openai.DefaultAsyncHttpxClient if uses_socks() else openai.DefaultAioHttpClient)(**options)
+        client = (openai.DefaultAsyncHttpxClient if uses_socks() else _FastHttpClient)(**options)
     except RuntimeError:  # aiohttp is not installed.
         client = openai.DefaultAsyncHttpxClient(**options)
     closer = _close_at_end(client)

@@ -58,9 +58,23 @@ async def test_what_is_odd_is_read(fault: str) -> None:
     assert await outcomes(PASSED[fault]) == for_all("hello")
 
 
+@pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize("fault", NARROW)
-async def test_what_only_one_client_reads_is_a_lost_connection_to_the_other(fault: str, client: str) -> None:
-    assert await outcomes(NARROW[fault]) == for_all("hello" if client == "httpx" else LOST)
+async def test_what_one_client_takes_for_no_http_is_read_at_the_next_try(fault: str, call: str, client: str) -> None:
+    async with serve_raw(NARROW[fault]) as server, serve_raw(PASSED["as it should be"]) as other:
+        first = await outcome(server, call, 30.0)
+        assert first == ("hello" if client == "httpx" else LOST)
+        assert [await outcome(one, call, 30.0) for one in (server, other, server)] == ["hello"] * 3
+
+
+@pytest.mark.usefixtures("client")
+@pytest.mark.parametrize("fault", NARROW)
+async def test_a_look_at_a_server_reads_what_either_client_does(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_json, "_RESET_WAITS_S", (0.0,))
+    async with serve_raw(NARROW[fault]) as server:
+        answer = await Wire(Address(server.base_url, "m"), timeout_s=30).get("/models")
+    assert isinstance(answer, dict)
+    assert answer["model"] == "m"
 
 
 @pytest.mark.usefixtures("client")

@@ -166,7 +166,7 @@ NARROW: Mapping[str, Play] = {
     "with two hundred headers": _with_headers(*(f"X-{number}: a" for number in range(200))),
     "with a header of 9 KB": _with_headers("X-Long: " + "a" * 9000),
 }
-"""What ``httpx`` reads, and ``aiohttp`` takes for no HTTP, as nothing can tell it not to."""
+"""What ``httpx`` reads, and ``aiohttp`` takes for no HTTP."""
 
 BROKEN: Mapping[str, Play] = {
     "closed at once": _hang_up_early,

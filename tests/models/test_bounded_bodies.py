@@ -22,7 +22,7 @@ from drpo_graph.models.openai_clients import open_chat
 from drpo_graph.models.request import Request
 from drpo_graph.models.transport import OpenAITransport
 from drpo_graph.retrieval import make_embeddings
-from tests.support.raw_server import Peer, RawServer, serve_raw
+from tests.support.byte_server import Peer, RawServer, serve_raw
 from tests.support.roles import QUESTION
 
 GZIP, JSON, EVENTS = "Content-Encoding: gzip", "Content-Type: application/json", "Content-Type: text/event-stream"

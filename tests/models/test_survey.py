@@ -14,8 +14,8 @@ from drpo_graph.models.failures import CallFailure
 from drpo_graph.models.http_json import Wire
 from drpo_graph.models.patience import Patience, Spent
 from drpo_graph.models.probing.survey import Wanted, is_current, survey
+from tests.support.byte_server import Peer, Play, serve_raw
 from tests.support.fake_server import FakeServer, ServerOptions, build_echo_responder
-from tests.support.raw_server import Peer, Play, serve_raw
 from tests.support.roles import open_desk
 
 KEY = "sk-canary-8c1f0a77b2d94e"

@@ -11,7 +11,7 @@ from drpo_graph.models.capabilities import Address
 from drpo_graph.models.failures import CallFailure, classify_failure
 from drpo_graph.models.http_json import Wire
 from tests.models.test_bounded_bodies import CALLS, ask, open_transport
-from tests.support.raw_server import Play, RawServer, serve_raw
+from tests.support.byte_server import Play, RawServer, serve_raw
 from tests.support.transport_faults import BROKEN, LATE, NARROW, PASSED, REDIRECTED, UNREAD
 
 Outcome = str | tuple[str, str, bool]

@@ -5,7 +5,7 @@ import json
 import zlib
 from collections.abc import Callable, Iterable, Mapping
 
-from tests.support.raw_server import Peer, Play
+from tests.support.byte_server import Peer, Play
 
 _REPLY: dict[str, object] = {
     "id": "1",

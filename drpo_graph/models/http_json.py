@@ -216,10 +216,13 @@ def shared_http_client(max_reply_mb: float | None = None) -> HttpClient:
     Args:
         max_reply_mb: Longest answer in megabytes, in place of what a request's tokens and samples allow for.
     """
-    clients = _http_clients.get()
-    if max_reply_mb not in clients:
-        clients[max_reply_mb] = _open_http_client(max_reply_mb)
-    client: HttpClient = clients[max_reply_mb].client
+    if max_reply_mb is None:
+        client: HttpClient = _http_clients.get().client
+        return client
+    bounded = _bounded_clients.get()
+    if max_reply_mb not in bounded:
+        bounded[max_reply_mb] = _open_http_client(max_reply_mb)
+    client = bounded[max_reply_mb].client
     return client
 
 
@@ -279,7 +282,7 @@ class _FastHttpClient(openai.DefaultAioHttpClient):
             await self._tolerant_client.aclose()
 
 
-def _open_http_client(max_reply_mb: float | None) -> _HttpClient:
+def _open_http_client(max_reply_mb: float | None = None) -> _HttpClient:
     """Return an HTTP client that is closed when its event loop ends, whoever runs the loop."""
 
     async def check(response: Any) -> None:
@@ -318,4 +321,6 @@ async def _close_at_end(client: Any) -> AsyncGenerator[None]:
         await client.aclose()
 
 
-_http_clients: PerLoop[dict[float | None, _HttpClient]] = PerLoop(dict)
+_http_clients = PerLoop(_open_http_client)
+_bounded_clients: PerLoop[dict[float, _HttpClient]] = PerLoop(dict)
+"""Those of runs that set a bound, by it."""

@@ -1,5 +1,7 @@
 """Feed what reads from outside with bytes that nobody meant: it must end with a value or one of our own errors.
 
+``answers`` are whole answers of a server to each kind of request that a run makes, with fields that are odd.
+
 Guided by coverage where atheris is installed (`pip install atheris`), else by hypothesis. Each target runs in a process
 of its own, because a crash ends it.
 
@@ -9,18 +11,20 @@ Sealed records are left out where pycryptodome is not installed.
 """
 
 import argparse
+import asyncio
 import logging
 import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-TARGETS = ("reply", "dataset", "pickle", "event", "checkpoint")
+TARGETS = ("reply", "dataset", "pickle", "event", "checkpoint", "answers")
 MAX_LENGTH = 2048
 MAX_SECONDS = 5
 """For one input."""
@@ -69,6 +73,16 @@ def fuzz_with_hypothesis(target: str, *, runs: int) -> None:
     )()
 
 
+def fuzz_answers(*, runs: int, seed: int) -> None:
+    """Ask a server that answers oddly, as a run does: each kind of request gets its share of the answers."""
+    from tests.support.answer_fuzz import ASKS, fuzz
+
+    # What the provider's own classes say of fields that they do not know.
+    warnings.filterwarnings("ignore", message="Pydantic serializer warnings")
+    for name in ASKS:
+        print(f"{name}: {dict(asyncio.run(fuzz(name, runs=-(-runs // len(ASKS)), seed=seed)))}")
+
+
 def main() -> None:
     """Run the targets and say how they ended."""
     parser = argparse.ArgumentParser(description=main.__doc__)
@@ -81,7 +95,9 @@ def main() -> None:
     if given.here:
         # What is told of each input would fill the memory.
         logging.disable()
-        if has_atheris:
+        if given.target == "answers":
+            fuzz_answers(runs=given.runs, seed=given.seed)
+        elif has_atheris:
             fuzz_with_atheris(given.target, runs=given.runs, seed=given.seed)
         else:
             fuzz_with_hypothesis(given.target, runs=given.runs)
@@ -92,7 +108,7 @@ def main() -> None:
         arguments = ["--here", "--target", target, "--runs", str(given.runs), "--seed", str(given.seed)]
         done = subprocess.run([sys.executable, __file__, *arguments], cwd=ROOT, capture_output=True, text=True)
         how = "no crash" if done.returncode == 0 else f"FAILED ({done.returncode})"
-        tool = "atheris" if has_atheris else "hypothesis"
+        tool = "field" if target == "answers" else "atheris" if has_atheris else "hypothesis"
         print(f"{target}: {given.runs} inputs by {tool}, {how}, {time.monotonic() - began:.0f} s", flush=True)
         if done.returncode != 0:
             has_failed = True

@@ -326,7 +326,9 @@ def _read_completion(answer: Mapping[str, object]) -> Reply:
 
 
 def _read_completed(given: Mapping[str, Any]) -> Choice:
-    text = given["text"]
+    text = given["text"] or ""
+    if not isinstance(text, str):
+        raise TypeError("its text is none")
     score_tokens = find_score_tokens(read_tokens(given.get("logprobs")), text)
     return Choice(text=text, finish_reason=str(given.get("finish_reason") or "stop"), score_tokens=score_tokens)
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from langchain_core.embeddings import Embeddings
@@ -142,18 +143,29 @@ def _read_vectors(answer: Mapping[str, Any], *, num_texts: int) -> list[list[flo
     if not isinstance(entries, list) or not all(isinstance(one, dict) for one in entries):
         # Some gateways answer 200 with an error in the body.
         raise MalformedReplyError(f"the server's answer holds no embeddings: {str(answer)[:_MAX_QUOTED]}")
-    places = [entry.get("index") for entry in entries]
-    if any(place is not None for place in places):
-        if sorted(map(repr, places)) != sorted(map(repr, range(num_texts))):
-            raise MalformedReplyError(f"the vectors of {num_texts} texts have the places {str(places)[:80]}")
-        entries = sorted(entries, key=lambda entry: int(entry["index"]))
+    entries = _in_order(entries)
     vectors = [entry.get("embedding") for entry in entries]
-    if len(vectors) != num_texts or not all(isinstance(one, list) and is_usable(one) for one in vectors):
+    usable = [one for one in vectors if isinstance(one, list) and is_usable(one)]
+    if not len(usable) == len(vectors) == num_texts:
         raise MalformedReplyError(
             f"{num_texts} texts got {len(vectors)} vectors, or one that is empty, or holds what is no number or "
             "nothing but zeros"
         )
-    return [[float(number) for number in vector] for vector in vectors]
+    return [[float(number) for number in vector] for vector in usable]
+
+
+def _in_order(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return an answer's entries in the order of the texts: as they came, unless their places tell another.
+
+    Raises:
+        MalformedReplyError: they tell none, but that it is not this one.
+    """
+    told = [place for entry in entries if isinstance(place := entry.get("index"), int)]
+    if all(one < two for one, two in pairwise(told)):
+        return entries
+    if sorted(told) != list(range(len(entries))):
+        raise MalformedReplyError(f"the vectors of {len(entries)} texts have the places {str(told)[:80]}")
+    return sorted(entries, key=lambda entry: int(entry["index"]))
 
 
 def _check_sizes(vectors: Sequence[Sequence[float]]) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -43,7 +44,9 @@ ODD = {
     "other sizes": entries([1, 2], [1, 2, 3]),
     "same place": entries([1, 2], [3, 4], index=0),
     "place beyond": entries([1, 2], [3, 4], index=7),
-    "place in words": entries([1, 2], [3, 4], index="first"),
+    "places against their order": json.dumps(
+        {"data": [{"index": 9, "embedding": [1]}, {"index": 0, "embedding": [2]}]}
+    ),
     "no vector": json.dumps({"data": [{"index": 0}, {"index": 1}]}),
     "no objects": '{"data": [[1, 2], [3, 4]]}',
     "words": entries([1, 2], ["a", "b"]),
@@ -76,15 +79,22 @@ async def test_refused_request_is_told_with_what_to_do() -> None:
             await make_embeddings("openai:m", base_url=server.base_url).aembed_query("a")
 
 
-@pytest.mark.parametrize("has_places", [False, True])
-async def test_vectors_come_in_the_order_of_their_texts(has_places: bool) -> None:
+PLACES: dict[str, Callable[[int], object]] = {
+    "last first": lambda place: place,
+    "none": lambda place: None,
+    "from one on": lambda place: place + 1,
+    "in words": lambda place: "first",
+    "some": lambda place: place if place % 2 else [place],
+}
+
+
+@pytest.mark.parametrize("kind", PLACES)
+async def test_vectors_come_in_the_order_of_their_texts(kind: str) -> None:
     async with serve_embeddings() as server:
 
         def answer(texts: list[str]) -> web.Response:
-            data = [{"index": place, "embedding": [float(text), 1]} for place, text in enumerate(texts)]
-            if not has_places:
-                return web.json_response({"data": [{"embedding": one["embedding"]} for one in data]})
-            return web.json_response({"data": data[::-1]})
+            data = [{"index": PLACES[kind](place), "embedding": [float(text), 1]} for place, text in enumerate(texts)]
+            return web.json_response({"data": data[::-1] if kind == "last first" else data})
 
         server.answer = answer
         embeddings = make_embeddings("openai:m", base_url=server.base_url)

@@ -56,6 +56,8 @@ class Learned(BaseModel):
     """Fields that it refuses."""
     has_told_of_reasoning: bool = False
     """Whether it was told that reasoning leaves no room for replies."""
+    has_told_of_usage: bool = False
+    """Whether it was told that the server's numbers of tokens cannot be true."""
     thinks_unopened: bool = False
     """Whether replies begin with thinking that no tag opens: a stream shows nothing before its end then."""
 
@@ -224,6 +226,12 @@ class CallChannel:
             reply = await (sending if probe is None else await_unless_stopped(self.ledger.stop, sending))
         gate.note_success()
         self._servers.circuit_of(replica).note_success()
+        if reply.has_untrue_usage and not self.learned.has_told_of_usage:
+            await self.learn(has_told_of_usage=True)
+            self.warn(
+                f"{replica.endpoint} reports numbers of tokens for {self.client.settings.model!r} that cannot be true: "
+                "they are left out, and budgets and prices count what the requests may use at most"
+            )
         return _clean(reply, replica.secret)
 
     async def _send_now(self, key: str, request: Request, *, replica: Replica) -> Reply:

@@ -1,9 +1,10 @@
 """Fit a role's client to what its endpoint can do: found out once, remembered with the run."""
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pydantic import JsonValue, ValidationError
@@ -14,11 +15,13 @@ from drpo_graph.errors import ModelCallError
 from drpo_graph.models.capabilities import Address, Capabilities, CapabilityCache, TokenDialect
 from drpo_graph.models.clients import ModelClient
 from drpo_graph.models.context_window import ContextWindow
+from drpo_graph.models.patience import NO_PATIENCE, Patience
 from drpo_graph.models.per_loop import PerLoop
 from drpo_graph.models.request import Request
 from drpo_graph.prompts.flat import join_messages
 from drpo_graph.prompts.library import Message
 from drpo_graph.records import Role
+from drpo_graph.settings.settings import Settings
 from drpo_graph.storage.archive import Archive
 
 if TYPE_CHECKING:
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
 
 _WEAKEST = ("has_chat", "has_system_role", "has_n", "has_json_schema", "has_tools", "has_json_mode", "has_logprobs")
 _COUNT_TIMEOUT_S = 30.0
+_PASSING_KINDS = ("unreachable", "timeout", "http_429")
 
 
 async def find_capabilities(
@@ -35,6 +39,7 @@ async def find_capabilities(
     cache: CapabilityCache | None,
     roles: Sequence[Role] = (),
     may_ask: bool = True,
+    patience: Patience = NO_PATIENCE,
 ) -> Capabilities | None:
     """Return what a client's servers can do: as the run found it first, else as remembered, else by asking them.
 
@@ -44,12 +49,14 @@ async def find_capabilities(
         roles: All that share the model and its servers, where that is more than the client's own: they decide what is
             worth a request.
         may_ask: Whether the servers may be asked; else a new run knows nothing, then and when it is resumed.
+        patience: How they are waited for.
 
     Returns:
         What all of them can; ``None`` for a model that is not behind an OpenAI-compatible URL.
 
     Raises:
-        ModelCallError: none of the servers can be used, or one refuses the key or does not know the model.
+        ModelCallError: none of the servers can be used, one refuses the key or does not know the model, or limits last
+            longer than is waited for.
     """
     addresses = [(one.address, one.identity) for one in client.replicas if one.address is not None]
     if not addresses:
@@ -59,7 +66,8 @@ async def find_capabilities(
     if stored is not None:
         return Capabilities.model_validate(stored)
     try:
-        found = _weakest(await _ask_all(addresses, cache, roles or (client.role,))) if may_ask else Capabilities()
+        asked = partial(_ask_all, addresses, cache, roles or (client.role,), patience=patience)
+        found = _weakest(await asked()) if may_ask else Capabilities()
     except ModelCallError as error:
         # It says "The model ... at ...", of a server that several roles may share.
         message = f"The {client.role} {str(error).removeprefix('The ')}"
@@ -70,7 +78,11 @@ async def find_capabilities(
 
 
 async def _ask_all(
-    addresses: Sequence[tuple[Address, str]], cache: CapabilityCache | None, roles: Collection[Role]
+    addresses: Sequence[tuple[Address, str]],
+    cache: CapabilityCache | None,
+    roles: Collection[Role],
+    *,
+    patience: Patience,
 ) -> list[Capabilities]:
     # Loads the client library: only a run that asks pays for it.
     from drpo_graph.models.probing.survey import Wanted, survey
@@ -80,12 +92,13 @@ async def _ask_all(
     wanted = Wanted(has_chat="base" in roles, has_context=set(roles) != {"metrics"})
     if not any(wanted):
         return [Capabilities()]
-    asked = (survey(address, identity=identity, cache=cache, wanted=wanted) for address, identity in addresses)
+    look = partial(survey, cache=cache, wanted=wanted, patience=patience)
+    asked = (look(address, identity=identity) for address, identity in addresses)
     answers = await asyncio.gather(*asked, return_exceptions=True)
     errors = [answer for answer in answers if isinstance(answer, BaseException)]
     found = [answer for answer in answers if isinstance(answer, Capabilities)]
     # A server that is down may come back while the others work; one that refuses the key will not.
-    fatal = [one for one in errors if not isinstance(one, ModelCallError) or one.kind not in ("unreachable", "timeout")]
+    fatal = [one for one in errors if not isinstance(one, ModelCallError) or one.kind not in _PASSING_KINDS]
     if fatal or not found:
         raise (fatal or errors)[0]
     return found
@@ -101,6 +114,11 @@ def _weakest(found: Sequence[Capabilities]) -> Capabilities:
         changes[name] = False if False in answers else None if None in answers else True
     limits = [one.max_context for one in found if one.max_context is not None]
     return found[0].model_copy(update={**changes, "max_context": min(limits, default=None)})
+
+
+def patience_of(settings: Settings, tell: Callable[[str], None]) -> Patience:
+    """Return how a run's first look at its endpoints waits: as its calls do."""
+    return Patience(settings.max_outage_s, settings.max_retries, settings.retry_wait_s, tell)
 
 
 def fit_client(client: ModelClient, capabilities: Capabilities | None) -> ModelClient:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 from langgraph.config import get_stream_writer
 
-from drpo_graph.events.schema import Event
+from drpo_graph.events.schema import Event, Warned
 
 EventSink = Callable[[Event], None]
 """Takes each event as it happens; must return at once."""
@@ -33,3 +33,7 @@ class Emitter:
         except RuntimeError:  # Not inside a graph run: there is no stream to write to.
             return
         write(stamped.model_dump(mode="json"))
+
+    def warn(self, message: str) -> None:
+        """Tell, in one line, what affects the result or holds it up."""
+        self.emit(Warned(run_id=self.run_id, message=message))

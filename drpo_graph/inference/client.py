@@ -5,12 +5,13 @@ import logging
 import uuid
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from langgraph.store.memory import InMemoryStore
 
 from drpo_graph.calls.channel import CallChannel, Learned
-from drpo_graph.calls.client_setup import find_capabilities, fit_client, make_learned
+from drpo_graph.calls.client_setup import find_capabilities, fit_client, make_learned, patience_of
 from drpo_graph.calls.ledger import CallRecord, Ledger
 from drpo_graph.calls.roles import RoleModel
 from drpo_graph.errors import ModelCallError, SettingsError
@@ -142,7 +143,13 @@ class AlignedClient:
         async with fitting.lock:
             if fitting.client is None:
                 may_ask = self._settings.probe
-                found = await find_capabilities(self._client, archive=archive, cache=CapabilityCache(), may_ask=may_ask)
+                found = await find_capabilities(
+                    self._client,
+                    archive=archive,
+                    cache=CapabilityCache(),
+                    may_ask=may_ask,
+                    patience=patience_of(self._settings, partial(logger.warning, "%s")),
+                )
                 fitting.client, fitting.learned = fit_client(self._client, found), make_learned(None, found)
         channel = CallChannel(
             client=replace(fitting.client, settings=role.model_copy(update={"model": self.name})),

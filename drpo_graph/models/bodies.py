@@ -1,7 +1,7 @@
 """What a server's answer holds that did not come as the JSON object that was asked for. Pure."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from drpo_graph.models.failures import MAX_QUOTED, MalformedReplyError
@@ -18,9 +18,10 @@ def read_body(text: str) -> dict[str, Any]:
     try:
         answer = json.loads(text)
     except (ValueError, RecursionError):
-        answer = _join(list(_read_events(text)))
+        answer = _join(_read_events(text))
     if not isinstance(answer, dict):
-        raise MalformedReplyError(f"the server's answer is no JSON object: {text[:MAX_QUOTED]}")
+        told = f"no JSON object: {text[:MAX_QUOTED]}" if text.strip() else "empty"
+        raise MalformedReplyError(f"the server's answer is {told}")
     return answer
 
 
@@ -38,7 +39,7 @@ def _read_events(text: str) -> Iterator[Mapping[str, Any]]:
             yield part
 
 
-def _join(parts: list[Mapping[str, Any]]) -> dict[str, Any] | None:
+def _join(parts: Iterable[Mapping[str, Any]]) -> dict[str, Any] | None:
     """Return the whole completion, chat or text, of which these are the parts; an error in one is told as it came."""
     whole: dict[str, Any] = {}
     choices: dict[int, dict[str, Any]] = {}

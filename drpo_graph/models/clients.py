@@ -201,7 +201,7 @@ def _open(role: Role, settings: Settings) -> list[Replica]:
         return [_make_replica(LangChainTransport(model), role_settings.model.partition(":")[0], settings=settings)]
     return [
         _make_replica(
-            _open_transport(one.address, settings.timeout_s),
+            _open_transport(one.address, settings),
             one.address.base_url,
             settings=settings,
             secret=one.address.secret,
@@ -211,13 +211,14 @@ def _open(role: Role, settings: Settings) -> list[Replica]:
     ]
 
 
-def _open_transport(address: Address, timeout_s: float) -> Transport:
+def _open_transport(address: Address, settings: Settings) -> Transport:
     # Two seconds to import: only a run that calls models pays for it.
     from drpo_graph.models.http_json import CompletionsClient
     from drpo_graph.models.openai_clients import open_chat
 
-    chat = PerLoop(partial(open_chat, address, timeout_s=timeout_s))
-    completions = PerLoop(partial(CompletionsClient, address, timeout_s=timeout_s))
+    timeout_s, max_reply_mb = settings.timeout_s, settings.max_reply_mb
+    chat = PerLoop(partial(open_chat, address, timeout_s=timeout_s, max_reply_mb=max_reply_mb))
+    completions = PerLoop(partial(CompletionsClient, address, timeout_s=timeout_s, max_reply_mb=max_reply_mb))
     return OpenAITransport(chat.get, completions.get)
 
 

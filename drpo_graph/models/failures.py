@@ -22,6 +22,11 @@ hidden."""
 OVERFLOW = "context_overflow"
 """The kind of failure of a request that was seen to be longer than the model's context, and was not sent."""
 
+_REDIRECTING = frozenset({301, 302, 303, 307, 308})
+_REDIRECTED = (
+    "the server redirects to another host, or to nowhere, and prompts are sent to no other: give the base URL of the "
+    "server itself"
+)
 _RETRYABLE = frozenset({408, 409, 425, 429})
 _OVERLOAD = frozenset({429, 503, 529})
 
@@ -58,15 +63,34 @@ _QUOTA_WORDS = re.compile(
     r"|billing_hard_limit|out of credits",
     re.I,
 )
+_RATE_WORDS = re.compile(
+    r"\brate[ _-]?limit(s|ed|ing)?[ _-]?(was |been |is )?(exceeded|reached|hit|error)"
+    r"|exceeded (the |your )?rate[ _-]?limit"
+    r"|\btoo many (requests|tokens per)|\bthrottl(ed|ing)|\b(requests|tokens) per (second|minute|hour|day)\b",
+    re.I,
+)
 _TOO_LARGE_WORDS = re.compile(r"request too large", re.I)
-_BROKEN_NAMES = re.compile(r"connect|protocol|network|transport|payload|^ClientError$", re.I)
+_BROKEN_NAMES = re.compile(r"connect|protocol|network|transport|payload|redirects|^ClientError$", re.I)
+_CIRCLE_NAMES = re.compile(r"^(TooManyRedirects|UnsupportedProtocol)$")
+_EMPTY_WORDS = re.compile(r"^(|\w+|Connection error\.|Request timed out\.)$")
+"""What says nothing of a broken connection but that it is one; a single word is the name of the error."""
 _CUT_NAMES = re.compile(r"Disconnected|ConnectionReset|BrokenPipe|ClientOSError|Connect(ion)?Timeout")
+_OWN_STATUS = re.compile(r"^400, message[:=]\s*")
 _RESET_NAMES = re.compile(r"Disconnected|ConnectionReset|BrokenPipe")
 _UNANSWERED_NAMES = re.compile(r"^(ConnectError|ConnectionRefusedError|ClientConnector\w*Error)$|Connect(ion)?Timeout")
 
 
 class MalformedReplyError(Exception):
     """The server answered 200 with something that is no reply."""
+
+
+class ReportedError(Exception):
+    """The server answered 200, and in its answer with an error that has another status."""
+
+    def __init__(self, status: int, body: object) -> None:
+        super().__init__(f"status {status} in an answer of status 200")
+        self.status_code = status
+        self.body = body
 
 
 class CallFailure(NamedTuple):
@@ -109,13 +133,15 @@ def classify_failure(error: Exception, *, secret: str = "") -> CallFailure | Non
     words = read_words(error)
     message = _quote(words, secret)
     status = _status_of(error)
-    if isinstance(error, MalformedReplyError) or (status is not None and status < 300):
+    if any(isinstance(one, MalformedReplyError) for one in _chain(error)):
         return CallFailure("malformed", "retry", message)
+    if status in _REDIRECTING:
+        return CallFailure(f"http_{status}", "stop", _REDIRECTED)
+    if status is not None and status < 200:
+        # A switch to another protocol, which one of the HTTP clients takes for an answer.
+        return CallFailure("connection", "retry", "the server leaves HTTP in the middle of the request")
     if status is not None and status < 400:
-        told = (
-            "the server redirects to another host, where prompts are not sent: give the base URL of the server itself"
-        )
-        return CallFailure(f"http_{status}", "stop", told)
+        return CallFailure("malformed", "retry", message)
     if status is not None:
         failure = CallFailure(f"http_{status}", "stop", message)
         return _classify_status(status, words, failure, _headers_of(error), body_of(error))
@@ -131,6 +157,11 @@ def is_without_chat(failure: CallFailure) -> bool:
     """Return whether a chat failed because the model, or its server, takes none."""
     is_route_missing = failure.kind in ("http_404", "http_405", "http_501")
     return is_route_missing or bool(_NO_CHAT_WORDS.search(failure.message))
+
+
+def is_no_http(error: Exception) -> bool:
+    """Return whether aiohttp takes an answer for no HTTP: it is stricter than others, and tells a status of 400."""
+    return any(kind.__name__ == "HttpProcessingError" for one in _chain(error) for kind in type(one).__mro__)
 
 
 def refuses_streams(error: Exception) -> bool:
@@ -152,6 +183,9 @@ def _quote(words: ServerWords, secret: str) -> str:
 
 
 def _status_of(error: Exception) -> int | None:
+    """Return the status of the answer that an error is about, wherever a client keeps it."""
+    if is_no_http(error):  # Its status is of the client's own making.
+        return None
     for source in (error, getattr(error, "response", None)):
         for name in ("status_code", "status", "code"):
             status = getattr(source, name, None)
@@ -169,6 +203,9 @@ def _classify_status(
     # Of an account that is spent, no words say when it will have more; a gateway's header may, for whatever went wrong.
     if _QUOTA_WORDS.search(said) and not read_told_wait({}, words.message):
         return failure._replace(kind="quota")
+    if status in (400, 403) and _RATE_WORDS.search(said):
+        # Some gateways have no other status for it.
+        status, failure = 429, failure._replace(kind="http_429")
     if status == 429 and _TOO_LARGE_WORDS.search(words.message):
         # Larger than what a whole window allows: no wait makes it fit.
         return failure._replace(remedy="reject", is_overlong=True)
@@ -223,15 +260,24 @@ def _classify_broken(error: Exception, message: str, secret: str) -> CallFailure
     if not is_network and not any(_BROKEN_NAMES.search(name) or "timeout" in name.lower() for name in own_names):
         return None
     names = [kind.__name__ for one in _chain(error) for kind in type(one).__mro__]
+    if any(_CIRCLE_NAMES.search(name) for name in names):
+        return CallFailure("redirect", "stop", _REDIRECTED)
     is_cut = any(_CUT_NAMES.search(name) for name in names)
     if not is_cut and any("timeout" in name.lower() for name in names):
         return CallFailure("timeout", "retry", message, is_overload=True)
-    cause = error.__cause__
-    detail = f" ({_quote(read_words(cause), secret)})" if cause is not None else ""
     # Some clients call a connection that was cut a connect time-out, though the server had the request.
     is_reset = any(_RESET_NAMES.search(name) for name in names)
     is_unanswered = not is_reset and any(_UNANSWERED_NAMES.search(name) for name in names)
-    return CallFailure("connection", "retry", shorten(f"{message}{detail}", 300), is_unreached=is_unanswered)
+    return CallFailure("connection", "retry", _tell_broken(error, secret), is_unreached=is_unanswered)
+
+
+def _tell_broken(error: Exception, secret: str) -> str:
+    """Return what happened to a connection, in the words of who saw it: those who pass it on call it anything."""
+    told = [words.message for one in _chain(error) if (words := read_words(one)).message]
+    said = next((one for one in reversed(told) if not _EMPTY_WORDS.search(one)), told[0])
+    if said.startswith("<"):  # What had come by then, which is no words.
+        return "the server closed the connection"
+    return _quote(ServerWords(_OWN_STATUS.sub("", said)), secret)
 
 
 def _classify_unsent(error: Exception, message: str) -> CallFailure | None:

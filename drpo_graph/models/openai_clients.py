@@ -4,13 +4,14 @@ Imported on first use, because ``langchain_openai`` takes two seconds.
 """
 
 import json
-from functools import cache
+from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import Any
 
 import openai
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel
-from langchain_core.messages import BaseMessage
+from langchain_core.messages import AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGenerationChunk, ChatResult
 from langchain_openai import ChatOpenAI
 from langchain_openai.chat_models.base import BaseChatOpenAI
@@ -18,8 +19,8 @@ from pydantic import SecretStr
 
 from drpo_graph.models.capabilities import Address
 from drpo_graph.models.failures import MAX_QUOTED, MalformedReplyError
-from drpo_graph.models.http_json import exchange_json, limit_time, shared_http_client
-from drpo_graph.models.usage import clean_usage
+from drpo_graph.models.http_json import blocking_http_client, exchange_json, limit_time, shared_http_client, stream_json
+from drpo_graph.models.usage import UNTRUE_USAGE, clean_usage, is_untrue
 
 
 class _LossLessChatOpenAI(ChatOpenAI):
@@ -40,13 +41,33 @@ class _LossLessChatOpenAI(ChatOpenAI):
         answer = await exchange_json(self.root_async_client, "/chat/completions", {**payload, **own})
         return self._create_chat_result(answer)
 
+    async def _astream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: AsyncCallbackManagerForLLMRun | None = None,
+        *,
+        stream_usage: bool | None = None,
+        **kwargs: Any,
+    ) -> AsyncIterator[ChatGenerationChunk]:
+        """Yield the parts as they came: the client's own objects warn of each odd one, on the standard error."""
+        if self._should_stream_usage(stream_usage, **kwargs):
+            kwargs["stream_options"] = {"include_usage": True}
+        payload = self._get_request_payload(messages, stop=stop, stream=True, **kwargs)
+        own = payload.pop("extra_body", None) or {}
+        async with aclosing(stream_json(self.root_async_client, "/chat/completions", {**payload, **own})) as parts:
+            async for part in parts:
+                if (generation := self._convert_chunk_to_generation_chunk(part, AIMessageChunk, {})) is not None:
+                    yield generation
+
     def _create_chat_result(
         self, response: dict[str, Any] | openai.BaseModel, generation_info: dict[str, Any] | None = None
     ) -> ChatResult:
         try:
             if isinstance(response, openai.BaseModel):
                 response = response.model_dump(warnings=False)
-            response = {**response, "usage": clean_usage(response.get("usage"))}
+            told = response.get("usage")
+            response = {**response, "usage": clean_usage(told)}
             refusals = [_flatten(choice["message"]) for choice in response["choices"]]
             result = super()._create_chat_result(response, generation_info)
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
@@ -54,6 +75,8 @@ class _LossLessChatOpenAI(ChatOpenAI):
             raise MalformedReplyError(
                 f"the server's answer is no chat completion: {str(response)[:MAX_QUOTED]}"
             ) from error
+        if is_untrue(told) and result.generations:
+            result.generations[0].message.response_metadata[UNTRUE_USAGE] = True
         for generation, refusal in zip(result.generations, refusals, strict=True):
             if refusal:
                 generation.message.additional_kwargs["refusal"] = refusal
@@ -72,7 +95,7 @@ class _LossLessChatOpenAI(ChatOpenAI):
         return generation
 
 
-def open_chat(address: Address, *, timeout_s: float) -> BaseChatModel:
+def open_chat(address: Address, *, timeout_s: float, max_reply_mb: float | None = None) -> BaseChatModel:
     """Return a client of ``/v1/chat/completions`` for the running event loop; it retries nothing."""
     return _LossLessChatOpenAI(
         model=address.name,
@@ -80,8 +103,9 @@ def open_chat(address: Address, *, timeout_s: float) -> BaseChatModel:
         api_key=SecretStr(address.api_key),
         max_retries=0,
         timeout=limit_time(timeout_s),
-        http_client=_blocking_http_client(),
-        http_async_client=shared_http_client(),
+        # LangChain wants it beside the other one; nothing is sent through it.
+        http_client=blocking_http_client(),
+        http_async_client=shared_http_client(max_reply_mb),
         use_responses_api=False,
         disable_streaming=True,
     )
@@ -94,15 +118,6 @@ def without_retries(model: BaseChatModel) -> BaseChatModel:
     client = model.root_async_client.with_options(max_retries=0)
     changes = {"root_async_client": client, "async_client": client.chat.completions, "max_retries": 0}
     return model.model_copy(update={**changes, "disable_streaming": True})
-
-
-@cache
-def _blocking_http_client() -> Any:
-    """Return what LangChain wants beside the asynchronous client; nothing is sent through it.
-
-    One for all: without, each model would read the certificates again, 60 ms apiece.
-    """
-    return openai.DefaultHttpxClient()
 
 
 def _flatten(message: dict[str, Any]) -> str | None:

@@ -91,6 +91,8 @@ class Reply:
 
     choices: tuple[Choice, ...]
     usage: Usage
+    has_untrue_usage: bool = False
+    """Whether the server reported a usage that cannot be true, and that is left out."""
 
 
 class Piece(NamedTuple):

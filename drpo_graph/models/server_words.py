@@ -15,19 +15,24 @@ _MAX_READ = 100_000
 _MAX_ITEMS = 5
 _MAX_DEPTH = 6
 
-_WORD_FIELDS = ("message", "msg", "detail", "error", "errors")
-_OTHER_FIELDS = (
-    "details",
-    "errormessage",
-    "errordescription",
-    "reason",
-    "description",
-    "title",
-    "fault",
-    "faultstring",
-)
+_UNEXPLAINED = "the server's answer is empty"
+
+_WORD_FIELDS = ("message", "msg", "detail", "errordescription", "faultstring", "error", "errors")
+_OTHER_FIELDS = ("details", "errormessage", "reason", "description", "title", "fault")
 """Read where none of the first has words; names without underscores, in small letters."""
-_CODE_FIELDS = ("code", "status", "type", "errortype")
+_CODE_FIELDS = ("code", "status", "type", "errortype", "errorcode")
+_STATUS_FIELDS = ("code", "status", "statuscode", "httpstatus", "errorcode")
+_STATUS_BY_CODE = {
+    "rate.?limit|too.?many.?requests|throttl|insufficient.?quota|resource.?exhausted": 429,
+    "overloaded": 529,
+    "authentication|invalid.?api.?key|unauthorized|unauthenticated": 401,
+    "permission|forbidden": 403,
+    "unavailable": 503,
+    "timeout|deadline": 504,
+    "server.?error|internal": 500,
+    "invalid.?request|invalid.?argument|bad.?request|context.?length": 400,
+}
+"""What a code means that is no number: the first that it holds."""
 _UNREAD = re.compile(r"<(script|style|head(?!er))\b.*?</\1\s*>", re.I | re.DOTALL)
 _TITLE = re.compile(r"<title[^>]*>(.*?)</title\s*>", re.I | re.DOTALL)
 _TAG = re.compile(r"<[^>]*>")
@@ -53,20 +58,38 @@ def read_words(error: BaseException) -> ServerWords:
             texts.append(text)
     # What has none of the fields that we know is quoted as it is.
     message = "; ".join(texts) or (json.dumps(body, default=str) if body else "")
+    if not message and _text_of(error) == "":
+        message = _UNEXPLAINED
     code, param = " ".join(dict.fromkeys(_codes_in(body))), next(_params_in(body), "")
     return ServerWords(message or str(error) or type(error).__name__, code, param)
 
 
+def read_status(body: object) -> int | None:
+    """Return the status of the error that an answer holds: a number, or what its codes mean; ``None`` for neither."""
+    for fields in _objects_in(body):
+        for name in _STATUS_FIELDS:
+            told = fields.get(name)
+            number = int(told) if isinstance(told, str) and re.fullmatch(r"[45]\d\d", told) else told
+            if isinstance(number, int) and 400 <= number <= 599:
+                return number
+    codes = " ".join(_codes_in(body))
+    return next((status for words, status in _STATUS_BY_CODE.items() if re.search(words, codes, re.I)), None)
+
+
 def body_of(error: BaseException) -> object:
     """Return the answer that an error holds: the whole of it, of which some clients keep only a part themselves."""
-    try:
-        text = getattr(getattr(error, "response", None), "text", None)
-    except RuntimeError:  # A stream that was not read.
-        text = None
-    if isinstance(text, str) and text.strip():
+    if text := _text_of(error):
         return _decode(text[:_MAX_READ])
     body = getattr(error, "body", None)
     return _decode(body[:_MAX_READ]) if isinstance(body, str) else body
+
+
+def _text_of(error: BaseException) -> str | None:
+    try:
+        text = getattr(getattr(error, "response", None), "text", None)
+    except RuntimeError:  # A stream that was not read.
+        return None
+    return text.strip() if isinstance(text, str) else None
 
 
 def _decode(text: str) -> object:
@@ -126,7 +149,7 @@ def _objects_in(value: object, depth: int = 0) -> Iterator[dict[str, object]]:
     if isinstance(value, Mapping):
         fields = _fold(value)
         yield fields
-        for name in _WORD_FIELDS:
+        for name in (*_WORD_FIELDS, "fault"):
             yield from _objects_in(fields.get(name), depth + 1)
     elif isinstance(value, Sequence) and not isinstance(value, str | bytes):
         for one in value[:_MAX_ITEMS]:

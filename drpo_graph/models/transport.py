@@ -1,21 +1,21 @@
 """One request to one model: chat through LangChain, completions as they are. No retries here."""
 
 import json
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
 from langchain_core.outputs import ChatGeneration, LLMResult
-from pydantic import JsonValue
+from pydantic import JsonValue, ValidationError
 
 from drpo_graph.models.failures import MAX_QUOTED, MalformedReplyError, refuses_streams
 from drpo_graph.models.request import Choice, Piece, Reply, Request
 from drpo_graph.models.stops import cut_at_stops, end_at_stops
 from drpo_graph.models.terms import LIMIT_FIELDS, Terms
 from drpo_graph.models.token_scores import find_score_tokens, read_tokens
-from drpo_graph.models.usage import read_usage, usage_in
+from drpo_graph.models.usage import is_untrue, is_untrue_in, read_usage, usage_in
 from drpo_graph.prompts.flat import join_messages
 from drpo_graph.prompts.library import Message
 from drpo_graph.records import Usage
@@ -31,6 +31,9 @@ _UNREADABLE = (AttributeError, LookupError, RecursionError, TypeError, ValueErro
 
 _NO_CHUNKS = "No generation chunks were returned"
 """What LangChain says of a stream without any event."""
+
+_PIECES_PER_TOKEN, _FREE_PIECES = 4, 1000
+"""How many pieces a stream may have: LangChain keeps each one until its end, kilobytes for every byte."""
 
 _MESSAGE_TYPES: Mapping[str, type[BaseMessage]] = {
     "system": SystemMessage,
@@ -86,11 +89,16 @@ class OpenAITransport:
         Raises:
             MalformedReplyError: the stream ended before the reply did.
         """
-        piece, is_ended = None, False
+        piece, is_ended, num_left = None, False, _FREE_PIECES + _PIECES_PER_TOKEN * request.max_tokens
         try:
             async with aclosing(cast(Any, self._open_stream(request))) as pieces:
                 async for piece in pieces:
                     is_ended |= piece.finish_reason is not None
+                    num_left -= 1
+                    if num_left < 0:
+                        raise MalformedReplyError(
+                            f"the server's stream does not end at max_tokens={request.max_tokens}"
+                        )
                     yield piece
         except _UNREADABLE as error:
             if str(error) != _NO_CHUNKS:
@@ -127,11 +135,16 @@ class LangChainTransport:
 
     async def send(self, request: Request) -> Reply:
         """Return one sample, whatever the number asked for."""
-        return cut_at_stops(await _send_chat(self._fit(request), request, {}), _own_stops(request))
+        with _reading():
+            return cut_at_stops(await _send_chat(self._fit(request), request, {}), _own_stops(request))
 
-    def stream(self, request: Request) -> AsyncIterator[Piece]:
+    async def stream(self, request: Request) -> AsyncIterator[Piece]:
         """Yield the pieces of one sample, as the provider's client cuts them."""
-        return end_at_stops(_stream_chat(self._fit(request), request, {}), _own_stops(request))
+        pieces = end_at_stops(_stream_chat(self._fit(request), request, {}), _own_stops(request))
+        with _reading():
+            async with aclosing(cast(Any, pieces)) as parts:
+                async for piece in parts:
+                    yield piece
 
     def _fit(self, request: Request) -> BaseChatModel:
         """Return the model with replies as long as the request allows, and without the fields that are refused."""
@@ -142,6 +155,15 @@ class LangChainTransport:
         if isinstance(own, int) and 0 < own <= request.max_tokens:
             return model
         return model.model_copy(update={self._limit_field: request.max_tokens})
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    """Take what a client cannot make a reply of for no reply; all else that it raises may be a bug."""
+    try:
+        yield
+    except (json.JSONDecodeError, UnicodeDecodeError, ValidationError) as error:
+        raise MalformedReplyError(f"the client cannot read the server's answer: {error}") from error
 
 
 def without_refused(model: BaseChatModel, terms: Terms) -> BaseChatModel:
@@ -173,7 +195,10 @@ def _to_messages(messages: Sequence[Message]) -> list[BaseMessage]:
 async def _send_chat(model: BaseChatModel, request: Request, options: Mapping[str, Any]) -> Reply:
     # The one LangChain call that keeps all samples of a request.
     result = await model.agenerate([_to_messages(request.messages)], stop=_stops_sent(request), **options)
-    return _read_result(result)
+    try:
+        return _read_result(result)
+    except _UNREADABLE as error:
+        raise MalformedReplyError(f"the chat model's answer is no reply: {error}") from error
 
 
 async def _stream_chat(model: BaseChatModel, request: Request, options: Mapping[str, Any]) -> AsyncIterator[Piece]:
@@ -260,8 +285,11 @@ def _read_result(result: LLMResult) -> Reply:
     choices = tuple(_read_message(one) for one in generations)
     if told := (result.llm_output or {}).get("token_usage"):
         return Reply(choices, read_usage(told))
+    if not generations:
+        return Reply(choices, Usage(calls=1))
     # As LangChain normalises it: on the message, where other providers put it.
-    return Reply(choices, usage_in(generations[0].message) if generations else Usage(calls=1))
+    own = generations[0].message
+    return Reply(choices, usage_in(own), has_untrue_usage=is_untrue_in(own))
 
 
 def _read_message(generation: ChatGeneration) -> Choice:
@@ -293,7 +321,8 @@ def _read_completion(answer: Mapping[str, object]) -> Reply:
         choices = tuple(_read_completed(one) for one in cast(Any, answer["choices"]))
     except (KeyError, TypeError, ValueError) as error:
         raise MalformedReplyError(f"the server's answer is no completion: {str(answer)[:MAX_QUOTED]}") from error
-    return Reply(choices, read_usage(answer.get("usage")))
+    told = answer.get("usage")
+    return Reply(choices, read_usage(told), has_untrue_usage=is_untrue(told))
 
 
 def _read_completed(given: Mapping[str, Any]) -> Choice:

@@ -11,28 +11,55 @@ _MAX_COUNT = 2**63 - 1
 """The largest number that the databases hold."""
 
 
+UNTRUE_USAGE = "untrue_usage"
+"""In a message's metadata: that the server's report was left out before LangChain read it."""
+
+
 def read_usage(told: object) -> Usage:
     """Return the usage of a whole request as OpenAI-compatible servers report it; without tokens where it is none."""
-    if not isinstance(told, Mapping):
-        return Usage(calls=1)
-    cached, reasoned = told.get("prompt_tokens_details"), told.get("completion_tokens_details")
-    return _make_usage(
-        prompt_tokens=told.get("prompt_tokens"),
-        completion_tokens=told.get("completion_tokens"),
-        cached_tokens=cached.get("cached_tokens") if isinstance(cached, Mapping) else None,
-        reasoning_tokens=reasoned.get("reasoning_tokens") if isinstance(reasoned, Mapping) else None,
-    )
+    return _make_usage(_counts_in(told))
+
+
+def is_untrue(told: object) -> bool:
+    """Return whether a server's report has a number that cannot be true, so that none of it is used."""
+    return any(_read_count(value) is None for value in _counts_in(told).values())
 
 
 def usage_in(message: BaseMessage) -> Usage:
     """Return the usage as LangChain normalises it; a reply out of LangChain's cache tells its cost alone."""
-    told: Mapping[str, Any] = (message.usage_metadata if isinstance(message, AIMessage) else None) or {}
-    return _make_usage(
-        prompt_tokens=told.get("input_tokens"),
-        completion_tokens=told.get("output_tokens"),
-        cached_tokens=told.get("input_token_details", {}).get("cache_read"),
-        reasoning_tokens=told.get("output_token_details", {}).get("reasoning"),
+    return _make_usage(_counts_of(message))
+
+
+def is_untrue_in(message: BaseMessage) -> bool:
+    """Return whether that has a number that cannot be true, or had."""
+    return bool(message.response_metadata.get(UNTRUE_USAGE)) or any(
+        _read_count(value) is None for value in _counts_of(message).values()
     )
+
+
+def _counts_in(told: object) -> dict[str, object]:
+    if not isinstance(told, Mapping):
+        return {}
+    return {
+        "prompt_tokens": told.get("prompt_tokens"),
+        "completion_tokens": told.get("completion_tokens"),
+        "cached_tokens": _within(told.get("prompt_tokens_details"), "cached_tokens"),
+        "reasoning_tokens": _within(told.get("completion_tokens_details"), "reasoning_tokens"),
+    }
+
+
+def _counts_of(message: BaseMessage) -> dict[str, object]:
+    told: Mapping[str, Any] = (message.usage_metadata if isinstance(message, AIMessage) else None) or {}
+    return {
+        "prompt_tokens": told.get("input_tokens"),
+        "completion_tokens": told.get("output_tokens"),
+        "cached_tokens": _within(told.get("input_token_details"), "cache_read"),
+        "reasoning_tokens": _within(told.get("output_token_details"), "reasoning"),
+    }
+
+
+def _within(details: object, name: str) -> object:
+    return details.get(name) if isinstance(details, Mapping) else None
 
 
 def clean_usage(told: object) -> dict[str, Any] | None:
@@ -49,7 +76,7 @@ def clean_usage(told: object) -> dict[str, Any] | None:
     }
 
 
-def _make_usage(**told: object) -> Usage:
+def _make_usage(told: Mapping[str, object]) -> Usage:
     counts = {name: _read_count(value) for name, value in told.items()}
     known = {name: count for name, count in counts.items() if count is not None}
     # One number that cannot be true leaves no trust in the others: what is not told, a budget takes for the most.

@@ -2,8 +2,8 @@
 
 import asyncio
 import hashlib
-import math
 import sqlite3
+import sys
 import threading
 from array import array
 from collections import OrderedDict
@@ -236,5 +236,5 @@ class _CacheFile:
 
 def is_usable(vector: Sequence[object]) -> bool:
     """Return whether a vector has a direction: finite numbers alone, not all of them 0."""
-    numbers = [one for one in vector if isinstance(one, int | float) and math.isfinite(one)]
+    numbers = [one for one in vector if isinstance(one, int | float) and abs(one) <= sys.float_info.max]
     return len(numbers) == len(vector) and any(numbers)

@@ -1,27 +1,36 @@
-"""Embeddings of an OpenAI-compatible ``/v1/embeddings``, through LangChain's client, which is imported on first use."""
+"""Embeddings of an OpenAI-compatible ``/v1/embeddings``, through its client library, which is imported on first use."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from langchain_core.embeddings import Embeddings
 from pydantic import SecretStr
 
 from drpo_graph.errors import EmbeddingsError
+from drpo_graph.models.failures import MalformedReplyError, classify_failure
 from drpo_graph.models.per_loop import PerLoop
 from drpo_graph.retrieval.cache import is_usable
-from drpo_graph.safety.redaction import redact
 
 if TYPE_CHECKING:
     import openai
-    from langchain_openai import OpenAIEmbeddings
 
 _TIMEOUT_S = 60.0
 _MAX_RETRIES = 2
+_MAX_TEXTS = 64
+"""In one request: how long its answer may be follows from their number."""
 _MAX_QUOTED = 300
-_MALFORMED = (AttributeError, IndexError, KeyError, TypeError, ValueError)
-"""What LangChain's client raises on an answer that holds no embeddings."""
+
+
+class _Options(TypedDict):
+    """What all clients are opened with."""
+
+    base_url: str
+    api_key: str
+    max_retries: int
+    timeout: float
 
 
 class EndpointEmbeddings(Embeddings):
@@ -42,8 +51,15 @@ class EndpointEmbeddings(Embeddings):
         Raises:
             EmbeddingsError: the endpoint cannot be used.
         """
+        from drpo_graph.models.http_json import exchange_json_blocking
+
+        vectors: list[list[float]] = []
         with self._explaining():
-            return _check(self._blocking_client.embed_documents(texts), num_texts=len(texts))
+            for some in _batch(texts):
+                answer = exchange_json_blocking(self._blocking_client, "/embeddings", self._body_of(some))
+                vectors += _read_vectors(answer, num_texts=len(some))
+            _check_sizes(vectors)
+        return vectors
 
     def embed_query(self, text: str) -> list[float]:
         """Return a text's embedding."""
@@ -55,56 +71,103 @@ class EndpointEmbeddings(Embeddings):
         Raises:
             EmbeddingsError: the endpoint cannot be used.
         """
+        from drpo_graph.models.http_json import exchange_json
+
+        vectors: list[list[float]] = []
         with self._explaining():
-            return _check(await self._clients.get().aembed_documents(texts), num_texts=len(texts))
+            for some in _batch(texts):
+                answer = await exchange_json(self._clients.get(), "/embeddings", self._body_of(some))
+                vectors += _read_vectors(answer, num_texts=len(some))
+            _check_sizes(vectors)
+        return vectors
 
     async def aembed_query(self, text: str) -> list[float]:
         """Return a text's embedding."""
         return (await self.aembed_documents([text]))[0]
 
     @cached_property
-    def _blocking_client(self) -> "OpenAIEmbeddings":
-        return self._open(None)
+    def _blocking_client(self) -> "openai.OpenAI":
+        import openai
 
-    def _open_in_loop(self) -> "OpenAIEmbeddings":
-        from drpo_graph.models.http_json import shared_http_client  # Two seconds to import.
+        from drpo_graph.models.http_json import blocking_http_client
 
-        return self._open(shared_http_client())
+        return openai.OpenAI(**self._options, http_client=blocking_http_client())
 
-    def _open(self, http_client: "openai.DefaultAsyncHttpxClient | None") -> "OpenAIEmbeddings":
-        from langchain_openai import OpenAIEmbeddings
+    def _open_in_loop(self) -> "openai.AsyncOpenAI":
+        import openai  # Two seconds to import.
 
-        return OpenAIEmbeddings(
-            model=self._name,
-            openai_api_base=self._base_url,
-            openai_api_key=self._api_key,
-            # Texts as they are: tokens of OpenAI's own would mean nothing to another server.
-            check_embedding_ctx_length=False,
-            max_retries=_MAX_RETRIES,
-            request_timeout=_TIMEOUT_S,
-            http_async_client=http_client,
-        )
+        from drpo_graph.models.http_json import shared_http_client
+
+        return openai.AsyncOpenAI(**self._options, http_client=shared_http_client())
+
+    @property
+    def _options(self) -> "_Options":
+        return {
+            "base_url": self._base_url,
+            "api_key": self._api_key.get_secret_value(),
+            "max_retries": _MAX_RETRIES,
+            "timeout": _TIMEOUT_S,
+        }
+
+    def _body_of(self, texts: Sequence[str]) -> dict[str, object]:
+        return {"model": self._name, "input": list(texts)}
 
     @contextmanager
     def _explaining(self) -> Iterator[None]:
         """Say, where the endpoint cannot be used, what to do."""
-        import openai
-
         try:
             yield
-        except (openai.OpenAIError, *_MALFORMED) as error:
-            reason = redact(str(error), secret=self._api_key.get_secret_value())
+        except Exception as error:  # What the two HTTP clients raise has no base class in common.
+            failure = classify_failure(error, secret=self._api_key.get_secret_value())
+            if failure is None:
+                raise
             raise EmbeddingsError(
-                f"The embeddings model {self._name!r} at {self._base_url} cannot be used: {type(error).__name__}: "
-                f"{reason[:_MAX_QUOTED]} Check the key and the address (--embeddings-base-url URL; for a run that is "
-                "resumed, --set embeddings_base_url=URL), or start the server, then try again."
+                f"The embeddings model {self._name!r} at {self._base_url} cannot be used ({failure.kind}): "
+                f"{failure.message.rstrip('.')}. Check the key and the address (--embeddings-base-url URL; for a "
+                "run that is resumed, --set embeddings_base_url=URL), or start the server, then try again."
             ) from error
 
 
-def _check(vectors: list[list[float]], *, num_texts: int) -> list[list[float]]:
-    sizes = {len(vector) for vector in vectors}
-    if len(vectors) != num_texts or len(sizes) != 1 or 0 in sizes:
-        raise ValueError(f"{num_texts} texts got {len(vectors)} vectors of sizes {sorted(sizes)}")
-    if not all(map(is_usable, vectors)):
-        raise ValueError("a vector holds what is no number, or nothing but zeros")
-    return vectors
+def _batch(texts: Sequence[str]) -> Iterator[Sequence[str]]:
+    for start in range(0, len(texts), _MAX_TEXTS):
+        yield texts[start : start + _MAX_TEXTS]
+
+
+def _read_vectors(answer: Mapping[str, Any], *, num_texts: int) -> list[list[float]]:
+    """Return the vectors in an answer, in the order of the texts.
+
+    Raises:
+        MalformedReplyError: there is not one of usable numbers for each text.
+    """
+    entries = answer.get("data")
+    if not isinstance(entries, list) or not all(isinstance(one, dict) for one in entries):
+        # Some gateways answer 200 with an error in the body.
+        raise MalformedReplyError(f"the server's answer holds no embeddings: {str(answer)[:_MAX_QUOTED]}")
+    entries = _in_order(entries)
+    vectors = [entry.get("embedding") for entry in entries]
+    usable = [one for one in vectors if isinstance(one, list) and is_usable(one)]
+    if not len(usable) == len(vectors) == num_texts:
+        raise MalformedReplyError(
+            f"{num_texts} texts got {len(vectors)} vectors, or one that is empty, or holds what is no number or "
+            "nothing but zeros"
+        )
+    return [[float(number) for number in vector] for vector in usable]
+
+
+def _in_order(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return an answer's entries in the order of the texts: as they came, unless their places tell another.
+
+    Raises:
+        MalformedReplyError: they tell none, but that it is not this one.
+    """
+    told = [place for entry in entries if isinstance(place := entry.get("index"), int)]
+    if all(one < two for one, two in pairwise(told)):
+        return entries
+    if sorted(told) != list(range(len(entries))):
+        raise MalformedReplyError(f"the vectors of {len(entries)} texts have the places {str(told)[:80]}")
+    return sorted(entries, key=lambda entry: int(entry["index"]))
+
+
+def _check_sizes(vectors: Sequence[Sequence[float]]) -> None:
+    if len(sizes := {len(vector) for vector in vectors}) > 1:
+        raise MalformedReplyError(f"the vectors have different sizes: {sorted(sizes)}")

@@ -12,11 +12,10 @@ from pydantic import JsonValue
 
 from drpo_graph.calls.budget import Budget, Clock
 from drpo_graph.calls.channel import CallChannel, Learned
-from drpo_graph.calls.client_setup import find_capabilities, fit_client, make_learned
+from drpo_graph.calls.client_setup import find_capabilities, fit_client, make_learned, patience_of
 from drpo_graph.calls.ledger import Ledger
 from drpo_graph.calls.roles import Models, RoleModel
 from drpo_graph.events.emitter import Emitter, EventSink
-from drpo_graph.events.schema import Warned
 from drpo_graph.models.capabilities import Capabilities, CapabilityCache
 from drpo_graph.models.clients import ModelClient
 from drpo_graph.models.outages import never_ends
@@ -43,7 +42,7 @@ class RunSession:
 
     def warn(self, message: str) -> None:
         """Tell what affects the result, or may."""
-        self.emitter.emit(Warned(run_id=self.run_id, message=message))
+        self.emitter.warn(message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +116,7 @@ class RunContext:
         emitter = Emitter(run_id, self.sinks, is_streamed=self.is_streamed)
         await ledger.load()
         known: dict[Role, Capabilities | None] = {}
-        await ledger.stop.guard(self._ask_endpoints(archive, known))
+        await ledger.stop.guard(self._ask_endpoints(archive, emitter, known))
         shared = self._share_learned(await archive.get_all("learned"), known)
         models = Models(
             **{
@@ -150,12 +149,18 @@ class RunContext:
                 shared[client.served] = make_learned(former, known.get(role))
         return shared
 
-    async def _ask_endpoints(self, archive: Archive, known: dict[Role, Capabilities | None]) -> None:
+    async def _ask_endpoints(self, archive: Archive, emitter: Emitter, known: dict[Role, Capabilities | None]) -> None:
         """Fill in what each role's servers can do: asked once where several roles share a model."""
         roles_by_served: dict[str, list[Role]] = {}
         for role, client in self.clients.items():
             roles_by_served.setdefault(client.served, []).append(role)
-        find = partial(find_capabilities, archive=archive, cache=CapabilityCache(), may_ask=self.settings.probe)
+        find = partial(
+            find_capabilities,
+            archive=archive,
+            cache=CapabilityCache(),
+            may_ask=self.settings.probe,
+            patience=patience_of(self.settings, emitter.warn),
+        )
         asked = (find(self.clients[roles[0]], roles=roles) for roles in roles_by_served.values())
         for roles, found in zip(roles_by_served.values(), await asyncio.gather(*asked), strict=True):
             known.update(dict.fromkeys(roles, found))

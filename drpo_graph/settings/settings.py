@@ -194,6 +194,9 @@ class Settings(RetrievalSettings, PromptRules):
     not overloaded; ``least_loaded``; or ``round_robin``."""
     timeout_s: Operational[float] = Field(180.0, gt=0)
     """Longest wait for one reply."""
+    max_reply_mb: Operational[float | None] = Field(None, gt=0)
+    """Longest answer to a call, in megabytes when decompressed; by default what its ``max_tokens`` and samples may
+    become, and 4 MB besides."""
     max_retries: Operational[int] = Field(6, ge=0)
     """Further tries after a transport failure."""
     retry_wait_s: Operational[float] = Field(0.5, gt=0)

@@ -152,7 +152,7 @@ GOOD["choices"] = [{"index": 0, "message": MESSAGE, "finish_reason": "stop"}]
     [
         web.Response(text="<html>Bad gateway</html>", content_type="text/html"),
         web.Response(text='{"id": ', content_type="application/json"),
-        web.json_response({"error": {"message": "upstream is down", "code": 502}}),
+        web.json_response({"error": {"message": "upstream is down", "code": "upstream"}}),
         web.json_response({**GOOD, "choices": None}),
         web.json_response({**GOOD, "choices": [{"index": 0}]}),
         web.json_response([]),

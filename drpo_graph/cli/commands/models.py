@@ -103,6 +103,7 @@ async def _probe(settings: Settings, roles: Sequence[Role], *, page: "Page") -> 
     Raises:
         ModelCallError: one cannot be used at all.
     """
+    from drpo_graph.calls.client_setup import patience_of
     from drpo_graph.models.clients import find_endpoints  # Loads LangChain.
     from drpo_graph.models.probing.probe import probe_endpoint
 
@@ -113,7 +114,8 @@ async def _probe(settings: Settings, roles: Sequence[Role], *, page: "Page") -> 
     checks: list[dict[str, object]] = []
     cache = CapabilityCache()
     for (address, identity), served in roles_by_endpoint.items():
-        found = await probe_endpoint(address, timeout_s=min(settings.timeout_s, _TIMEOUT_S))
+        patience = patience_of(settings, page.show_note)
+        found = await probe_endpoint(address, timeout_s=min(settings.timeout_s, _TIMEOUT_S), patience=patience)
         cache.put(identity, address.name, capabilities=found)
         capabilities = {**found.model_dump(mode="json"), "first_rung": found.first_rung}
         checks.append({"url": address.place, "model": address.name, "roles": served, "capabilities": capabilities})

@@ -9,6 +9,7 @@ from drpo_graph.errors import ModelCallError
 from drpo_graph.models.capabilities import PROBE_TEXT, Address, Capabilities, TokenDialect
 from drpo_graph.models.failures import CallFailure, is_without_chat
 from drpo_graph.models.http_json import Wire
+from drpo_graph.models.patience import NO_PATIENCE, Patience
 from drpo_graph.models.probing.listing import SERVER_BY_OWNER, Listing, read_listing, read_props
 from drpo_graph.models.probing.replies import ProbeReply
 from drpo_graph.models.probing.requests import Asker, ask_all
@@ -25,15 +26,23 @@ _NO_MODEL_WORDS = re.compile(
 )
 
 
-async def probe_endpoint(address: Address, *, timeout_s: float = _TIMEOUT_S) -> Capabilities:
+async def probe_endpoint(
+    address: Address, *, timeout_s: float = _TIMEOUT_S, patience: Patience = NO_PATIENCE
+) -> Capabilities:
     """Return what an endpoint can do with one model.
 
     A request that fails for the moment leaves its own answer unknown, and no other.
 
+    Args:
+        address: The endpoint.
+        timeout_s: Longest wait for one reply.
+        patience: How limits are waited out, and who is told of it.
+
     Raises:
-        ModelCallError: the endpoint cannot be used at all (wrong key, unknown model, unreachable).
+        ModelCallError: the endpoint cannot be used at all (wrong key, unknown model, unreachable), or limits the rate
+            for longer than is waited for.
     """
-    wire = Wire(address, timeout_s=timeout_s)
+    wire = Wire(address, timeout_s=timeout_s, patience=patience)
     models = await wire.get("/models")
     if isinstance(models, CallFailure) and models.kind in ("connection", "timeout"):
         raise unusable(address, models, listing=Listing())
@@ -61,7 +70,7 @@ async def _find_route(asker: Asker, listing: Listing) -> None:
     chat = await asker.ask_plainly()
     if isinstance(chat, ProbeReply):
         return
-    if is_of_no_use(chat):
+    if is_of_no_use(chat) or outlasts(chat, asker.wire):
         raise unusable(address, chat, listing=listing)
     if not is_without_chat(chat):
         return
@@ -101,6 +110,11 @@ def is_of_no_use(failure: CallFailure) -> bool:
     return failure.remedy == "stop" and not is_without_chat(failure)
 
 
+def outlasts(failure: CallFailure, wire: Wire) -> bool:
+    """Return whether a limit was waited for, and lasts longer."""
+    return failure.is_limit and wire.patience.max_outage_s > 0
+
+
 def _is_unknown_model(failure: CallFailure) -> bool:
     is_about_request = failure.kind in ("http_400", "http_404", "http_422")
     return is_about_request and bool(_NO_MODEL_WORDS.search(failure.message))
@@ -116,6 +130,10 @@ def unusable(address: Address, failure: CallFailure, *, listing: Listing) -> Mod
         what = f"the server gave no reply in time: {said} Check that it is not overloaded and the URL is right."
     elif kind in ("http_401", "http_403"):
         what = f"the server refused the key ({kind}): {said} {address.key_advice}"
+    elif failure.is_limit:
+        what = (
+            f"the server limits the rate for longer than is waited for: {said} Try again later, or give --max-outage."
+        )
     elif kind == "quota":
         what = f"the account has no credit left: {said} Top it up, or use another key."
     elif kind == "http_404" or _is_unknown_model(failure):

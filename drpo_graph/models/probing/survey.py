@@ -1,6 +1,8 @@
 """What a run must know of an endpoint before its first call, by two requests at once; its own calls tell the rest."""
 
 import asyncio
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -9,13 +11,16 @@ from pydantic import JsonValue
 from drpo_graph.models.capabilities import PROBE_TEXT, Address, Capabilities, CapabilityCache, TokenDialect
 from drpo_graph.models.failures import CallFailure, is_without_chat
 from drpo_graph.models.http_json import Answer, Wire
+from drpo_graph.models.patience import MIN_ANNOUNCED_S, NO_PATIENCE, Patience
 from drpo_graph.models.per_loop import PerLoop
 from drpo_graph.models.probing.listing import SERVER_BY_OWNER, Listing, read_listing, read_props
-from drpo_graph.models.probing.probe import is_of_no_use, unusable
+from drpo_graph.models.probing.probe import is_of_no_use, outlasts, unusable
 from drpo_graph.models.terms import NO_TERMS
 from drpo_graph.stop import SingleFlight
 
 _TIMEOUT_S = 60.0
+_LIST_TIMEOUT_S = 20.0
+"""Longest wait for a list of models: it is ready where it is, and a run can do without."""
 _MOST_TOKENS = 16
 _SYSTEM_PROMPT = "Answer as briefly as you can. " * 40
 _MIN_PROMPT_TOKENS = 150
@@ -41,6 +46,7 @@ async def survey(
     cache: CapabilityCache | None,
     wanted: Wanted = Wanted(),  # noqa: B008  # Immutable.
     timeout_s: float = _TIMEOUT_S,
+    patience: Patience = NO_PATIENCE,
 ) -> Capabilities:
     """Return what is remembered of an endpoint and still holds, else what a look at it tells.
 
@@ -53,12 +59,26 @@ async def survey(
         cache: Where it is remembered; nowhere when absent.
         wanted: What the caller needs to know.
         timeout_s: Longest wait for one reply.
+        patience: How limits are waited out, and who is told of waits: of callers at the same time, that of the first
+            counts, but each is told of silence.
 
     Raises:
-        ModelCallError: the endpoint cannot be used at all (wrong key, unknown model, unreachable).
+        ModelCallError: the endpoint cannot be used at all (wrong key, unknown model, unreachable), or limits the rate
+            for longer than is waited for.
     """
-    find = partial(_recall_or_look, address, identity, cache=cache, wanted=wanted, timeout_s=timeout_s)
-    return await _surveys.get().share((address, identity, wanted), find)
+    silence = f"{address.place} has not answered for {MIN_ANNOUNCED_S:g} s: the run waits to learn what it can do"
+    notice = asyncio.get_running_loop().call_later(MIN_ANNOUNCED_S, patience.tell, silence)
+
+    def tell(message: str) -> None:
+        notice.cancel()  # It has answered.
+        patience.tell(message)
+
+    wire = partial(Wire, address, timeout_s=timeout_s, patience=replace(patience, tell=tell))
+    find = partial(_recall_or_look, wire, identity, cache=cache, wanted=wanted)
+    try:
+        return await _surveys.get().share((address, identity, wanted), find)
+    finally:
+        notice.cancel()
 
 
 _surveys: PerLoop[SingleFlight[tuple[Address, str, Wanted], Capabilities]] = PerLoop(SingleFlight)
@@ -66,9 +86,10 @@ _lists: PerLoop[SingleFlight[tuple[str, str], Answer]] = PerLoop(SingleFlight)
 
 
 async def _recall_or_look(
-    address: Address, identity: str, *, cache: CapabilityCache | None, wanted: Wanted, timeout_s: float
+    open_wire: Callable[[], Wire], identity: str, *, cache: CapabilityCache | None, wanted: Wanted
 ) -> Capabilities:
-    wire = Wire(address, timeout_s=timeout_s)
+    wire = open_wire()
+    address = wire.address
     # Files are read and written in a thread: LangGraph's server fails a graph that blocks its event loop.
     remembered = await asyncio.to_thread(cache.get, identity, address.name) if cache else None
     if remembered is not None and (remembered.has_chat is not None or not wanted.has_chat):
@@ -97,7 +118,9 @@ def is_current(answer: Answer, cached: Capabilities, *, name: str) -> bool:
 async def _list_models(wire: Wire) -> Answer:
     """Return the server's list of models; those who ask for it at the same time get one answer."""
     address = wire.address
-    return await _lists.get().share((address.base_url, address.api_key), partial(wire.get, "/models"))
+    return await _lists.get().share(
+        (address.base_url, address.api_key), partial(wire.get, "/models", timeout_s=_LIST_TIMEOUT_S)
+    )
 
 
 async def _look(wire: Wire, wanted: Wanted) -> Capabilities:
@@ -108,6 +131,8 @@ async def _look(wire: Wire, wanted: Wanted) -> Capabilities:
     if chat is None and len(listing.names) > 1 and not listing.is_listed:
         # A server of one model may take any name for it. One of several hardly does: better told now than after calls.
         chat = await _try_chat(wire)
+    if isinstance(chat, CallFailure) and outlasts(chat, wire):
+        raise unusable(wire.address, chat, listing=listing)
     if isinstance(chat, CallFailure) and (is_of_no_use(chat) or chat.kind == "http_404"):
         if not listing.names:
             listing = read_listing(await _list_models(wire), wire.address.name)

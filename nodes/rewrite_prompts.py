@@ -94,13 +94,14 @@ async def _plan_children(state: ExpandState, context: RunContext, session: RunSe
     # What a person has ruled out is not tried again.
     vetoed = await find_vetoed(session.archive)
     proposed = await _rewrite(state, context, session, prompt, examples)
-    screened = await screen_rewrites(
-        [one for one in proposed if hash_prompt(one) not in vetoed],
-        state,
-        screen=context.components.screen,
-        settings=settings,
-        archive=session.archive,
-    )
+    with session.embeddings.bound():
+        screened = await screen_rewrites(
+            [one for one in proposed if hash_prompt(one) not in vetoed],
+            state,
+            screen=context.components.screen,
+            settings=settings,
+            archive=session.archive,
+        )
     children = [_Child("rewrite", one) for one in screened.rewrites]
     if settings.keep_parents or not children:
         children.append(_Child("kept", prompt))

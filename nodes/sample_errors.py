@@ -72,14 +72,15 @@ async def _retrieve(query: Query, session: RunSession, context: RunContext) -> N
     assert retriever is not None, "only asked for where there is one"
 
     async def retrieve() -> None:
-        found: Sequence[ICLExample] = await call_own(
-            retriever.retrieve,
-            query.text,
-            k=context.settings.k,
-            called=f"query {query.id!r}: the example retriever",
-            timeout_s=context.settings.timeout_s,
-            is_bounded=False,
-        )
+        with session.embeddings.bound():
+            found: Sequence[ICLExample] = await call_own(
+                retriever.retrieve,
+                query.text,
+                k=context.settings.k,
+                called=f"query {query.id!r}: the example retriever",
+                timeout_s=context.settings.timeout_s,
+                is_bounded=False,
+            )
         examples: list[JsonValue] = [example.model_dump(mode="json") for example in found]
         await session.archive.put("examples", query.id, {"source": _source_of(context), "examples": examples})
 

@@ -60,6 +60,7 @@ def check_budget(settings: Settings, priced: Collection[str]) -> None:
         UsageError: a price is for a model that no role uses, or money is capped and a model has none.
     """
     model_by_role: dict[str, str] = {role: settings.role(role).model for role in ROLES}
+    model_by_role["embeddings"] = settings.called_embeddings
     check_priced(priced, model_by_role)
     check_prices(settings, model_by_role)
 

@@ -9,8 +9,9 @@ from langchain_core.embeddings import Embeddings
 from pydantic import SecretStr
 
 from drpo_graph.errors import EmbeddingsError
+from drpo_graph.models.capabilities import Address
+from drpo_graph.models.embedding import EMBEDDING_CALLER, is_usable
 from drpo_graph.models.per_loop import PerLoop
-from drpo_graph.retrieval.cache import is_usable
 from drpo_graph.safety.redaction import redact
 
 if TYPE_CHECKING:
@@ -25,16 +26,16 @@ _MALFORMED = (AttributeError, IndexError, KeyError, TypeError, ValueError)
 
 
 class EndpointEmbeddings(Embeddings):
-    """Embeds texts at an endpoint, and says what to do when it cannot be used."""
+    """Embeds texts at an endpoint, for a run as calls of its own; says what to do when it cannot be used."""
 
-    def __init__(self, name: str, *, base_url: str, api_key: str) -> None:
-        self._name, self._base_url, self._api_key = name, base_url, SecretStr(api_key)
+    def __init__(self, address: Address) -> None:
+        self._address = address
         self._clients = PerLoop(self._open_in_loop)
 
     @property
     def base_url(self) -> str:
         """Where the texts go to be embedded."""
-        return self._base_url
+        return self._address.base_url
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:
         """Return the texts' embeddings.
@@ -55,6 +56,9 @@ class EndpointEmbeddings(Embeddings):
         Raises:
             EmbeddingsError: the endpoint cannot be used.
         """
+        caller = EMBEDDING_CALLER.get()
+        if caller is not None:
+            return await caller.embed(self._address, texts)
         with self._explaining():
             return _check(await self._clients.get().aembed_documents(texts), num_texts=len(texts))
 
@@ -75,9 +79,9 @@ class EndpointEmbeddings(Embeddings):
         from langchain_openai import OpenAIEmbeddings
 
         return OpenAIEmbeddings(
-            model=self._name,
-            openai_api_base=self._base_url,
-            openai_api_key=self._api_key,
+            model=self._address.name,
+            openai_api_base=self._address.base_url,
+            openai_api_key=SecretStr(self._address.api_key),
             # Texts as they are: tokens of OpenAI's own would mean nothing to another server.
             check_embedding_ctx_length=False,
             max_retries=_MAX_RETRIES,
@@ -93,11 +97,11 @@ class EndpointEmbeddings(Embeddings):
         try:
             yield
         except (openai.OpenAIError, *_MALFORMED) as error:
-            reason = redact(str(error), secret=self._api_key.get_secret_value())
+            reason = redact(str(error), secret=self._address.secret)
             raise EmbeddingsError(
-                f"The embeddings model {self._name!r} at {self._base_url} cannot be used: {type(error).__name__}: "
-                f"{reason[:_MAX_QUOTED]} Check the key and the address (--embeddings-base-url URL; for a run that is "
-                "resumed, --set embeddings_base_url=URL), or start the server, then try again."
+                f"The embeddings model {self._address.name!r} at {self._address.place} cannot be used: "
+                f"{type(error).__name__}: {reason[:_MAX_QUOTED]} Check the key and the address (--embeddings-base-url "
+                "URL; for a run that is resumed, --set embeddings_base_url=URL), or start the server, then try again."
             ) from error
 
 

@@ -147,7 +147,8 @@ def assemble(
     parts = replace(parts, critic=choose_critic(settings, parts.critic))
     components = build_components(settings, prompts, parts)
     clients = build_clients(settings, parts.models, optional=optional_roles | _roles_replaced_by(parts))
-    check_prices(settings, {role: client.settings.model for role, client in clients.items()})
+    model_by_role: dict[str, str] = {role: client.settings.model for role, client in clients.items()}
+    check_prices(settings, {**model_by_role, "embeddings": settings.called_embeddings})
     return RunContext(
         settings=settings,
         prompts=prompts,

@@ -258,6 +258,12 @@ class Settings(RetrievalSettings, PromptRules):
         return self.num_proposed > self.n_actions
 
     @property
+    def called_embeddings(self) -> str:
+        """The embeddings model that is called at an endpoint; empty where nothing is embedded, or nothing is called."""
+        is_called = self.embeddings.startswith("openai:") and (self.ret_icl or self.is_screened)
+        return self.embeddings if is_called else ""
+
+    @property
     def is_compat(self) -> bool:
         """Whether the published search is reproduced."""
         return self.compat == "drpo"

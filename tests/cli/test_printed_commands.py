@@ -77,6 +77,17 @@ def test_after_a_search(
         assert outcome.out
 
 
+def test_after_icl(drpo: Drpo, place: tuple[str, str], world: FakeServer) -> None:
+    start = ("icl", *MODEL, "--num-examples", "2", "--num-iters", "1", *place, "--thread-id", "t")
+    done = drpo(*start, *PLAIN)
+    assert done.code == 0, done.err
+    commands = printed(done)
+    assert [one[0] for one in commands] == ["show", "events"]
+    for command in commands:
+        outcome = drpo(*command)
+        assert (outcome.code, bool(outcome.out)) == (0, True), outcome.err
+
+
 STOPPED = {
     "a search": ("optimize", *SEARCH),
     "a search with own code": ("optimize", *SEARCH, "--reward", "own_code:kind", "--reward-weight", "0.5"),

@@ -77,9 +77,6 @@ def optimize_command(
     if published.disable_tqdm and output.display == "rich":
         output = replace(output, display="plain")
     frame = execution.build_frame(storage, output, serving=serving)
-    if frame.serving is not None and thread_id is not None:
-        # The run would find out itself, but only after the server's start.
-        execution.check_is_new(storage, name)
     parts = execution.make_parts(settings)
     begin = partial(
         optimize, training, settings=settings, validation=held_out, warm_start=begun, thread_id=name, parts=parts

@@ -40,7 +40,7 @@ def make_embeddings(spec: str, *, base_url: str | None = None, api_key_env: str 
     key = os.environ.get(variable)
     if not key and (api_key_env is not None or urlsplit(url).hostname == "api.openai.com"):
         raise ModelSpecError(f"Embeddings {spec!r}: set the environment variable {variable}.")
-    if key:
+    if key is not None:
         check_key(key, variable)
     advice = f"Check the API key in {variable}." if key else f"Check the API key: none was sent, set {variable}."
     return EndpointEmbeddings(Address(url, name, key or NO_KEY, advice))

@@ -83,7 +83,7 @@ def build_settings(values: Mapping[str, object]) -> Settings:
         if (found := _find_key(merged, typed)) is not None:
             # Whatever else is wrong with it: the cause shows what was given.
             raise found from None
-        raise SettingsError(_explain(error, typed)) from error
+        raise SettingsError(explain_invalid(error, typed)) from error
     check_no_key(settings, typed)
     return settings
 
@@ -178,9 +178,16 @@ def _as_prompt_format(name: str, value: object) -> object:
     """
     if name.lower().replace("-", "_") != "is_gpt":
         return value
-    if not isinstance(value, bool):
+    # The published command line's words for them, which files have taken over.
+    truth = {"true": True, "false": False}.get(value.lower()) if isinstance(value, str) else value
+    if not isinstance(truth, bool):
         raise SettingsError(f"{name}: expected true or false (got {redact(repr(value))}).")
-    return "chat" if value else "flat"
+    return "chat" if truth else "flat"
+
+
+def name_in_file(field: str, values: Mapping[str, object]) -> str:
+    """Return what a file calls a setting: a published name, if that stands there, else its own."""
+    return next((name for name in values if _resolve(name) == field), field)
 
 
 def _find_typed(values: Mapping[str, object]) -> dict[str, str]:
@@ -194,11 +201,12 @@ def _find_typed(values: Mapping[str, object]) -> dict[str, str]:
     return typed
 
 
-def _explain(error: ValidationError, typed: Mapping[str, str]) -> str:
+def explain_invalid(error: ValidationError, typed: Mapping[str, str] | None = None) -> str:
+    """Return what is wrong with values, a line each; ``typed`` is what the user calls some of them."""
     lines = []
     for problem in error.errors():
         name = ".".join(str(part) for part in problem["loc"]) or "settings"
-        name = typed.get(name, name)
+        name = (typed or {}).get(name, name)
         message = problem["msg"].removeprefix("Value error, ").replace("Input should be", "expected", 1)
         given = "" if problem["type"] in ("missing", "value_error") else f" (got {redact(repr(problem['input']))})"
         if problem["type"] == "extra_forbidden":

@@ -205,7 +205,7 @@ class Settings(RetrievalSettings, PromptRules):
     """Stop when more of a role's last 50 samples (20 at least) have no usable reply; 1 never stops."""
     approve: Operational[bool] = False
     """Whether a person decides about each level's beam before the run goes on."""
-    max_reply_attempts: int = Field(2, ge=1)
+    max_reply_attempts: int = Field(3, ge=1)
     """Replies asked for before the one repair request, when a reply cannot be used."""
 
     @model_validator(mode="before")

@@ -32,6 +32,7 @@ from drpo_graph.errors import (
 from drpo_graph.events.log import EVENTS_FILE, SEALED_EVENTS_FILE
 from drpo_graph.events.schema import Event, RunFinished, RunStopped
 from drpo_graph.icl import resume_icl
+from drpo_graph.parts.loop_watch import LOOP_WATCH
 from drpo_graph.records import ROLES, CollectionResult, ICLResult, Query, Role, RunResult
 from drpo_graph.runs.files import ALGORITHM_FOLDER, PROMPT_FILE, RESULT_FILE
 from drpo_graph.runs.logs import LOG_FILE
@@ -276,6 +277,7 @@ def _find_optional(settings: Settings, kind: RunKind) -> list[Role]:
 def _show(thread_id: str, begin: Begin, *, settings: Settings, frame: Frame) -> None:
     """Run with a display; an error that it has not shown says how to go on."""
     screen = _Screen(thread_id, frame, settings)
+    LOOP_WATCH.listeners.append(_warn)
     calm_collector()
     try:
         result = asyncio.run(begin(options=replace(frame.options, sinks=(screen.handle,))))
@@ -298,7 +300,12 @@ def _show(thread_id: str, begin: Begin, *, settings: Settings, frame: Frame) -> 
         typer.echo(f"stopped at once; finished calls are stored. Resume with: {command}", err=True)
         raise typer.Exit(EXIT_INTERRUPTED) from None
     finally:
+        LOOP_WATCH.listeners.remove(_warn)
         screen.close()
+
+
+def _warn(message: str) -> None:
+    typer.echo(f"warning: {inert_block(message, max_chars=_MAX_MESSAGE)}", err=True)
 
 
 def _list_files(options: RunOptions, thread_id: str) -> list[Path]:

@@ -26,7 +26,9 @@ class LoopWatch:
     """Looks from a thread of its own at how long each step of the watched code takes."""
 
     def __init__(self, *, max_blocked_s: float = MAX_BLOCKED_S, tell: Callable[[str], object] = logger.warning) -> None:
-        self._max_blocked_s, self._tell = max_blocked_s, tell
+        self._max_blocked_s = max_blocked_s
+        self.listeners: list[Callable[[str], object]] = [tell]
+        """Told from the watching thread: a display on the loop is blocked, too."""
         self._steps_by_thread: dict[int, list[_Step]] = {}
         """The outermost first: what is awaited within it goes on in the same step."""
         self._told: set[str] = set()
@@ -80,11 +82,13 @@ class LoopWatch:
             blocked_s = time.monotonic() - step.began_at
             if blocked_s >= self._max_blocked_s and step.called not in self._told:
                 self._told.add(step.called)
-                self._tell(
+                message = (
                     f"{step.called} has blocked the event loop for {blocked_s:.0f} s: every other call waits, its "
                     "time-out cannot end it, and Ctrl-C is not heard. Write it without `async`, so that it runs in a "
                     "thread, or let it await what takes long."
                 )
+                for tell in tuple(self.listeners):
+                    tell(message)
         return bool(current)
 
 

@@ -29,6 +29,7 @@ from drpo_graph.inference.client import AlignedClient
 from drpo_graph.inference.prompt_choice import ChosenPrompt, GivenPrompt, PromptSource, RoutedPrompt, find_prompt
 from drpo_graph.inference.question import Question, read_conversation, read_fields
 from drpo_graph.inference.routers import RouterFile, RouterOpener, Routers, load_router
+from drpo_graph.parts.own_code import OWN_TIMEOUT_S, call_own
 from drpo_graph.parts.protocols import ExampleRetriever
 from drpo_graph.records import ICLExample
 from drpo_graph.settings.layers import build_settings, explain_invalid
@@ -174,7 +175,16 @@ class AlignedModel(BaseChatModel):
         check_num_icl(wanted, has_retriever=self.retriever is not None)
         if self.retriever is None or wanted == 0:
             return ()
-        return tuple(await self.retriever.retrieve(query, k=wanted))[:wanted]
+        timeout_s = self.settings.timeout_s if self.settings is not None else OWN_TIMEOUT_S
+        found: Sequence[ICLExample] = await call_own(
+            self.retriever.retrieve,
+            query,
+            k=wanted,
+            called="the example retriever",
+            timeout_s=timeout_s,
+            is_bounded=False,
+        )
+        return tuple(found)[:wanted]
 
     @property
     def _llm_type(self) -> str:

@@ -27,6 +27,8 @@ _Said = TypeVar("_Said")
 
 MAX_THREADS = 16
 """Calls at once, of one event loop."""
+OWN_TIMEOUT_S = 180.0
+"""Longest wait for what is not asynchronous, where nothing else is set."""
 MAX_LOST = 8
 """Threads of a process that may run on beyond their time."""
 
@@ -38,7 +40,7 @@ async def call_own(
     function: Callable[..., Awaitable[_Said] | _Said],
     *given: Any,
     called: str,
-    timeout_s: float,
+    timeout_s: float = OWN_TIMEOUT_S,
     is_bounded: bool = True,
     kind: FailureKind = "unavailable",
     **named: Any,

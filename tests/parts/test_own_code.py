@@ -10,13 +10,16 @@ from typing import Any
 import pytest
 
 from drpo_graph.errors import ReplyError, RewardError
+from drpo_graph.inference import AlignedModel
+from drpo_graph.inference.prompt_choice import RoutedPrompt
 from drpo_graph.oirl.checkers import as_checker, run_check
+from drpo_graph.parts.choosers import PromptChoice
 from drpo_graph.parts.loop_watch import LoopWatch
 from drpo_graph.parts.own_code import MAX_LOST, MAX_THREADS, call_own
 from drpo_graph.parts.protocols import Reward
 from drpo_graph.parts.responders import OnePromptOfApp, ask_responder
 from drpo_graph.parts.rewards import NamedReward, ask_reward
-from drpo_graph.records import Query
+from drpo_graph.records import ICLExample, Query
 
 QUERY = Query(id="q", text="?")
 
@@ -185,3 +188,24 @@ asyncio.run(run())
 def test_thread_that_never_ends_lets_the_process_end() -> None:
     ended = subprocess.run([sys.executable, "-c", _HANGS], capture_output=True, text=True, timeout=60)
     assert (ended.returncode, ended.stdout) == (0, "it: no answer within 0.01 s\n"), ended.stderr
+
+
+async def test_retriever_and_chooser_of_a_model_that_answers_may_be_plain_functions() -> None:
+    class Here:
+        best_prompt = "Be brief."
+
+        def retrieve(self, query: str, *, k: int) -> list[ICLExample]:
+            assert threading.current_thread() is not threading.main_thread()
+            return [ICLExample(query="?", response="!")] * 3
+
+        def choose(self, query: str) -> PromptChoice:
+            raise AssertionError
+
+        def achoose(self, query: str) -> PromptChoice:
+            assert threading.current_thread() is not threading.main_thread()
+            return PromptChoice(prompt=f"Be brief about {query}")
+
+    here: Any = Here()
+    model = AlignedModel(model="vllm:m", retriever=here, num_icl=2)
+    assert len(await model.find_examples("tides")) == 2
+    assert (await RoutedPrompt(here, "own").choose("tides")).text == "Be brief about tides"

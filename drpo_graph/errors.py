@@ -115,7 +115,7 @@ class ReplyError(DRPOError):
 
 
 class RewardError(DRPOError):
-    """A reward function of the user's raised what it had not announced; mended, the run can be resumed."""
+    """Code of the user's raised what it had not announced, or does not end; mended, the run can be resumed."""
 
     is_resumable = True
 

@@ -10,8 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, SerializerFunction
 
 from drpo_graph.errors import FailureKind
 
-Role = Literal["base", "metrics", "critic", "optimizer"]
-"""Which model is called: the one being aligned, the metric selector, the judge, the prompt writer."""
+Role = Literal["base", "metrics", "critic", "optimizer", "embeddings"]
+"""Which model is called: the one being aligned, metric selector, judge, prompt writer, and what embeds texts."""
 
 ROLES: tuple[Role, ...] = ("base", "metrics", "critic", "optimizer")
 

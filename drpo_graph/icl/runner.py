@@ -82,8 +82,17 @@ async def resume_icl(
     models: Mapping[Role, BaseChatModel] | None = None,
     changes: Mapping[str, object] | None = None,
     accepts_changes: bool = False,
+    retries_failed: bool = False,
 ) -> ICLResult:
     """Continue a run over ICL examples; a finished one returns its result again.
+
+    Args:
+        thread_id: The run.
+        options: Where it is kept and who is told.
+        models: The same instances that it was started with.
+        changes: Settings to change by name, of those that only say where and how fast.
+        accepts_changes: Whether to go on although settings or prompts differ from the start.
+        retries_failed: Whether examples whose given response could not be scored are begun again.
 
     Raises:
         RunNotFoundError: there is no such run.
@@ -98,7 +107,8 @@ async def resume_icl(
         context = assemble(
             run.settings, Parts(models=models), accepts_changes=accepts_changes, optional_roles=OPTIONAL_ROLES
         )
-        return await _ICLWork(run.record, context, checkpoint, run.options, given).carry_out()
+        work = _ICLWork(run.record, context, checkpoint, run.options, given, retries_failed=retries_failed)
+        return await work.carry_out()
 
 
 class _ICLWork(RunWork[ICLResult]):

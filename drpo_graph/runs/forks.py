@@ -178,6 +178,7 @@ async def copy_records(source: Archive, target: Archive, state: SearchState) -> 
         # Each names what it was retrieved with: another choice of the fork's finds its own.
         "examples": lambda _, __: True,
         "responses": lambda _, __: True,
+        "vectors": lambda _, __: True,
         "candidates": lambda key, _: _level_in(key) <= level,
         "expansions": lambda key, _: _level_in(key) <= level,
         "rollouts": is_before,

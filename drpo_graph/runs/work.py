@@ -215,7 +215,9 @@ class RunWork(ABC, Generic[R]):
                 # Only now is it a run: what is wrong with settings, models or folders came up before.
                 await self._store_given()
                 former = self._record
-                self._record = await self._registry.save(former.model_copy(update={"status": "running", "message": ""}))
+                self._record = await self._registry.save(
+                    former.model_copy(update={"status": "running", "message": "", "resume_flags": ""})
+                )
                 with handle_signals(self._context, enabled=self._options.handles_signals):
                     result = await self._work()
             except (sqlite3.Error, OSError) as error:
@@ -292,7 +294,9 @@ class RunWork(ABC, Generic[R]):
             return
         is_resumable = error.is_resumable or isinstance(error, CheckpointError)
         reason = reason_of(error)
-        record = self._record.model_copy(update={"status": reason, "message": str(error)})
+        record = self._record.model_copy(
+            update={"status": reason, "message": str(error), "resume_flags": error.resume_flags}
+        )
         try:
             event = RunStopped(
                 run_id=record.thread_id,

@@ -35,6 +35,7 @@ Kind = Literal[
     "questions",
     "prompts",
     "trials",
+    "vectors",
 ]
 
 STORE_ERRORS = (sqlite3.Error, OSError, CheckpointError)

@@ -43,6 +43,8 @@ class RunRecord(Record):
     """The run folder; ``None`` when the run writes no files."""
     message: str = ""
     """Why it stopped, if it did."""
+    resume_flags: str = ""
+    """What the command that resumes it needs besides, e.g. ``--max-calls 200``."""
     kind: RunKind = "search"
     """What runs: the search, the optimisation of ICL examples, or the collection of demonstrations."""
     forked_from: str | None = None

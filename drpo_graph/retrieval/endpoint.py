@@ -124,8 +124,9 @@ class EndpointEmbeddings(Embeddings):
                 raise
             raise EmbeddingsError(
                 f"The embeddings model {self._address.name!r} at {self._address.place} cannot be used "
-                f"({failure.kind}): {failure.message.rstrip('.')}. Check the key and the address (--embeddings-base-url URL; for a "
-                "run that is resumed, --set embeddings_base_url=URL), or start the server, then try again."
+                f"({failure.kind}): {failure.message.rstrip('.')}. Check the key and the address "
+                "(--embeddings-base-url URL; for a run that is resumed, --set embeddings_base_url=URL), or start the "
+                "server, then try again."
             ) from error
 
 

@@ -179,6 +179,10 @@ class DamagedError(CheckpointError):
         self.thread_id = thread_id
 
 
+class ReadOnlyError(CheckpointError):
+    """The checkpoint can be read, perhaps, and not written."""
+
+
 class LeaseLostError(CheckpointError):
     """This process's lease on a run has ended: the run may be another's, and this process has written nothing since."""
 

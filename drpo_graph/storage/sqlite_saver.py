@@ -35,7 +35,7 @@ class InlineSqliteStore(SqliteStore):
     """A SQLite store whose asynchronous methods run in place."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
-        super().__init__(connection, deserializer=read_json)
+        super().__init__(connection, deserializer=read_json)  # type: ignore[arg-type]  # It is given bytes or a text.
 
     def batch(self, ops: Iterable[Op]) -> list[Result]:
         """Execute a batch of operations in one transaction.

@@ -117,7 +117,7 @@ async def salvage_run(storage: Storage, thread_id: str) -> Salvaged:
         beams = [level["beam"] for level in await archive.levels()]
     if record is None and not tree:
         raise tell_damage(f"Run {thread_id!r}", thread_id=thread_id, cause="nothing of it can be read")
-    return Salvaged(record, result, tree, beams, [one for one in lost if one.thread_id == thread_id])
+    return Salvaged(record, result, tree, beams, [one for one in lost if one.thread_id in (None, thread_id)])
 
 
 async def _load(archive: Archive, record: RunRecord, damage: str) -> StoredRun:

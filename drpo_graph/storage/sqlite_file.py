@@ -88,7 +88,8 @@ class SqliteStorage(Storage):
                 connection = connect_for_reading(self.path, stack)
                 check = partial(find_damage, connection)
                 store = InlineSqliteStore(connection)
-                if lost is not None and check():
+                if lost is not None and (found := check()):
+                    lost.append(tell_damage(f"Checkpoint {self.path}", cause=found))
                     store = InlineSqliteStore(
                         stack.enter_context(closing(sqlite3.connect(":memory:", isolation_level=None)))
                     )

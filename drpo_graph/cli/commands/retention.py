@@ -243,11 +243,11 @@ async def _export_one(storage: Storage, name: str, output: Path) -> None:
     folder = output / check_thread_id(name)
     try:
         run = await load_run(storage, name)
-        is_whole = not run.damage
-    except DamagedError:
-        is_whole = False
-    if not is_whole:
-        await _export_damaged(storage, name, folder)
+        damage = run.damage
+    except DamagedError as error:
+        damage = str(error)
+    if damage:
+        await _export_damaged(storage, name, folder, damage=damage)
         return
     if run.record.kind == "icl":
         files = write_stored_examples(folder, run.record, run.icl_result)
@@ -260,7 +260,7 @@ async def _export_one(storage: Storage, name: str, output: Path) -> None:
     say(f"{name}: {len(files)} files in {folder}, {_export_events(storage, run.record, folder)}")
 
 
-async def _export_damaged(storage: Storage, name: str, folder: Path) -> None:
+async def _export_damaged(storage: Storage, name: str, folder: Path, *, damage: str) -> None:
     """Write what can be read of a damaged run, and say so."""
     from drpo_graph.runs.files import write_salvaged
     from drpo_graph.runs.reading import salvage_run
@@ -269,11 +269,8 @@ async def _export_damaged(storage: Storage, name: str, folder: Path) -> None:
     files = write_salvaged(folder, run)
     events = "no events" if run.record is None else _export_events(storage, run.record, folder)
     say(f"{name}: {len(files)} files in {folder}, {events}")
-    what = (
-        "The checkpoint is damaged; all of this run could be read"
-        if not run.lost
-        else (f"The run is damaged, and {len(run.lost)} records of it could not be read, the first one: {run.lost[0]}")
-    )
+    num_lost = sum(one.thread_id is not None for one in run.lost)
+    what = f"damaged: {num_lost} of its records could not be read, and others may be missing. {damage}"
     typer.echo(f"note: {inert(what, max_chars=_MAX_NAMES)}", err=True)
 
 

@@ -29,19 +29,19 @@ class BoundStore(BaseStore):
 
     def __init__(self, store: BaseStore, vault: Vault | None, *, lost: list[DamagedError] | None = None) -> None:
         """Make a store; given a list, damaged records are added to it, and read as :data:`LOST`."""
-        self._store = store
+        self.inner = store
         self._vault = vault
         self._lost = lost
 
     def batch(self, ops: Iterable[Op]) -> list[Result]:
         """Execute operations."""
         given = list(ops)
-        return self._open_all(given, self._store.batch([self._close(op) for op in given]))
+        return self._open_all(given, self.inner.batch([self._close(op) for op in given]))
 
     async def abatch(self, ops: Iterable[Op]) -> list[Result]:
         """Execute operations."""
         given = list(ops)
-        return self._open_all(given, await self._store.abatch([self._close(op) for op in given]))
+        return self._open_all(given, await self.inner.abatch([self._close(op) for op in given]))
 
     def _close(self, op: Op) -> Op:
         if isinstance(op, SearchOp) and (op.filter or op.query):

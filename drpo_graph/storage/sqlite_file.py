@@ -1,12 +1,14 @@
 """A SQLite file as the place of runs: the graph's checkpoints, and the store with texts, ledger and run list."""
 
 import os
+import shutil
 import sqlite3
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal
 
 from filelock import FileLock, Timeout
@@ -192,6 +194,8 @@ def explain_storage_error(error: Exception, path: Path) -> CheckpointError:
         return ReadOnlyError(f"Checkpoint {path}: it cannot be written. {_ELSEWHERE}")
     elif "not a database" in everything:
         text, advice = "it is no SQLite file, or its beginning is damaged", _ELSEWHERE
+    elif "unable to open" in everything and path.is_file() and not os.access(path, os.R_OK):
+        text, advice = "it cannot be read", _ELSEWHERE
     elif "unable to open" in everything and path.is_file():
         # SQLite makes files beside it.
         return ReadOnlyError(f"Checkpoint {path}: it, or its folder, cannot be written. {_ELSEWHERE}")
@@ -283,22 +287,38 @@ def connect_for_reading(path: Path, stack: ExitStack) -> sqlite3.Connection:
     """
     # SQLite reads a WAL database only where it may put its log beside it, or where it is told that nobody writes.
     # Opened for writing, it takes its log away again; opened so that it cannot write, it leaves it.
-    for way in ("mode=rw", "immutable=1"):
-        address = f"{path.absolute().as_uri()}?{way}"
-        connection = sqlite3.connect(address, uri=True, isolation_level=None, check_same_thread=False)
-        stack.callback(connection.close)
-        try:
-            connection.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MS}")
-            connection.execute("PRAGMA query_only=ON")
-            connection.text_factory = partial(str, encoding="utf-8", errors="replace")
-            cursor = connection.execute("SELECT name FROM sqlite_master WHERE name IN ('store', 'checkpoints')")
-            if len(cursor.fetchall()) == 2:
-                return connection
-            raise NoRunsError(f"Checkpoint {path} holds no runs of drpo. {_ELSEWHERE}")
-        except sqlite3.OperationalError as error:
-            if "unable to open" not in str(error):
-                raise
-    raise CheckpointError(f"Checkpoint {path} cannot be read. {_ELSEWHERE}")
+    try:
+        return _try_to_read(path, "mode=rw", stack)
+    except sqlite3.OperationalError as error:
+        if "unable to open" not in str(error):
+            raise
+    log = log_of(path)
+    if not log.exists() or log.stat().st_size == 0:
+        return _try_to_read(path, "immutable=1", stack)
+    # What a killed process committed last is only in its log, which is not read where nothing can be made beside it.
+    folder = Path(stack.enter_context(TemporaryDirectory(prefix="drpo-")))
+    try:
+        for part in (path, log):
+            shutil.copyfile(part, folder / part.name)
+    except OSError as error:
+        raise CheckpointError(
+            f"Checkpoint {path}: its folder cannot be written, and what its log {log.name} holds cannot be copied to "
+            f"{folder.parent} to be read ({error.strerror}). Copy both files to another place."
+        ) from error
+    return _try_to_read(folder / path.name, "mode=rw", stack)
+
+
+def _try_to_read(path: Path, way: str, stack: ExitStack) -> sqlite3.Connection:
+    address = f"{path.absolute().as_uri()}?{way}"
+    connection = sqlite3.connect(address, uri=True, isolation_level=None, check_same_thread=False)
+    stack.callback(connection.close)
+    connection.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MS}")
+    connection.execute("PRAGMA query_only=ON")
+    connection.text_factory = partial(str, encoding="utf-8", errors="replace")
+    cursor = connection.execute("SELECT name FROM sqlite_master WHERE name IN ('store', 'checkpoints')")
+    if len(cursor.fetchall()) == 2:
+        return connection
+    raise NoRunsError(f"Checkpoint {path} holds no runs of drpo. {_ELSEWHERE}")
 
 
 async def _open(path: Path, stack: ExitStack, vault: Vault | None, *, is_checked: bool) -> Checkpoint:

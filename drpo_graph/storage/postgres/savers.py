@@ -124,7 +124,9 @@ class PostgresStore(AsyncPostgresStore):
     def __init__(self, connection: Connection | None = None, *, fence: Fence | None = None) -> None:
         """Make a store that reads through one connection, or reads and writes behind a fence."""
         assert (connection is None) != (fence is None)
-        super().__init__(fence.database.pool if fence is not None else connection)  # type: ignore[arg-type]
+        # It is asked only for what is no JSON object.
+        given: Any = fence.database.pool if fence is not None else connection
+        super().__init__(given, deserializer=lambda _: UNREADABLE)
         self._fence = fence
         self._puts: dict[tuple[tuple[str, ...], str], list[asyncio.Event]] = {}
         """Of each key that is being put: an event per batch, set at its end."""

@@ -18,9 +18,7 @@ UNREADABLE: Final[dict[str, JsonValue]] = {}
 """Stands for a value that is no JSON, until it is known whose it is; known by identity."""
 
 
-def place_of(namespace: Sequence[str], key: str) -> str:
-    """Return the place of a store's record as a text."""
-    return json.dumps([*namespace, key])
+_to_text = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def sum_of(content: bytes, *, place: str) -> bytes:
@@ -33,10 +31,10 @@ def sum_of(content: bytes, *, place: str) -> bytes:
 
 def sum_of_value(value: Mapping[str, object], *, place: str) -> str:
     """Return the sum of a JSON value that stands at a place, as a text."""
-    text = json.dumps(value, separators=(",", ":"))
+    text = _to_text(value)
     if "NaN" in text or "Infinity" in text:
         # As SQLite's store keeps them, which writes by other rules.
-        text = json.dumps(json.loads(text, parse_constant=lambda _: None), separators=(",", ":"))
+        text = _to_text(json.loads(text, parse_constant=lambda _: None))
     return sum_of(text.encode(), place=place).hex()
 
 

@@ -13,7 +13,7 @@ from pydantic import JsonValue
 
 from drpo_graph.errors import CheckpointError, DamagedError
 from drpo_graph.safety.encryption import KEY_VARIABLE, Vault
-from drpo_graph.storage.damage import LOST, UNREADABLE, place_of, read_json, sum_of_value, tell_record
+from drpo_graph.storage.damage import LOST, UNREADABLE, read_json, sum_of_value, tell_record
 
 _MARK_NAMESPACE, _MARK_KEY = ("drpo_vault",), "mark"
 _FIELD = "sealed"
@@ -48,11 +48,11 @@ class BoundStore(BaseStore):
             raise ValueError("this store cannot be searched by what its values hold")
         if not isinstance(op, PutOp) or op.value is None:
             return op
-        place = place_of(op.namespace, op.key)
         if self._vault is None:
-            return op._replace(value={**op.value, _SUM: sum_of_value(op.value, place=place)})
+            made = sum_of_value(op.value, place="/".join((*op.namespace, op.key)))
+            return op._replace(value={**op.value, _SUM: made})
         content = json.dumps(op.value, separators=(",", ":")).encode()
-        return op._replace(value={_FIELD: self._vault.seal(content, place=place)}, index=False)
+        return op._replace(value={_FIELD: self._vault.seal(content, place=_place(op.namespace, op.key))}, index=False)
 
     def _open_all(self, ops: Sequence[Op], results: Sequence[Result]) -> list[Result]:
         return [self._open_result(op, result) for op, result in zip(ops, results, strict=True)]
@@ -78,10 +78,11 @@ class BoundStore(BaseStore):
     def _read(self, item: Item) -> dict[str, JsonValue]:
         if item.value is UNREADABLE or not isinstance(item.value, dict):
             raise tell_record(item.namespace, item.key, cause="it is no JSON object, it was changed")
-        place = place_of(item.namespace, item.key)
         if self._vault is None:
-            value = {name: one for name, one in item.value.items() if name != _SUM}
-            if item.value.get(_SUM, made := sum_of_value(value, place=place)) != made:
+            value = dict(item.value)
+            made = value.pop(_SUM, None)
+            place = "/".join((*item.namespace, item.key))
+            if made is not None and made != sum_of_value(value, place=place):
                 raise tell_record(item.namespace, item.key)
             return value
         sealed = _sealed_in(item)
@@ -90,7 +91,7 @@ class BoundStore(BaseStore):
                 item.namespace, item.key, cause="it is not sealed, in an encrypted checkpoint: it was changed"
             )
         try:
-            opened = self._vault.open(sealed, place=place)
+            opened = self._vault.open(sealed, place=_place(item.namespace, item.key))
         except CheckpointError as error:
             raise tell_record(item.namespace, item.key, cause=str(error).rstrip(".")) from error
         return read_json(opened)
@@ -130,6 +131,10 @@ async def seal_store(
         sealed = vault.seal(b"drpo_graph", place=_MARK_KEY)
         await store.abatch([PutOp(_MARK_NAMESPACE, _MARK_KEY, {_FIELD: sealed}, index=False)])
     return BoundStore(store, vault, lost=lost)
+
+
+def _place(namespace: Sequence[str], key: str) -> str:
+    return json.dumps([*namespace, key])
 
 
 def _sealed_in(item: Item) -> object:

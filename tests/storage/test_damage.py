@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from drpo_graph.cli.app import _run
+from drpo_graph.storage.archive import Archive
+from drpo_graph.storage.sqlite_file import SqliteStorage
 from tests.support.command import SMALL, Drpo, Outcome, enter, serve_world
 from tests.support.fake_server import FakeServer
 
@@ -219,3 +221,15 @@ def test_a_damaged_index_and_a_damaged_page_are_told_and_read_past(drpo: Drpo, f
         assert (Path("out") / "t" / "best_prompt.txt").read_text() == (
             BASE.parent / "t" / "best_prompt.txt"
         ).read_text()
+
+
+async def test_values_that_json_writers_write_differently_are_no_damage(tmp_path: Path) -> None:
+    value = {
+        "numbers": [float("nan"), float("inf"), -0.0, 1e22, 1e-7, 0.1 + 0.2, 2**53, 5e-324],
+        "texts": ["NaN", "ä 中 😀", "\0\x7f\u2028", "\\", "/"],
+        "nested": {"drpo": {"": [None, True]}},
+    }
+    async with SqliteStorage(tmp_path / "runs.sqlite").open_run("t") as checkpoint:
+        await Archive(checkpoint.store, "t").put("calls", "key", value)
+        found = await Archive(checkpoint.store, "t").get("calls", "key")
+    assert found == {**value, "numbers": [None, None, *value["numbers"][2:]]}

@@ -250,7 +250,8 @@ class RunWork(ABC, Generic[R]):
     async def _note_stop(self, error: DRPOError) -> None:
         if self._checkpoint.is_lost:
             return
-        is_resumable = error.is_resumable or isinstance(error, CheckpointError)
+        is_kept = isinstance(error, CheckpointError) and not isinstance(error, DamagedError)
+        is_resumable = error.is_resumable or is_kept
         reason = reason_of(error)
         record = self._record.model_copy(update={"status": reason, "message": str(error)})
         try:

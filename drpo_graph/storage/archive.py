@@ -16,6 +16,7 @@ from pydantic import JsonValue
 from drpo_graph.errors import CheckpointError, DamagedError
 from drpo_graph.records import MetricSelection, Origin, Query, RejectedRewrite, Rollout
 from drpo_graph.storage.damage import LOST, valid
+from drpo_graph.storage.sealed_store import BoundStore
 
 Kind = Literal[
     "calls",
@@ -150,6 +151,11 @@ class Archive:
     async def get_all(self, kind: Kind) -> dict[str, Mapping[str, JsonValue]]:
         """Return every record of one kind by key, past the cache."""
         return {item.key: item.value async for item in list_items(self._store, namespace_of(self.run_id, kind))}
+
+    async def keys(self, kind: Kind) -> list[str]:
+        """Return the keys of all records of one kind, those that are damaged too."""
+        store = self._store.inner if isinstance(self._store, BoundStore) else self._store
+        return [item.key async for item in list_items(store, namespace_of(self.run_id, kind))]
 
     async def candidate(self, candidate_id: str) -> StoredCandidate:
         """Return a candidate's text and descent."""

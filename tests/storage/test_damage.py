@@ -233,3 +233,14 @@ async def test_values_that_json_writers_write_differently_are_no_damage(tmp_path
         await Archive(checkpoint.store, "t").put("calls", "key", value)
         found = await Archive(checkpoint.store, "t").get("calls", "key")
     assert found == {**value, "numbers": [None, None, *value["numbers"][2:]]}
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_damaged_run_can_be_deleted(drpo: Drpo) -> None:
+    assert change(f"UPDATE store SET value = x'7b' {ROOT}", "UPDATE checkpoints SET checkpoint = x'00'") > 1
+    assert_told(drpo("prune", "t", "--keep", "result"))
+    assert drpo("prune", "t", "--keep", "nothing", "--yes").code == 0
+    with closing(sqlite3.connect(BASE)) as base:
+        assert base.execute("SELECT * FROM store WHERE prefix LIKE 'drpo.t.%'").fetchall() == []
+        assert base.execute("SELECT * FROM checkpoints WHERE thread_id = 't'").fetchall() == []
+    assert "damaged" not in drpo("runs").err

@@ -19,6 +19,7 @@ from drpo_graph.errors import (
     CheckpointError,
     DamagedError,
     DRPOError,
+    ReadOnlyError,
     ReviewNeededError,
     RunInterruptedError,
     StateFormatError,
@@ -204,7 +205,10 @@ class RunWork(ABC, Generic[R]):
             emitter.emit(self._finished(run_id=self._record.thread_id, result=result))
             return result
         if self._checkpoint.read_only is not None:
-            raise self._checkpoint.read_only
+            raise ReadOnlyError(
+                f"Run {self._record.thread_id!r} is not finished, and its checkpoint cannot be written. Copy that to a "
+                "place that can be, and resume it there with --checkpoint."
+            ) from self._checkpoint.read_only
         if "fingerprints" in snapshot.values:
             if self._retries_failed and any(task.interrupts for task in snapshot.tasks):
                 raise UsageError(

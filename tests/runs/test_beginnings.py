@@ -61,7 +61,7 @@ def full_from(number: int) -> Callable[[SqliteStore, Iterable[Op]], list[Result]
     return write
 
 
-@pytest.mark.parametrize("number", range(1, 10))
+@pytest.mark.parametrize("number", range(1, 7))
 async def test_a_disk_that_is_full_at_the_start_leaves_a_run_that_goes_on_or_none(
     number: int, options: RunOptions, settings: Settings
 ) -> None:

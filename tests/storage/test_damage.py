@@ -120,7 +120,7 @@ def check_copies(seeds: range, stored: Path, drpo: Drpo, *, is_old: bool = False
 @pytest.mark.usefixtures("folder")
 @pytest.mark.parametrize("is_old", [False, True])
 def test_of_flipped_bits_none_is_called_a_bug_or_changes_a_result(is_old: bool, stored: Path, drpo: Drpo) -> None:
-    assert check_copies(range(6), stored, drpo, is_old=is_old) > 5
+    assert check_copies(range(4), stored, drpo, is_old=is_old) > 3
 
 
 @pytest.mark.slow

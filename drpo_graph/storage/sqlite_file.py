@@ -3,7 +3,7 @@
 import os
 import shutil
 import sqlite3
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -15,18 +15,17 @@ from filelock import FileLock, Timeout
 
 from drpo_graph.errors import CheckpointError, DamagedError, NoRunsError, ReadOnlyError, RunLockedError, UsageError
 from drpo_graph.safety.encryption import Vault, read_vault
-from drpo_graph.safety.limits import FULL, Limit, find_limit, limit_of
 from drpo_graph.safety.private_files import FILE_MODE, create_private_file, make_private_folder
 from drpo_graph.storage.damage import tell_damage
 from drpo_graph.storage.names import check_thread_id
 from drpo_graph.storage.protocols import Checkpoint, EventReader, Reader, Storage
 from drpo_graph.storage.salvage import copy_readable, find_damage
 from drpo_graph.storage.serializer import make_serializer
+from drpo_graph.storage.sqlite_errors import ELSEWHERE, explain_storage_error, log_of
 
 _BUSY_TIMEOUT_MS = 30_000
 _LOCK_TIMEOUT_S = 0.5
 """Longer than a look at a lock takes: :func:`is_worked_on` holds it for a moment."""
-_ELSEWHERE = "Give another place with --checkpoint."
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,46 +178,6 @@ async def open_read_only(path: Path, why: ReadOnlyError) -> AsyncIterator[Checkp
         raise explain_storage_error(error, path) from error
 
 
-def explain_storage_error(error: Exception, path: Path) -> CheckpointError:
-    """Return what a storage error means, with what to do about it."""
-    causes = _causes(error)
-    everything = " ".join(map(str, causes))
-    names = " ".join(getattr(one, "sqlite_errorname", "") for one in causes)
-    if path.is_dir():
-        text, advice = "it is a folder", "Give a file with --checkpoint."
-    elif "SQLITE_CORRUPT" in names or "decode to UTF-8" in everything:
-        return tell_damage(f"Checkpoint {path}", cause=str(causes[0]))
-    elif limit := _find_limit(causes, names, path):
-        text, advice = limit
-    elif "readonly" in everything or "Read-only" in everything or isinstance(error, PermissionError):
-        return ReadOnlyError(f"Checkpoint {path}: it cannot be written. {_ELSEWHERE}")
-    elif "not a database" in everything:
-        text, advice = "it is no SQLite file, or its beginning is damaged", _ELSEWHERE
-    elif "unable to open" in everything and path.is_file() and not os.access(path, os.R_OK):
-        text, advice = "it cannot be read", _ELSEWHERE
-    elif "unable to open" in everything and path.is_file():
-        # SQLite makes files beside it.
-        return ReadOnlyError(f"Checkpoint {path}: it, or its folder, cannot be written. {_ELSEWHERE}")
-    elif "unable to open" in everything or isinstance(error, NotADirectoryError | FileExistsError | FileNotFoundError):
-        text, advice = "a part of its path is no folder, or cannot be written", _ELSEWHERE
-    elif "locked" in everything:
-        text, advice = str(causes[0]), "Another process kept it locked for too long: try again."
-    else:
-        text, advice = f"{causes[0]} {names}".strip(), "Check the path and the disk, then run `drpo resume`."
-    return CheckpointError(f"Checkpoint {path}: {text}. {advice}")
-
-
-def _find_limit(causes: Sequence[BaseException], names: str, path: Path) -> Limit | None:
-    """Return the limit of the operating system that an error came from, if it did."""
-    if "SQLITE_FULL" in names or any("disk is full" in str(one) for one in causes):
-        return FULL
-    for one in causes:
-        if limit := limit_of(one):
-            return limit
-    # SQLite keeps no number of what the system said.
-    return find_limit(path, log_of(path)) if "SQLITE_IOERR" in names or "SQLITE_CANTOPEN" in names else None
-
-
 @contextmanager
 def lock_thread(path: Path, thread_id: str) -> Iterator[None]:
     """Hold a run for this process; the lock goes with the process, however it ends.
@@ -261,22 +220,9 @@ def is_worked_on(path: Path, thread_id: str) -> bool:
         return False
 
 
-def log_of(path: Path) -> Path:
-    """Return where SQLite keeps what is committed and not in the file yet."""
-    return path.with_name(f"{path.name}-wal")
-
-
 def _lock_file(path: Path, thread_id: str) -> Path:
     # Locking a file empties it: a name must not lead out of the folder.
     return path.with_name(f"{path.name}.locks") / f"{check_thread_id(thread_id)}.lock"
-
-
-def _causes(error: BaseException) -> list[BaseException]:
-    """Return the first error of a chain, then the later ones: a failed rollback hides why it was needed."""
-    chain = [error]
-    while (earlier := chain[0].__cause__ or chain[0].__context__) is not None and len(chain) < 10:
-        chain.insert(0, earlier)
-    return [one for one in chain if isinstance(one, sqlite3.Error | OSError)] or [error]
 
 
 def connect_for_reading(path: Path, stack: ExitStack) -> sqlite3.Connection:
@@ -318,7 +264,7 @@ def _try_to_read(path: Path, way: str, stack: ExitStack) -> sqlite3.Connection:
     cursor = connection.execute("SELECT name FROM sqlite_master WHERE name IN ('store', 'checkpoints')")
     if len(cursor.fetchall()) == 2:
         return connection
-    raise NoRunsError(f"Checkpoint {path} holds no runs of drpo. {_ELSEWHERE}")
+    raise NoRunsError(f"Checkpoint {path} holds no runs of drpo. {ELSEWHERE}")
 
 
 async def _open(path: Path, stack: ExitStack, vault: Vault | None, *, is_checked: bool) -> Checkpoint:

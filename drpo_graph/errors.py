@@ -167,6 +167,22 @@ class NoRunsError(CheckpointError):
     """The checkpoint is there, and holds no runs."""
 
 
+class DamagedError(CheckpointError):
+    """Something that is stored is not what was stored: it cannot be read, was changed, or stands in another's place.
+
+    Attributes:
+        thread_id: The run, where it is known.
+    """
+
+    def __init__(self, message: str, *, thread_id: str | None = None) -> None:
+        super().__init__(message)
+        self.thread_id = thread_id
+
+
+class ReadOnlyError(CheckpointError):
+    """The checkpoint can be read, perhaps, and not written."""
+
+
 class LeaseLostError(CheckpointError):
     """This process's lease on a run has ended: the run may be another's, and this process has written nothing since."""
 

@@ -36,7 +36,7 @@ from drpo_graph.parts.loop_watch import LOOP_WATCH
 from drpo_graph.records import ROLES, CollectionResult, ICLResult, Query, Role, RunResult
 from drpo_graph.runs.files import ALGORITHM_FOLDER, PROMPT_FILE, RESULT_FILE
 from drpo_graph.runs.logs import LOG_FILE
-from drpo_graph.runs.reading import find_run, list_runs
+from drpo_graph.runs.reading import find_run, is_name_free
 from drpo_graph.runs.runner import resume
 from drpo_graph.runs.work import RunOptions, reason_of, run_folder
 from drpo_graph.safety.encryption import read_vault
@@ -150,17 +150,17 @@ def make_parts(settings: Settings) -> Parts:
 
 
 def check_is_new(storage: Storage, thread_id: str) -> None:
-    """Do nothing when no run has this name.
+    """Do nothing when a new run can have this name.
 
     Raises:
         RunExistsError: there is one.
     """
     try:
-        runs = asyncio.run(list_runs(storage)) if storage.exists() else []
+        has_room = not storage.exists() or asyncio.run(is_name_free(storage, thread_id))
     except NoRunsError:
         # A new database: its tables come with its first run.
         return
-    if any(run.thread_id == thread_id for run in runs):
+    if not has_room:
         raise RunExistsError(f"Run {thread_id!r} exists already. `drpo resume {thread_id}` continues it.")
 
 

@@ -15,7 +15,8 @@ from drpo_graph.icl.nodes import announce_run, lay_down
 from drpo_graph.icl.state import ICLState
 from drpo_graph.records import ICLExample, ICLResult, Record, Role
 from drpo_graph.retrieval.examples import GivenExamples, as_examples, bundled_icl_examples
-from drpo_graph.runs.work import RunOptions, RunWork, check_is_new, make_record, take_up
+from drpo_graph.runs.beginnings import check_is_new, make_record, take_up
+from drpo_graph.runs.work import RunOptions, RunWork
 from drpo_graph.search.assembly import Parts, assemble
 from drpo_graph.search.session import RunSession
 from drpo_graph.settings.settings import Settings

@@ -31,7 +31,8 @@ from drpo_graph.oirl.collection.plan import Plan
 from drpo_graph.oirl.collection.tallies import collect_rows
 from drpo_graph.oirl.tables import save_demonstrations
 from drpo_graph.records import CollectionResult, Role
-from drpo_graph.runs.work import RunOptions, RunWork, check_is_new, make_record, take_up
+from drpo_graph.runs.beginnings import check_is_new, make_record, take_up
+from drpo_graph.runs.work import RunOptions, RunWork
 from drpo_graph.safety.api_keys import KeyFinder
 from drpo_graph.search.assembly import Parts, assemble
 from drpo_graph.search.session import RunContext, RunSession

@@ -115,7 +115,7 @@ class ReplyError(DRPOError):
 
 
 class RewardError(DRPOError):
-    """A reward function of the user's raised what it had not announced; mended, the run can be resumed."""
+    """Code of the user's raised what it had not announced, or does not end; mended, the run can be resumed."""
 
     is_resumable = True
 
@@ -165,6 +165,22 @@ class CheckpointError(DRPOError):
 
 class NoRunsError(CheckpointError):
     """The checkpoint is there, and holds no runs."""
+
+
+class DamagedError(CheckpointError):
+    """Something that is stored is not what was stored: it cannot be read, was changed, or stands in another's place.
+
+    Attributes:
+        thread_id: The run, where it is known.
+    """
+
+    def __init__(self, message: str, *, thread_id: str | None = None) -> None:
+        super().__init__(message)
+        self.thread_id = thread_id
+
+
+class ReadOnlyError(CheckpointError):
+    """The checkpoint can be read, perhaps, and not written."""
 
 
 class LeaseLostError(CheckpointError):

@@ -11,8 +11,8 @@ from typing_extensions import TypedDict
 
 from drpo_graph.errors import FailureKind
 
-Role = Literal["base", "metrics", "critic", "optimizer"]
-"""Which model is called: the one being aligned, the metric selector, the judge, the prompt writer."""
+Role = Literal["base", "metrics", "critic", "optimizer", "embeddings"]
+"""Which model is called: the one being aligned, metric selector, judge, prompt writer, and what embeds texts."""
 
 ROLES: tuple[Role, ...] = ("base", "metrics", "critic", "optimizer")
 

@@ -5,8 +5,9 @@ from langgraph.runtime import Runtime
 from drpo_graph.calls.ledger import CallRecord
 from drpo_graph.calls.roles import response_text
 from drpo_graph.errors import ReplyError, StateFormatError
+from drpo_graph.parts.own_code import call_own
 from drpo_graph.parts.responders import STORED_RESPONSE
-from drpo_graph.records import Failure, Rollout
+from drpo_graph.records import Critique, Failure, Rollout
 from drpo_graph.search.announce import report_rollout
 from drpo_graph.search.session import RunContext, RunSession, session_of
 from drpo_graph.search.state import RolloutOutput, RolloutState
@@ -58,9 +59,19 @@ async def ask_critic(rollout: Rollout, response: str, context: RunContext, *, se
     selection = await session.archive.metrics_for(query.id)
     if selection is None:
         raise StateFormatError(f"Run {session.run_id!r}: query {query.id!r} has no metrics in the run's store.")
-    critic, scored, failure = context.components.critic, None, rollout.failure
+    critic, failure = context.components.critic, rollout.failure
+    scored: Critique | None = None
     try:
-        scored = await critic.critique(query, response, selection=selection, models=session.models)
+        scored = await call_own(
+            critic.critique,
+            query,
+            response,
+            selection=selection,
+            models=session.models,
+            called="the critic",
+            timeout_s=context.settings.timeout_s,
+            is_bounded=False,
+        )
     except ReplyError as error:
         failure = Failure(kind=error.kind, detail=str(error))
     reward = scored.reward if scored is not None else rollout.reward

@@ -8,6 +8,7 @@ from langgraph.runtime import Runtime
 from pydantic import JsonValue
 
 from drpo_graph.errors import ReplyError
+from drpo_graph.parts.own_code import call_own
 from drpo_graph.parts.protocols import RewriteRequest
 from drpo_graph.parts.rewrite_guards import make_guard
 from drpo_graph.records import ROOT_ID, CandidateRef, Origin, Query, Rollout
@@ -93,13 +94,14 @@ async def _plan_children(state: ExpandState, context: RunContext, session: RunSe
     # What a person has ruled out is not tried again.
     vetoed = await find_vetoed(session.archive)
     proposed = await _rewrite(state, context, session, prompt, examples)
-    screened = await screen_rewrites(
-        [one for one in proposed if hash_prompt(one) not in vetoed],
-        state,
-        screen=context.components.screen,
-        settings=settings,
-        archive=session.archive,
-    )
+    with session.embeddings.bound():
+        screened = await screen_rewrites(
+            [one for one in proposed if hash_prompt(one) not in vetoed],
+            state,
+            screen=context.components.screen,
+            settings=settings,
+            archive=session.archive,
+        )
     children = [_Child("rewrite", one) for one in screened.rewrites]
     if settings.keep_parents or not children:
         children.append(_Child("kept", prompt))
@@ -134,7 +136,15 @@ async def _rewrite(
         ),
     )
     try:
-        return _keep_usable(session, request, await context.components.rewriter.rewrite(request, models=session.models))
+        rewrites: Sequence[str] = await call_own(
+            context.components.rewriter.rewrite,
+            request,
+            models=session.models,
+            called="the rewriter",
+            timeout_s=settings.timeout_s,
+            is_bounded=False,
+        )
+        return _keep_usable(session, request, rewrites)
     except ReplyError as error:
         session.warn(f"{error}; the candidate is kept as it is")
         return []

@@ -8,6 +8,7 @@ from pydantic import JsonValue
 
 from drpo_graph.errors import ReplyError
 from drpo_graph.models.endpoint_gate import gate_for
+from drpo_graph.parts.own_code import call_own
 from drpo_graph.parts.responders import STORED_RESPONSE, ask_responder, identify_responder, response_key
 from drpo_graph.parts.rewrite_guards import fill_prompt
 from drpo_graph.prompts.library import history_of
@@ -39,7 +40,10 @@ async def sample_errors(state: RolloutState, runtime: Runtime[RunContext]) -> Sa
         initial_prompt=await session.archive.prompt_of(ROOT_ID),
         query=query,
     )
-    examples = await _find_examples(query, session, runtime.context)
+    try:
+        examples = await _find_examples(query, session, runtime.context)
+    except ReplyError as error:
+        return _without(error)
     sample = await base.respond(
         base.response_format.render(
             system_prompt=prompt, query=query.text, examples=examples, history=history_of(query)
@@ -68,7 +72,15 @@ async def _retrieve(query: Query, session: RunSession, context: RunContext) -> N
     assert retriever is not None, "only asked for where there is one"
 
     async def retrieve() -> None:
-        found = await retriever.retrieve(query.text, k=context.settings.k)
+        with session.embeddings.bound():
+            found: Sequence[ICLExample] = await call_own(
+                retriever.retrieve,
+                query.text,
+                k=context.settings.k,
+                called=f"query {query.id!r}: the example retriever",
+                timeout_s=context.settings.timeout_s,
+                is_bounded=False,
+            )
         examples: list[JsonValue] = [example.model_dump(mode="json") for example in found]
         await session.archive.put("examples", query.id, {"source": _source_of(context), "examples": examples})
 
@@ -108,6 +120,11 @@ async def _ask_app(context: RunContext, session: RunSession, prompt: str, query:
         try:
             await session.ledger.stop.guard(ask())
         except ReplyError as error:
-            failure = Failure(kind=error.kind, detail=str(error))
-            return {"response_key": None, "failure": failure.model_dump(mode="json")}
+            return _without(error)
     return {"response_key": STORED_RESPONSE + key, "failure": None}
+
+
+def _without(error: ReplyError) -> SampleUpdate:
+    """Return that there is no response, and why."""
+    failure = Failure(kind=error.kind, detail=str(error))
+    return {"response_key": None, "failure": failure.model_dump(mode="json")}

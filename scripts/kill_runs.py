@@ -9,6 +9,8 @@ After each kill the committed calls are read from the store; none of them may be
     python scripts/kill_runs.py --kills 40 --checkpoint postgres    # starts a server of its own; extra test-postgres
     python scripts/kill_runs.py --kills 40 --checkpoint postgres --kill-database 0.2
 
+    python scripts/kill_runs.py --attempts 2 3 4 6    # no kill: what faults change, by max_reply_attempts
+
 With ``--kill-database``, a share of the kills hits the database server, which is started again after up to 2 s; every
 other time the run is killed with it. With faults, what a run cost depends on the kills; what it found is compared.
 """
@@ -42,6 +44,8 @@ from drpo_graph.storage.protocols import Storage
 from drpo_graph.storage.sqlite_file import SqliteStorage
 from tests.support.fake_server import (
     FAULT_KINDS,
+    FakeServer,
+    FaultKind,
     FaultPlan,
     Latency,
     LogEntry,
@@ -49,6 +53,7 @@ from tests.support.fake_server import (
     read_log,
     spawn_fake_server,
 )
+from tests.support.oracle import build_responder
 from tests.support.world import INITIAL_PROMPT, World
 
 if TYPE_CHECKING:
@@ -83,6 +88,9 @@ FAULTS_BY_SEARCH = {
     "default 2x3": FAULTS,
 }
 WITH_FAULTS: dict[str, Any] = {"retry_wait_s": 0.02, "timeout_s": 1.0, "max_retries": 8, "max_reply_attempts": 6}
+RATES = (0.05, 0.2)
+"""Of replies that cannot be used, for ``--attempts``: what is wrong with a try never changes a reply."""
+UNUSABLE: list[FaultKind] = ["empty", "truncated", "refusal", "wrong_names", "out_of_range", "words"]
 COSTS = ("usage_by_role", "failures_by_kind", "unusable_by_kind")
 
 
@@ -330,6 +338,32 @@ def kill_search(
             check_run(run, expected, read_log(folder / f"{slug}.log")[log_start:], kills, tally)
 
 
+def measure_attempts(attempts: Sequence[int], *, num_worlds: int, depth: int, folder: Path) -> None:
+    """Print, for each number of attempts and rate of faults, in how many worlds a run finds what it finds without."""
+
+    async def run(seed: int, rate: float, max_attempts: int) -> tuple[str, int]:
+        faults = replace(FAULTS, rate=rate, seed=seed, kinds=UNUSABLE) if rate else None
+        name = f"{seed}-{rate}-{max_attempts}"
+        async with FakeServer(build_responder(seed=seed), ServerOptions(faults=faults)) as server:
+            values = {**SEARCHES["default 2x3"], "depth": depth, **WITH_FAULTS, "max_reply_attempts": max_attempts}
+            options = RunOptions(checkpoint=folder / f"{name}.sqlite", writes_files=False)
+            settings = make_settings(server.base_url, values)
+            result = await optimize(World(seed).train_queries[:60], settings=settings, thread_id="t", options=options)
+        return result.system_prompt, sum(usage.calls for usage in result.usage_by_role.values())
+
+    worlds = range(num_worlds)
+    unbroken = [asyncio.run(run(seed, 0.0, attempts[0])) for seed in worlds]
+    calls = sum(num_calls for _, num_calls in unbroken)
+    print("| faults | attempts | equal prompts | calls |\n|---|---|---|---|")
+    print(f"| none | any | {num_worlds} of {num_worlds} | 100% |", flush=True)
+    for rate in RATES:
+        for max_attempts in attempts:
+            found = [asyncio.run(run(seed, rate, max_attempts)) for seed in worlds]
+            equal = sum(one[0] == other[0] for one, other in zip(found, unbroken, strict=True))
+            share = sum(num_calls for _, num_calls in found) / calls
+            print(f"| {rate:.0%} | {max_attempts} | {equal} of {num_worlds} | {share:.0%} |", flush=True)
+
+
 def choose_place(kind: str, stack: ExitStack, *, database_share: float) -> tuple[FindPlace, Aim]:
     """Return where runs are kept, and what is killed there; a database server runs until the stack is closed."""
     if kind == "sqlite":
@@ -357,9 +391,16 @@ def main() -> int:
     parser.add_argument("--faults", action="store_true", help="let a fifth of all calls go wrong")
     parser.add_argument("--checkpoint", choices=("sqlite", "postgres"), default="sqlite")
     parser.add_argument("--kill-database", type=float, default=0.0, metavar="SHARE", help="of the kills, with postgres")
+    parser.add_argument("--attempts", type=int, nargs="+", metavar="N", help="measure these, and kill nothing")
+    parser.add_argument("--worlds", type=int, default=8, help="of --attempts")
+    parser.add_argument("--depth", type=int, default=12, help="of the searches of --attempts")
     given = parser.parse_args()
     if given.kill_database and given.checkpoint != "postgres":
         parser.error("--kill-database needs --checkpoint postgres")
+    if given.attempts:
+        with tempfile.TemporaryDirectory() as place:
+            measure_attempts(given.attempts, num_worlds=given.worlds, depth=given.depth, folder=Path(place))
+        return 0
     tally = Tally()
     with ExitStack() as stack:
         name = stack.enter_context(tempfile.TemporaryDirectory())

@@ -18,6 +18,7 @@ from drpo_graph.inference.prompt_choice import ChosenPrompt, PromptSource, Route
 from drpo_graph.inference.routers import RouterFile, RouterOpener, Routers, load_router
 from drpo_graph.models.answers import read_answer
 from drpo_graph.parts.choosers import PromptChooser
+from drpo_graph.parts.own_code import call_own
 from drpo_graph.parts.protocols import ExampleRetriever
 from drpo_graph.prompts.library import as_turns
 from drpo_graph.prompts.placeholders import TemplateSyntaxError, fill
@@ -204,7 +205,14 @@ class AlignmentMiddleware(AgentMiddleware[AgentState[ResponseT], ContextT, Respo
             return ()
         known = self._examples.get(query)
         if known is None:
-            known = tuple(await self._retriever.retrieve(query.text, k=self._num_icl))[: self._num_icl]
+            found: Sequence[ICLExample] = await call_own(
+                self._retriever.retrieve,
+                query.text,
+                k=self._num_icl,
+                called="the example retriever",
+                is_bounded=False,
+            )
+            known = tuple(found)[: self._num_icl]
             self._examples.keep(query, known)
         return known
 

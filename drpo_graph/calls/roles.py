@@ -36,7 +36,7 @@ class RoleModel:
     ) -> list[Sample[T]]:
         """Return ``num_samples`` samples of a structured reply, each parsed or with its reason.
 
-        A reply that cannot be used is asked for again (one try more by default), then repaired once: the model is
+        A reply that cannot be used is asked for again (two tries more by default), then repaired once: the model is
         shown its reply and what was wrong with it. One bad sample never costs the others.
 
         Args:

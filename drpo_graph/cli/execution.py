@@ -32,10 +32,11 @@ from drpo_graph.errors import (
 from drpo_graph.events.log import EVENTS_FILE, SEALED_EVENTS_FILE
 from drpo_graph.events.schema import Event, RunFinished, RunStopped
 from drpo_graph.icl import resume_icl
-from drpo_graph.records import CollectionResult, ICLResult, Query, RunResult
+from drpo_graph.parts.loop_watch import LOOP_WATCH
+from drpo_graph.records import ROLES, CollectionResult, ICLResult, Query, Role, RunResult
 from drpo_graph.runs.files import ALGORITHM_FOLDER, PROMPT_FILE, RESULT_FILE
 from drpo_graph.runs.logs import LOG_FILE
-from drpo_graph.runs.reading import find_run, list_runs
+from drpo_graph.runs.reading import find_run, is_name_free
 from drpo_graph.runs.runner import resume
 from drpo_graph.runs.work import RunOptions, reason_of, run_folder
 from drpo_graph.safety.encryption import read_vault
@@ -47,7 +48,7 @@ from drpo_graph.settings.layers import build_settings, describe_changes, merge_s
 from drpo_graph.settings.settings import Settings
 from drpo_graph.storage.places import find_storage
 from drpo_graph.storage.protocols import Storage
-from drpo_graph.storage.run_list import DEED_BY_KIND
+from drpo_graph.storage.run_list import DEED_BY_KIND, RunKind
 
 EXIT_INTERRUPTED = 130
 _MAX_MESSAGE = 10_000
@@ -93,6 +94,7 @@ class Frame:
     serving: RoleServing | None
     checker: str | None = None
     """The user's own that judges, where one does: what resumes the run has to name it again."""
+    kind: RunKind = "search"
 
     @property
     def storage(self) -> Storage:
@@ -100,7 +102,7 @@ class Frame:
         return find_storage(self.options.checkpoint)
 
 
-def build_frame(storage: Storage, output: Output, *, serving: Serving | None = None) -> Frame:
+def build_frame(storage: Storage, output: Output, *, serving: Serving | None = None, kind: RunKind = "search") -> Frame:
     """Return how a run is carried out, as the options say.
 
     Raises:
@@ -120,11 +122,14 @@ def build_frame(storage: Storage, output: Output, *, serving: Serving | None = N
         served = RoleServing(serving.serve_options or "", storage.folder / SERVE_FOLDER, progress)
     elif serving is not None and serving.serve_options is not None:
         raise UsageError("--serve-options is for the server that --serve starts: give both.")
-    return Frame(options, output.display, served)
+    return Frame(options, output.display, served, kind=kind)
 
 
 def start(thread_id: str, begin: Begin, *, settings: Settings, frame: Frame, parts: Parts | None = None) -> None:
     """Start a run and show it; ``parts`` are those that it begins with, and goes on with after a decision."""
+    if frame.serving is not None:
+        # The run would find out itself, but only after the server's start.
+        check_is_new(frame.storage, thread_id)
     # What goes on with it after a decision: its reward functions are named again.
     changes = {"reward": settings.reward} if settings.reward else None
     again = partial(resume, thread_id, changes=changes, parts=parts)
@@ -145,17 +150,17 @@ def make_parts(settings: Settings) -> Parts:
 
 
 def check_is_new(storage: Storage, thread_id: str) -> None:
-    """Do nothing when no run has this name.
+    """Do nothing when a new run can have this name.
 
     Raises:
         RunExistsError: there is one.
     """
     try:
-        runs = asyncio.run(list_runs(storage)) if storage.exists() else []
+        has_room = not storage.exists() or asyncio.run(is_name_free(storage, thread_id))
     except NoRunsError:
         # A new database: its tables come with its first run.
         return
-    if any(run.thread_id == thread_id for run in runs):
+    if not has_room:
         raise RunExistsError(f"Run {thread_id!r} exists already. `drpo resume {thread_id}` continues it.")
 
 
@@ -164,6 +169,7 @@ def go_on(run: ResumedRun, thread_id: str, *, frame: Frame) -> None:
     record = asyncio.run(find_run(frame.storage, thread_id))
     if frame.options.log_dir is None and record.log_dir is not None:
         frame = replace(frame, options=replace(frame.options, log_dir=Path(record.log_dir)))
+    frame = replace(frame, kind=record.kind)
     settings = build_settings(merge_settings(record.settings.model_dump(), run.changes))
     changed = describe_changes(record.settings, settings)
     if changed and not run.accepts_changes:
@@ -190,9 +196,15 @@ def go_on(run: ResumedRun, thread_id: str, *, frame: Frame) -> None:
             retries_failed=run.retries_failed,
         )
     elif record.kind == "icl":
-        if run.training is not None or run.retries_failed:
-            raise UsageError(f"Run {thread_id!r} optimises ICL examples: it takes neither DATA nor --retry-failed.")
-        begin = partial(resume_icl, thread_id, changes=run.changes, accepts_changes=run.accepts_changes)
+        if run.training is not None:
+            raise UsageError(f"Run {thread_id!r} optimises ICL examples: it takes no DATA, and has its examples.")
+        begin = partial(
+            resume_icl,
+            thread_id,
+            changes=run.changes,
+            accepts_changes=run.accepts_changes,
+            retries_failed=run.retries_failed,
+        )
     else:
         begin = partial(
             resume,
@@ -243,7 +255,7 @@ class _Screen:
 
 def _carry_out(thread_id: str, begin: Begin, *, settings: Settings, frame: Frame, again: Begin) -> None:
     """Run with a display; where the run waits for a decision and somebody is at the terminal, ask, and do ``again``."""
-    with serve_roles(settings, frame.serving) as has_ended:
+    with serve_roles(settings, frame.serving, optional=_find_optional(settings, frame.kind)) as has_ended:
         frame = replace(frame, options=replace(frame.options, has_ended=has_ended))
         while True:
             try:
@@ -256,9 +268,16 @@ def _carry_out(thread_id: str, begin: Begin, *, settings: Settings, frame: Frame
                 begin = again
 
 
+def _find_optional(settings: Settings, kind: RunKind) -> list[Role]:
+    """Return the roles that need no model: what asks none of a role, or has code of the user's for it, names none."""
+    unset = [role for role in ROLES if not settings.role(role).model]
+    return unset if kind != "search" or settings.reward else []
+
+
 def _show(thread_id: str, begin: Begin, *, settings: Settings, frame: Frame) -> None:
     """Run with a display; an error that it has not shown says how to go on."""
     screen = _Screen(thread_id, frame, settings)
+    LOOP_WATCH.listeners.append(_warn)
     calm_collector()
     try:
         result = asyncio.run(begin(options=replace(frame.options, sinks=(screen.handle,))))
@@ -281,7 +300,12 @@ def _show(thread_id: str, begin: Begin, *, settings: Settings, frame: Frame) -> 
         typer.echo(f"stopped at once; finished calls are stored. Resume with: {command}", err=True)
         raise typer.Exit(EXIT_INTERRUPTED) from None
     finally:
+        LOOP_WATCH.listeners.remove(_warn)
         screen.close()
+
+
+def _warn(message: str) -> None:
+    typer.echo(f"warning: {inert_block(message, max_chars=_MAX_MESSAGE)}", err=True)
 
 
 def _list_files(options: RunOptions, thread_id: str) -> list[Path]:
@@ -303,12 +327,10 @@ def _tell_resuming(thread_id: str, frame: Frame, settings: Settings) -> str:
 
 
 def _list_next(thread_id: str, frame: Frame) -> list[str]:
-    """Return what can be done with a search that is done; one's own server has gone with it, and answers nothing."""
+    """Return what can be done with a run that is done; one's own server has gone with it, and answers nothing."""
     where = name_place(frame.storage)
+    looked_at = [f"drpo show {thread_id}{where}", f"drpo events {thread_id}{where}"]
+    if frame.kind != "search":
+        return looked_at
     asked = [f'drpo generate "Why is the sky blue?" --run {thread_id}{where}'] if frame.serving is None else []
-    return [
-        f"drpo show {thread_id}{where}",
-        f"drpo events {thread_id}{where}",
-        *asked,
-        f"drpo export {thread_id}{where} --registry {DEFAULT_PROMPTS}",
-    ]
+    return [*looked_at, *asked, f"drpo export {thread_id}{where} --registry {DEFAULT_PROMPTS}"]

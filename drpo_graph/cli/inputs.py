@@ -17,7 +17,7 @@ from drpo_graph.data.rows import AnsweredQuery
 from drpo_graph.errors import DatasetError, NoRunsError, RunNotFoundError, SettingsError, UsageError
 from drpo_graph.records import ROLES, Query, WarmStart
 from drpo_graph.safety.text_files import read_text
-from drpo_graph.settings.layers import build_settings, merge_settings
+from drpo_graph.settings.layers import build_settings, merge_settings, name_in_file
 from drpo_graph.settings.limits import check_priced, check_prices
 from drpo_graph.settings.settings import Settings
 from drpo_graph.storage.protocols import Storage
@@ -37,11 +37,23 @@ def read_settings(
         merged = merge_settings(defaults, read_changes(sources, *groups))
         if isinstance(prompt := merged.get("initial_prompt"), str):
             merged["initial_prompt"] = read_prompt(prompt)
-        return build_settings(merged)
+        settings = build_settings(merged)
     except SettingsError:
         if sources.config is not None:
             _blame(sources.config, sources.file)
         raise
+    if settings.metrics_cache is not None and not settings.metrics_cache.is_file():
+        is_filed = not any("metrics_cache" in group.given() for group in groups)
+        name = tell_source(sources, "metrics_cache") if is_filed else "metrics_cache"
+        raise SettingsError(f"{name}: there is no file {settings.metrics_cache}. Give one in the published form.")
+    return settings
+
+
+def tell_source(sources: Sources, field: str) -> str:
+    """Return what an error calls a setting, or another value, that stands in the settings file if anywhere."""
+    values = {**sources.file, **sources.run_values}
+    name = name_in_file(field, values)
+    return f"Settings file {sources.config}: {name}" if name in values else name
 
 
 def read_changes(sources: Sources, *groups: SettingGroup) -> dict[str, object]:
@@ -60,6 +72,7 @@ def check_budget(settings: Settings, priced: Collection[str]) -> None:
         UsageError: a price is for a model that no role uses, or money is capped and a model has none.
     """
     model_by_role: dict[str, str] = {role: settings.role(role).model for role in ROLES}
+    model_by_role["embeddings"] = settings.called_embeddings
     check_priced(priced, model_by_role)
     check_prices(settings, model_by_role)
 

@@ -2,7 +2,7 @@
 
 import os
 import shlex
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +13,7 @@ from drpo_graph.cli.serve_request import ServeRequest, parse_serve_options
 from drpo_graph.errors import ModelCallError, UsageError
 from drpo_graph.models.clients import build_clients
 from drpo_graph.models.outages import never_ends
-from drpo_graph.records import ROLES
+from drpo_graph.records import ROLES, Role
 from drpo_graph.serving.arguments import KEY_VARIABLE
 from drpo_graph.serving.keys import ServerKey, borrow_key
 from drpo_graph.serving.process import find_free_port
@@ -42,13 +42,15 @@ class RoleServing:
 
 
 @contextmanager
-def serve_roles(settings: Settings, serving: RoleServing | None) -> Iterator[Callable[[str], bool]]:
+def serve_roles(
+    settings: Settings, serving: RoleServing | None, *, optional: Collection[Role] = ()
+) -> Iterator[Callable[[str], bool]]:
     """Serve the one ``vllm:`` model of the roles that name no server, until the block ends; nothing if not asked to.
 
     Yields whether the server at an endpoint has ended: a process that has died does not come back while a run waits.
 
     The roles find it by this process's environment, which is put back in the end: a stored run never names a server
-    that has gone. Roles with a URL of their own keep it.
+    that has gone. Roles with a URL of their own keep it, and the optional ones need no model.
 
     Raises:
         UsageError: there is no such model, or there are several, or the roles name different keys.
@@ -61,7 +63,7 @@ def serve_roles(settings: Settings, serving: RoleServing | None) -> Iterator[Cal
     request = _read_request(roles[0].model.removeprefix(_PROVIDER), serving.options)
     key = _find_key(roles, request)
     # What is wrong with another role's model is told before a start that takes minutes.
-    build_clients(settings)
+    build_clients(settings, optional=optional)
     withheld = {settings.role(role).api_key_env or "" for role in ROLES}
     with run_server(request, folder=serving.folder, progress=serving.progress, key=key, withheld=withheld) as running:
         server, url = running.server, running.server.plan.address.base_url

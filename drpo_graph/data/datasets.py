@@ -13,6 +13,7 @@ from drpo_graph.data.formats import FileFormat, find_format, read_values
 from drpo_graph.data.rows import RowReader
 from drpo_graph.errors import DatasetError
 from drpo_graph.records import Query
+from drpo_graph.safety.api_keys import KeyFinder
 
 MAX_PRINTED_PROBLEMS = 20
 
@@ -97,6 +98,7 @@ def collect_rows(
         values: Each record with its place, as problems tell it.
         places: The place of each id so far; what is found is added.
     """
+    keys = KeyFinder()
     for number, (place, value) in enumerate(values, start=1):
         faults: list[str] = []
         query = reader.read(value, default_id=f"{id_prefix}-{number:03d}", faults=faults)
@@ -104,10 +106,24 @@ def collect_rows(
             if places.setdefault(query.id, place) != place:
                 faults.append(f"id {query.id!r} is taken by {places[query.id]}")
             made = make(query, value, faults)
+            if words := _find_key(query, made, keys):
+                faults.append(f"it holds {words}, and what is read is stored")
             if not faults:
                 yield made
         if faults:
             problems.append(f"{place}: {'; '.join(faults)}")
+
+
+def _find_key(query: Query, made: object, keys: KeyFinder) -> str:
+    """Return which key a record holds, in words; empty where it holds none."""
+    texts = [query.id, query.text, *query.values.values()]
+    if query.history:
+        texts += [turn.content for turn in query.history]
+    if made is not query:
+        # With what stands beside the query: a reference, a response.
+        fields = made if isinstance(made, tuple) else vars(made).values()
+        texts += [one for one in fields if isinstance(one, str)]
+    return next(filter(None, map(keys.find, texts)), "")
 
 
 def problems_error(name: str, problems: list[str]) -> DatasetError:

@@ -26,7 +26,7 @@ from drpo_graph.display.formatting import (
 )
 from drpo_graph.display.view import ExamplesView, Message, Phase, RunView
 from drpo_graph.events.schema import BeamEntry
-from drpo_graph.records import MAX_SCORE, MIN_SCORE, ROLES, Usage
+from drpo_graph.records import MAX_SCORE, MIN_SCORE, Usage
 from drpo_graph.safety.terminal import inert
 from drpo_graph.settings.limits import tell_money
 
@@ -262,8 +262,7 @@ def _roles_table(view: RunView) -> Table:
     table.add_column("role", width=_LABEL_WIDTH, no_wrap=True)
     for name, width in (("calls", 7), ("in", 6), ("out", 6), ("cached", 7), ("retries", 7)):
         table.add_column(name, justify="right", no_wrap=True, width=width)
-    for role in ROLES:
-        calls = view.calls[role]
+    for role, calls in view.calls.items():
         table.add_row(role, *_usage_cells(calls.usage, calls.retries))
     table.add_row("total", *_usage_cells(view.process_usage, view.num_retries), style="bold")
     return table

@@ -20,7 +20,7 @@ from drpo_graph.display.formatting import (
     format_reward,
 )
 from drpo_graph.display.streams import quiet
-from drpo_graph.display.summary import list_example_files, print_end
+from drpo_graph.display.summary import list_after_examples, print_end
 from drpo_graph.display.view import RunView, describe_endpoint, describe_review
 from drpo_graph.events import schema
 from drpo_graph.records import ICLResult
@@ -70,8 +70,8 @@ class PlainDisplay(Display):
                 self._write(_example_line(event))
             case schema.ICLFinished():
                 self._write(_examples_line(event.result))
-                for path in list_example_files(self._files, event.result):
-                    self._write(f"  {inert(str(path), max_chars=_MAX_LINE)}")
+                for line in list_after_examples(self._files, self._commands, event.result):
+                    self._write(inert(line, max_chars=_MAX_LINE))
             case schema.CollectionStarted():
                 self._write(describe_start(event))
             case schema.TrialFinished():

@@ -90,8 +90,8 @@ def print_end(
             console.print(page, crop=False)
         case ICLFinished():
             print_examples(console, event.result)
-            for path in list_example_files(files, event.result):
-                console.print(str(path), soft_wrap=True)
+            for line in list_after_examples(files, commands, event.result):
+                console.print(line, soft_wrap=True)
         case CollectionFinished():
             print_collection(console, event, files)
         case RunStopped():
@@ -129,10 +129,12 @@ def print_examples(console: Console, result: ICLResult) -> None:
     console.print(cost_table(result))
 
 
-def list_example_files(files: Sequence[Path], result: ICLResult) -> list[Path]:
-    """Return where the examples and the result were written, given the files of a search in the same place."""
+def list_after_examples(files: Sequence[Path], commands: Sequence[str], result: ICLResult) -> list[str]:
+    """Return where the examples were written, given a search's files in the same place, and what to do next."""
     folders = [one.parent for one in files if one.name == RESULT_FILE]
-    return [folder / name for folder in folders for name in (result.published_name, RESULT_FILE)]
+    written = [folder / name for folder in folders for name in (result.published_name, RESULT_FILE)]
+    further = [one for one in commands if not one.startswith(RESUME_COMMAND)]
+    return [*map(str, written), *(f"next: {tell_command(one)}" for one in further)]
 
 
 def _prompt_panel(result: RunResult) -> RenderableType:

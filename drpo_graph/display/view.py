@@ -163,6 +163,10 @@ class RunView:
             spent_s = min(max(now - self._level_started_at, 0.0), level_s)
         return max((self.max_depth - self.levels_done) * level_s - spent_s, 0.0) + validation_s
 
+    def _calls_of(self, role: Role) -> RoleCalls:
+        # Few runs embed texts: that role's row comes with its first call.
+        return self.calls.setdefault(role, RoleCalls())
+
     def calls_per_s(self, now: float) -> float:
         """Return this process's finished calls per second over the last seconds."""
         num_calls = sum(count for second, count in self._calls_by_second if second > now - RATE_WINDOW_S)
@@ -187,7 +191,7 @@ class RunView:
             case schema.CallFinished():
                 self._finish_call(event)
             case schema.CallRetried():
-                self.calls[event.role].retries += 1
+                self._calls_of(event.role).retries += 1
                 _count(self.retries_by_kind, event.kind)
             case schema.EndpointLost():
                 self.lost_endpoints.add(event.endpoint)
@@ -292,7 +296,7 @@ class RunView:
             self.best = top
 
     def _finish_call(self, event: schema.CallFinished) -> None:
-        calls = self.calls[event.role]
+        calls = self._calls_of(event.role)
         if event.from_ledger:
             calls.from_ledger += 1
             return

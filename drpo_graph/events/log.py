@@ -18,6 +18,7 @@ from pydantic_core import PydanticSerializationError
 from drpo_graph.errors import CheckpointError
 from drpo_graph.events.schema import Event
 from drpo_graph.safety.encryption import Vault, read_vault
+from drpo_graph.safety.limits import FULL, Limit, limit_of
 from drpo_graph.safety.private_files import open_to_append
 from drpo_graph.safety.terminal import inert_json
 
@@ -126,10 +127,8 @@ class EventLog:
             while line:
                 line = line[self._file.write(line) :]
         except OSError as error:
-            raise CheckpointError(
-                f"Event log {self._path}: {error.strerror or error}. Free space and run `drpo resume`: what was "
-                "committed is kept."
-            ) from error
+            what, advice = limit_of(error) or Limit(error.strerror or str(error), FULL.advice)
+            raise CheckpointError(f"Event log {self._path}: {what}. {advice}") from error
 
     def close(self) -> None:
         """Close the file."""

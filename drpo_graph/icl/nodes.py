@@ -70,13 +70,31 @@ async def lay_down(archive: Archive, examples: Sequence[ICLExample]) -> None:
 
 
 async def advance(state: ICLState, runtime: Runtime[RunContext]) -> ICLState:
-    """Choose the examples of the next step, none after the last one. No model call."""
+    """Choose the examples of the next step, after the last one those to begin again, then none. No model call."""
     if "num_examples" not in state:
         # A run of an earlier version, which took all examples in one step.
         return {"num_examples": len(state["query_ids"]), "query_ids": []}  # type: ignore[typeddict-item]
     position = min(state["position"] + STEP_SIZE, state["num_examples"])
     query_ids = [name_example(one) for one in range(state["position"] + 1, position + 1)]
+    if not query_ids:
+        return await _begin_again(state, runtime)
     return {"position": position, "query_ids": query_ids}  # type: ignore[typeddict-item]  # Only changed keys.
+
+
+async def _begin_again(state: ICLState, runtime: Runtime[RunContext]) -> ICLState:
+    """Choose the next examples that could not be scored, where the user has let them be asked for again since."""
+    reward_by_id = {one["query_id"]: one["reward"] for one in state.get("outcomes", [])}
+    unscored = [one + 1 for one in range(state["num_examples"]) if reward_by_id.get(name_example(one + 1), 0) is None]
+    update: ICLState = {"query_ids": []}  # type: ignore[typeddict-item]  # Only changed keys.
+    if not unscored:
+        return update
+    num_asked = (await session_of(runtime, state["run_id"])).ledger.failures.num_asked
+    if num_asked > state.get("num_asked_again", 0):
+        begun = [one for one in unscored if one > state.get("position_again", 0)][:STEP_SIZE]
+        update["query_ids"] = [name_example(one) for one in begun]
+        update["position_again"] = begun[-1] if begun else 0
+        update["num_asked_again"] = state.get("num_asked_again", 0) if begun else num_asked
+    return update
 
 
 def name_example(number: int) -> str:
@@ -106,13 +124,15 @@ async def judge(state: JudgeTask, runtime: Runtime[RunContext]) -> dict[str, lis
     session = await session_of(runtime, state["run_id"])
     query_id, response_id = state["query_id"], state["response_id"]
     stored = await session.archive.get("rollouts", rollout_key(response_id, query_id))
-    if stored is None:
+    former = None if stored is None else Rollout.model_validate(stored)
+    if former is None or (former.failure is not None and session.ledger.failures.num_asked):
+        # What failed since it was last allowed to be asked again is found in the ledger, as it was.
         response = await _response(session, query_id, response_id)
         unscored = Rollout(candidate_id=response_id, query_id=query_id, response=response, critique=None, reward=None)
         rollout = await ask_critic(unscored, response, runtime.context, session=session)
         await session.archive.put_rollout(rollout)
     else:
-        rollout = Rollout.model_validate(stored)
+        rollout = former
     report_rollout(session, rollout, level=int(response_id.partition(".")[0]))
     return {"judged": [{"response_id": response_id, "reward": rollout.reward}]}
 

@@ -15,7 +15,8 @@ from drpo_graph.icl.nodes import announce_run, lay_down
 from drpo_graph.icl.state import ICLState
 from drpo_graph.records import ICLExample, ICLResult, Record, Role
 from drpo_graph.retrieval.examples import GivenExamples, as_examples, bundled_icl_examples
-from drpo_graph.runs.work import RunOptions, RunWork, check_is_new, make_record, take_up
+from drpo_graph.runs.beginnings import check_is_new, make_record, take_up
+from drpo_graph.runs.work import RunOptions, RunWork
 from drpo_graph.search.assembly import Parts, assemble
 from drpo_graph.search.session import RunSession
 from drpo_graph.settings.settings import Settings
@@ -82,8 +83,17 @@ async def resume_icl(
     models: Mapping[Role, BaseChatModel] | None = None,
     changes: Mapping[str, object] | None = None,
     accepts_changes: bool = False,
+    retries_failed: bool = False,
 ) -> ICLResult:
     """Continue a run over ICL examples; a finished one returns its result again.
+
+    Args:
+        thread_id: The run.
+        options: Where it is kept and who is told.
+        models: The same instances that it was started with.
+        changes: Settings to change by name, of those that only say where and how fast.
+        accepts_changes: Whether to go on although settings or prompts differ from the start.
+        retries_failed: Whether examples whose given response could not be scored are begun again.
 
     Raises:
         RunNotFoundError: there is no such run.
@@ -98,7 +108,8 @@ async def resume_icl(
         context = assemble(
             run.settings, Parts(models=models), accepts_changes=accepts_changes, optional_roles=OPTIONAL_ROLES
         )
-        return await _ICLWork(run.record, context, checkpoint, run.options, given).carry_out()
+        work = _ICLWork(run.record, context, checkpoint, run.options, given, retries_failed=retries_failed)
+        return await work.carry_out()
 
 
 class _ICLWork(RunWork[ICLResult]):

@@ -49,6 +49,10 @@ class ICLState(ICLInput, ICLOutput, total=False):
     """How many of them former steps, and the one in work, have taken."""
     query_ids: list[str]
     """Of the step in work."""
+    num_asked_again: int
+    """How often the user had let failed samples be asked for again when examples were last begun again for it."""
+    position_again: int
+    """Up to which of them those without a reward have been begun again."""
     outcomes: Annotated[list[OutcomeRef], operator.add]
 
 

@@ -5,6 +5,7 @@ arrive are shown as soon as nothing that may follow can take them back.
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
@@ -22,6 +23,10 @@ from drpo_graph.prompts.library import ResponseFormat
 from drpo_graph.records import Usage
 from drpo_graph.safety.redaction import MIN_SECRET_CHARS, mask
 from drpo_graph.safety.texts import clean_surrogates
+
+_MAX_LOOKS = 64
+"""While a text doubles."""
+_LOOK_S = 0.05
 
 
 @dataclass(eq=False, slots=True)
@@ -58,6 +63,39 @@ class ResponseFeed:
             self._sending.cancel()
 
 
+class _Growing:
+    """A text that comes in pieces, and when to look at the whole of it again.
+
+    What is certain of a text depends on all of it. To look at all of it for each piece would cost the square of its
+    length: a long one is looked at when it has grown by a share of itself, and a slow one as often as anyone reads.
+    """
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._parts: list[str] = []
+        self._looked_at_size = 0
+        self._looked_at = -_LOOK_S
+
+    def add(self, piece: str) -> None:
+        """Take a piece."""
+        self._parts.append(piece)
+        self.size += len(piece)
+
+    def is_due(self) -> bool:
+        """Return whether to look again, and take it as done."""
+        now = time.monotonic()
+        num_new = self.size - self._looked_at_size
+        if num_new < self._looked_at_size // _MAX_LOOKS and now - self._looked_at < _LOOK_S:
+            return False
+        self._looked_at_size, self._looked_at = self.size, now
+        return True
+
+    def whole(self) -> str:
+        """Return all of it."""
+        self._parts = ["".join(self._parts)]
+        return self._parts[0]
+
+
 @dataclass(frozen=True, slots=True)
 class _FeedingTransport:
     """A transport that shows a reply while it comes."""
@@ -90,22 +128,28 @@ class _FeedingTransport:
             raise
 
     async def _read(self, transport: StreamingTransport, request: Request) -> Reply:
-        text, refusal, reason, usage = "", "", "stop", Usage(calls=1)
+        text, refusal, reason, usage = _Growing(), _Growing(), "stop", Usage(calls=1)
         # An iterator of ours is a generator: closing it closes the connection where the response ends early.
         async with aclosing(cast(Any, transport.stream(request))) as pieces:
             async for piece in pieces:
-                text, refusal = text + piece.text, refusal + piece.refusal
+                text.add(piece.text)
+                refusal.add(piece.refusal)
                 reason, usage = piece.finish_reason or reason, piece.usage or usage
-                if refusal:
-                    self.feed.show(self._certain(refusal).strip())
-                    continue
-                said = settle_answer_start(self._certain(text))
-                settled = self.feed.form.settle(said.text)
-                if said.start or not self.learned.thinks_unopened:
-                    self.feed.show(settled.text)
-                if settled.is_ended:
+                if refusal.size:
+                    if refusal.is_due():
+                        self.feed.show(self._certain(refusal.whole()).strip())
+                elif text.is_due() and self._show(text.whole()):
                     break
-        return Reply((Choice(text=clean_surrogates(text), finish_reason=reason, refusal=refusal or None),), usage)
+        said = Choice(text=clean_surrogates(text.whole()), finish_reason=reason, refusal=refusal.whole() or None)
+        return Reply((said,), usage)
+
+    def _show(self, text: str) -> bool:
+        """Show what is certain of a text; return whether nothing that follows belongs to it."""
+        said = settle_answer_start(self._certain(text))
+        settled = self.feed.form.settle(said.text)
+        if said.start or not self.learned.thinks_unopened:
+            self.feed.show(settled.text)
+        return settled.is_ended
 
     def _certain(self, text: str) -> str:
         """Return the text without the key, should the server say it, or the beginning of the key at its end."""

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Any, Literal, Self, cast
 
 from langchain_core.caches import BaseCache
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
@@ -12,7 +12,16 @@ from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_core.prompt_values import PromptValue
 from langchain_core.runnables import Runnable, RunnableLambda, RunnableSequence
-from pydantic import ConfigDict, Field, PrivateAttr, SkipValidation
+from pydantic import (
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
+    SkipValidation,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from drpo_graph.errors import SettingsError, UsageError
 from drpo_graph.inference.blocking import iterate, wait_for
@@ -20,9 +29,10 @@ from drpo_graph.inference.client import AlignedClient
 from drpo_graph.inference.prompt_choice import ChosenPrompt, GivenPrompt, PromptSource, RoutedPrompt, find_prompt
 from drpo_graph.inference.question import Question, read_conversation, read_fields
 from drpo_graph.inference.routers import RouterFile, RouterOpener, Routers, load_router
+from drpo_graph.parts.own_code import OWN_TIMEOUT_S, call_own
 from drpo_graph.parts.protocols import ExampleRetriever
 from drpo_graph.records import ICLExample
-from drpo_graph.settings.layers import build_settings
+from drpo_graph.settings.layers import build_settings, explain_invalid
 from drpo_graph.settings.settings import RoleSettings, Settings
 
 MAX_NUM_ICL = 5
@@ -78,6 +88,20 @@ class AlignedModel(BaseChatModel):
     _role: RoleSettings = PrivateAttr()
     _routers: Routers = PrivateAttr()
     _prompt: ChosenPrompt | RoutedPrompt = PrivateAttr()
+
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _read_stop(cls, value: object) -> object:
+        # One text, as a call takes it.
+        return (value,) if isinstance(value, str) else value
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _explain(cls, values: object, validate: ModelWrapValidatorHandler[Self]) -> Self:
+        try:
+            return validate(values)
+        except ValidationError as error:
+            raise SettingsError(f"AlignedModel: {explain_invalid(error)}") from None
 
     def model_post_init(self, context: object, /) -> None:
         """Open the client.
@@ -151,7 +175,16 @@ class AlignedModel(BaseChatModel):
         check_num_icl(wanted, has_retriever=self.retriever is not None)
         if self.retriever is None or wanted == 0:
             return ()
-        return tuple(await self.retriever.retrieve(query, k=wanted))[:wanted]
+        timeout_s = self.settings.timeout_s if self.settings is not None else OWN_TIMEOUT_S
+        found: Sequence[ICLExample] = await call_own(
+            self.retriever.retrieve,
+            query,
+            k=wanted,
+            called="the example retriever",
+            timeout_s=timeout_s,
+            is_bounded=False,
+        )
+        return tuple(found)[:wanted]
 
     @property
     def _llm_type(self) -> str:

@@ -6,6 +6,7 @@ from typing import NamedTuple, Protocol, runtime_checkable
 from drpo_graph.errors import RewardModelError, SettingsError
 from drpo_graph.inference.routers import HasBestPrompt, Routers
 from drpo_graph.parts.choosers import PromptChoice, PromptChooser
+from drpo_graph.parts.own_code import call_own
 from drpo_graph.prompts.placeholders import FieldStyle
 from drpo_graph.records import RunResult
 from drpo_graph.registry import GENERAL_PROMPT, RegisteredPrompt
@@ -76,12 +77,13 @@ class RoutedPrompt(NamedTuple):
 
         Raises:
             RewardModelError: the choice is blank, or the chooser's own.
+            ReplyError: a chooser that is not asynchronous made none in time.
         """
         if not query.strip() and isinstance(self.chooser, HasBestPrompt):
             reason = "the query has no text"
             choice = PromptChoice(prompt=self.chooser.best_prompt, has_abstained=True, reason=reason)
         else:
-            choice = await self.chooser.achoose(query)
+            choice = await call_own(self.chooser.achoose, query, called="the prompt's chooser", is_bounded=False)
         text = clean_surrogates(choice.prompt)
         if not text.strip():
             raise RewardModelError(

@@ -281,7 +281,7 @@ def _remember_keys(model: "BaseChatModel") -> None:
 def _read_key(role: Role, settings: RoleSettings, default_name: str) -> str | None:
     if settings.api_key_env is None:
         given = os.environ.get(default_name)
-        return check_key(given, default_name) if given else None
+        return check_key(given, default_name) if given is not None else None
     key = os.environ.get(settings.api_key_env)
     if not key:
         raise ModelSpecError(

@@ -109,9 +109,9 @@ class CompletionsClient:
         self._name = address.name
         self._client = _open_client(address, timeout_s=timeout_s, max_reply_mb=max_reply_mb)
 
-    async def complete(self, body: Mapping[str, JsonValue]) -> Mapping[str, Any]:
+    async def complete(self, body: Mapping[str, JsonValue], *, path: str = "/completions") -> Mapping[str, Any]:
         """Return the answer to a request, which needs not name the model."""
-        return await exchange_json(self._client, "/completions", {"model": self._name, **body})
+        return await exchange_json(self._client, path, {"model": self._name, **body})
 
     async def stream(self, body: Mapping[str, JsonValue]) -> AsyncIterator[Mapping[str, Any]]:
         """Yield the parts of the answer as they come."""

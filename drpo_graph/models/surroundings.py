@@ -67,6 +67,8 @@ def check_key(key: str, variable: str) -> str:
     Raises:
         ModelSpecError: none can; names the variable that it comes from and what is wrong.
     """
+    if not key:
+        raise ModelSpecError(f"{variable} is set, and empty: give it the key, or unset it where the server wants none.")
     if wrong := find_unsendable(key):
         raise ModelSpecError(
             f"The key in {variable} holds {wrong}, which no request can carry: set it anew, the key alone."

@@ -5,9 +5,8 @@ A check that cannot be made leaves its trial without an outcome, and with the re
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Final, Protocol, cast
 
 from pydantic import JsonValue
@@ -16,7 +15,7 @@ from drpo_graph.errors import ReplyError, SettingsError
 from drpo_graph.models.answers import read_answer
 from drpo_graph.oirl.numbers import is_same_number, last_number
 from drpo_graph.parts.identity import name_of
-from drpo_graph.parts.loading import is_async, load_function
+from drpo_graph.parts.loading import load_function
 from drpo_graph.parts.own_code import ask_judge
 from drpo_graph.records import MAX_SCORE, MIN_SCORE, Query
 from drpo_graph.safety.texts import shorten
@@ -34,7 +33,7 @@ _decoder = json.JSONDecoder(strict=False)
 class CheckFunction(Protocol):
     """Judges a reply."""
 
-    async def __call__(self, query: Query, response: str, reference: str | None) -> float:
+    def __call__(self, query: Query, response: str, reference: str | None) -> Awaitable[float] | float:
         """Return the outcome, from 0 to 1; raise ``ReplyError`` to leave the trial without one, for that reason."""
         ...
 
@@ -79,6 +78,7 @@ def load_checker(spec: str) -> Checker:
         what="Checker",
         example="my_checks:is_right",
         signature="(query, response, reference)`, which returns a number from 0 to 1",
+        num_given=3,
     )
     return Checker(spec, cast(CheckFunction, function), is_own=True)
 
@@ -87,14 +87,14 @@ def as_checker(given: "str | CheckFunction | Checker") -> Checker:
     """Return a checker that is given as it is, as a function, or by its name.
 
     Raises:
-        SettingsError: the name is none, or the function is not asynchronous.
+        SettingsError: the name is none, or what is given is no function.
     """
     if isinstance(given, Checker):
         return given
     if isinstance(given, str):
         return load_checker(given)
-    if not is_async(given):
-        raise SettingsError(f"Checker {given!r}: expected an asynchronous function of query, response and reference.")
+    if not callable(given):
+        raise SettingsError(f"Checker {given!r}: expected a function of query, response and reference.")
     return Checker(name_of(given), given, is_own=True)
 
 
@@ -117,7 +117,10 @@ async def run_check(checker: Checker, query: Query, response: str, *, reference:
     """
     assert checker.function is not None, "the critic is asked by the run"
     outcome = await ask_judge(
-        partial(checker.function, query, response, reference),
+        checker.function,
+        query,
+        response,
+        reference,
         called=f"the checker {checker.spec!r}",
         query=query,
         timeout_s=checker.timeout_s if checker.timeout_s is not None else timeout_s,

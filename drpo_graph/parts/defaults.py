@@ -71,7 +71,7 @@ def load_metrics_cache(path: Path, *, known: Sequence[Metric]) -> dict[str, Metr
         entries = json.loads(read_text(path))
         return {text: parse_metric_selection(json.dumps(entry), known=known) for text, entry in entries.items()}
     except (OSError, ValueError, AttributeError, ReplyError) as error:
-        raise SettingsError(f"Metrics cache {path}: expected the published JSON form, got: {error}.") from error
+        raise SettingsError(f"metrics_cache: {path}: expected the published JSON form, got: {error}.") from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,6 +60,27 @@ def read_near_json(text: str, start: int) -> dict[str, JsonValue] | None:
     return None
 
 
+def find_block_ends(text: str) -> list[int]:
+    """Return, for each place in a text, where the braces end that are open there, or -1 where they do not.
+
+    A brace in a string is none; a quote that nothing closes begins no string. What follows decides, so it is read from
+    its end: once, however many braces there are.
+    """
+    string_ends, ends = [-1] * (len(text) + 2), [-1] * (len(text) + 2)
+    for place in range(len(text) - 1, -1, -1):
+        char, after = text[place], place + 1
+        string_ends[place] = after if char == '"' else string_ends[after + (char == "\\")]
+        if char == "}":
+            ends[place] = after
+            continue
+        if char == "{":
+            after = ends[after]
+        elif char == '"' and string_ends[after] >= 0:
+            after = string_ends[after]
+        ends[place] = ends[after] if after >= 0 else -1
+    return ends
+
+
 def find_swallowed(text: str) -> str | None:
     """Return a place where a backslash may have become a line end, a tab or another control character, if any."""
     found = _SWALLOWED.search(text)

@@ -6,13 +6,13 @@ guessed at: it raises :class:`~drpo_graph.errors.ReplyError`, and the sample sta
 
 import json
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from pydantic import JsonValue
 
 from drpo_graph.errors import ReplyError
 from drpo_graph.models.answers import read_answer
-from drpo_graph.parts.near_json import find_swallowed, read_near_json
+from drpo_graph.parts.near_json import find_block_ends, find_swallowed, read_near_json
 from drpo_graph.prompts.fencing import defuse_roles
 from drpo_graph.records import MAX_SCORE, MIN_SCORE, Critique, Metric, MetricScore, MetricSelection, metric_key
 from drpo_graph.safety.texts import clean_surrogates, shorten, strip_unseen
@@ -31,6 +31,9 @@ _MAX_NEAR_JSON = 8
 _FOLDED = re.compile(r"""[^\\]*(?:(?<![\s`'"\[(/])(?<!\b[A-Za-z]:)(?:\\n)+(?![a-z`'"\])+*?|])[^\\]*)+""")
 _PLACEHOLDER = re.compile(r"<[^<>\n]+>|\[[^\[\]\n]+\]")
 _PLACEHOLDER_WORDS = re.compile(r"(?:the|your|complete|current|new|improved|better|system|prompt|text|here|goes)*")
+_MAX_OTHERS = 64
+"""Brackets that are tried as the beginning of a further object."""
+_OPENING = re.compile(r"[{\[]")
 _decoder = json.JSONDecoder(strict=False)
 
 
@@ -69,30 +72,9 @@ def find_json(text: str) -> tuple[dict[str, JsonValue], int]:
                 value = read_near_json(answer, position)
         if isinstance(value, dict):
             return value, said.start + position
-        ends = _block_ends(answer) if ends is None else ends
+        ends = find_block_ends(answer) if ends is None else ends
         position = answer.find("{", position + 1) if ends[position + 1] >= 0 else -1
     raise ReplyError(f"expected a JSON object, got {shorten(text)!r}")
-
-
-def _block_ends(text: str) -> list[int]:
-    """Return, for each place in a text, where the braces end that are open there, or -1 where they do not.
-
-    A brace in a string is none; a quote that nothing closes begins no string. What follows decides, so it is read from
-    its end: once, however many braces there are.
-    """
-    string_ends, ends = [-1] * (len(text) + 2), [-1] * (len(text) + 2)
-    for place in range(len(text) - 1, -1, -1):
-        char, after = text[place], place + 1
-        string_ends[place] = after if char == '"' else string_ends[after + (char == "\\")]
-        if char == "}":
-            ends[place] = after
-            continue
-        if char == "{":
-            after = ends[after]
-        elif char == '"' and string_ends[after] >= 0:
-            after = string_ends[after]
-        ends[place] = ends[after] if after >= 0 else -1
-    return ends
 
 
 def parse_score(value: JsonValue, *, metric: str) -> int:
@@ -115,9 +97,24 @@ def parse_critique(text: str, *, metrics: Sequence[Metric]) -> Critique:
     """Return the critique in a critic's reply: one score for each metric asked for, in the order asked.
 
     Raises:
-        ReplyError: no JSON object, a metric without a score, or a score that is none.
+        ReplyError: no JSON object, a metric without a score, a score that is none, or a further object with other
+            scores: which of them is meant, a quoted one or a draft before the last, nobody can tell.
     """
-    entries = _entries_by_name(_read_listed(text), metrics)
+    reply, rest = _read_listed(text)
+    critique = _read_critique(reply, metrics)
+    for other in _find_others(rest):
+        try:
+            again = _read_critique(other, metrics)
+        except ReplyError:
+            continue
+        given = [[one.score for one in read.scores] for read in (critique, again)]
+        if given[0] != given[1]:
+            raise ReplyError(f"expected one JSON object, got two with different scores: {given[0]} and {given[1]}")
+    return critique
+
+
+def _read_critique(reply: JsonValue, metrics: Sequence[Metric]) -> Critique:
+    entries = _entries_by_name(reply, metrics)
     scores = []
     for metric in metrics:
         entry = _find_entry(entries, metric.name)
@@ -248,17 +245,34 @@ def _unwrap(body: dict[str, JsonValue], keys: Collection[str]) -> dict[str, Json
     return body
 
 
-def _read_listed(text: str) -> JsonValue:
-    """Return the JSON object in a reply, or the list of objects that it is the first of."""
+def _read_listed(text: str) -> tuple[JsonValue, str]:
+    """Return the JSON object in a reply, or the list of objects that it is the first of, and the text behind that."""
     value, start = find_json(text)
-    head = text[:start].rstrip()
-    if not head.endswith("["):
-        return value
-    try:
-        listed: JsonValue = _decoder.raw_decode(text, len(head) - 1)[0]
-    except (ValueError, RecursionError):
-        return value
-    return listed
+    # Without what a model thinks after its answer.
+    said = read_answer(text, is_structured=True)
+    answer, start = said.text, start - said.start
+    head = answer[:start].rstrip()
+    for place in (len(head) - 1, start) if head.endswith("[") else (start,):
+        try:
+            listed, end = _decoder.raw_decode(answer, place)
+        except (ValueError, RecursionError):
+            continue
+        return (value if place == start else listed), answer[end:]
+    end = find_block_ends(answer[start:])[1]
+    return value, answer[start + end :] if end > 0 else ""
+
+
+def _find_others(text: str) -> Iterator[JsonValue]:
+    """Yield the JSON objects, and lists of them, in the text behind the first."""
+    place, num_tries = 0, 0
+    while (found := _OPENING.search(text, place)) and num_tries < _MAX_OTHERS:
+        num_tries += 1
+        try:
+            value, place = _decoder.raw_decode(text, found.start())
+        except (ValueError, RecursionError):
+            place = found.end()
+        else:
+            yield value
 
 
 def _entries_by_name(reply: JsonValue, metrics: Sequence[Metric]) -> dict[str, JsonValue]:

@@ -4,7 +4,7 @@ A replacement gets the run's :class:`~drpo_graph.calls.roles.Models`: calls made
 counted and kept in the ledger like our own. ``docs/extending.md`` shows one of each.
 """
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -73,8 +73,8 @@ class Reward(Record):
 class RewardFunction(Protocol):
     """A score that needs no critic: a test, a regular expression, a reward model behind an API."""
 
-    async def __call__(self, query: Query, response: str) -> Reward:
-        """Return the reward of a response."""
+    def __call__(self, query: Query, response: str) -> Awaitable[Reward] | Reward:
+        """Return the reward of a response; where it is not asynchronous, it runs in a thread."""
         ...
 
 

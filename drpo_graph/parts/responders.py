@@ -1,14 +1,14 @@
 """An app in the base model's place: it answers under several prompts, of which one is optimised at a time."""
 
-import asyncio
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
 from drpo_graph.errors import ReplyError
 from drpo_graph.parts.identity import name_of, stored_name
+from drpo_graph.parts.own_code import call_own
 from drpo_graph.records import Query
 
 STORED_RESPONSE = "responses/"
@@ -18,7 +18,7 @@ STORED_RESPONSE = "responses/"
 class PromptResponder(Protocol):
     """Answers a query under the prompt that is optimised."""
 
-    async def respond(self, prompt: str, query: Query) -> str:
+    def respond(self, prompt: str, query: Query) -> Awaitable[str] | str:
         """Return the response; raise ``ReplyError`` to leave the query without one, with that reason."""
         ...
 
@@ -26,7 +26,7 @@ class PromptResponder(Protocol):
 class Responder(Protocol):
     """An app with several named prompts."""
 
-    async def __call__(self, prompts: Mapping[str, str], query: Query) -> str:
+    def __call__(self, prompts: Mapping[str, str], query: Query) -> Awaitable[str] | str:
         """Return the app's response under these prompts; raise ``ReplyError`` when there is none."""
         ...
 
@@ -48,9 +48,13 @@ class OnePromptOfApp:
         fixed = {name: prompt for name, prompt in self.prompts.items() if name != self.name}
         return json.dumps([self.name, fixed], sort_keys=True)
 
-    async def respond(self, prompt: str, query: Query) -> str:
+    def prompts_with(self, prompt: str) -> dict[str, str]:
+        """Return the app's prompts with this one in its place."""
+        return {**self.prompts, self.name: prompt}
+
+    def respond(self, prompt: str, query: Query) -> Awaitable[str] | str:
         """Return the app's response with this prompt in its place."""
-        return await self.app({**self.prompts, self.name: prompt}, query)
+        return self.app(self.prompts_with(prompt), query)
 
 
 def identify_responder(responder: PromptResponder) -> str:
@@ -68,16 +72,13 @@ async def ask_responder(responder: PromptResponder, prompt: str, query: Query, *
     Raises:
         ReplyError: it gave none, a blank one, or none in time.
     """
-    limit = asyncio.timeout(timeout_s)
-    try:
-        async with limit:
-            response = await responder.respond(prompt, query)
-    except TimeoutError as error:
-        if not limit.expired():
-            raise
-        raise ReplyError(
-            f"query {query.id!r}: the app gave no response within {timeout_s:g} s", kind="unavailable"
-        ) from error
+    called = f"query {query.id!r}: the app"
+    if isinstance(responder, OnePromptOfApp):
+        # Itself: whether it is asynchronous decides where it runs.
+        app, prompts = responder.app, responder.prompts_with(prompt)
+        response = await call_own(app, prompts, query, called=called, timeout_s=timeout_s)
+    else:
+        response = await call_own(responder.respond, prompt, query, called=called, timeout_s=timeout_s)
     if not response.strip():
         raise ReplyError(f"query {query.id!r}: the app's response is blank", kind="empty")
     return response

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import ClassVar, cast
 
 from drpo_graph.calls.roles import Models
@@ -117,7 +116,9 @@ async def ask_reward(one: NamedReward, query: Query, response: str, *, timeout_s
         RewardError: it raised anything else.
     """
     return await ask_judge(
-        partial(one.function, query, response),
+        one.function,
+        query,
+        response,
         called=f"the reward function {one.label!r}",
         query=query,
         timeout_s=one.timeout_s if one.timeout_s is not None else timeout_s,
@@ -184,9 +185,13 @@ def load_reward(spec: str) -> RewardFunction:
     """Return the reward function that ``module:function`` names; the working folder is searched first.
 
     Raises:
-        SettingsError: there is none, or it is not asynchronous.
+        SettingsError: there is none.
     """
     function = load_function(
-        spec, what="Reward", example="my_rewards:is_json", signature="(query, response)`, which returns a Reward"
+        spec,
+        what="Reward",
+        example="my_rewards:is_json",
+        signature="(query, response)`, which returns a Reward",
+        num_given=2,
     )
     return cast(RewardFunction, function)

@@ -1,6 +1,6 @@
 """What chooses among a prompt's rewrites before any of them is run, where more were written than are to be."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -47,10 +47,11 @@ class ScreenChoice:
 class RewriteScreen(Protocol):
     """Drops rewrites before they cost calls. Must choose alike from equal requests, and ask no model of the run.
 
-    Where it has an ``identity``, a text, that is a part of the run's fingerprint.
+    Where ``choose`` is not asynchronous, it runs in a thread. Where there is an ``identity``, a text, that is a part of
+    the run's fingerprint.
     """
 
-    async def choose(self, request: ScreenRequest) -> ScreenChoice:
+    def choose(self, request: ScreenRequest) -> Awaitable[ScreenChoice] | ScreenChoice:
         """Return which rewrites are run: at least one, and at most ``request.num_kept``."""
         ...
 

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from drpo_graph.errors import UsageError
 from drpo_graph.registry.prompt import GENERAL_PROMPT, RegisteredPrompt
+from drpo_graph.safety.api_keys import KeyFinder
 from drpo_graph.safety.private_files import write_atomically
 from drpo_graph.safety.text_files import to_utf8
 
@@ -71,6 +72,9 @@ class PromptRegistry:
         Raises:
             UsageError: the name can name no file, or the file cannot be written or is another model's.
         """
+        keys = KeyFinder()
+        if words := keys.find(prompt.model, is_name=True) or keys.find(prompt.system_prompt):
+            raise UsageError(f"The prompt, or the name of its model, holds {words}, and both are stored. Leave it out.")
         path = self._path(prompt.model)
         try:
             holder = _read(path).model

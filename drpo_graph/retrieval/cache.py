@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 import sqlite3
-import sys
 import threading
 from array import array
 from collections import OrderedDict
@@ -14,7 +13,8 @@ from typing import Literal, NamedTuple
 
 from langchain_core.embeddings import Embeddings
 
-from drpo_graph.errors import EmbeddingsError
+from drpo_graph.errors import EmbeddingsError, RunInterruptedError
+from drpo_graph.models.embedding import is_usable
 from drpo_graph.models.per_loop import PerLoop
 from drpo_graph.safety.private_files import create_private_file, make_private_folder
 from drpo_graph.stop import SingleFlight
@@ -105,13 +105,19 @@ class CachedEmbeddings(Embeddings):
         tasks = {key: in_flight.tasks[key] for key in keys if key in in_flight.tasks}
         self._count(num_from_memory=sum(key in tasks for key in keys))
         known = self._recall([key for key in keys if key not in tasks])
-        here = known.keys() | tasks.keys()
+        here, own = known.keys() | tasks.keys(), None
         if missing := {key: text for key, text in zip(keys, texts, strict=True) if key not in here}:
-            task = in_flight.begin(missing, self._fetch(missing, kind))
-            tasks.update(dict.fromkeys(missing, task))
+            own = in_flight.begin(missing, self._fetch(missing, kind))
+            tasks.update(dict.fromkeys(missing, own))
         for task in set(tasks.values()):
-            # Shielded: others may wait for the same text.
-            known.update(await asyncio.shield(task))
+            try:
+                # Shielded: others may wait for the same text.
+                known.update(await asyncio.shield(task))
+            except RunInterruptedError:
+                if task is own:
+                    raise
+                # The run that it was embedded for has stopped, which is no reason to stop for another one.
+                return await self._aembed(texts, kind)
         return [list(known[key]) for key in keys]
 
     async def _fetch(self, texts: Mapping[str, str], kind: Kind) -> dict[str, "array[float]"]:
@@ -232,9 +238,3 @@ class _CacheFile:
                     "resume."
                 )
             raise EmbeddingsError(f"The embeddings cache {self._path} {said}") from error
-
-
-def is_usable(vector: Sequence[object]) -> bool:
-    """Return whether a vector has a direction: finite numbers alone, not all of them 0."""
-    numbers = [one for one in vector if isinstance(one, int | float) and abs(one) <= sys.float_info.max]
-    return len(numbers) == len(vector) and any(numbers)

@@ -6,14 +6,13 @@ from urllib.parse import urlsplit
 from langchain_core.embeddings import Embeddings
 
 from drpo_graph.errors import ModelSpecError
+from drpo_graph.models.capabilities import NO_KEY, Address
 from drpo_graph.models.surroundings import check_key, check_surroundings
 from drpo_graph.retrieval.endpoint import EndpointEmbeddings
 from drpo_graph.retrieval.local import LOCAL_MODEL, MiniLMEmbeddings
-from drpo_graph.safety.redaction import remember_secret
 from drpo_graph.settings.retrieval import DEFAULT_EMBEDDINGS
 
 _OPENAI_URL = "https://api.openai.com/v1"
-_NO_KEY = "none"
 
 
 def make_embeddings(spec: str, *, base_url: str | None = None, api_key_env: str | None = None) -> Embeddings:
@@ -41,9 +40,10 @@ def make_embeddings(spec: str, *, base_url: str | None = None, api_key_env: str 
     key = os.environ.get(variable)
     if not key and (api_key_env is not None or urlsplit(url).hostname == "api.openai.com"):
         raise ModelSpecError(f"Embeddings {spec!r}: set the environment variable {variable}.")
-    if key:
-        remember_secret(check_key(key, variable))
-    return EndpointEmbeddings(name, base_url=url, api_key=key or _NO_KEY)
+    if key is not None:
+        check_key(key, variable)
+    advice = f"Check the API key in {variable}." if key else f"Check the API key: none was sent, set {variable}."
+    return EndpointEmbeddings(Address(url, name, key or NO_KEY, advice))
 
 
 def _check_url(url: str) -> str:

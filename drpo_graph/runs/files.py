@@ -9,6 +9,7 @@ from pydantic import JsonValue
 
 from drpo_graph.errors import CheckpointError
 from drpo_graph.records import Candidate, RunResult, mean
+from drpo_graph.runs.reading import Salvaged
 from drpo_graph.safety.private_files import write_atomically
 from drpo_graph.safety.terminal import inert_json
 from drpo_graph.storage.archive import Archive
@@ -80,6 +81,25 @@ def write_stored_run(
         contents[_TREE_FILE] = _to_json([one.model_dump(mode="json") for one in tree])
     written = write_files(folder, contents, what="Folder", advice="Give another one with --output.")
     return written if result is None else [*write_result_files(folder, result, tree), *written]
+
+
+def write_salvaged(folder: Path, run: Salvaged) -> list[Path]:
+    """Write what could be read of a damaged run: its record, its result, its tree, and the best prompt among these.
+
+    Raises:
+        CheckpointError: the folder cannot be written.
+    """
+    contents = {_TREE_FILE: _to_json([one.model_dump(mode="json") for one in run.tree])}
+    if run.record is not None:
+        contents[RUN_FILE] = _to_json(run.record.model_dump(mode="json"))
+    if run.result is not None:
+        contents[RESULT_FILE] = _to_json(run.result.model_dump(mode="json"))
+    by_id = {one.id: one for one in run.tree}
+    best = max(run.tree, key=lambda one: (one.path_reward or 0, -one.depth), default=None)
+    best = next((by_id[one] for beam in reversed(run.beams) for one in beam if one in by_id), best)
+    if run.result is not None or best is not None:
+        contents[PROMPT_FILE] = _to_text(f"{run.result.system_prompt if run.result else best and best.prompt}\n")
+    return write_files(folder, contents, what="Folder", advice="Give another one with --output.")
 
 
 def write_files(folder: Path, contents: Mapping[str, bytes], *, advice: str, what: str = "Run folder") -> list[Path]:

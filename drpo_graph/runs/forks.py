@@ -11,8 +11,9 @@ from drpo_graph.graph import SearchGraph, build_graph
 from drpo_graph.parts.rewards import check_named_again
 from drpo_graph.parts.screens import check_screen
 from drpo_graph.records import RunResult
+from drpo_graph.runs.beginnings import check_is_new, make_record
 from drpo_graph.runs.runner import resume
-from drpo_graph.runs.work import RunOptions, check_is_new, make_record
+from drpo_graph.runs.work import RunOptions
 from drpo_graph.search.assembly import Parts, assemble
 from drpo_graph.search.state import STATE_FORMAT, SearchState
 from drpo_graph.settings.layers import build_settings, merge_settings
@@ -178,6 +179,7 @@ async def copy_records(source: Archive, target: Archive, state: SearchState) -> 
         # Each names what it was retrieved with: another choice of the fork's finds its own.
         "examples": lambda _, __: True,
         "responses": lambda _, __: True,
+        "vectors": lambda _, __: True,
         "candidates": lambda key, _: _level_in(key) <= level,
         "expansions": lambda key, _: _level_in(key) <= level,
         "rollouts": is_before,

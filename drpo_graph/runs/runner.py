@@ -15,17 +15,19 @@ from drpo_graph.graph import SearchGraph, build_graph
 from drpo_graph.parts.rewrite_guards import check_fillable
 from drpo_graph.parts.screens import check_screen
 from drpo_graph.records import Query, RunResult, WarmStart
+from drpo_graph.runs.beginnings import check_is_new, make_record, take_up
 from drpo_graph.runs.files import export_result
 from drpo_graph.runs.partial_results import tell_standing
 from drpo_graph.runs.warm_start import start_from
 from drpo_graph.runs.work import RunOptions as RunOptions
-from drpo_graph.runs.work import RunWork, check_is_new, make_record, take_up
+from drpo_graph.runs.work import RunWork
 from drpo_graph.search.announce import announce_resume
 from drpo_graph.search.assembly import Parts, assemble
 from drpo_graph.search.levels import draw_queries
 from drpo_graph.search.session import RunSession
 from drpo_graph.search.state import SearchState
 from drpo_graph.settings.settings import Settings
+from drpo_graph.storage.damage import valid
 from drpo_graph.storage.names import check_thread_id, new_thread_id
 from drpo_graph.storage.places import find_storage
 from drpo_graph.storage.run_list import RunInput
@@ -106,7 +108,8 @@ async def resume(
     thread_id = check_thread_id(thread_id)
     async with find_storage(options.checkpoint).open_run(thread_id, must_exist=True) as checkpoint:
         run = await take_up(checkpoint, thread_id, kind="search", options=options, changes=changes)
-        given = RunInput.model_validate(run.given)
+        with valid(thread_id, "what it was given"):
+            given = RunInput.model_validate(run.given)
         if queries is not None and not accepts_changes and not _is_same(given, queries, run.record.settings):
             raise FingerprintMismatchError(
                 "This run was started with other data. Resume it without queries, start a new run, or accept the "

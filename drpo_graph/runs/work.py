@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from contextvars import copy_context
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Generic, Literal, NamedTuple, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from langchain_core.runnables.config import var_child_runnable_config
 from langgraph.graph.state import CompiledStateGraph
@@ -18,18 +18,17 @@ from drpo_graph.calls.failed_samples import ask_again
 from drpo_graph.errors import (
     BudgetSpentError,
     CheckpointError,
+    DamagedError,
     DRPOError,
+    ReadOnlyError,
     ReviewNeededError,
-    RunExistsError,
     RunInterruptedError,
     StateFormatError,
     UsageError,
 )
-from drpo_graph.events.emitter import EventSink
-from drpo_graph.events.log import EVENTS_FILE, SEALED_EVENTS_FILE
+from drpo_graph.events.emitter import Emitter, EventSink
 from drpo_graph.events.schema import Event, RunStopped
 from drpo_graph.models.outages import never_ends
-from drpo_graph.parts.rewards import check_named_again
 from drpo_graph.records import Record
 from drpo_graph.runs.logs import open_run_files
 from drpo_graph.runs.signals import handle_signals
@@ -37,12 +36,12 @@ from drpo_graph.search.hosting import RECURSION_LIMIT
 from drpo_graph.search.reviews import ReviewRequest
 from drpo_graph.search.session import RunContext, RunSession
 from drpo_graph.search.state import STATE_FORMAT
-from drpo_graph.settings.layers import build_settings, merge_settings
-from drpo_graph.settings.settings import Settings
 from drpo_graph.storage.archive import Archive
+from drpo_graph.storage.damage import tell_damage
 from drpo_graph.storage.places import DEFAULT_CHECKPOINT, find_storage
 from drpo_graph.storage.protocols import Checkpoint, Storage
-from drpo_graph.storage.run_list import DEED_BY_KIND, RunKind, RunRecord, RunRegistry
+from drpo_graph.storage.retention import prune_run
+from drpo_graph.storage.run_list import RunRecord, RunRegistry, is_free
 
 logger = logging.getLogger(__name__)
 
@@ -91,82 +90,6 @@ def _need_review(request: ReviewRequest) -> ReviewNeededError:
     )
 
 
-async def check_is_new(checkpoint: Checkpoint, thread_id: str, options: RunOptions) -> None:
-    """Do nothing where a run of this name would take no other one's place.
-
-    Raises:
-        RunExistsError: there is one of this name.
-        UsageError: the folder that was named holds another run's files, which would be replaced.
-    """
-    if await RunRegistry(checkpoint.store).has(thread_id):
-        raise RunExistsError(f"Run {thread_id!r} exists already. `drpo resume {thread_id}` continues it.")
-    if options.writes_files and options.log_dir is not None:
-        for name in (EVENTS_FILE, SEALED_EVENTS_FILE):
-            if (options.log_dir / name).exists():
-                raise UsageError(
-                    f"The folder {options.log_dir} holds the files of another run ({name}), which would be replaced. "
-                    "Give another one with --log-dir, or move them."
-                )
-
-
-def make_record(
-    thread_id: str, settings: Settings, options: RunOptions, *, kind: RunKind = "search", warm_start: str | None = None
-) -> RunRecord:
-    """Return the record of a run that begins now."""
-    folder, now = run_folder(options, thread_id), time.time()
-    return RunRecord(
-        thread_id=thread_id,
-        status="running",
-        created_at=now,
-        updated_at=now,
-        settings=settings,
-        log_dir=str(folder) if folder else None,
-        kind=kind,
-        warm_start=warm_start,
-    )
-
-
-class TakenUp(NamedTuple):
-    """A run that goes on: with what, and how."""
-
-    settings: Settings
-    options: RunOptions
-    record: RunRecord
-    given: object
-    """What it was given when it began."""
-
-
-async def take_up(
-    checkpoint: Checkpoint, thread_id: str, *, kind: RunKind, options: RunOptions, changes: Mapping[str, object] | None
-) -> TakenUp:
-    """Return what a stored run goes on with; its files go where they went before, unless a folder is named.
-
-    A budget that is raised by the changes stays raised; other changes are for this process.
-
-    Raises:
-        RunNotFoundError: there is no such run.
-        UsageError: it is of another kind, its reward functions are not named again, or a change cannot be used.
-    """
-    record = await RunRegistry(checkpoint.store).find(thread_id)
-    if record.kind != kind:
-        if record.kind != "search":
-            does = DEED_BY_KIND[record.kind]
-            raise UsageError(f"Run {thread_id!r} {does}: `drpo resume {thread_id}` continues it.")
-        raise UsageError(f"Run {thread_id!r} is a search: continue it with drpo_graph.resume.")
-    check_named_again(record.settings, changes or {})
-    settings = record.settings
-    if changes:
-        settings = build_settings(merge_settings(settings.model_dump(), changes))
-    if options.log_dir is None:
-        # A run that keeps no files goes on without.
-        is_kept = options.writes_files and record.log_dir is not None
-        options = replace(options, log_dir=Path(record.log_dir or ""), writes_files=is_kept)
-    folder = run_folder(options, thread_id)
-    kept = {"log_dir": str(folder) if folder else record.log_dir, "settings": record.settings.with_limits_of(settings)}
-    given = await Archive(checkpoint.store, thread_id).get("run", "input")
-    return TakenUp(settings, options, record.model_copy(update=kept), given)
-
-
 class RunWork(ABC, Generic[R]):
     """One process's part of a run, whatever its graph: what it does to records, files and errors around it."""
 
@@ -190,6 +113,7 @@ class RunWork(ABC, Generic[R]):
         self._options = options
         self._given = given
         self._retries_failed = retries_failed
+        self._was_done = record.status == "done"
         self._graph = self._make_graph()
         self._archive = Archive(checkpoint.store, record.thread_id)
         self._registry = RunRegistry(checkpoint.store)
@@ -197,6 +121,11 @@ class RunWork(ABC, Generic[R]):
 
     async def carry_out(self) -> R:
         """Run to the end, export, and keep the run list true whatever happens."""
+        if self._checkpoint.read_only is not None:
+            # Nothing can be written: a finished run has its result all the same.
+            self._context = replace(self._context, store=self._checkpoint.store, sinks=self._options.sinks)
+            with outside_of_graphs():
+                return await self._work()
         folder = run_folder(self._options, self._record.thread_id)
         vault, level = None if self._options.has_plain_files else self._checkpoint.vault, self._options.log_level
         files = open_run_files(
@@ -213,41 +142,76 @@ class RunWork(ABC, Generic[R]):
                 has_ended=self._options.has_ended,
                 is_streamed=False,
             )
-            try:
-                # Only now is it a run: what is wrong with settings, models or folders came up before.
-                await self._store_given()
-                former = self._record
-                self._record = await self._registry.save(former.model_copy(update={"status": "running", "message": ""}))
-                with handle_signals(self._context, enabled=self._options.handles_signals):
-                    result = await self._work()
-            except (sqlite3.Error, OSError) as error:
-                explained = self._checkpoint.explain(error)
-                await self._note_stop(explained)
-                raise explained from error
-            except UsageError:
-                # Refused before anything was done: the run is what it was.
-                await self._registry.save(former)
-                raise
-            except DRPOError as error:
-                if isinstance(error, BudgetSpentError):
-                    await self._tell_standing(error, folder if vault is None else None)
-                await self._note_stop(error)
-                raise
+            result = await self._work_in_list(folder if vault is None else None)
             await self._registry.save(self._record.model_copy(update={"status": "done"}))
             if folder is not None and vault is None:
                 await self._export(folder, result)
             return result
 
+    async def _work_in_list(self, folder: Path | None) -> R:
+        """Work on the run while the list tells so, and leave there how that ended."""
+        former: RunRecord | None = None
+        is_listed = True
+        try:
+            # Only now is it a run: what is wrong with settings, models or folders came up before.
+            is_listed = await self._registry.has(self._record.thread_id)
+            former = self._record if is_listed else None
+            await self._store_given()
+            started = self._record.model_copy(update={"status": "running", "message": "", "resume_flags": ""})
+            self._record = await self._registry.save(started)
+            is_listed = True
+            with handle_signals(self._context, enabled=self._options.handles_signals):
+                return await self._work()
+        except (sqlite3.Error, OSError) as error:
+            explained = self._checkpoint.explain(error)
+            await (self._note_stop(explained) if is_listed else self._restore(None))
+            raise explained from error
+        except (UsageError, DamagedError) as error:
+            # Refused before anything was done: the run is what it was.
+            is_paid = former is None and not await is_free(self._checkpoint.store, self._record.thread_id)
+            await (self._note_stop(error) if is_paid else self._restore(former))
+            raise
+        except DRPOError as error:
+            if isinstance(error, BudgetSpentError):
+                await self._tell_standing(error, folder)
+            await (self._note_stop(error) if is_listed else self._restore(None))
+            raise
+
+    async def _restore(self, former: RunRecord | None) -> None:
+        """Leave the list as it was before; a run that was not on it leaves nothing, and its name to others."""
+        if self._checkpoint.is_lost:
+            return
+        try:
+            if former is None:
+                await prune_run(self._checkpoint, self._record, keep="nothing")
+            else:
+                await self._registry.save(former)
+        except (sqlite3.Error, OSError, CheckpointError) as storage_error:
+            logger.warning("The run list could not be brought up to date: %s", storage_error)
+
     async def _work(self) -> R:
         snapshot = await self._graph.aget_state(self._config)
+        # Not `next`: it is empty, too, between the last task of a level and the checkpoint after it.
+        is_finished = "result" in snapshot.values and not snapshot.tasks
+        if self._was_done and not is_finished:
+            thread_id = self._record.thread_id
+            raise tell_damage(
+                f"Run {thread_id!r}", thread_id=thread_id, cause="it is done, and its result is not there"
+            )
         if "fingerprints" in snapshot.values:
             self._check_state(snapshot.values)
-            # Not `next`: it is empty, too, between the last task of a level and the checkpoint after it.
-            if "result" in snapshot.values and not snapshot.tasks:
-                session = await self._context.session(self._record.thread_id)
-                result = self._result_type.model_validate(snapshot.values["result"])
-                session.emitter.emit(self._finished(run_id=session.run_id, result=result))
-                return result
+        if is_finished:
+            # No session: what a finished run was told needs none, and to open one may write.
+            emitter = Emitter(self._record.thread_id, self._context.sinks, is_streamed=False)
+            result = self._result_type.model_validate(snapshot.values["result"])
+            emitter.emit(self._finished(run_id=self._record.thread_id, result=result))
+            return result
+        if self._checkpoint.read_only is not None:
+            raise ReadOnlyError(
+                f"Run {self._record.thread_id!r} is not finished, and its checkpoint cannot be written. Copy that to a "
+                "place that can be, and resume it there with --checkpoint."
+            ) from self._checkpoint.read_only
+        if "fingerprints" in snapshot.values:
             if self._retries_failed and any(task.interrupts for task in snapshot.tasks):
                 raise UsageError(
                     f"Run {self._record.thread_id!r} waits for a decision: its level is scored, and nothing of it is "
@@ -292,9 +256,12 @@ class RunWork(ABC, Generic[R]):
     async def _note_stop(self, error: DRPOError) -> None:
         if self._checkpoint.is_lost:
             return
-        is_resumable = error.is_resumable or isinstance(error, CheckpointError)
+        is_kept = isinstance(error, CheckpointError) and not isinstance(error, DamagedError)
+        is_resumable = error.is_resumable or is_kept
         reason = reason_of(error)
-        record = self._record.model_copy(update={"status": reason, "message": str(error)})
+        record = self._record.model_copy(
+            update={"status": reason, "message": str(error), "resume_flags": error.resume_flags}
+        )
         try:
             event = RunStopped(
                 run_id=record.thread_id,

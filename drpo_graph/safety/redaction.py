@@ -61,6 +61,16 @@ def remember_secret(secret: str) -> None:
         _remembered.add(secret)
 
 
+def list_known_secrets() -> dict[str, str]:
+    """Return the keys that this process has read, and those in its environment, with words for each."""
+    named = {
+        one: f"the key in {name}"
+        for name, one in os.environ.items()
+        if name not in _FOLDERS and is_secret_name(name) and one
+    }
+    return {**dict.fromkeys(_remembered, "a key that is in use"), **named}
+
+
 def redact(text: str, *, secret: str = "") -> str:
     """Return the text without the keys that this process knows, users in URLs, and what looks like a key.
 
@@ -151,5 +161,4 @@ def _looks_secret(text: str) -> bool:
     if _SECRET_VALUE.fullmatch(text) or _KEY_FORM.search(text) or _USER_IN_URL.search(text):
         return True
     # Settings are read before the keys are.
-    named = {one for name, one in os.environ.items() if name not in _FOLDERS and is_secret_name(name)}
-    return any(one in text for one in _remembered | named if len(one) >= _MIN_REMEMBERED_CHARS)
+    return any(one in text for one in list_known_secrets() if len(one) >= _MIN_REMEMBERED_CHARS)

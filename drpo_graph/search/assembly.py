@@ -39,6 +39,7 @@ from drpo_graph.retrieval.examples import digest_examples
 from drpo_graph.retrieval.retriever import open_retriever
 from drpo_graph.search.beam import prune_beam
 from drpo_graph.search.session import RunContext
+from drpo_graph.settings.layers import check_no_key
 from drpo_graph.settings.limits import check_prices
 from drpo_graph.settings.settings import Settings
 
@@ -140,14 +141,17 @@ def assemble(
 
     Raises:
         ModelSpecError: a role has no model, or its string cannot be resolved.
+        SettingsError: the settings hold a key.
         TemplateError: the template folder of the settings cannot be used.
         UsageError: money is capped and a model has no price; the ICL examples or their embeddings cannot be used.
     """
+    check_no_key(settings)
     prompts = load_prompts(settings.templates, has_placeholders=settings.placeholders != "none")
     parts = replace(parts, critic=choose_critic(settings, parts.critic))
     components = build_components(settings, prompts, parts)
     clients = build_clients(settings, parts.models, optional=optional_roles | _roles_replaced_by(parts))
-    check_prices(settings, {role: client.settings.model for role, client in clients.items()})
+    model_by_role: dict[str, str] = {role: client.settings.model for role, client in clients.items()}
+    check_prices(settings, {**model_by_role, "embeddings": settings.called_embeddings})
     return RunContext(
         settings=settings,
         prompts=prompts,

@@ -13,6 +13,7 @@ from pydantic import JsonValue
 from drpo_graph.calls.budget import Budget, Clock
 from drpo_graph.calls.channel import CallChannel, Learned
 from drpo_graph.calls.client_setup import find_capabilities, fit_client, make_learned, patience_of
+from drpo_graph.calls.embedding import EmbeddingCalls
 from drpo_graph.calls.ledger import Ledger
 from drpo_graph.calls.roles import Models, RoleModel
 from drpo_graph.events.emitter import Emitter, EventSink
@@ -37,6 +38,8 @@ class RunSession:
     ledger: Ledger
     models: Models
     emitter: Emitter
+    embeddings: EmbeddingCalls
+    """Embeds texts at endpoints, as calls of the run."""
     shared_work: SingleFlight[str, None] = field(default_factory=SingleFlight)
     """What several tasks of a step need, by name."""
 
@@ -135,7 +138,10 @@ class RunContext:
                 for role, client in self.clients.items()
             }
         )
-        return RunSession(run_id=run_id, archive=archive, ledger=ledger, models=models, emitter=emitter)
+        embeddings = EmbeddingCalls(self.settings, ledger, archive, emitter, self.has_ended)
+        return RunSession(
+            run_id=run_id, archive=archive, ledger=ledger, models=models, emitter=emitter, embeddings=embeddings
+        )
 
     def _share_learned(
         self, stored: Mapping[str, Mapping[str, JsonValue]], known: Mapping[Role, Capabilities | None]

@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ from pydantic import JsonValue, ValidationError
 
 from drpo_graph.errors import SettingsError
 from drpo_graph.records import ROLES
+from drpo_graph.safety.api_keys import KeyFinder
 from drpo_graph.safety.redaction import redact
 from drpo_graph.safety.text_files import read_text
 from drpo_graph.settings.settings import RoleSettings, Settings
@@ -30,6 +32,9 @@ ALIASES = {
 
 _MAX_TOLD = 60
 """Longer values are named, not shown."""
+
+_NAMES = re.compile(r"(^|\.)(\w*model|\w*api_key_env|\w*base_url|embeddings|reward|stop|prices)$")
+"""Of the settings those whose values name something: none of them has a reason to look like a key."""
 
 _FOR_ALL_ROLES = ("model", "base_url", "api_key_env")
 
@@ -71,10 +76,41 @@ def build_settings(values: Mapping[str, object]) -> Settings:
         SettingsError: a name is unknown or a value cannot be used; one line per problem.
     """
     merged = bound_embedded(_nest(values))
+    typed = _find_typed(values)
     try:
-        return Settings.model_validate(merged)
+        settings = Settings.model_validate(merged)
     except ValidationError as error:
-        raise SettingsError(_explain(error, _find_typed(values))) from error
+        if (found := _find_key(merged, typed)) is not None:
+            # Whatever else is wrong with it: the cause shows what was given.
+            raise found from None
+        raise SettingsError(explain_invalid(error, typed)) from error
+    check_no_key(settings, typed)
+    return settings
+
+
+def check_no_key(settings: Settings, typed: Mapping[str, str] | None = None) -> None:
+    """Do nothing where settings hold no key: they are stored, shown and logged.
+
+    Args:
+        settings: What is looked through.
+        typed: What the user calls settings, where that is another name.
+
+    Raises:
+        SettingsError: they hold one; it is not repeated.
+    """
+    if (found := _find_key(settings.model_dump(mode="json", exclude_defaults=True), typed or {})) is not None:
+        raise found
+
+
+def _find_key(values: object, typed: Mapping[str, str]) -> SettingsError | None:
+    found = KeyFinder().find_in(values, place="", names=_NAMES)
+    if found is None:
+        return None
+    place, words = found
+    return SettingsError(
+        f"{redact(typed.get(place, place)) or 'settings'}: it holds {words}, and settings are stored. Leave it out: "
+        "models find their key by the name of an environment variable (api_key_env)."
+    )
 
 
 def load_settings_file(path: Path) -> dict[str, object]:
@@ -142,9 +178,16 @@ def _as_prompt_format(name: str, value: object) -> object:
     """
     if name.lower().replace("-", "_") != "is_gpt":
         return value
-    if not isinstance(value, bool):
+    # The published command line's words for them, which files have taken over.
+    truth = {"true": True, "false": False}.get(value.lower()) if isinstance(value, str) else value
+    if not isinstance(truth, bool):
         raise SettingsError(f"{name}: expected true or false (got {redact(repr(value))}).")
-    return "chat" if value else "flat"
+    return "chat" if truth else "flat"
+
+
+def name_in_file(field: str, values: Mapping[str, object]) -> str:
+    """Return what a file calls a setting: a published name, if that stands there, else its own."""
+    return next((name for name in values if _resolve(name) == field), field)
 
 
 def _find_typed(values: Mapping[str, object]) -> dict[str, str]:
@@ -158,11 +201,12 @@ def _find_typed(values: Mapping[str, object]) -> dict[str, str]:
     return typed
 
 
-def _explain(error: ValidationError, typed: Mapping[str, str]) -> str:
+def explain_invalid(error: ValidationError, typed: Mapping[str, str] | None = None) -> str:
+    """Return what is wrong with values, a line each; ``typed`` is what the user calls some of them."""
     lines = []
     for problem in error.errors():
         name = ".".join(str(part) for part in problem["loc"]) or "settings"
-        name = typed.get(name, name)
+        name = (typed or {}).get(name, name)
         message = problem["msg"].removeprefix("Value error, ").replace("Input should be", "expected", 1)
         given = "" if problem["type"] in ("missing", "value_error") else f" (got {redact(repr(problem['input']))})"
         if problem["type"] == "extra_forbidden":

@@ -208,7 +208,7 @@ class Settings(RetrievalSettings, PromptRules):
     """Stop when more of a role's last 50 samples (20 at least) have no usable reply; 1 never stops."""
     approve: Operational[bool] = False
     """Whether a person decides about each level's beam before the run goes on."""
-    max_reply_attempts: int = Field(2, ge=1)
+    max_reply_attempts: int = Field(3, ge=1)
     """Replies asked for before the one repair request, when a reply cannot be used."""
 
     @model_validator(mode="before")
@@ -259,6 +259,12 @@ class Settings(RetrievalSettings, PromptRules):
     def is_screened(self) -> bool:
         """Whether more rewrites are written than are run."""
         return self.num_proposed > self.n_actions
+
+    @property
+    def called_embeddings(self) -> str:
+        """The embeddings model that is called at an endpoint; empty where nothing is embedded, or nothing is called."""
+        is_called = self.embeddings.startswith("openai:") and (self.ret_icl or self.is_screened)
+        return self.embeddings if is_called else ""
 
     @property
     def is_compat(self) -> bool:

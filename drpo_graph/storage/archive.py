@@ -13,8 +13,10 @@ from typing import Literal, NotRequired, TypedDict, cast
 from langgraph.store.base import BaseStore, GetOp, Item, PutOp
 from pydantic import JsonValue
 
-from drpo_graph.errors import CheckpointError, StateFormatError
+from drpo_graph.errors import CheckpointError, DamagedError
 from drpo_graph.records import MetricSelection, Origin, Query, RejectedRewrite, Rollout
+from drpo_graph.storage.damage import LOST, valid
+from drpo_graph.storage.sealed_store import BoundStore
 
 Kind = Literal[
     "calls",
@@ -35,6 +37,7 @@ Kind = Literal[
     "questions",
     "prompts",
     "trials",
+    "vectors",
 ]
 
 STORE_ERRORS = (sqlite3.Error, OSError, CheckpointError)
@@ -91,7 +94,8 @@ async def list_items(store: BaseStore, namespace: tuple[str, ...]) -> AsyncItera
     while True:
         page = await store.asearch(namespace, limit=_PAGE, offset=num_seen)
         for item in page:
-            yield item
+            if item.value is not LOST:
+                yield item
         num_seen += len(page)
         if len(page) < _PAGE:
             return
@@ -101,7 +105,7 @@ class Archive:
     """One run's records in a LangGraph store, with a bounded cache of what was read or written last.
 
     What the graph's state names must be there: :meth:`candidate`, :meth:`prompt_of`, :meth:`query_order`,
-    :meth:`query` and :meth:`rollout` raise a :class:`StateFormatError` where the store does not hold it.
+    :meth:`query` and :meth:`rollout` raise a :class:`DamagedError` where the store does not hold it.
     """
 
     def __init__(self, store: BaseStore, run_id: str) -> None:
@@ -140,7 +144,7 @@ class Archive:
         if cached is not None:
             return cached
         (item,) = await self._store.abatch([GetOp(namespace_of(self.run_id, kind), key, refresh_ttl=False)])
-        if not isinstance(item, Item):
+        if not isinstance(item, Item) or item.value is LOST:
             return None
         self._remember(kind, key, item.value)
         return item.value
@@ -148,6 +152,11 @@ class Archive:
     async def get_all(self, kind: Kind) -> dict[str, Mapping[str, JsonValue]]:
         """Return every record of one kind by key, past the cache."""
         return {item.key: item.value async for item in list_items(self._store, namespace_of(self.run_id, kind))}
+
+    async def keys(self, kind: Kind) -> list[str]:
+        """Return the keys of all records of one kind, those that are damaged too."""
+        store = self._store.inner if isinstance(self._store, BoundStore) else self._store
+        return [item.key async for item in list_items(store, namespace_of(self.run_id, kind))]
 
     async def candidate(self, candidate_id: str) -> StoredCandidate:
         """Return a candidate's text and descent."""
@@ -163,17 +172,22 @@ class Archive:
 
     async def query(self, query_id: str) -> Query:
         """Return a query of the run."""
-        return Query.model_validate(await self._demand("queries", query_id, what="query"))
+        stored = await self._demand("queries", query_id, what="query")
+        with valid(self.run_id, f"query {query_id!r}"):
+            return Query.model_validate(stored)
 
     async def rollout(self, candidate_id: str, query_id: str) -> Rollout:
         """Return a finished rollout."""
         key = rollout_key(candidate_id, query_id)
-        return Rollout.model_validate(await self._demand("rollouts", key, what="rollout"))
+        stored = await self._demand("rollouts", key, what="rollout")
+        with valid(self.run_id, f"rollout {key!r}"):
+            return Rollout.model_validate(stored)
 
     async def metrics_for(self, query_id: str) -> MetricSelection | None:
         """Return the metrics selected for a query, or ``None`` when none are yet."""
         stored = await self.get("metrics", query_id)
-        return None if stored is None else MetricSelection.model_validate(stored)
+        with valid(self.run_id, f"the metrics of query {query_id!r}"):
+            return None if stored is None else MetricSelection.model_validate(stored)
 
     async def rejected_rewrites(self) -> list[RejectedRewrite]:
         """Return what a former run tried and found worse; none where the run has no warm start."""
@@ -215,9 +229,11 @@ class Archive:
     async def _demand(self, kind: Kind, key: str, *, what: str) -> Mapping[str, JsonValue]:
         stored = await self.get(kind, key)
         if stored is None:
-            raise StateFormatError(
-                f"Run {self.run_id!r}: its checkpoint names {what} {key!r}, which its store does not hold. "
-                "Resume with the store that the run was started with."
+            raise DamagedError(
+                f"Run {self.run_id!r} is damaged: its checkpoint names {what} {key!r}, which its store does not hold. "
+                f"Resume with the store that the run was started with; `drpo export {self.run_id} --output DIR` writes "
+                "what can be read of it.",
+                thread_id=self.run_id,
             )
         return stored
 

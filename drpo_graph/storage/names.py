@@ -5,6 +5,7 @@ import secrets
 import time
 
 from drpo_graph.errors import UsageError
+from drpo_graph.safety.api_keys import KeyFinder
 
 _THREAD_ID = re.compile(r"(?!.*\.$)[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -18,6 +19,8 @@ def check_thread_id(thread_id: str) -> str:
     Raises:
         UsageError: it is not.
     """
+    if words := KeyFinder().find(thread_id, is_name=True):
+        raise UsageError(f"The thread id holds {words}, and it is stored. Give another one.")
     if not _THREAD_ID.fullmatch(thread_id):
         raise UsageError(
             f"Thread id {thread_id!r}: expected letters, digits, '.', '_' and '-', beginning with a letter or digit, "

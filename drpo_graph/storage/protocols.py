@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from drpo_graph.errors import CheckpointError
+from drpo_graph.errors import CheckpointError, DamagedError
 from drpo_graph.safety.encryption import Vault
 
 if TYPE_CHECKING:  # Slow to import: a command that is told wrong should hear of it at once.
@@ -45,6 +45,8 @@ class Checkpoint:
     """Where the place itself keeps events."""
     vault: Vault | None = None
     """Seals what else is written about its runs."""
+    read_only: CheckpointError | None = None
+    """Why nothing can be written, where that is so: it is for looking at a finished run."""
 
     @property
     def is_lost(self) -> bool:
@@ -73,6 +75,8 @@ class Reader:
     """Its records."""
     is_worked_on: Callable[[str], Awaitable[bool]]
     """Returns whether a process works on a run at this moment."""
+    find_damage: Callable[[], str] = str
+    """Returns what is wrong with the place as a whole, or an empty text; records are checked as they are read."""
 
 
 class EventReader(Protocol):
@@ -118,17 +122,23 @@ class Storage(Protocol):
     def open_run(self, thread_id: str, *, must_exist: bool = False) -> AbstractAsyncContextManager[Checkpoint]:
         """Hold a run for this process and open its place for work, creating what is missing unless it must exist.
 
+        One that must exist and can only be read is opened all the same, as :attr:`Checkpoint.read_only`.
+
         Raises:
             RunLockedError: another process works on the run.
             LeaseLostError: this one has lost the run.
             CheckpointError: the place cannot be opened or written, or holds no runs.
         """
 
-    def open_for_reading(self) -> AbstractAsyncContextManager[Reader]:
+    def open_for_reading(self, *, lost: list[DamagedError] | None = None) -> AbstractAsyncContextManager[Reader]:
         """Open the place to look at runs: nothing is written.
+
+        Args:
+            lost: Gets what is damaged, if given, and the rest is read as if that were not there.
 
         Raises:
             CheckpointError: it cannot be read, or holds no runs.
+            DamagedError: a record that is read is not what was stored.
         """
 
     async def measure(self) -> int:

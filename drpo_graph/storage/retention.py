@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 from langgraph.store.base import BaseStore
 
-from drpo_graph.errors import UsageError
+from drpo_graph.errors import DamagedError, UsageError
 from drpo_graph.storage.archive import Archive, Kind, StoredLevel, list_items, namespace_of
 from drpo_graph.storage.protocols import Checkpoint
 from drpo_graph.storage.run_list import RunRecord, RunRegistry
@@ -87,7 +87,12 @@ async def prune_run(checkpoint: Checkpoint, record: RunRecord, *, keep: Keep, is
     archive = Archive(checkpoint.store, thread_id)
     if keep != "nothing" and (record.status != "done" or not await _has_result(archive)):
         raise UsageError(f"Run {thread_id!r} is not finished, and needs all it has to be resumed.")
-    num_checkpoints = sum([1 async for _ in checkpoint.saver.alist(_config_of(record))])
+    try:
+        num_checkpoints = sum([1 async for _ in checkpoint.saver.alist(_config_of(record))])
+    except DamagedError:
+        if keep != "nothing":
+            raise
+        num_checkpoints = 0
     kept = 0 if keep == "nothing" else min(1, num_checkpoints)
     doomed = await _find_doomed(archive, keep)
     num_records = sum(map(len, doomed.values()))
@@ -120,7 +125,7 @@ async def _find_doomed(archive: Archive, keep: Keep) -> dict[Kind, list[str]]:
     doomed: dict[Kind, list[str]] = {}
     trace = await _trace_of(archive) if keep == "result" else set()
     for kind in get_args(Kind):
-        keys = list(await archive.get_all(kind))
+        keys = await archive.keys(kind)
         if keep == "result" and kind in _FOR_A_RESULT:
             is_of_tree = kind in ("candidates", "rollouts")
             keys = [key for key in keys if is_of_tree and key.partition("/")[0] not in trace]

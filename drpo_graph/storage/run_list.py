@@ -10,7 +10,8 @@ from pydantic import JsonValue, ValidationError
 from drpo_graph.errors import RunNotFoundError, StateFormatError
 from drpo_graph.records import Record, RunStatus, WarmStart
 from drpo_graph.settings.settings import Settings
-from drpo_graph.storage.archive import list_items
+from drpo_graph.storage.archive import Kind, list_items, namespace_of
+from drpo_graph.storage.damage import LOST
 
 RunKind = Literal["search", "icl", "oirl"]
 DEED_BY_KIND: Mapping[RunKind, str] = {
@@ -20,6 +21,8 @@ DEED_BY_KIND: Mapping[RunKind, str] = {
 }
 """What a run does, as messages say it."""
 _NAMESPACE = ("drpo", "runs")
+_PAID: tuple[Kind, ...] = ("calls", "responses", "rollouts")
+"""Kinds of records that cost something."""
 
 
 class RunInput(Record):
@@ -43,6 +46,8 @@ class RunRecord(Record):
     """The run folder; ``None`` when the run writes no files."""
     message: str = ""
     """Why it stopped, if it did."""
+    resume_flags: str = ""
+    """What the command that resumes it needs besides, e.g. ``--max-calls 200``."""
     kind: RunKind = "search"
     """What runs: the search, the optimisation of ICL examples, or the collection of demonstrations."""
     forked_from: str | None = None
@@ -96,7 +101,19 @@ class RunRegistry:
 
     async def _get(self, thread_id: str) -> Mapping[str, object] | None:
         (item,) = await self._store.abatch([GetOp(_NAMESPACE, thread_id, refresh_ttl=False)])
-        return item.value if isinstance(item, Item) else None
+        return item.value if isinstance(item, Item) and item.value is not LOST else None
+
+
+async def is_free(store: BaseStore, thread_id: str) -> bool:
+    """Return whether a name is free: there is no such run, or it ended before its first call was finished."""
+    registry = RunRegistry(store)
+    if not await registry.has(thread_id):
+        return True
+    record = await registry.find(thread_id)
+    if record.status not in ("failed", "running") or record.forked_from is not None:
+        return False
+    found = [await store.asearch(namespace_of(thread_id, kind), limit=1) for kind in _PAID]
+    return not any(found)
 
 
 def _read(stored: Mapping[str, object]) -> RunRecord:

@@ -1,4 +1,7 @@
-"""A LangGraph store whose values are sealed; namespaces and keys, which are ids and hashes, stay readable."""
+"""A LangGraph store whose values are bound to their places: by a sum, or sealed where there is a key.
+
+Namespaces and keys, which are ids and hashes, stay readable.
+"""
 
 import copy
 import json
@@ -6,37 +9,48 @@ from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 from langgraph.store.base import BaseStore, GetOp, Item, Op, PutOp, Result, SearchOp
+from pydantic import JsonValue
 
-from drpo_graph.errors import CheckpointError
+from drpo_graph.errors import CheckpointError, DamagedError
 from drpo_graph.safety.encryption import KEY_VARIABLE, Vault
+from drpo_graph.storage.damage import LOST, UNREADABLE, read_json, sum_of_value, tell_record
 
 _MARK_NAMESPACE, _MARK_KEY = ("drpo_vault",), "mark"
 _FIELD = "sealed"
+_SUM = "drpo_sum"
 _ItemT = TypeVar("_ItemT", bound=Item)
 
 
-class SealedStore(BaseStore):
-    """Seals what is put into the store behind it, each value for its own place."""
+class BoundStore(BaseStore):
+    """Binds what is put into the store behind it, each value to its own place; what was changed or moved is refused.
 
-    def __init__(self, store: BaseStore, vault: Vault) -> None:
-        self._store = store
+    Values that an earlier version put there without a sum are read as they are.
+    """
+
+    def __init__(self, store: BaseStore, vault: Vault | None, *, lost: list[DamagedError] | None = None) -> None:
+        """Make a store; given a list, damaged records are added to it, and read as :data:`LOST`."""
+        self.inner = store
         self._vault = vault
+        self._lost = lost
 
     def batch(self, ops: Iterable[Op]) -> list[Result]:
         """Execute operations."""
         given = list(ops)
-        return self._open_all(given, self._store.batch([self._seal(op) for op in given]))
+        return self._open_all(given, self.inner.batch([self._close(op) for op in given]))
 
     async def abatch(self, ops: Iterable[Op]) -> list[Result]:
         """Execute operations."""
         given = list(ops)
-        return self._open_all(given, await self._store.abatch([self._seal(op) for op in given]))
+        return self._open_all(given, await self.inner.abatch([self._close(op) for op in given]))
 
-    def _seal(self, op: Op) -> Op:
+    def _close(self, op: Op) -> Op:
         if isinstance(op, SearchOp) and (op.filter or op.query):
-            raise ValueError("an encrypted store cannot be searched by what its values hold")
+            raise ValueError("this store cannot be searched by what its values hold")
         if not isinstance(op, PutOp) or op.value is None:
             return op
+        if self._vault is None:
+            made = sum_of_value(op.value, place="/".join((*op.namespace, op.key)))
+            return op._replace(value={**op.value, _SUM: made})
         content = json.dumps(op.value, separators=(",", ":")).encode()
         return op._replace(value={_FIELD: self._vault.seal(content, place=_place(op.namespace, op.key))}, index=False)
 
@@ -51,22 +65,47 @@ class SealedStore(BaseStore):
         return result
 
     def _open(self, item: _ItemT) -> _ItemT:
-        place, sealed = _place(item.namespace, item.key), _sealed_in(item)
-        if not isinstance(sealed, str):
-            raise CheckpointError(
-                f"An encrypted checkpoint holds a record ({place!r}) that is not sealed: it was changed."
-            )
         opened = copy.copy(item)
-        opened.value = json.loads(self._vault.open(sealed, place=place))
+        try:
+            opened.value = self._read(item)
+        except DamagedError as error:
+            if self._lost is None:
+                raise
+            self._lost.append(error)
+            opened.value = LOST
         return opened
 
+    def _read(self, item: Item) -> dict[str, JsonValue]:
+        if item.value is UNREADABLE or not isinstance(item.value, dict):
+            raise tell_record(item.namespace, item.key, cause="it is no JSON object, it was changed")
+        if self._vault is None:
+            value = dict(item.value)
+            made = value.pop(_SUM, None)
+            place = "/".join((*item.namespace, item.key))
+            if made is not None and made != sum_of_value(value, place=place):
+                raise tell_record(item.namespace, item.key)
+            return value
+        sealed = _sealed_in(item)
+        if not isinstance(sealed, str):
+            raise tell_record(
+                item.namespace, item.key, cause="it is not sealed, in an encrypted checkpoint: it was changed"
+            )
+        try:
+            opened = self._vault.open(sealed, place=_place(item.namespace, item.key))
+        except CheckpointError as error:
+            raise tell_record(item.namespace, item.key, cause=str(error).rstrip(".")) from error
+        return read_json(opened)
 
-async def seal_store(store: BaseStore, vault: Vault | None, *, name: str, is_new: bool) -> BaseStore:
+
+async def seal_store(
+    store: BaseStore, vault: Vault | None, *, name: str, is_new: bool, lost: list[DamagedError] | None = None
+) -> BaseStore:
     """Return the store as it is to be used: sealed, if there is a key, and refused where the key is not its own.
 
     Args:
         vault: What the environment's key makes; ``None`` without one.
         is_new: Whether an empty store may be marked as sealed with this key.
+        lost: Gets what is damaged, if given: the rest is then read all the same.
 
     Raises:
         CheckpointError: it is sealed and there is no key or another one, or it holds runs that are not sealed.
@@ -75,8 +114,7 @@ async def seal_store(store: BaseStore, vault: Vault | None, *, name: str, is_new
     if vault is None:
         if mark is not None:
             raise CheckpointError(f"Checkpoint {name} is encrypted. Set {KEY_VARIABLE} to the key of its runs.")
-        return store
-    if mark is not None:
+    elif mark is not None:
         try:
             vault.open(str(_sealed_in(mark)), place=_MARK_KEY)
         except CheckpointError:
@@ -92,7 +130,7 @@ async def seal_store(store: BaseStore, vault: Vault | None, *, name: str, is_new
     elif is_new:
         sealed = vault.seal(b"drpo_graph", place=_MARK_KEY)
         await store.abatch([PutOp(_MARK_NAMESPACE, _MARK_KEY, {_FIELD: sealed}, index=False)])
-    return SealedStore(store, vault)
+    return BoundStore(store, vault, lost=lost)
 
 
 def _place(namespace: Sequence[str], key: str) -> str:

@@ -1,27 +1,31 @@
 """A SQLite file as the place of runs: the graph's checkpoints, and the store with texts, ledger and run list."""
 
 import os
+import shutil
 import sqlite3
 from collections.abc import AsyncIterator, Iterator
-from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal
 
 from filelock import FileLock, Timeout
 
-from drpo_graph.errors import CheckpointError, NoRunsError, RunLockedError, UsageError
+from drpo_graph.errors import CheckpointError, DamagedError, NoRunsError, ReadOnlyError, RunLockedError, UsageError
 from drpo_graph.safety.encryption import Vault, read_vault
 from drpo_graph.safety.private_files import FILE_MODE, create_private_file, make_private_folder
+from drpo_graph.storage.damage import tell_damage
 from drpo_graph.storage.names import check_thread_id
 from drpo_graph.storage.protocols import Checkpoint, EventReader, Reader, Storage
+from drpo_graph.storage.salvage import copy_readable, find_damage
 from drpo_graph.storage.serializer import make_serializer
+from drpo_graph.storage.sqlite_errors import ELSEWHERE, explain_storage_error, log_of
 
 _BUSY_TIMEOUT_MS = 30_000
 _LOCK_TIMEOUT_S = 0.5
 """Longer than a look at a lock takes: :func:`is_worked_on` holds it for a moment."""
-_ELSEWHERE = "Give another place with --checkpoint."
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +63,18 @@ class SqliteStorage(Storage):
         """Lock a run and open its file for work."""
         if must_exist:
             self.require()
-        with lock_thread(self.path, thread_id):
-            async with open_checkpoint(self.path) as checkpoint:
-                yield checkpoint
+        async with AsyncExitStack() as stack:
+            try:
+                stack.enter_context(lock_thread(self.path, thread_id))
+                checkpoint = await stack.enter_async_context(open_checkpoint(self.path, is_checked=must_exist))
+            except ReadOnlyError as error:
+                if not must_exist:
+                    raise
+                checkpoint = await stack.enter_async_context(open_read_only(self.path, error))
+            yield checkpoint
 
     @asynccontextmanager
-    async def open_for_reading(self) -> AsyncIterator[Reader]:
+    async def open_for_reading(self, *, lost: list[DamagedError] | None = None) -> AsyncIterator[Reader]:
         """Open the file to look at runs: nothing is written, so a read-only file will do."""
         from drpo_graph.storage.sealed_store import seal_store
         from drpo_graph.storage.sqlite_saver import InlineSqliteStore  # Slow to import: only who looks at runs pays.
@@ -76,15 +86,25 @@ class SqliteStorage(Storage):
         vault = read_vault(os.environ)
         try:
             with ExitStack() as stack:
-                store = InlineSqliteStore(_connect_for_reading(self.path, stack))
+                connection = connect_for_reading(self.path, stack)
+                check = partial(find_damage, connection)
+                store = InlineSqliteStore(connection)
+                if lost is not None and (found := check()):
+                    lost.append(tell_damage(f"Checkpoint {self.path}", cause=found))
+                    store = InlineSqliteStore(
+                        stack.enter_context(closing(sqlite3.connect(":memory:", isolation_level=None)))
+                    )
+                    store.setup()
+                    copy_readable(connection, store.conn)
                 store.setup()
-                yield Reader(await seal_store(store, vault, name=self.name, is_new=False), is_held)
+                sealed = await seal_store(store, vault, name=self.name, is_new=False, lost=lost)
+                yield Reader(sealed, is_held, check)
         except sqlite3.Error as error:
             raise explain_storage_error(error, self.path) from error
 
     async def measure(self) -> int:
         """Return the bytes of the file, with its log."""
-        parts = (self.path, self.path.with_name(f"{self.path.name}-wal"))
+        parts = (self.path, log_of(self.path))
         return sum(part.stat().st_size for part in parts if part.exists())
 
     async def reclaim(self) -> None:
@@ -108,8 +128,8 @@ class SqliteStorage(Storage):
 
 
 @asynccontextmanager
-async def open_checkpoint(path: Path) -> AsyncIterator[Checkpoint]:
-    """Open a SQLite checkpoint, creating it where there is none.
+async def open_checkpoint(path: Path, *, is_checked: bool = False) -> AsyncIterator[Checkpoint]:
+    """Open a SQLite checkpoint, creating it where there is none; a damaged one is refused where it is to be checked.
 
     WAL with ``synchronous=NORMAL``: a killed process loses nothing that was committed; only a machine that loses power
     may lose the last moments.
@@ -122,7 +142,7 @@ async def open_checkpoint(path: Path) -> AsyncIterator[Checkpoint]:
         try:
             make_private_folder(path.parent)
             create_private_file(path)
-            checkpoint = await _open(path, stack, vault)
+            checkpoint = await _open(path, stack, vault, is_checked=is_checked)
         except (sqlite3.Error, OSError) as error:
             raise explain_storage_error(error, path) from error
         try:
@@ -131,26 +151,31 @@ async def open_checkpoint(path: Path) -> AsyncIterator[Checkpoint]:
             raise explain_storage_error(error, path) from error
 
 
-def explain_storage_error(error: Exception, path: Path) -> CheckpointError:
-    """Return what a storage error means, with what to do about it."""
-    causes = _causes(error)
-    text = str(causes[0])
-    everything = " ".join(map(str, causes))
-    if path.is_dir():
-        text, advice = "it is a folder", "Give a file with --checkpoint."
-    elif "full" in everything or "No space left" in everything:
-        text, advice = "the disk is full", "Free space and run `drpo resume`: what was committed is kept."
-    elif "readonly" in everything or "Read-only" in everything or isinstance(error, PermissionError):
-        text, advice = "it cannot be written", _ELSEWHERE
-    elif "not a database" in everything:
-        text, advice = "it is no SQLite file", _ELSEWHERE
-    elif "unable to open" in everything or isinstance(error, NotADirectoryError | FileExistsError | FileNotFoundError):
-        text, advice = "a part of its path is no folder, or cannot be written", _ELSEWHERE
-    elif "locked" in everything:
-        advice = "Another process kept it locked for too long: try again."
-    else:
-        advice = "Check the path and the disk, then run `drpo resume`."
-    return CheckpointError(f"Checkpoint {path}: {text}. {advice}")
+@asynccontextmanager
+async def open_read_only(path: Path, why: ReadOnlyError) -> AsyncIterator[Checkpoint]:
+    """Open a SQLite checkpoint that cannot be written, to look at a finished run.
+
+    Raises:
+        CheckpointError: it cannot be read either.
+    """
+    from drpo_graph.storage.sealed_store import seal_store
+    from drpo_graph.storage.sqlite_saver import InlineSqliteSaver, InlineSqliteStore
+
+    vault = read_vault(os.environ)
+    try:
+        with ExitStack() as stack:
+            connection = connect_for_reading(path, stack)
+            if found := find_damage(connection):
+                raise tell_damage(f"Checkpoint {path}", cause=found)
+            saver = InlineSqliteSaver(connection, serde=make_serializer(vault))
+            store = InlineSqliteStore(connection)
+            # What there is to set up would be written.
+            saver.is_setup = store.is_setup = True
+            sealed = await seal_store(store, vault, name=str(path), is_new=False)
+            explain = partial(explain_storage_error, path=path)
+            yield Checkpoint(saver, sealed, explain, vault=vault, read_only=why)
+    except sqlite3.Error as error:
+        raise explain_storage_error(error, path) from error
 
 
 @contextmanager
@@ -200,15 +225,7 @@ def _lock_file(path: Path, thread_id: str) -> Path:
     return path.with_name(f"{path.name}.locks") / f"{check_thread_id(thread_id)}.lock"
 
 
-def _causes(error: BaseException) -> list[BaseException]:
-    """Return the first error of a chain, then the later ones: a failed rollback hides why it was needed."""
-    chain = [error]
-    while (earlier := chain[0].__cause__ or chain[0].__context__) is not None and len(chain) < 10:
-        chain.insert(0, earlier)
-    return [one for one in chain if isinstance(one, sqlite3.Error | OSError)] or [error]
-
-
-def _connect_for_reading(path: Path, stack: ExitStack) -> sqlite3.Connection:
+def connect_for_reading(path: Path, stack: ExitStack) -> sqlite3.Connection:
     """Return a connection that cannot write.
 
     Raises:
@@ -216,30 +233,49 @@ def _connect_for_reading(path: Path, stack: ExitStack) -> sqlite3.Connection:
     """
     # SQLite reads a WAL database only where it may put its log beside it, or where it is told that nobody writes.
     # Opened for writing, it takes its log away again; opened so that it cannot write, it leaves it.
-    for way in ("mode=rw", "immutable=1"):
-        address = f"{path.absolute().as_uri()}?{way}"
-        connection = sqlite3.connect(address, uri=True, isolation_level=None, check_same_thread=False)
-        stack.callback(connection.close)
-        try:
-            connection.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MS}")
-            connection.execute("PRAGMA query_only=ON")
-            cursor = connection.execute("SELECT name FROM sqlite_master WHERE name IN ('store', 'checkpoints')")
-            if len(cursor.fetchall()) == 2:
-                return connection
-            raise NoRunsError(f"Checkpoint {path} holds no runs of drpo. {_ELSEWHERE}")
-        except sqlite3.OperationalError as error:
-            if "unable to open" not in str(error):
-                raise
-    raise CheckpointError(f"Checkpoint {path} cannot be read. {_ELSEWHERE}")
+    try:
+        return _try_to_read(path, "mode=rw", stack)
+    except sqlite3.OperationalError as error:
+        if "unable to open" not in str(error):
+            raise
+    log = log_of(path)
+    if not log.exists() or log.stat().st_size == 0:
+        return _try_to_read(path, "immutable=1", stack)
+    # What a killed process committed last is only in its log, which is not read where nothing can be made beside it.
+    folder = Path(stack.enter_context(TemporaryDirectory(prefix="drpo-")))
+    try:
+        for part in (path, log):
+            shutil.copyfile(part, folder / part.name)
+    except OSError as error:
+        raise CheckpointError(
+            f"Checkpoint {path}: its folder cannot be written, and what its log {log.name} holds cannot be copied to "
+            f"{folder.parent} to be read ({error.strerror}). Copy both files to another place."
+        ) from error
+    return _try_to_read(folder / path.name, "mode=rw", stack)
 
 
-async def _open(path: Path, stack: ExitStack, vault: Vault | None) -> Checkpoint:
+def _try_to_read(path: Path, way: str, stack: ExitStack) -> sqlite3.Connection:
+    address = f"{path.absolute().as_uri()}?{way}"
+    connection = sqlite3.connect(address, uri=True, isolation_level=None, check_same_thread=False)
+    stack.callback(connection.close)
+    connection.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MS}")
+    connection.execute("PRAGMA query_only=ON")
+    connection.text_factory = partial(str, encoding="utf-8", errors="replace")
+    cursor = connection.execute("SELECT name FROM sqlite_master WHERE name IN ('store', 'checkpoints')")
+    if len(cursor.fetchall()) == 2:
+        return connection
+    raise NoRunsError(f"Checkpoint {path} holds no runs of drpo. {ELSEWHERE}")
+
+
+async def _open(path: Path, stack: ExitStack, vault: Vault | None, *, is_checked: bool) -> Checkpoint:
     from drpo_graph.storage.sealed_store import seal_store
     from drpo_graph.storage.sqlite_saver import InlineSqliteSaver, InlineSqliteStore  # Slow: only a run pays for it.
 
     # The store runs its own transactions, the saver relies on implicit ones: each has a connection of its kind.
     for_store = stack.enter_context(closing(_connect(path, None)))
     for_saver = stack.enter_context(closing(_connect(path, "DEFERRED")))
+    if is_checked and (found := find_damage(for_store)):
+        raise tell_damage(f"Checkpoint {path}", cause=found)
     saver, store = InlineSqliteSaver(for_saver, serde=make_serializer(vault)), InlineSqliteStore(for_store)
     saver.setup()
     store.setup()

@@ -2,15 +2,23 @@
 
 from pydantic import JsonValue
 
+from drpo_graph.errors import DamagedError
 from drpo_graph.records import Candidate
 from drpo_graph.storage.archive import Archive, StoredCandidate
+from drpo_graph.storage.damage import valid
 
 
-async def load_tree(archive: Archive) -> tuple[Candidate, ...]:
+async def load_tree(archive: Archive, *, lost: list[DamagedError] | None = None) -> tuple[Candidate, ...]:
     """Return every candidate of a run in creation order, with its rollouts and, where its level is scored, rewards.
 
     A candidate's rollouts are those on its level's queries, in their order; a contender's rollouts on held-out queries
     are in the result's validation.
+
+    Args:
+        lost: Gets what is damaged, if given, and the tree is what can be read.
+
+    Raises:
+        DamagedError: a candidate that was scored is not there, or one has not the form of one.
     """
     scores = await archive.scores_by_candidate()
     queries_by_level = {level["level"]: level["query_ids"] for level in await archive.levels()}
@@ -19,7 +27,10 @@ async def load_tree(archive: Archive) -> tuple[Candidate, ...]:
         candidate_id, _, query_id = key.partition("/")
         stored_rollouts.setdefault(candidate_id, {})[query_id] = dict(stored_rollout)
     candidates = []
-    for candidate_id, stored in (await archive.get_all("candidates")).items():
+    found = await archive.get_all("candidates")
+    if lost is None and (missing := scores.keys() - found.keys()):
+        await archive.candidate(min(missing))
+    for candidate_id, stored in found.items():
         reward, path_reward = scores.get(candidate_id, (None, None))
         own = stored_rollouts.get(candidate_id, {})
         # A level that is not scored yet has no record of its queries.
@@ -30,7 +41,13 @@ async def load_tree(archive: Archive) -> tuple[Candidate, ...]:
             "reward": reward,
             "path_reward": path_reward,
         }
-        candidates.append(Candidate.model_validate(fields))
+        try:
+            with valid(archive.run_id, f"candidate {candidate_id!r}"):
+                candidates.append(Candidate.model_validate(fields))
+        except DamagedError as error:
+            if lost is None:
+                raise
+            lost.append(error)
     return tuple(sorted(candidates, key=lambda one: creation_order(one.id)))
 
 

@@ -57,6 +57,7 @@ def test_a_spent_budget_stops_the_run_with_one_line_and_the_command_that_goes_on
         "drpo_runs/t/best_prompt.txt",
         "Resume with: drpo resume t --max-calls 40",
     )
+    assert "resume with: drpo resume t --max-calls 40\n" in drpo("show", "t").out
     assert len(finished_keys(world)) == before + 20
     assert list_runs(drpo) == {"t": "interrupted"}
     assert "20 of 20 calls" in drpo("runs").out

@@ -24,7 +24,8 @@ async def kind(query, response):
     return Reward(score=4.0)
 
 async def any(query, response, reference):
-    return 1.0
+    # Of one outcome alone nothing could be learned.
+    return float("Level 0" not in response)
 """
 
 
@@ -75,6 +76,17 @@ def test_after_a_search(
         outcome = drpo(*command)
         assert outcome.code == 0, outcome.err
         assert outcome.out
+
+
+def test_after_icl(drpo: Drpo, place: tuple[str, str], world: FakeServer) -> None:
+    start = ("icl", *MODEL, "--num-examples", "2", "--num-iters", "1", *place, "--thread-id", "t")
+    done = drpo(*start, *PLAIN)
+    assert done.code == 0, done.err
+    commands = printed(done)
+    assert [one[0] for one in commands] == ["show", "events"]
+    for command in commands:
+        outcome = drpo(*command)
+        assert (outcome.code, bool(outcome.out)) == (0, True), outcome.err
 
 
 STOPPED = {

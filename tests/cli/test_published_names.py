@@ -81,14 +81,17 @@ def test_values_and_another_program_s_flags_stay_as_they_are() -> None:
         (("--beam_size", "wide"), "--beam_size"),
         (("--eval_model_name=gpt-4o",), "eval_model_name"),
         (("--temperature=9",), "temperature"),
-        (("--metrics_cache_path=nowhere.json",), "nowhere.json"),
+        (("--metrics_cache_path=nowhere.json",), "metrics_cache_path: there is no file nowhere.json"),
+        (("--metrics-cache-path", "cache.txt"), "metrics-cache-path: cache.txt: expected the published JSON form"),
+        (("--data_dir", "nowhere"), "data_dir: there is no nowhere"),
         (("--ret_icl=maybe",), "--ret_icl"),
         (("--num_gpus", "0"), "--num_gpus"),
         (("--logging_level", "LOUD"), "--logging_level"),
     ],
     ids=lambda words: words if isinstance(words, str) else " ".join(words),
 )
-def test_error_speaks_in_the_name_that_was_typed(drpo: Drpo, typed: tuple[str, ...], told: str) -> None:
+def test_error_speaks_in_the_name_that_was_typed(drpo: Drpo, folder: Path, typed: tuple[str, ...], told: str) -> None:
+    (folder / "cache.txt").write_text("none")
     outcome = drpo("optimize", "--model", "openai:world", "--display", "none", *typed)
     assert_one_line(outcome, 2, told)
     assert "num_queries" not in outcome.err
@@ -107,6 +110,8 @@ def test_error_speaks_in_the_name_that_was_typed(drpo: Drpo, typed: tuple[str, .
         ({"logging_level": "LOUD"}, "logging_level"),
         ({"disable_log": "no"}, "disable_log"),
         ({"data_dir": 3}, "data_dir"),
+        ({"data_dir": "nowhere"}, "data_dir: there is no nowhere"),
+        ({"metrics_cache_path": "nowhere.json"}, "metrics_cache_path: there is no file nowhere.json"),
     ],
     ids=str,
 )
@@ -115,6 +120,11 @@ def test_error_of_a_file_speaks_in_its_name(drpo: Drpo, folder: Path, content: d
     outcome = drpo("optimize", "--model", "openai:world", "--config", "run.json", "--display", "none")
     assert_one_line(outcome, 2, "run.json", told)
     assert "num_queries" not in outcome.err
+
+
+@pytest.mark.parametrize(("word", "form"), [("True", "chat"), ("false", "flat"), (True, "chat")])
+def test_truth_in_a_file_may_be_the_published_command_line_s_word(word: object, form: str) -> None:
+    assert build_settings({"is_GPT": word}).base.prompt_format == form
 
 
 @pytest.mark.parametrize("form", ["flags", "file"])

@@ -34,6 +34,13 @@ def test_a_result_is_kept_under_its_folder_s_name_or_the_given_one(drpo: Drpo) -
     assert [line.split()[0] for line in drpo("prompts").out.splitlines()] == ["org/model", "some-model"]
 
 
+def test_a_prompt_that_is_no_result_needs_its_model_s_name(drpo: Drpo) -> None:
+    Path("q.txt").write_text("Be kind.\n")
+    assert_one_line(drpo("import", "q.txt"), 2, "Prompt q.txt", "--model")
+    assert drpo("import", "q.txt", "--model", "m").code == 0
+    assert [one.model for one in PromptRegistry(DEFAULT).list()] == ["m"]
+
+
 @pytest.mark.skipif(not PUBLISHED.is_dir(), reason="the published data is not here")
 @pytest.mark.parametrize("path", [PUBLISHED, PUBLISHED / "model_mapping.json"])
 def test_a_mapping_brings_what_is_there_and_tells_the_rest(drpo: Drpo, path: Path) -> None:

@@ -101,7 +101,7 @@ def change(statement: str) -> None:
 
 def make_old(thread_id: str) -> None:
     """Let a run's record tell of a process that began and ended long ago."""
-    age = "value = json_set(value, '$.updated_at', 1.0)"
+    age = "value = json_remove(json_set(value, '$.updated_at', 1.0), '$.drpo_sum')"
     change(f"UPDATE store SET {age} WHERE prefix = 'drpo.runs' AND key = '{thread_id}'")
 
 
@@ -293,7 +293,7 @@ def test_a_run_that_cannot_be_read_keeps_no_other_from_being_exported(drpo: Drpo
 
 
 def test_a_run_is_exported_under_the_name_that_it_is_kept_under(drpo: Drpo, finished: Path) -> None:
-    renamed = "json_set(value, '$.thread_id', '../x')"
+    renamed = "json_remove(json_set(value, '$.thread_id', '../x'), '$.drpo_sum')"
     change(f"UPDATE store SET value = {renamed} WHERE prefix = 'drpo.runs' AND key = 'broken'")
     assert drpo("export", "--all", "--output", "out/put").code == 0
     assert {path.name for path in Path("out").iterdir()} == {"put"}

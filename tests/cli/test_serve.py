@@ -220,6 +220,20 @@ def test_a_run_with_its_own_server_equals_one_against_a_url(
     assert read_result(Path("plain")) == served
 
 
+def test_a_run_over_examples_has_a_server_of_its_own_too(
+    drpo: Drpo, monkeypatch: pytest.MonkeyPatch, stub: Path
+) -> None:
+    monkeypatch.setenv("STUB_LATENCY_S", "0")
+    run = ("icl", "--model", "vllm:world", "--num-examples", "1", "--num-iters", "1", "--thread-id", "t")
+    outcome = drpo(*run, "--serve", "--display", "plain")
+    assert outcome.code == 0, outcome.err
+    assert are_gone(read_record(stub))
+    stub.unlink()
+    # Refused before a server is started.
+    assert_one_line(drpo(*run, "--serve"), 2, "exists already")
+    assert not stub.exists()
+
+
 def test_a_key_that_a_role_names_is_the_servers(drpo: Drpo, monkeypatch: pytest.MonkeyPatch, stub: Path) -> None:
     monkeypatch.setenv("STUB_FAIL", "No available memory for the cache blocks")
     monkeypatch.setenv("MY_KEY", "my-own-key")

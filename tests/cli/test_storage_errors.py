@@ -3,9 +3,11 @@
 import os
 import resource
 import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from tests.support.command import ROOT, SMALL, Drpo, assert_one_line, finish, fi
 from tests.support.fake_server import FakeServer
 
 START = ("optimize", *SMALL, "--thread-id", "t", "--display", "none")
+HALF = ("optimize", *SMALL, "--thread-id", "half", "--max-calls", "12", "--display", "none")
 COMMANDS = {"optimize": START, "runs": ("runs",), "show": ("show", "t"), "resume": ("resume", "t")}
 
 
@@ -72,6 +75,48 @@ def test_a_folder_where_nothing_can_be_created_can_be_read(
     assert drpo("show", "t").code == 0
     refused = drpo("optimize", *SMALL, "--thread-id", "u", "--display", "none")
     assert_one_line(refused, 1, "drpo_runs/checkpoints.sqlite", "cannot be written", "--checkpoint")
+
+
+def test_finished_runs_are_shown_and_resumed_on_a_disk_that_cannot_be_written(
+    drpo: Drpo, folder: Path, world: FakeServer, immutable: Callable[[Path], None]
+) -> None:
+    assert drpo(*START).code == 0
+    assert drpo(*HALF).code == 3
+    runs = folder / "drpo_runs"
+    for path in (*runs.rglob("*"), runs):
+        immutable(path)
+    num_calls = len(finished_keys(world))
+    shown = drpo("resume", "t", "--display", "jsonl")
+    assert (shown.code, shown.err) == (0, "")
+    assert [event.type for event in shown.events()] == ["run_finished"]
+    assert list_runs(drpo) == {"t": "done", "half": "interrupted"}
+    for command in (("show", "t"), ("show", "half"), ("events", "t"), ("export", "t", "--output", "out")):
+        assert drpo(*command).code == 0, command
+    assert_one_line(drpo("resume", "half", "--max-calls", "99"), 1, "cannot be written", "--checkpoint")
+    for command in (("prune", "t", "--keep", "nothing", "--yes"), ("fork", "t", "--level", "1")):
+        assert_one_line(drpo(*command), 1, "cannot be written", "--checkpoint")
+    assert len(finished_keys(world)) == num_calls
+
+
+def test_what_a_killed_run_left_in_its_log_is_read_on_a_disk_that_cannot_be_written(
+    drpo: Drpo, folder: Path, immutable: Callable[[Path], None]
+) -> None:
+    assert drpo(*HALF).code == 3
+    base = folder / "drpo_runs" / "checkpoints.sqlite"
+    with closing(sqlite3.connect(base, isolation_level=None)) as reader:
+        # While it reads, nothing leaves the log: as if the next run's process had been killed.
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM store").fetchone()
+        assert drpo(*START).code == 0
+        copied = {path: path.read_bytes() for path in (base, base.with_name(f"{base.name}-wal"))}
+    for path, content in copied.items():
+        path.write_bytes(content)
+        immutable(path)
+    immutable(base.parent)
+    with closing(sqlite3.connect(f"file:{base}?immutable=1", uri=True)) as past_the_log:
+        assert past_the_log.execute("SELECT key FROM store WHERE prefix = 'drpo.runs'").fetchall() == [("half",)]
+    assert list_runs(drpo) == {"t": "done", "half": "interrupted"}
+    assert drpo("resume", "t", "--display", "none").code == 0
 
 
 @pytest.mark.usefixtures("paths")
@@ -146,8 +191,10 @@ def test_results_that_cannot_be_written_are_kept_and_written_by_resume(
 
 
 @pytest.mark.slow
-def test_a_limit_on_file_sizes_stops_the_run_like_a_full_disk(drpo: Drpo, folder: Path, unbroken: RunResult) -> None:
-    limit = 400 * 1024
+@pytest.mark.parametrize("limit", [8_000, 60_000, 400_000])
+def test_a_limit_on_file_sizes_stops_the_run_like_a_full_disk(
+    limit: int, drpo: Drpo, folder: Path, unbroken: RunResult
+) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "drpo_graph", *START],
         cwd=folder,
@@ -157,6 +204,8 @@ def test_a_limit_on_file_sizes_stops_the_run_like_a_full_disk(drpo: Drpo, folder
         text=True,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
     )
-    assert_one_line(finish(process), 1, "drpo resume")
-    assert drpo("resume", "t", "--display", "none").code == 0
+    assert_one_line(finish(process), 1, "grow", "`ulimit -f`", "drpo resume")
+    # One that stopped before it was a run is none, and is started again.
+    is_run = drpo("show", "t").code == 0
+    assert drpo(*(("resume", "t", "--display", "none") if is_run else START)).code == 0
     assert read_result(folder / "drpo_runs") == unbroken

@@ -69,7 +69,7 @@ CASES = {
         (*OPTIMIZE, "--ret-icl", "--embeddings", "minilm"),
         ("'minilm'", "local:all-minilm-l6-v2", "openai:NAME"),
     ),
-    "missing metrics cache": ((*OPTIMIZE, "--metrics-cache", "nowhere.json"), ("nowhere.json", "No such file")),
+    "missing metrics cache": ((*OPTIMIZE, "--metrics-cache", "nowhere.json"), ("nowhere.json", "there is no file")),
     "missing config file": ((*OPTIMIZE, "--config", "nowhere.toml"), ("nowhere.toml", "No such file")),
     "malformed config file": ((*OPTIMIZE, "--config", "malformed.toml"), ("malformed.toml", "line 1")),
     "config file with an unknown key": (

@@ -228,6 +228,33 @@ def test_command_runs_resumes_and_shows(server: FakeServer, drpo: Drpo, tmp_path
     assert isinstance(events.events()[-1], ICLFinished)
 
 
+def test_run_whose_critic_was_broken_is_mended_by_the_command_that_it_prints(
+    drpo: Drpo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_broken, script = True, Steady()
+
+    def says(body: dict[str, object]) -> Reply:
+        is_critic = "new_response" not in str(body) and "# Metrics to choose from" not in str(body)
+        return Reply(["It depends."]) if is_broken and is_critic else script(body)
+
+    write_plans(*["2,4"] * 24)
+    with serve(says, ServerOptions()) as server:
+        monkeypatch.setenv("OPENAI_BASE_URL", server.base_url)
+        run = ("icl", "mine.json", "--model", "openai:scripted", "--num-iters", "1", "--thread-id", "t")
+        stopped = drpo(*run, "--display", "none")
+        assert_one_line(stopped, 1, "no usable reply", "Resume with: drpo resume t --retry-failed")
+        is_broken = False
+        done = drpo("resume", "t", "--retry-failed", "--display", "plain")
+        assert done.code == 0, done.err
+        num_calls = len(server.finished)
+        assert drpo("resume", "t", "--retry-failed", "--display", "none").code == 0
+        assert len(server.finished) == num_calls
+    result = ICLResult.model_validate_json((tmp_path / "drpo_runs/t/result.json").read_bytes())
+    assert [(one.initial_reward, one.reward, one.failure) for one in result.examples] == [(2, 4, None)] * 24
+    assert result.failures_by_kind == {}
+    assert "out_24_1.json" in done.out
+
+
 @pytest.mark.skipif(not PUBLISHED.is_file(), reason="the published data is not beside this checkout")
 async def test_published_examples_are_accepted(tmp_path: Path) -> None:
     def judge_all(body: dict[str, object]) -> Reply:

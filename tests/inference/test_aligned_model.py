@@ -464,3 +464,24 @@ async def test_node_adds_its_response_to_the_messages_and_streams_its_tokens(ser
         tokens.append(str(message.text))  # type: ignore[union-attr]
     assert len(tokens) > 3
     assert "".join(tokens) == "You asked: Two?"
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"stop": 3}, r"^AlignedModel: stop: .*got 3"),
+        ({"stop": ["a", 4]}, r"^AlignedModel: stop\.1: .*got 4"),
+        ({"temperature": "warm"}, "^AlignedModel: temperature"),
+        ({"num_icl": "many"}, "^AlignedModel: num_icl"),
+        ({"tempratur": 1}, "^AlignedModel: tempratur: there is no such setting"),
+    ],
+)
+def test_value_that_cannot_be_used_is_told_in_our_words(values: dict[str, Any], told: str) -> None:
+    with pytest.raises(SettingsError, match=told) as caught:
+        AlignedModel(model="vllm:m", **values)
+    assert "pydantic" not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+def test_one_stop_may_be_given_as_a_text() -> None:
+    assert AlignedModel(model="vllm:m", stop="END").stop == ("END",)  # type: ignore[arg-type]

@@ -110,6 +110,15 @@ def test_model_string_that_cannot_be_used_says_why(model: str, fields: dict[str,
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(("model", "variable"), [("openai:m", "OPENAI_API_KEY"), ("vllm:m", "VLLM_API_KEY")])
+def test_key_that_is_set_and_empty_is_told_before_any_call(
+    monkeypatch: pytest.MonkeyPatch, model: str, variable: str
+) -> None:
+    monkeypatch.setenv(variable, "")
+    with pytest.raises(ModelSpecError, match=f"{variable} is set, and empty"):
+        find(model, base_url="http://a/v1")
+
+
 @pytest.mark.skipif(find_spec("langchain") is not None, reason="the package langchain is installed")
 def test_other_provider_without_langchain_says_what_to_install() -> None:
     with pytest.raises(ModelSpecError, match="pip install langchain and the provider's package"):

@@ -1,20 +1,25 @@
 """The capability probe: what each answer proves, what it leaves unknown, and when an endpoint is of no use at all."""
 
+import json
+import random
 import socket
 import time
+from collections import Counter
 from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any
 
 import pytest
+from pydantic import JsonValue
 
 from drpo_graph.calls.ladder import LADDER
 from drpo_graph.errors import ModelCallError
 from drpo_graph.models.capabilities import PROBE_TEXT, Address, Capabilities
 from drpo_graph.models.embedded import serve_embedded
-from drpo_graph.models.http_json import Wire
+from drpo_graph.models.http_json import Answer, Wire
 from drpo_graph.models.patience import Patience
 from drpo_graph.models.probing.probe import probe_endpoint
+from drpo_graph.models.probing.requests import Asker, ask_all
 from drpo_graph.models.token_counts import count_tokens
 from drpo_graph.prompts.library import Message
 from tests.support.byte_server import Peer, serve_raw
@@ -294,3 +299,44 @@ async def test_limit_that_lasts_is_told() -> None:
         with pytest.raises(ModelCallError, match="limits the rate") as caught:
             await probe_endpoint(Address(server.base_url, "m"), patience=Patience(60))
     assert caught.value.kind == "http_429"
+
+
+class DamagingWire(Wire):
+    """Cuts one in seven replies in half, chosen by a seed, the request, and how often it was made."""
+
+    def __init__(self, address: Address, seed: int) -> None:
+        super().__init__(address, timeout_s=20)
+        self.num_damaged = 0
+        self._seed, self._num_asked = seed, Counter[str]()
+
+    async def post(self, path: str, body: Mapping[str, JsonValue]) -> Answer:
+        answer = await super().post(path, body)
+        asked = json.dumps([path, body], sort_keys=True)
+        self._num_asked[asked] += 1
+        draw = random.Random(f"{self._seed}/{self._num_asked[asked]}/{asked}").random()
+        # What decides on reply modes alone: they are read as JSON.
+        is_structured = "response_format" in body or "tools" in body
+        if draw >= 0.15 or not is_structured or not isinstance(answer, dict):
+            return answer
+        self.num_damaged += 1
+        damaged: dict[str, JsonValue] = json.loads(json.dumps(answer))
+        message: Any = damaged["choices"][0]["message"]  # type: ignore[index, call-overload]
+        calls = [(one["function"], "arguments") for one in message.get("tool_calls") or ()]
+        for holder, name in ((message, "content"), *calls):
+            text = holder[name] or ""
+            holder[name] = text[: len(text) // 2]
+        return damaged
+
+
+async def test_one_damaged_reply_writes_no_reply_mode_off() -> None:
+    found, num_damaged = [], 0
+    async with FakeServer(build_echo_responder(), ServerOptions()) as server:
+        for seed in range(12):
+            wire = DamagingWire(Address(server.base_url, "m", KEY), seed)
+            asker = Asker(wire)
+            await asker.ask_plainly()
+            found.append({**EVERYTHING, **await ask_all(asker)})
+            num_damaged += wire.num_damaged
+    assert num_damaged > 0
+    assert not any(False in one.values() for one in found)
+    assert sum(one == EVERYTHING for one in found) >= 11

@@ -34,7 +34,7 @@ def choice(text: str | None, *, is_cut: bool = False, **fields: JsonValue) -> Pr
         # A grammar that allows endless white space, and a small model that falls into it.
         ("{\n\n\n\n\n\n", True, True),
         ('{"answer": "zq', True, True),
-        ('{"answer": "zq', False, False),
+        ('{"answer": "zq', False, None),
         ('{"answer": "blue"}', False, False),
         ('{"answer": "bl', True, False),
         ('{"answer": "zq7", "more": 1}', False, False),
@@ -58,7 +58,7 @@ def test_schema_is_enforced_where_the_only_reply_came_or_began(text: str, is_cut
     [
         ('{"greeting": "hello"}', False, True),
         ('{"greeting": "hel', True, True),
-        ('{"greeting": "hel', False, False),
+        ('{"greeting": "hel', False, None),
         ("{", True, True),
         ("Hello!", False, False),
         ("Hello, and", True, False),
@@ -77,7 +77,7 @@ def test_json_mode_gives_an_object_or_the_beginning_of_one(text: str, is_cut: bo
         (FUNCTION_NAME, '{"answer": "zq7"}', False, True),
         (FUNCTION_NAME, '{"answer": "blue"}', False, True),
         (FUNCTION_NAME, '{"answ', True, True),
-        (FUNCTION_NAME, '{"answ', False, False),
+        (FUNCTION_NAME, '{"answ', False, None),
         (FUNCTION_NAME, "zq7", False, False),
         (FUNCTION_NAME, "", True, None),
         (FUNCTION_NAME, None, False, False),

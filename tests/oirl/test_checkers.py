@@ -183,8 +183,9 @@ def test_functions_and_checkers_are_taken_as_they_are() -> None:
     assert made.spec.endswith("mine")
     assert as_checker(made) is made
     assert as_checker("critic").function is None
-    with pytest.raises(SettingsError, match="asynchronous"):
-        as_checker(lambda query, response, reference: 1.0)  # type: ignore[arg-type, return-value]
+    assert as_checker(lambda query, response, reference: 1.0).is_own
+    with pytest.raises(SettingsError, match="expected a function"):
+        as_checker(1.0)  # type: ignore[arg-type]
 
 
 def test_only_the_name_of_a_function_is_code_of_the_users() -> None:

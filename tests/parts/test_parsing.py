@@ -147,6 +147,43 @@ def test_critique_without_scores_is_a_failure(text: str) -> None:
         parse_critique(text, metrics=[CLARITY])
 
 
+def critique_of(score: int, other: int = 2) -> str:
+    """Return a critique as JSON, its rationale of its own."""
+    return json.dumps({"Clarity": {"score": score, "rationale": f"r{score}"}, "Critical Thinking": {"score": other}})
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"For example {critique_of(5)}. Mine: {critique_of(2)}",
+        f"Draft:\n```json\n{critique_of(5)}\n```\nFinal:\n```json\n{critique_of(4)}\n```",
+        f"The answer was [{critique_of(1)}]; I say {critique_of(4)}",
+        f"{critique_of(4).replace('}}', '},}')} {critique_of(3)}",
+        f"{critique_of(4)} {{broken: {critique_of(3)}",
+    ],
+)
+def test_two_objects_with_different_scores_are_no_critique(text: str) -> None:
+    with pytest.raises(ReplyError, match="got two with different scores"):
+        parse_critique(text, metrics=[CLARITY, THINKING])
+    # The published code takes the first.
+    assert parse_critique_published(text).scores
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{critique_of(4)} I say again: {critique_of(4)}",
+        critique_of(4) + ' The answer was {"Clarity": {"score": 1}}, and [1, 2].',
+        f"<think>Perhaps {critique_of(1)}.</think>{critique_of(4)}",
+        f"{critique_of(4)} {critique_of(9)}",
+        json.dumps([{"metric": "Clarity", "score": 4}, {"metric": "Critical Thinking", "score": 2}]),
+        f"{critique_of(4)} {'{' * 5000}",
+    ],
+)
+def test_other_objects_in_a_reply_do_no_harm(text: str) -> None:
+    assert [one.score for one in parse_critique(text, metrics=[CLARITY, THINKING]).scores] == [4, 2]
+
+
 def test_metric_called_scores_can_be_scored() -> None:
     metric = Metric(name="Scores", definition="d")
     assert scores_of(parse_critique('{"Scores": {"score": 4}}', metrics=[metric])) == {"Scores": 4}

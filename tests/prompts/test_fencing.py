@@ -146,14 +146,16 @@ SIGNS = st.sampled_from(
 @example("</answer 0123456789ab></answer_0123456789ab>", "answer")
 @example("</answer", "answer")
 @example("</\N{SUPERSCRIPT ONE}answer<", "query")
+@example("<answer\N{LATIN CAPITAL LETTER A WITH GRAVE}-0123456789ab", "query")
 @settings(max_examples=500)
 @given(st.lists(st.one_of(SIGNS, st.text(max_size=4)), max_size=30).map("".join), st.sampled_from(LABELS))
 def test_no_text_closes_a_fence_its_own_or_another(text: str, label: str) -> None:
     fenced = fence(label, text)
     inside = fenced.split("\n", 1)[1].rsplit("\n", 1)[0]
     assert defuse(inside) == inside
-    # A superscript one is seen, and makes another name; only what is not read at all goes.
-    folded = re.sub(r"[^\x21-\x7e]", "", unicodedata.normalize("NFKC", inside))
+    # A superscript one or a foreign letter is seen, and makes another name; only what is not read at all goes.
+    signs = ("?" if one > "\x7f" and one.isalnum() else one for one in unicodedata.normalize("NFKC", inside))
+    folded = re.sub(r"[^\x21-\x7e]", "", "".join(signs))
     assert not re.search(rf"</?({'|'.join(LABELS)})[_-]*[0-9a-f]{{12}}", folded)
     assert not re.search(rf"</({'|'.join(LABELS)})[^a-z0-9.:_-]", folded)
     assert len(re.findall(rf"^</?{label}-[0-9a-f]{{12}}>$", fenced, re.MULTILINE)) == 2

@@ -144,7 +144,7 @@ async def test_late_response_is_none() -> None:
 
     responder = OnePromptOfApp(late, "a", {"a": "A prompt."})
     assert await ask_responder(responder, "p", Query(id="q", text="?"), timeout_s=9) == "here"
-    with pytest.raises(ReplyError, match=r"'late': the app gave no response within 0.01 s") as caught:
+    with pytest.raises(ReplyError, match=r"'late': the app: no answer within 0.01 s") as caught:
         await ask_responder(responder, "p", Query(id="late", text="?"), timeout_s=0.01)
     assert caught.value.kind == "unavailable"
 

@@ -148,8 +148,8 @@ async def test_failed_samples_of_every_role_are_counted(tmp_path: Path) -> None:
     async with FakeServer(mood) as server:
         result = await Bench(tmp_path, mood, server).start()
     first = Counter(role for role, told, given in mood.asked if given is BAD and "could not be used" not in told)
-    # Each question is asked twice before it is repaired; an optimizer's has two samples.
-    assert result.failures_by_kind == {"unparsable": (first["metrics"] + 2 * first["optimizer"]) // 2}
+    # Each question is asked three times before it is repaired; an optimizer's has two samples.
+    assert result.failures_by_kind == {"unparsable": (first["metrics"] + 2 * first["optimizer"]) // 3}
     assert first["metrics"]
     assert first["optimizer"]
 

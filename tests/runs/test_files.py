@@ -231,7 +231,7 @@ def test_a_full_disk_is_told_by_the_event_log_and_ignored_by_the_log(
     if not Path("/dev/full").exists():
         pytest.skip("there is no /dev/full here")
     log = EventLog(Path("/dev/full"))
-    with pytest.raises(CheckpointError, match=r"Event log /dev/full: No space left on device\. Free space and run"):
+    with pytest.raises(CheckpointError, match=r"Event log /dev/full: the disk is full\. Free space and run"):
         log(Warned(run_id="t", message="lost"))
     log.close()
     handler = LogFile("/dev/full")

@@ -63,11 +63,11 @@ async def test_model_is_told_the_filled_prompt_and_the_result_is_the_template(
 async def test_rewrite_that_loses_a_placeholder_is_asked_for_again_then_repaired(
     server: FakeServer, app: ScriptedApp, options: RunOptions
 ) -> None:
-    app.rewrites = ["Help Ann.", "Help {name}.", GOOD]
+    app.rewrites = ["Help Ann.", "Help Ann.", "Help {name}.", GOOD]
     result = await search(server, options)
     assert result.system_prompt == GOOD
-    assert "missing: {user}; not in the original: {name}" in app.optimizer_requests[2]
-    assert result.unusable_by_kind == {"placeholders": 2}
+    assert "missing: {user}; not in the original: {name}" in app.optimizer_requests[3]
+    assert result.unusable_by_kind == {"placeholders": 3}
     assert not any(one.startswith("Help Ann.") or "{name}" in one for one in app.asked)
 
 
@@ -76,10 +76,10 @@ async def test_prompt_that_is_quoted_costs_no_evaluation(
 ) -> None:
     text = "Which of the two brothers was it who built the long bridge over the river at Dresden?"
     query = Query(id="a", text=text, values={"user": "Ann"})
-    app.rewrites = [f"{GOOD} {text}"] * 3
+    app.rewrites = [f"{GOOD} {text}"] * 4
     result = await search(server, options, [query])
     assert result.system_prompt == PROMPT
-    assert result.unusable_by_kind == {"quoted": 3}
+    assert result.unusable_by_kind == {"quoted": 4}
     assert result.failures_by_kind == {"quoted": 1}
     assert not any(text in one for one in app.asked)
 

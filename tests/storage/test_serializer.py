@@ -7,12 +7,13 @@ from typing import Any
 
 import ormsgpack
 import pytest
+from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.serde.jsonplus import EXT_CONSTRUCTOR_SINGLE_ARG, EXT_METHOD_SINGLE_ARG, JsonPlusSerializer
 from langgraph.types import Send
 
-from drpo_graph.errors import CheckpointError
+from drpo_graph.errors import CheckpointError, DamagedError
 from drpo_graph.safety.encryption import Vault
-from drpo_graph.storage.serializer import make_serializer
+from drpo_graph.storage.serializer import bound_to, make_serializer
 from tests.support.command import KEY, SMALL, Drpo, serve
 from tests.support.fake_server import ServerOptions
 from tests.support.oracle import build_responder
@@ -52,14 +53,14 @@ def test_langgraph_s_default_would_make_it(tmp_path: Path) -> None:
     ],
 )
 def test_a_record_of_a_kind_that_is_never_written_is_refused(kind: str, content: bytes) -> None:
-    with pytest.raises(CheckpointError, match=r"unknown kind, .*it was changed") as caught:
+    with pytest.raises(DamagedError, match=r"unknown kind, .*it was changed") as caught:
         make_serializer().loads_typed((kind, content))
-    assert len(str(caught.value)) < 200
+    assert len(str(caught.value)) < 400
 
 
 @pytest.mark.parametrize("content", [b"", b"\xc1", b"\x92\x01"])
 def test_a_damaged_record_is_told_as_one(content: bytes) -> None:
-    with pytest.raises(CheckpointError, match="no msgpack: it is damaged"):
+    with pytest.raises(DamagedError, match="a record of it is no msgpack"):
         make_serializer().loads_typed(("msgpack", content))
 
 
@@ -72,6 +73,28 @@ def test_a_serializer_to_which_langgraph_adds_its_own_types_refuses_as_before(va
     assert widened.loads_typed(serializer.dumps_typed([1])) == [1]
     with pytest.raises(CheckpointError):
         widened.loads_typed(("json", b"{}"))
+
+
+def of_run(thread_id: str) -> RunnableConfig:
+    return {"configurable": {"thread_id": thread_id}}
+
+
+@pytest.mark.parametrize("vault", [None, Vault(bytes(32))])
+def test_what_was_saved_for_one_run_is_not_read_for_another(vault: Vault | None) -> None:
+    serializer = make_serializer(vault)
+    with bound_to(of_run("t")):
+        saved = serializer.dumps_typed({"a": 1})
+        assert serializer.loads_typed(saved) == {"a": 1}
+    with bound_to(of_run("u")), pytest.raises(DamagedError, match="Run 'u': a checkpoint is damaged"):
+        serializer.loads_typed(saved)
+
+
+@pytest.mark.parametrize("vault", [None, Vault(bytes(32))])
+def test_what_an_earlier_version_saved_is_read(vault: Vault | None) -> None:
+    kind, content = JsonPlusSerializer().dumps_typed({"a": 1})
+    if vault is not None:
+        kind, content = f"{kind}+aes", vault.seal_bytes(content, place=f"checkpoint/{kind}")
+    assert make_serializer(vault).loads_typed((kind, content)) == {"a": 1}
 
 
 def test_what_the_graph_saves_comes_back_as_it_was() -> None:
@@ -92,12 +115,13 @@ def test_resuming_a_tampered_checkpoint_calls_nothing(
         with closing(sqlite3.connect(tmp_path / "drpo_runs" / "checkpoints.sqlite")) as base, base:
             num_tampered = 0
             for row, content in base.execute(
-                "SELECT rowid, checkpoint FROM checkpoints WHERE type = 'msgpack'"
+                "SELECT rowid, substr(checkpoint, 9) FROM checkpoints WHERE type = 'msgpack+sum'"
             ).fetchall():
                 checkpoint: Any = ormsgpack.unpackb(content, option=ormsgpack.OPT_NON_STR_KEYS, ext_hook=ormsgpack.Ext)
                 checkpoint["channel_values"]["initial_prompt"] = bomb
                 packed = ormsgpack.packb(checkpoint, option=ormsgpack.OPT_NON_STR_KEYS)
-                base.execute("UPDATE checkpoints SET checkpoint = ? WHERE rowid = ?", (packed, row))
+                change = "UPDATE checkpoints SET type = 'msgpack', checkpoint = ? WHERE rowid = ?"
+                base.execute(change, (packed, row))
                 num_tampered += 1
         assert num_tampered > 0
         drpo("resume", "t", "--display", "none")

@@ -147,7 +147,7 @@ async def _stream(desk: Desk, text: str) -> str:
 
 
 async def _embed(desk: Desk, text: str) -> str:
-    vectors = await EndpointEmbeddings("e", base_url=URL, api_key="key").aembed_documents([text, "b"])
+    vectors = await EndpointEmbeddings(Address(URL, "e", "key")).aembed_documents([text, "b"])
     assert all(len(vector) == len(vectors[0]) for vector in vectors)
     return "value"
 

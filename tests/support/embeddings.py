@@ -58,8 +58,12 @@ class EmbeddingsServer:
     base_url: str = ""
     bodies: list[dict[str, object]] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)
+    embedded: list[str] = field(default_factory=list)
+    """The texts of all requests that were answered."""
     answer: Callable[[list[str]], web.Response] | None = None
     """Answers in place of the vectors."""
+    faults: list[int | str] = field(default_factory=list)
+    """What comes of the next requests: a status, ``cut`` for a connection that ends, ``page`` for what is no answer."""
 
     async def handle(self, request: web.Request) -> web.Response:
         """Answer one request."""
@@ -67,6 +71,9 @@ class EmbeddingsServer:
         self.bodies.append(body)
         self.keys.append(request.headers.get("Authorization", ""))
         texts = [body["input"]] if isinstance(body["input"], str) else body["input"]
+        if self.faults:
+            return _fail(request, self.faults.pop(0))
+        self.embedded += texts
         if self.answer is not None:
             return self.answer(texts)
         entries = []
@@ -79,15 +86,25 @@ class EmbeddingsServer:
         return web.json_response({"object": "list", "data": entries, "model": body["model"], "usage": usage})
 
 
+def _fail(request: web.Request, fault: int | str) -> web.Response:
+    if fault == "page":
+        return web.Response(text="<html>", content_type="text/html")
+    if fault == "cut":
+        assert request.transport is not None
+        request.transport.close()
+        return web.Response()
+    return web.Response(status=int(fault), text="not now", headers={"Retry-After": "0.01"})
+
+
 @contextlib.asynccontextmanager
-async def serve_embeddings() -> AsyncIterator[EmbeddingsServer]:
+async def serve_embeddings(port: int = 0) -> AsyncIterator[EmbeddingsServer]:
     """Serve until the block ends."""
     server = EmbeddingsServer()
     app = web.Application()
     app.router.add_post("/v1/embeddings", server.handle)
     runner = web.AppRunner(app)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
+    site = web.TCPSite(runner, "127.0.0.1", port, reuse_address=True)
     await site.start()
     try:
         server.base_url = f"http://127.0.0.1:{runner.addresses[0][1]}/v1"

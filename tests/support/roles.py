@@ -124,7 +124,8 @@ async def open_desk(
     store = store or InMemoryStore()
     fields = {"model": "openai:m", "base_url": base_url, **(role or {})}
     # What a script answers is counted request by request: nothing else is asked.
-    settings = build_settings({**{name: dict(fields) for name in ROLES}, "probe": False, **values})
+    counted = {"probe": False, "max_reply_attempts": 2}
+    settings = build_settings({**{name: dict(fields) for name in ROLES}, **counted, **values})
     context = build_context(settings, models=models, store=store, sinks=(tell,))
     return Desk(await context.session(run_id), context, events, store, watchers)
 

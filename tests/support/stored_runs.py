@@ -64,6 +64,8 @@ async def begin(kind: str, folder: Path, base_url: str, *, max_calls: int | None
             "beam_size": 2,
             "queries_per_level": 1,
             "max_concurrency": 1,
+            # The default of the version that stored them.
+            "max_reply_attempts": 2,
             "max_calls": max_calls,
         }
     )

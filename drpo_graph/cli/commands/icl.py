@@ -29,6 +29,7 @@ def icl_command(
     num_samples: int = option(1, "N", help="Rewrites per round.", at_least=1),
     num_examples: int | None = option(None, "N", help="Only the first N examples.", at_least=1),
     models: Annotated[flags.Models, Without("base_model")],
+    serving: flags.Serving,
     # What concerns the search alone has no flag here.
     search: Annotated[flags.Search, Only("optimizer_temperature", "seed")],
     sources: flags.Sources,
@@ -60,10 +61,11 @@ def icl_command(
     from drpo_graph.cli import execution
     from drpo_graph.icl import optimize_icl
 
+    frame = execution.build_frame(storage, output, serving=serving, kind="icl")
     begin = partial(
         optimize_icl, chosen, settings=settings, num_iters=num_iters, num_samples=num_samples, thread_id=name
     )
-    execution.start(name, begin, settings=settings, frame=execution.build_frame(storage, output))
+    execution.start(name, begin, settings=settings, frame=frame)
 
 
 def _print_estimate(

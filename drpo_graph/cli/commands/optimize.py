@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,12 +15,14 @@ from drpo_graph.cli.inputs import (
     read_datasets,
     read_settings,
     read_warm_start,
+    tell_source,
 )
 from drpo_graph.cli.option_groups import FLAG, Only, Without, option, takes_options
 from drpo_graph.cli.pages.estimate import print_estimate
 from drpo_graph.cli.places import find_place_of
 from drpo_graph.cli.published_options import Published, fill_from_file, note_unused, shape_serving
 from drpo_graph.data.datasets import without_sweeps
+from drpo_graph.errors import DatasetError
 from drpo_graph.parts.rewrite_guards import check_fillable
 from drpo_graph.search.levels import draw_queries
 from drpo_graph.storage.names import check_thread_id, new_thread_id
@@ -54,6 +57,10 @@ def optimize_command(
     begun = read_warm_start(search.warm_start, storage)
     check_budget(settings, budget.find_priced())
     with without_sweeps():
+        if published.data_dir and not Path(published.data_dir).exists():
+            is_filed = published.data_dir == sources.run_values.get("data_dir")
+            name = tell_source(sources, "data_dir") if is_filed else "data_dir"
+            raise DatasetError(f"{name}: there is no {published.data_dir}. Give a folder, or a file, of queries.")
         training = read_datasets([*(queries or []), *([published.data_dir] if published.data_dir else [])])
         held_out = read_datasets(search.validation) if search.validation else ()
         check_held_out(training, held_out)
@@ -77,9 +84,6 @@ def optimize_command(
     if published.disable_tqdm and output.display == "rich":
         output = replace(output, display="plain")
     frame = execution.build_frame(storage, output, serving=serving)
-    if frame.serving is not None and thread_id is not None:
-        # The run would find out itself, but only after the server's start.
-        execution.check_is_new(storage, name)
     parts = execution.make_parts(settings)
     begin = partial(
         optimize, training, settings=settings, validation=held_out, warm_start=begun, thread_id=name, parts=parts

@@ -13,7 +13,7 @@ from drpo_graph.display.streams import write_lines
 from drpo_graph.errors import CheckpointError, DRPOError, UsageError
 from drpo_graph.registry import PromptForm, PromptRegistry, RegisteredPrompt, read_published_prompt, render_prompt
 from drpo_graph.registry.forms import describe_provenance
-from drpo_graph.registry.published import is_model_mapping, read_model_mapping
+from drpo_graph.registry.published import OUTPUT_NAMES, is_model_mapping, read_model_mapping
 from drpo_graph.safety.private_files import write_atomically
 from drpo_graph.safety.terminal import inert, inert_block
 
@@ -171,6 +171,9 @@ def _give(prompt: RegisteredPrompt, form: PromptForm, output: Path | None) -> No
 
 
 def _name_folder(path: Path) -> str:
+    if not path.is_dir() and path.name not in OUTPUT_NAMES:
+        # Only a result stands in a folder of its model's name.
+        raise UsageError(f"Prompt {path}: say with --model whose prompt it is, e.g. --model openai:gpt-5-mini.")
     folder = path.absolute() if path.is_dir() else path.absolute().parent
     if not folder.name:
         raise UsageError(f"Result {path}: its folder has no name. Name the model with --model.")

@@ -16,7 +16,7 @@ from drpo_graph.cli.commands.prompts import LicenceOption, keep_and_tell, say
 from drpo_graph.cli.completion import complete_thread
 from drpo_graph.cli.option_groups import FLAG, OptionGroup, argument, option, takes_options
 from drpo_graph.cli.places import DEFAULT_PLACE
-from drpo_graph.errors import CheckpointError, DRPOError, RunLockedError, StateFormatError, UsageError
+from drpo_graph.errors import CheckpointError, DamagedError, DRPOError, RunLockedError, StateFormatError, UsageError
 from drpo_graph.events.log import EVENTS_FILE
 from drpo_graph.prompts.placeholders import find_style
 from drpo_graph.registry import PromptRegistry, RegisteredPrompt
@@ -241,7 +241,14 @@ async def _export_one(storage: Storage, name: str, output: Path) -> None:
     from drpo_graph.runs.reading import load_run
 
     folder = output / check_thread_id(name)
-    run = await load_run(storage, name)
+    try:
+        run = await load_run(storage, name)
+        damage = run.damage
+    except DamagedError as error:
+        damage = str(error)
+    if damage:
+        await _export_damaged(storage, name, folder, damage=damage)
+        return
     if run.record.kind == "icl":
         files = write_stored_examples(folder, run.record, run.icl_result)
     elif run.record.kind == "oirl":
@@ -251,6 +258,20 @@ async def _export_one(storage: Storage, name: str, output: Path) -> None:
     else:
         files = write_stored_run(folder, run.record, result=run.result, tree=run.tree, beams=run.beams)
     say(f"{name}: {len(files)} files in {folder}, {_export_events(storage, run.record, folder)}")
+
+
+async def _export_damaged(storage: Storage, name: str, folder: Path, *, damage: str) -> None:
+    """Write what can be read of a damaged run, and say so."""
+    from drpo_graph.runs.files import write_salvaged
+    from drpo_graph.runs.reading import salvage_run
+
+    run = await salvage_run(storage, name)
+    files = write_salvaged(folder, run)
+    events = "no events" if run.record is None else _export_events(storage, run.record, folder)
+    say(f"{name}: {len(files)} files in {folder}, {events}")
+    num_lost = sum(one.thread_id is not None for one in run.lost)
+    what = f"damaged: {num_lost} of its records could not be read, and others may be missing. {damage}"
+    typer.echo(f"note: {inert(what, max_chars=_MAX_NAMES)}", err=True)
 
 
 def _export_events(storage: Storage, record: "RunRecord", folder: Path) -> str:

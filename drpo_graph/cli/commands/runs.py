@@ -14,7 +14,7 @@ from drpo_graph.cli.option_groups import FLAG, option, takes_options
 from drpo_graph.cli.places import DEFAULT_PLACE, is_default, name_place
 from drpo_graph.display import Display, make_display
 from drpo_graph.display.streams import quiet, write_lines
-from drpo_graph.errors import CheckpointError, UsageError
+from drpo_graph.errors import CheckpointError, DamagedError, UsageError
 from drpo_graph.events.schema import CollectionFinished, ICLFinished, RunFinished, parse_event
 from drpo_graph.records import RunStatus
 from drpo_graph.safety.terminal import inert
@@ -48,7 +48,10 @@ def runs_command(
         storage.require()
         from drpo_graph.runs.reading import list_runs  # Loads LangGraph.
 
-        found = asyncio.run(list_runs(storage))
+        lost: list[DamagedError] = []
+        found = asyncio.run(list_runs(storage, lost=lost))
+        for one in lost:
+            _note(str(one))
         runs = [run for run in found if not status or run.status in status][:limit]
     if as_json:
         listed = [run.model_dump(mode="json", exclude={"settings"}) for run in runs]
@@ -72,6 +75,8 @@ def show_command(
     from drpo_graph.runs.reading import load_run  # Loads LangGraph.
 
     run = asyncio.run(load_run(storage, thread_id))
+    if run.damage:
+        _note(f"{storage.name} is damaged ({run.damage}): its records may be missing. `drpo export` looks further.")
     if as_json:
         content = {
             "run": run.record.model_dump(mode="json"),
@@ -112,6 +117,10 @@ def events_command(
             shown.stop()
 
 
+def _note(what: str) -> None:
+    typer.echo(f"note: {inert(what, max_chars=2 * _MAX_MESSAGE)}", err=True)
+
+
 def _show_events(events: "EventReader", shown: Display) -> bool:
     """Show the complete lines that are not read yet; return whether the last of them ends the run."""
     has_result = False
@@ -123,8 +132,7 @@ def _show_events(events: "EventReader", shown: Display) -> bool:
         except (ValidationError, CheckpointError) as error:
             # A killed process may have left half a line; the events around it still count.
             why = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
-            said = inert(why, max_chars=_MAX_MESSAGE)
-            typer.echo(f"note: skipped a line that is no event: {said}", err=True)
+            _note(f"skipped a line that is no event: {why}")
             continue
         shown.handle(event)
         has_result = isinstance(event, RunFinished | ICLFinished | CollectionFinished)

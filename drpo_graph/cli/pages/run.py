@@ -1,6 +1,7 @@
 """What ``drpo show`` prints: a run's levels, the path to its best prompt, its result or how far it is."""
 
 import json
+import shlex
 import time
 from collections.abc import Mapping
 from typing import TextIO
@@ -88,6 +89,9 @@ def _print_progress(run: StoredRun, console: Console, *, best: Candidate | None,
         console.print(Text(inert_block(best.prompt, max_chars=_MAX_PROMPT)), soft_wrap=True)
     deed, verb = _VERB_BY_STATUS.get(run.record.status, ("resume", "resume"))
     tail = " --follow" if run.record.status == "running" else ""
+    if verb == "resume":
+        named = "".join(f" --reward {shlex.quote(one)}" for one in run.record.settings.reward or ())
+        tail = f"{named} {run.record.resume_flags}".rstrip()
     command = tell_command(f"drpo {verb} {run.record.thread_id}{place}{tail}")
     console.print(Text(f"{deed} with: {command}"), soft_wrap=True)
 

@@ -93,7 +93,10 @@ def judge_enum(choice: ProbeChoice) -> bool | None:
         return None
     if _read_object(choice.said) == json.loads(_ONLY_REPLY):
         return True
-    return choice.is_cut and _ONLY_REPLY.startswith(squeezed)
+    if _ONLY_REPLY.startswith(squeezed):
+        # Nothing ended it that may: it was damaged on its way.
+        return True if choice.is_cut else None
+    return False
 
 
 def judge_call(choice: ProbeChoice) -> bool | None:
@@ -104,7 +107,7 @@ def judge_call(choice: ProbeChoice) -> bool | None:
     arguments = (calls[0].function.arguments or "").strip()
     if not arguments:
         return None if choice.is_cut else False
-    return calls[0].function.name == FUNCTION_NAME and _begins_object(arguments, choice)
+    return _begins_object(arguments, choice) if calls[0].function.name == FUNCTION_NAME else False
 
 
 def judge_json(choice: ProbeChoice) -> bool | None:
@@ -157,8 +160,11 @@ def judge_reproducible(first: str, second: str, *, others: Sequence[str]) -> boo
     return True if any(other.strip() and other != first for other in others) else None
 
 
-def _begins_object(text: str, choice: ProbeChoice) -> bool:
-    return _read_object(text) is not None or (choice.is_cut and text.startswith("{"))
+def _begins_object(text: str, choice: ProbeChoice) -> bool | None:
+    """Return whether a text is an object, or one's beginning; one that nothing has ended proves nothing."""
+    if _read_object(text) is not None:
+        return True
+    return (True if choice.is_cut else None) if text.startswith("{") else False
 
 
 def _read_object(text: str) -> dict[str, JsonValue] | None:

@@ -55,6 +55,9 @@ _SEED = 20241113
 _SHORT, _LONG, _REASONING = 16, 32, 256
 """Reply limits in tokens: of most requests, of those for a JSON value, of models that think before they answer."""
 
+_MAX_TRIES = 3
+"""So often a reply has to say that something is missing."""
+
 Outcome = ProbeReply | CallFailure
 
 
@@ -158,9 +161,19 @@ async def _test_first(
     fields: Mapping[str, JsonValue],
     num_tokens: int = _LONG,
 ) -> bool | None:
-    """Return what the first choice of one reply proves."""
-    outcome = await asker.ask(text, fields, num_tokens=num_tokens)
-    return _refusal(outcome, asker) if isinstance(outcome, CallFailure) else judge(outcome.first)
+    """Return what the first choice of a reply proves; that something is missing, only where further ones do, too.
+
+    A model's reply may be damaged, or miss the point, once: what is written off for it is not used for a day.
+    """
+    verdicts: set[bool | None] = set()
+    for _ in range(_MAX_TRIES):
+        outcome = await asker.ask(text, fields, num_tokens=num_tokens)
+        if isinstance(outcome, CallFailure):
+            return _refusal(outcome, asker)
+        verdicts.add(judge(outcome.first))
+        if True in verdicts:
+            return True
+    return None if None in verdicts else False
 
 
 async def _test_completions(asker: Asker) -> bool | None:

@@ -17,6 +17,7 @@ from drpo_graph.errors import DatasetError, UsageError
 from drpo_graph.oirl.checkers import Checker
 from drpo_graph.oirl.demonstrations import Split
 from drpo_graph.records import Query, Record
+from drpo_graph.safety.api_keys import KeyFinder
 from drpo_graph.safety.texts import shorten
 
 Placement = Literal["system", "after"]
@@ -119,7 +120,10 @@ def check_prompts(prompts: Sequence[TriedPrompt], *, place: str = "The prompts")
         raise DatasetError(f"{place}: there is no prompt, expected at least one.")
     by_name: dict[str, TriedPrompt] = {}
     by_text: dict[str, TriedPrompt] = {}
-    for one in prompts:
+    keys = KeyFinder()
+    for number, one in enumerate(prompts, 1):
+        if words := keys.find(one.name, is_name=True) or keys.find(one.prompt):
+            raise DatasetError(f"{place}: prompt {number} holds {words}, and prompts are stored. Leave it out.")
         if not one.prompt.strip() or not one.name.strip():
             raise DatasetError(f"{place}: a prompt or its name is blank ({one.name or shorten(one.prompt, 40)!r}).")
         if by_name.setdefault(one.name, one) is not one:

@@ -31,7 +31,9 @@ from drpo_graph.oirl.collection.plan import Plan
 from drpo_graph.oirl.collection.tallies import collect_rows
 from drpo_graph.oirl.tables import save_demonstrations
 from drpo_graph.records import CollectionResult, Role
-from drpo_graph.runs.work import RunOptions, RunWork, check_is_new, make_record, take_up
+from drpo_graph.runs.beginnings import check_is_new, make_record, take_up
+from drpo_graph.runs.work import RunOptions, RunWork
+from drpo_graph.safety.api_keys import KeyFinder
 from drpo_graph.search.assembly import Parts, assemble
 from drpo_graph.search.session import RunContext, RunSession
 from drpo_graph.settings.settings import Settings
@@ -103,6 +105,8 @@ def make_input(
         UsageError: an argument cannot be used, or a reference is missing.
     """
     num_trials, test_share, output = trials.num_trials, trials.test_share, trials.output
+    if words := KeyFinder().find(checker.spec, is_name=True):
+        raise UsageError(f"The checker's name holds {words}, and it is stored. Give another one.")
     if num_trials < 1:
         raise UsageError(f"Expected at least one trial of each pair, got {num_trials}.")
     if not 0 <= test_share < 1:

@@ -225,8 +225,9 @@ def _draw_selection(figure: Any, evaluation: Evaluation) -> None:
     for axes, name in zip(figure.subplots(1, len(sets), squeeze=False)[0], sets, strict=True):
         rows = [one for one in evaluation.selection if one.prompts == name and not one.name.startswith("prompt ")]
         rows = [one for one in rows if one.name != "oracle"][::-1]
-        low = [100 * (one.value.mean - one.value.low) for one in rows]
-        high = [100 * (one.value.high - one.value.mean) for one in rows]
+        # Where all outcomes are equal, rounding alone may put the mean beyond its interval.
+        low = [100 * max(0.0, one.value.mean - one.value.low) for one in rows]
+        high = [100 * max(0.0, one.value.high - one.value.mean) for one in rows]
         axes.errorbar([100 * one.value.mean for one in rows], range(len(rows)), xerr=[low, high], fmt="o", capsize=2)
         axes.set_yticks(range(len(rows)), [one.name for one in rows], fontsize=7)
         axes.set(title=f"among {name} prompts", xlabel="mean outcome, %")

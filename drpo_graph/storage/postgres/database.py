@@ -14,6 +14,7 @@ from psycopg.rows import DictRow, dict_row
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from drpo_graph.errors import CheckpointError, NoRunsError
+from drpo_graph.storage.damage import tell_damage
 from drpo_graph.storage.postgres.schema import has_runs, migrate
 from drpo_graph.storage.postgres.uri import Address
 
@@ -209,6 +210,8 @@ def _explain(error: psycopg.Error, address: Address) -> CheckpointError:
     text, state = address.hide(str(error)), error.sqlstate or ""
     if state == "42P01":
         return no_runs(address)
+    if state.startswith("XX"):
+        return tell_damage(f"Checkpoint {address.name}", cause=text.rstrip("."))
     if state.startswith("28") or "password" in text:
         advice = "Give user and password in the URI, with PGPASSWORD or in ~/.pgpass."
     elif state in ("53100", "53200"):

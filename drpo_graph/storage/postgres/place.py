@@ -7,7 +7,7 @@ from functools import partial
 
 from psycopg import sql
 
-from drpo_graph.errors import CheckpointError
+from drpo_graph.errors import CheckpointError, DamagedError
 from drpo_graph.safety.encryption import read_vault
 from drpo_graph.storage.postgres.database import connect, explained, no_runs, share_database
 from drpo_graph.storage.postgres.events import EventWriter, open_stored_events
@@ -61,12 +61,13 @@ class PostgresStorage(Storage):
                 yield Checkpoint(saver, store, self._explain, hold=lease, sinks=(events,), vault=vault)
 
     @asynccontextmanager
-    async def open_for_reading(self) -> AsyncIterator[Reader]:
+    async def open_for_reading(self, *, lost: list[DamagedError] | None = None) -> AsyncIterator[Reader]:
         """Open the database to look at runs."""
         async with connect(self._address, is_reader=True) as connection:
             if not await has_runs(connection):
                 raise no_runs(self._address)
-            store = await seal_store(PostgresStore(connection), read_vault(os.environ), name=self.name, is_new=False)
+            vault = read_vault(os.environ)
+            store = await seal_store(PostgresStore(connection), vault, name=self.name, is_new=False, lost=lost)
             yield Reader(store, partial(is_held, connection))
 
     async def measure(self) -> int:

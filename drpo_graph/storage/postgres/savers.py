@@ -19,8 +19,10 @@ from psycopg import AsyncCursor
 from psycopg.rows import DictRow, dict_row
 
 from drpo_graph.errors import CheckpointError
+from drpo_graph.storage.damage import UNREADABLE, read_json
 from drpo_graph.storage.postgres.database import Connection, Database
 from drpo_graph.storage.postgres.lease import Lease
+from drpo_graph.storage.serializer import bind_writes, bound_to, check_bound, reading, tell_bound
 
 _Result = TypeVar("_Result")
 _INLINE = (str, int, float)
@@ -122,7 +124,9 @@ class PostgresStore(AsyncPostgresStore):
     def __init__(self, connection: Connection | None = None, *, fence: Fence | None = None) -> None:
         """Make a store that reads through one connection, or reads and writes behind a fence."""
         assert (connection is None) != (fence is None)
-        super().__init__(fence.database.pool if fence is not None else connection)  # type: ignore[arg-type]
+        # It is asked only for what is no JSON object.
+        given: Any = fence.database.pool if fence is not None else connection
+        super().__init__(given, deserializer=lambda _: UNREADABLE)
         self._fence = fence
         self._puts: dict[tuple[tuple[str, ...], str], list[asyncio.Event]] = {}
         """Of each key that is being put: an event per batch, set at its end."""
@@ -136,7 +140,7 @@ class PostgresStore(AsyncPostgresStore):
         for result in results:
             for item in result if isinstance(result, list) else [result]:
                 if isinstance(item, Item):
-                    item.value = json.loads(item.value[_TEXT])
+                    item.value = read_json(item.value[_TEXT]) if _TEXT in item.value else UNREADABLE
         return results
 
     @asynccontextmanager
@@ -201,10 +205,11 @@ class PostgresSaver(AsyncPostgresSaver):
         """Return a checkpoint.
 
         Raises:
-            CheckpointError: it holds what is not sealed, and ought to be.
+            DamagedError: it is not what was stored, or holds what is not sealed and ought to be.
         """
-        found = await self._fence.attempt(partial(super().aget_tuple, config))
-        return None if found is None else self._restore(found)
+        with reading(config):
+            found = await self._fence.attempt(partial(super().aget_tuple, config))
+            return None if found is None else check_bound(self._restore(found))
 
     async def alist(
         self,
@@ -220,8 +225,10 @@ class PostgresSaver(AsyncPostgresSaver):
         async def collect() -> list[CheckpointTuple]:
             return [one async for one in listing()]
 
-        for found in await self._fence.attempt(collect):
-            yield self._restore(found)
+        with reading(config):
+            listed = [check_bound(self._restore(found)) for found in await self._fence.attempt(collect)]
+        for found in listed:
+            yield found
 
     async def aput(
         self,
@@ -233,13 +240,16 @@ class PostgresSaver(AsyncPostgresSaver):
         """Save a checkpoint."""
         values = {name: self._wrap(value) for name, value in checkpoint["channel_values"].items()}
         fit: Checkpoint = {**checkpoint, "channel_values": values}
-        return await self._fence.attempt(partial(super().aput, config, fit, metadata, new_versions))
+        with bound_to(config):
+            return await self._fence.attempt(partial(super().aput, config, fit, metadata, new_versions))
 
     async def aput_writes(
         self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str = ""
     ) -> None:
         """Save what a task of a superstep wrote."""
-        await self._fence.attempt(partial(super().aput_writes, config, writes, task_id, task_path))
+        bound = bind_writes(writes, task_id)
+        with bound_to(config):
+            await self._fence.attempt(partial(super().aput_writes, config, bound, task_id, task_path))
 
     async def aprune(self, thread_ids: Sequence[str], *, strategy: str = "keep_latest") -> None:
         """Delete all of each thread's checkpoints, or all but the last one of its top graph.
@@ -268,7 +278,7 @@ class PostgresSaver(AsyncPostgresSaver):
         """Return a checkpoint with its values as they were saved."""
         values = found.checkpoint["channel_values"]
         if self._is_sealed and any(isinstance(value, _INLINE) for value in values.values()):
-            raise CheckpointError("An encrypted checkpoint holds a record that is not sealed: it was changed.")
+            raise tell_bound("an encrypted checkpoint holds a record that is not sealed: it was changed")
         for name, value in values.items():
             if isinstance(value, dict) and set(value) == {_WRAPPED}:
                 values[name] = json.loads(value[_WRAPPED])

@@ -59,8 +59,10 @@ class End(NamedTuple):
         """Whether it ended well, or by a signal, or said what is wrong as a user should be told."""
         if any(word in self.err for word in ("a bug", "Traceback", "Warning:")):
             return False
-        # Ctrl-C before anything has begun needs no words.
-        return self.code <= 0 or self.code == INTERRUPTED or (self.code in ENDINGS and bool(self.err.strip()))
+        # Ctrl-C before anything has begun needs no words. A run tells why it ends where it tells all else.
+        words = self.err + self.out[-1_000:]
+        has_said = "error: " in words or "failed: " in words
+        return self.code <= 0 or self.code == INTERRUPTED or (self.code in ENDINGS and has_said)
 
     @classmethod
     def read(cls, folder: Path, status: int, usage: resource.struct_rusage) -> "End":

@@ -14,7 +14,7 @@ export PYTHONUNBUFFERED = 1
 IS_BROKEN := $(shell $(BIN)/python -c 'import sys, pip; sys.exit(sys.version_info < (3, 11))' 2> /dev/null || echo yes)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-retrieval test-oirl test-postgres test-vllm fuzz check format build measure clean FORCE
+.PHONY: help demo test test-slow test-retrieval test-oirl test-postgres test-vllm fuzz attack check format build measure clean FORCE
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -47,6 +47,9 @@ test-vllm: $(STAMPS)/test ## Run the tests against a real vLLM on the CPU; insta
 
 fuzz: $(STAMPS)/test $(STAMPS)/fuzz ## Feed every reader 100,000 inputs that nobody meant, guided by coverage
 	$(BIN)/python scripts/fuzz.py --runs 100000
+
+attack: $(STAMPS)/test $(STAMPS)/test-postgres ## Attack runs with what servers, disks and people do, a quarter of an hour
+	$(BIN)/python scripts/attack.py
 
 check: $(STAMPS)/test $(STAMPS)/dev ## Lint, check formatting, types and layers
 	$(BIN)/ruff check .

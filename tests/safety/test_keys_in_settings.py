@@ -15,7 +15,7 @@ from drpo_graph.records import ROLES, ICLExample
 from drpo_graph.registry import PromptRegistry, RegisteredPrompt
 from drpo_graph.runs.runner import RunOptions
 from drpo_graph.safety.api_keys import KeyFinder
-from drpo_graph.search.hosting import ContextOverrides
+from drpo_graph.settings.caller_settings import CallerContext
 from drpo_graph.settings.settings import RoleSettings, Settings
 from tests.support.command import SMALL, Drpo
 
@@ -98,7 +98,7 @@ def in_python() -> dict[str, Callable[[], Awaitable[object]]]:
         build_settings({**MODELS, "initial_prompt": f"Say {KEY}."})
 
     async def invoke() -> None:
-        context = ContextOverrides(settings={"base": {"model": f"openai:{KEY}"}})
+        context = CallerContext(initial_prompt=f"Say {KEY}.")
         await build_graph(clean).ainvoke({"queries": ["?"]}, graph, context=context)  # type: ignore[call-overload]
 
     async def query_in_graph() -> None:

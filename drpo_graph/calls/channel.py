@@ -241,7 +241,8 @@ class CallChannel:
         demand = demand_of(key, fitting, model=self.client.settings.model)
         hold = self.ledger.budget.hold(demand, self.ledger.stop.guard)
         async with hold as held, asyncio.timeout(self.settings.timeout_s):
-            reply = await replica.transport.send(replace(fitting, terms=self.learned.terms))
+            asked = replace(fitting, terms=self.learned.terms, role=self.client.role)
+            reply = await replica.transport.send(asked)
             held.settle(reply.usage)
         return reply
 

@@ -106,16 +106,16 @@ class CompletionsClient:
     """``/v1/completions`` for one model; raises whatever the client library raises."""
 
     def __init__(self, address: Address, *, timeout_s: float, max_reply_mb: float | None = None) -> None:
-        self._name = address.name
+        self.name = address.name
         self._client = _open_client(address, timeout_s=timeout_s, max_reply_mb=max_reply_mb)
 
     async def complete(self, body: Mapping[str, JsonValue], *, path: str = "/completions") -> Mapping[str, Any]:
         """Return the answer to a request, which needs not name the model."""
-        return await exchange_json(self._client, path, {"model": self._name, **body})
+        return await exchange_json(self._client, path, {"model": self.name, **body})
 
     async def stream(self, body: Mapping[str, JsonValue]) -> AsyncIterator[Mapping[str, Any]]:
         """Yield the parts of the answer as they come."""
-        async with aclosing(stream_json(self._client, "/completions", {"model": self._name, **body})) as parts:
+        async with aclosing(stream_json(self._client, "/completions", {"model": self.name, **body})) as parts:
             async for part in parts:
                 yield part
 

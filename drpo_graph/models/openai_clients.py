@@ -80,6 +80,8 @@ class _LossLessChatOpenAI(ChatOpenAI):
         for generation, refusal in zip(result.generations, refusals, strict=True):
             if refusal:
                 generation.message.additional_kwargs["refusal"] = refusal
+            # Of several samples LangChain tells no model's name, without which its usage callback counts nothing.
+            generation.message.response_metadata.setdefault("model_name", (result.llm_output or {}).get("model_name"))
         return result
 
     def _convert_chunk_to_generation_chunk(

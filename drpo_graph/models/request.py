@@ -45,6 +45,8 @@ class Request:
     """How much a reasoning model is to think; ``None`` leaves it to the model."""
     terms: Terms = NO_TERMS
     """How the server wants to be asked. It says nothing of what is asked, so no key knows of it."""
+    role: str = ""
+    """Who asks, for those who are told of it; no key knows of it either."""
 
     def key_parts(self) -> dict[str, JsonValue]:
         """Return the request as JSON, for its ledger key."""

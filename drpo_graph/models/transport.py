@@ -15,6 +15,7 @@ from drpo_graph.models.request import Choice, Piece, Reply, Request
 from drpo_graph.models.stops import cut_at_stops, end_at_stops
 from drpo_graph.models.terms import LIMIT_FIELDS, Terms
 from drpo_graph.models.token_scores import find_score_tokens, read_tokens
+from drpo_graph.models.tracing import ToldCompletion, find_listeners
 from drpo_graph.models.usage import is_untrue, is_untrue_in, read_usage, usage_in
 from drpo_graph.prompts.flat import join_messages
 from drpo_graph.prompts.library import Message
@@ -78,7 +79,7 @@ class OpenAITransport:
     async def send(self, request: Request) -> Reply:
         """Return all samples of one request."""
         if request.endpoint == "completions" and self._completions is not None:
-            reply = _read_completion(await self._completions().complete(_completions_body(request)))
+            reply = await _complete(self._completions(), request)
         else:
             reply = await _send_chat(without_refused(self._chat(), request.terms), request, _chat_options(request))
         return cut_at_stops(reply, _own_stops(request))
@@ -194,11 +195,24 @@ def _to_messages(messages: Sequence[Message]) -> list[BaseMessage]:
 
 async def _send_chat(model: BaseChatModel, request: Request, options: Mapping[str, Any]) -> Reply:
     # The one LangChain call that keeps all samples of a request.
-    result = await model.agenerate([_to_messages(request.messages)], stop=_stops_sent(request), **options)
+    told = find_listeners(request.role)
+    result = await model.agenerate([_to_messages(request.messages)], stop=_stops_sent(request), **told, **options)
     try:
         return _read_result(result)
     except _UNREADABLE as error:
         raise MalformedReplyError(f"the chat model's answer is no reply: {error}") from error
+
+
+async def _complete(client: "CompletionsClient", request: Request) -> Reply:
+    body = _completions_body(request)
+    told = await ToldCompletion.begin(request, str(body["prompt"]), model=client.name)
+    try:
+        reply = _read_completion(await client.complete(body))
+    except BaseException as error:
+        await told.fail(error)
+        raise
+    await told.end(reply)
+    return reply
 
 
 async def _stream_chat(model: BaseChatModel, request: Request, options: Mapping[str, Any]) -> AsyncIterator[Piece]:

@@ -25,6 +25,7 @@ from drpo_graph.errors import RunInterruptedError, SettingsError, UsageError
 from drpo_graph.events.emitter import EventSink
 from drpo_graph.events.transformer import EventTransformer
 from drpo_graph.models.per_loop import PerLoop
+from drpo_graph.models.tracing import calling_for
 from drpo_graph.records import Role, digest_json
 from drpo_graph.search.assembly import Parts, assemble
 from drpo_graph.search.session import RunContext
@@ -46,6 +47,9 @@ _DURABILITY = "__pregel_durability"
 
 _saver: ContextVar[BaseCheckpointSaver[Any] | None] = ContextVar("_saver", default=None)
 """The checkpointer of the graph around the one that runs."""
+
+_PLACE = ("run_id", "level", "candidate_id", "query_id")
+"""What a node's state tells of what its calls are made for."""
 
 _MAX_CONTEXTS = 16
 """Contexts kept that no node works with: each caller's choice of settings needs one."""
@@ -84,7 +88,8 @@ class Host:
             with self._lend_context(runtime.context) as context:
                 own = runtime.override(context=context, store=store)
                 try:
-                    return await node(state, own)
+                    with calling_for(**{name: state[name] for name in _PLACE if state.get(name) is not None}):
+                        return await node(state, own)
                 except GraphBubbleUp:
                     raise
                 except Exception as error:

@@ -15,13 +15,13 @@ from langchain_core.runnables import Runnable, RunnableLambda, RunnableSequence
 from pydantic import (
     ConfigDict,
     Field,
-    ModelWrapValidatorHandler,
     PrivateAttr,
     SkipValidation,
     ValidationError,
     field_validator,
     model_validator,
 )
+from pydantic.functional_validators import ModelWrapValidatorHandler
 
 from drpo_graph.errors import SettingsError, UsageError
 from drpo_graph.inference.blocking import iterate, wait_for

@@ -1,6 +1,5 @@
 """The graphs that a user runs, alone and inside other graphs, all with the same models behind a fake server."""
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -115,7 +114,9 @@ def serve_models() -> Iterator[str]:
     world, steady = build_responder(seed=3), Steady()
 
     def respond(body: dict[str, object]) -> Reply:
-        return (steady if "question" in json.dumps(body["messages"]) and " plan " in str(body) else world)(body)
+        if "prompt" in body:
+            return Reply(["An answer."])
+        return (steady if "question" in str(body) and " plan " in str(body) else world)(body)
 
     with serve(respond, ServerOptions()) as server:
         yield server.base_url

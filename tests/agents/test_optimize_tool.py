@@ -14,11 +14,13 @@ from langchain.agents import create_agent
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
 from langchain_core.tools import StructuredTool
 from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.config import get_stream_writer
+from langgraph.graph import END, START, StateGraph
 
-from drpo_graph import Parts, Query, Reward, RunOptions, decide, optimize, resume
+from drpo_graph import EventTransformer, Parts, Query, Reward, RunOptions, decide, optimize, resume
 from drpo_graph.agents import PromptSlot, ToolRules, make_optimize_tool
-from drpo_graph.errors import SettingsError
-from drpo_graph.events.schema import Event, LevelFinished, parse_event
+from drpo_graph.errors import BudgetSpentError, SettingsError
+from drpo_graph.events.schema import Event, LevelFinished, RunStarted, parse_event
 from drpo_graph.settings.settings import Settings
 from drpo_graph.storage.sqlite_file import open_checkpoint
 from tests.agents.agents import ScriptedAgentModel, call_tool
@@ -89,6 +91,60 @@ async def test_agent_is_told_what_was_found_and_its_stream_shows_the_run(
     if saver is not None:
         assert {one.config["configurable"]["thread_id"] for one in saver.list(None)} == {"talk"}
         assert {one.config["configurable"]["checkpoint_ns"] for one in saver.list(None)} == {""}
+
+
+@pytest.mark.parametrize("version", ["astream", "v2", "v3"])
+async def test_a_streamed_agent_is_told_of_stops_and_of_what_goes_on(
+    server: FakeServer, tmp_path: Path, version: str
+) -> None:
+    tool = make_tool(server, tmp_path, depth=4)
+    told: list[Event] = []
+
+    async def ask(**arguments: object) -> str:
+        agent, before = agent_that_calls(tool, **arguments), len(told)
+        if version == "astream":
+            told.extend([parse_event(part) async for part in agent.astream(ASK, stream_mode="custom")])
+        elif version == "v2":
+            events = [one async for one in agent.astream_events(ASK, version="v2")]
+            chunks = [
+                one["data"]["chunk"] for one in events if one["event"] == "on_chain_stream" and not one["parent_ids"]
+            ]
+            assert chunks
+        else:
+            stream = await agent.astream_events(ASK, version="v3", transformers=[EventTransformer])
+            told.extend([event async for event in stream.extensions["drpo"]])
+        return "" if version == "v2" else told[before].run_id
+
+    run_id = await ask(max_calls=3)
+    if version == "v2":
+        return
+    assert [one.type for one in told][-1] == "run_stopped"
+    num_told = len(told)
+    assert await ask(thread_id=run_id, max_calls=60) == run_id
+    first, *_, last = told[num_told:]
+    assert isinstance(first, RunStarted)
+    assert first.is_resumed
+    assert last.type == "run_finished"
+
+
+async def test_a_sink_that_holds_a_stream_writer_writes_into_the_stream_it_is_from(
+    server: FakeServer, tmp_path: Path
+) -> None:
+    settings = scripted_settings(server.base_url, depth=3, max_calls=3, initial_prompt=INITIAL)
+
+    async def optimise(state: dict[str, Any]) -> dict[str, Any]:
+        write = get_stream_writer()
+        options = RunOptions(checkpoint=tmp_path / "runs.sqlite", sinks=(lambda event: write({"kind": event.type}),))
+        with pytest.raises(BudgetSpentError):
+            await optimize(QUERIES, settings=settings, options=options, parts=Parts(critic=reward_length))
+        return {}
+
+    graph: Any = StateGraph(dict)
+    graph.add_node("optimise", optimise)
+    graph.add_edge(START, "optimise")
+    graph.add_edge("optimise", END)
+    kinds = [part["kind"] async for part in graph.compile().astream({}, stream_mode="custom")]
+    assert (kinds[0], kinds[-1]) == ("run_started", "run_stopped")
 
 
 def test_agent_that_is_called_synchronously_streams_too(server: FakeServer, tmp_path: Path) -> None:

@@ -231,7 +231,8 @@ def _read_mlflow(trace: Mapping[str, object]) -> _Trace:
     given = attributes.get("mlflow.spanInputs") if isinstance(attributes, Mapping) else None
     # The preview may be cut.
     request = given or data.get("request") or info.get("request_preview")
-    assessments = list(_records_of(info.get("assessments")))
+    # One that was corrected later is kept, and no longer valid.
+    assessments = [one for one in _records_of(info.get("assessments")) if one.get("valid") is not False]
     expected = {str(one.get("assessment_name")): _value_of(one.get("expectation")) for one in assessments}
     names = [*(one for one in _EXPECTED if one in expected), *expected]
     return _Trace(

@@ -147,6 +147,7 @@ CORRECTED = {"key": "a", "score": 2, "correction": {"output": "Right."}}
         (mlflow("Why?", state="ERROR", assessments=[EXPECTED]), ["failed"], "Right."),
         (mlflow("Why?", assessments=SAID), ["rated:0"], None),
         (mlflow("Why?", assessments=[FACTS, EXPECTED]), [], "Right."),
+        (mlflow("Why?", assessments=[{**SAID[0], "valid": False}, {**EXPECTED, "valid": False}]), [], None),
         (mlflow("Why?", assessments=[FACTS]), [], '["a", "b"]'),
     ],
 )

@@ -1,4 +1,5 @@
-"""Optimised prompts in LangChain agents: a middleware, a slot whose prompt is swapped while serving, a tool.
+"""Optimised prompts in LangChain agents: a middleware, a slot whose prompt is swapped while serving, a tool,
+and an agent that is optimised itself.
 
 It needs the extra ``agents``.
 """
@@ -7,9 +8,11 @@ from drpo_graph.agents.chat_models import open_chat_model
 from drpo_graph.agents.middleware import AlignmentMiddleware
 from drpo_graph.agents.optimize_tool import ToolRules, make_optimize_tool
 from drpo_graph.agents.prompt_slot import PromptSlot, SlotVersion
+from drpo_graph.agents.responder import AgentResponder
 from drpo_graph.agents.swapping import Swap, SwapRule, swap_if_better
 
 __all__ = [
+    "AgentResponder",
     "AlignmentMiddleware",
     "PromptSlot",
     "SlotVersion",

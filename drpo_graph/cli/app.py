@@ -60,7 +60,7 @@ COMMANDS = {
     ),
     "import": Listed(
         f"{_HOME}.prompts:import_command",
-        "Keep the prompt of a published result or of a run's folder for a model, or all those of a model mapping.",
+        "Keep a published result's, a run's or a mapping's prompts by model name, or make a dataset of traces.",
     ),
     "prompts": Listed(
         f"{_HOME}.prompts:prompts_command",

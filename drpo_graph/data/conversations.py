@@ -12,7 +12,7 @@ _NAMES_BY_ROLE: Final[Mapping[Literal["user", "assistant"], tuple[str, ...]]] = 
     "user": ("user", "human"),
     "assistant": ("assistant", "gpt", "model", "chatgpt", "bot"),
 }
-_ROLES: Final = {name: role for role, names in _NAMES_BY_ROLE.items() for name in names}
+ROLES_BY_NAME: Final = {name: role for role, names in _NAMES_BY_ROLE.items() for name in names}
 _SYSTEM_NAMES: Final = ("system", "developer")
 
 
@@ -62,7 +62,7 @@ def read_turns(messages: Sequence[object], *, faults: list[str]) -> list[Turn]:
             continue
         given = message.get("role", message.get("from"))
         name = given.lower() if isinstance(given, str) else ""
-        role, text = _ROLES.get(name), _text_of(message)
+        role, text = ROLES_BY_NAME.get(name), _text_of(message)
         if name in _SYSTEM_NAMES:
             continue
         if role is None:

@@ -2,23 +2,28 @@
 
 import hashlib
 import json
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, TypeAlias
 
-from drpo_graph.errors import ReplyError
+from drpo_graph.errors import ReplyError, RewardError
 from drpo_graph.parts.identity import name_of, stored_name
 from drpo_graph.parts.own_code import call_own
+from drpo_graph.parts.trajectories import Messages, render_trajectory
 from drpo_graph.records import Query
 
 STORED_RESPONSE = "responses/"
 """Begins the key of a response that is no model call: it stands among the archive's responses, not in the ledger."""
 
+AppResponse: TypeAlias = str | Messages | Mapping[str, object]
+"""A text; or an agent's messages, alone or in a state under ``messages``: LangChain's, or dicts in OpenAI's form. What
+follows the last one of the user is the response, tool calls and their results too (``parts/trajectories.py``)."""
+
 
 class PromptResponder(Protocol):
     """Answers a query under the prompt that is optimised."""
 
-    def respond(self, prompt: str, query: Query) -> Awaitable[str] | str:
+    def respond(self, prompt: str, query: Query) -> Awaitable[AppResponse] | AppResponse:
         """Return the response; raise ``ReplyError`` to leave the query without one, with that reason."""
         ...
 
@@ -26,7 +31,7 @@ class PromptResponder(Protocol):
 class Responder(Protocol):
     """An app with several named prompts."""
 
-    def __call__(self, prompts: Mapping[str, str], query: Query) -> Awaitable[str] | str:
+    def __call__(self, prompts: Mapping[str, str], query: Query) -> Awaitable[AppResponse] | AppResponse:
         """Return the app's response under these prompts; raise ``ReplyError`` when there is none."""
         ...
 
@@ -52,7 +57,7 @@ class OnePromptOfApp:
         """Return the app's prompts with this one in its place."""
         return {**self.prompts, self.name: prompt}
 
-    def respond(self, prompt: str, query: Query) -> Awaitable[str] | str:
+    def respond(self, prompt: str, query: Query) -> Awaitable[AppResponse] | AppResponse:
         """Return the app's response with this prompt in its place."""
         return self.app(self.prompts_with(prompt), query)
 
@@ -67,21 +72,38 @@ def identify_responder(responder: PromptResponder) -> str:
 
 
 async def ask_responder(responder: PromptResponder, prompt: str, query: Query, *, timeout_s: float) -> str:
-    """Return a responder's answer.
+    """Return a responder's answer as text.
 
     Raises:
         ReplyError: it gave none, a blank one, or none in time.
+        RewardError: what it returned is no response.
     """
     called = f"query {query.id!r}: the app"
     if isinstance(responder, OnePromptOfApp):
         # Itself: whether it is asynchronous decides where it runs.
         app, prompts = responder.app, responder.prompts_with(prompt)
-        response = await call_own(app, prompts, query, called=called, timeout_s=timeout_s)
+        given = await call_own(app, prompts, query, called=called, timeout_s=timeout_s)
     else:
-        response = await call_own(responder.respond, prompt, query, called=called, timeout_s=timeout_s)
+        given = await call_own(responder.respond, prompt, query, called=called, timeout_s=timeout_s)
+    try:
+        response = _as_text(given)
+    except ValueError as error:
+        raise RewardError(
+            f"Query {query.id!r}: the app returned what is no response: {error}. Let it return a text, messages, or a "
+            "state with `messages`, then resume."
+        ) from error
     if not response.strip():
         raise ReplyError(f"query {query.id!r}: the app's response is blank", kind="empty")
     return response
+
+
+def _as_text(given: object) -> str:
+    if isinstance(given, str):
+        return given
+    messages = given.get("messages") if isinstance(given, Mapping) else given
+    if not isinstance(messages, Sequence) or isinstance(messages, str | bytes):
+        raise ValueError(f"expected a text or a list of messages, got {type(messages).__name__}")
+    return render_trajectory(messages)
 
 
 def response_key(prompt: str, query: Query) -> str:

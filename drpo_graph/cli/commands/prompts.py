@@ -7,7 +7,7 @@ from typing import Annotated, Final
 
 import typer
 
-from drpo_graph.cli.option_groups import argument, option, takes_options
+from drpo_graph.cli.option_groups import FLAG, argument, option, takes_options
 from drpo_graph.cli.places import DEFAULT_PROMPTS
 from drpo_graph.display.streams import write_lines
 from drpo_graph.errors import CheckpointError, DRPOError, UsageError
@@ -17,16 +17,18 @@ from drpo_graph.registry.published import OUTPUT_NAMES, is_model_mapping, read_m
 from drpo_graph.safety.private_files import write_atomically
 from drpo_graph.safety.terminal import inert, inert_block
 
+_TRACES: Final = "traces"
 _MAPPING: Final = "model_mapping.json"
 _ROUTER_SUFFIX: Final = ".npz"
 _MAX_LINE: Final = 2000
 _MAX_PROMPT: Final = 1_000_000
 
 _ResultArgument = Annotated[
-    Path,
+    list[Path],
     typer.Argument(
-        metavar="FILE|FOLDER",
-        help=f"output.pkl, .json or .txt, a folder with one, {_MAPPING}, or a router ({_ROUTER_SUFFIX}).",
+        metavar="[traces] FILE|FOLDER",
+        help=f"output.pkl, .json or .txt, a folder with one, {_MAPPING}, or a router ({_ROUTER_SUFFIX}); after "
+        f"`{_TRACES}`, a file of traces.",
     ),
 ]
 LicenceOption = Annotated[
@@ -37,16 +39,38 @@ LicenceOption = Annotated[
 @takes_options
 def import_command(
     *,
-    path: _ResultArgument,
+    paths: _ResultArgument,
     model: str | None = option(None, "NAME", help="The model's name; else that of the result's folder."),
     registry: Path = option(DEFAULT_PROMPTS, "DIR", help="The folder of prompts."),
     licence: LicenceOption = None,
+    output: Path | None = option(None, "FILE", help="Of traces: the dataset to write.", flag="--output -o"),
+    max_rating: float | None = option(None, "X", help="Of traces: only those of which a rating is at most this."),
+    failed_only: bool = option(False, FLAG, help="Of traces: only those that ended in an error."),
 ) -> None:
-    """Keep the prompt of a published result or of a run's folder for a model, or all those of a model mapping.
+    """Keep a published result's, a run's or a mapping's prompts by model name, or make a dataset of traces.
 
     Nothing that a pickle names is executed. What a mapping names and is not there is told, and the rest is kept; the
     exit code is 1 then. Of a router a copy is kept: it chooses a prompt for each query that the model is asked.
+
+    `drpo import traces FILE --output queries.jsonl` writes what an app was asked, as LangSmith, Langfuse or MLflow keep
+    it or as conversations in OpenAI's form, as a dataset for `drpo optimize`.
     """
+    if len(paths) == 2 and str(paths[0]) == _TRACES:
+        if model is not None or licence is not None:
+            raise UsageError("drpo import traces: --model and --licence are for prompts. Leave them out.")
+        # It asks for nothing else of this module's.
+        from drpo_graph.cli.commands.traces import write_traces
+
+        write_traces(paths[1], output, max_rating=max_rating, failed_only=failed_only)
+        return
+    if len(paths) > 1:
+        raise UsageError(f"drpo import: expected one file or folder, or `{_TRACES}` and a file, got {len(paths)}.")
+    if output is not None or max_rating is not None or failed_only:
+        raise UsageError(f"drpo import: --output, --max-rating and --failed-only are for `drpo import {_TRACES} FILE`.")
+    _import_prompts(paths[0], model, registry, licence)
+
+
+def _import_prompts(path: Path, model: str | None, registry: Path, licence: str | None) -> None:
     mapping = path / _MAPPING if (path / _MAPPING).is_file() else path
     faults: tuple[str, ...] = ()
     router = path if path.suffix == _ROUTER_SUFFIX else None

@@ -8,6 +8,7 @@ from typing import ClassVar, Protocol
 
 from drpo_graph.errors import ReplyError
 from drpo_graph.parts.identity import name_of, stored_name
+from drpo_graph.parts.own_answers import take_text
 from drpo_graph.parts.own_code import call_own
 from drpo_graph.records import Query
 
@@ -71,14 +72,16 @@ async def ask_responder(responder: PromptResponder, prompt: str, query: Query, *
 
     Raises:
         ReplyError: it gave none, a blank one, or none in time.
+        PartError: it gave what is no text.
     """
     called = f"query {query.id!r}: the app"
     if isinstance(responder, OnePromptOfApp):
         # Itself: whether it is asynchronous decides where it runs.
         app, prompts = responder.app, responder.prompts_with(prompt)
-        response = await call_own(app, prompts, query, called=called, timeout_s=timeout_s)
+        said: object = await call_own(app, prompts, query, called=called, timeout_s=timeout_s)
     else:
-        response = await call_own(responder.respond, prompt, query, called=called, timeout_s=timeout_s)
+        said = await call_own(responder.respond, prompt, query, called=called, timeout_s=timeout_s)
+    response = take_text(said, called=called)
     if not response.strip():
         raise ReplyError(f"query {query.id!r}: the app's response is blank", kind="empty")
     return response

@@ -20,6 +20,7 @@ from drpo_graph.parts.defaults import (
     RewardCritic,
     load_metrics_cache,
 )
+from drpo_graph.parts.given_parts import as_part
 from drpo_graph.parts.identity import name_of
 from drpo_graph.parts.protocols import (
     BeamPolicy,
@@ -31,7 +32,7 @@ from drpo_graph.parts.protocols import (
     Rewriter,
 )
 from drpo_graph.parts.responders import PromptResponder
-from drpo_graph.parts.rewards import CriticPart, MixedCritic, MixedReward, choose_critic, replaces_critic
+from drpo_graph.parts.rewards import CriticPart, MixedCritic, MixedReward, NamedReward, choose_critic, replaces_critic
 from drpo_graph.parts.screens import RewriteScreen
 from drpo_graph.prompts.library import PromptLibrary, load_prompts
 from drpo_graph.records import Role
@@ -58,6 +59,16 @@ class Parts:
     """An app in the base model's place."""
     screen: RewriteScreen | None = None
     """Chooses among rewrites; in use where the settings' ``n_proposed`` is more than ``n_actions``."""
+
+    def __post_init__(self) -> None:
+        """Take functions for the parts that they are.
+
+        Raises:
+            SettingsError: a part has no form that it can be called in.
+        """
+        for field in fields(self):
+            if field.name != "models":
+                object.__setattr__(self, field.name, as_part(field.name, getattr(self, field.name)))
 
 
 class GivenParts(TypedDict, total=False):
@@ -96,6 +107,8 @@ def build_components(settings: Settings, prompts: PromptLibrary, parts: Parts) -
         FixedMetrics((REWARD_METRIC,)) if replaces_critic(critic) else LLMMetricSelector(prompts, settings)
     )
     default_critic: Critic = LLMCritic(prompts, settings)
+    if isinstance(critic, NamedReward):
+        critic = MixedReward(critic, weight=1)
     if isinstance(critic, MixedReward):
         critic = MixedCritic(critic, default_critic if critic.has_critic else None, settings.timeout_s)
     data_digest = ""

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import TypedDict, Unpack, cast
 
-from langchain_core.language_models import BaseChatModel
 from langgraph.store.base import BaseStore
 
 from drpo_graph.events.emitter import EventSink
 from drpo_graph.models.clients import build_clients
+from drpo_graph.models.given_models import GivenModel, check_models
 from drpo_graph.parts.defaults import (
     REWARD_METRIC,
     CachedMetrics,
@@ -49,7 +49,7 @@ from drpo_graph.settings.settings import Settings
 class Parts:
     """Replacements for models and components, by role and by protocol."""
 
-    models: Mapping[Role, BaseChatModel] | None = None
+    models: Mapping[Role, GivenModel] | None = None
     selector: MetricSelector | None = None
     critic: CriticPart | None = None
     rewriter: Rewriter | None = None
@@ -64,8 +64,9 @@ class Parts:
         """Take functions for the parts that they are.
 
         Raises:
-            SettingsError: a part has no form that it can be called in.
+            SettingsError: a part has no form that it can be called in, or there is no such role or model.
         """
+        check_models(self.models)
         for field in fields(self):
             if field.name != "models":
                 object.__setattr__(self, field.name, as_part(field.name, getattr(self, field.name)))
@@ -74,7 +75,7 @@ class Parts:
 class GivenParts(TypedDict, total=False):
     """The same as keywords; :func:`take_parts` makes the record of them."""
 
-    models: Mapping[Role, BaseChatModel] | None
+    models: Mapping[Role, GivenModel] | None
     selector: MetricSelector | None
     critic: CriticPart | None
     rewriter: Rewriter | None

@@ -60,6 +60,8 @@ async def score_beams(state: SearchState, runtime: Runtime[RunContext]) -> Searc
         update = await plan_next(session, state, beam, settings=settings)
     update["num_stalled"], update["num_asked_again"] = num_stalled, num_asked_again
     update["is_repeat"] = False
+    # A run of a version that did not tell parts apart does so from here on.
+    update["fingerprints"] = {**runtime.context.search_fingerprints(), **state["fingerprints"]}
     if state["level"] == 0:
         update["initial_reward"] = children[0]["reward"]
     return update

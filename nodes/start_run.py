@@ -60,7 +60,7 @@ async def start_run(state: SearchState, runtime: Runtime[RunContext]) -> SearchS
         **update,
         "format": STATE_FORMAT,
         "run_id": session.run_id,
-        "fingerprints": {**runtime.context.fingerprints(), "data": data},
+        "fingerprints": {**runtime.context.search_fingerprints(), "data": data},
         "phase": "search",
         **level,
         "num_increases": 0,

@@ -20,7 +20,7 @@ from drpo_graph.models.capabilities import NO_KEY, Address
 from drpo_graph.models.context_window import ContextWindow
 from drpo_graph.models.embedded import serve_embedded
 from drpo_graph.models.endpoint_gate import gate_for
-from drpo_graph.models.given_models import FallbackTransport, GivenModel, OneModel, unfold
+from drpo_graph.models.given_models import FallbackTransport, GivenModel, OneModel, name_model, unfold
 from drpo_graph.models.per_loop import PerLoop
 from drpo_graph.models.request import Reply, Request
 from drpo_graph.models.surroundings import check_key, check_surroundings
@@ -125,8 +125,7 @@ def build_client(
     if model is None:
         replicas = _open(role, settings)
     else:
-        first = unfold(role, model)[0].model
-        name = str(getattr(first, "model_name", None) or getattr(first, "model", None) or type(first).__name__)
+        name = name_model(unfold(role, model)[0].model)
         replicas = [_open_given(role, model, settings, keeps_cache=keeps_cache)]
         role_settings = role_settings.model_copy(update={"model": role_settings.model or name})
     return ModelClient(role, role_settings, Balancer(tuple(replicas), settings.routing))

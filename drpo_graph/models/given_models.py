@@ -62,6 +62,19 @@ def unfold(role: Role, given: object) -> list[OneModel]:
     return list(_unfold(role, given, {}))
 
 
+def describe_bound(role: Role, given: object) -> list[tuple[str, Mapping[str, Any]]] | None:
+    """Return which models are asked with what is bound to them; ``None`` of a model alone, which its name tells."""
+    models = unfold(role, given)
+    if len(models) == 1 and not models[0].bound:
+        return None
+    return [(name_model(one.model), one.bound) for one in models]
+
+
+def name_model(model: BaseChatModel) -> str:
+    """Return what a model is called: by its provider's name, else by its class."""
+    return str(getattr(model, "model_name", None) or getattr(model, "model", None) or type(model).__name__)
+
+
 def _unfold(role: Role, given: object, bound: Mapping[str, Any]) -> Iterator[OneModel]:
     if isinstance(given, BaseChatModel):
         yield OneModel(given, bound)

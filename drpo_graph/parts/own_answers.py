@@ -128,4 +128,5 @@ def _make(kind: type[_Made], said: object, *, called: str) -> _Made:
 
 def _refuse(said: object, expected: str, *, called: str) -> PartError:
     name = called[0].upper() + called[1:]
-    return PartError(f"{name} returned {tell_said(said)}: expected {expected}. Mend it, then resume.")
+    advice = "Mend it, then resume; a mended function is taken with --force."
+    return PartError(f"{name} returned {tell_said(said)}: expected {expected}. {advice}")

@@ -2,14 +2,15 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TypedDict, Unpack, cast
 
 from langgraph.store.base import BaseStore
+from pydantic import JsonValue
 
 from drpo_graph.events.emitter import EventSink
 from drpo_graph.models.clients import build_clients
-from drpo_graph.models.given_models import GivenModel, check_models
+from drpo_graph.models.given_models import GivenModel, check_models, describe_bound
 from drpo_graph.parts.defaults import (
     REWARD_METRIC,
     CachedMetrics,
@@ -22,6 +23,7 @@ from drpo_graph.parts.defaults import (
 )
 from drpo_graph.parts.given_parts import as_part
 from drpo_graph.parts.identity import name_of
+from drpo_graph.parts.part_identity import describe_part
 from drpo_graph.parts.protocols import (
     BeamPolicy,
     Components,
@@ -60,6 +62,9 @@ class Parts:
     screen: RewriteScreen | None = None
     """Chooses among rewrites; in use where the settings' ``n_proposed`` is more than ``n_actions``."""
 
+    identities: Mapping[str, JsonValue] = field(init=False, repr=False, compare=False, default_factory=dict)
+    """What tells them from others, by name."""
+
     def __post_init__(self) -> None:
         """Take functions for the parts that they are.
 
@@ -67,9 +72,16 @@ class Parts:
             SettingsError: a part has no form that it can be called in, or there is no such role or model.
         """
         check_models(self.models)
-        for field in fields(self):
-            if field.name != "models":
-                object.__setattr__(self, field.name, as_part(field.name, getattr(self, field.name)))
+        given = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in ("models", "identities")}
+        parts = {name: as_part(name, part) for name, part in given.items() if part is not None}
+        for name, part in parts.items():
+            object.__setattr__(self, name, part)
+        # As they are given: what they note while they are used is none of it.
+        identities = {name: describe_part(part) for name, part in parts.items()}
+        bound = {role: describe_bound(role, model) for role, model in (self.models or {}).items() if model is not None}
+        if told := {role: one for role, one in bound.items() if one is not None}:
+            identities["models"] = describe_part(told)
+        object.__setattr__(self, "identities", identities)
 
 
 class GivenParts(TypedDict, total=False):
@@ -87,7 +99,7 @@ class GivenParts(TypedDict, total=False):
 
 def take_parts(given: GivenParts, function: str) -> Parts:
     """Return the parts that a function was given as keywords; of another keyword, ``TypeError`` tells in its name."""
-    names = [field.name for field in fields(Parts)]
+    names = [one.name for one in fields(Parts) if one.init]
     if unknown := [name for name in given if name not in names]:
         told = f"{function}() got an unexpected keyword argument {unknown[0]!r}"
         raise TypeError(f"{told}; the parts are {', '.join(names)}")
@@ -134,6 +146,7 @@ def build_components(settings: Settings, prompts: PromptLibrary, parts: Parts) -
         responder=parts.responder,
         screen=screen,
         data_digest=data_digest,
+        identities={name: one for name, one in parts.identities.items() if name != "screen" or screen is not None},
     )
 
 
@@ -161,7 +174,8 @@ def assemble(
     """
     check_no_key(settings)
     prompts = load_prompts(settings.templates, has_placeholders=settings.placeholders != "none")
-    parts = replace(parts, critic=choose_critic(settings, parts.critic))
+    if (critic := choose_critic(settings, parts.critic)) is not parts.critic:
+        parts = replace(parts, critic=critic)
     components = build_components(settings, prompts, parts)
     clients = build_clients(settings, parts.models, optional=optional_roles | _roles_replaced_by(parts))
     model_by_role: dict[str, str] = {role: client.settings.model for role, client in clients.items()}

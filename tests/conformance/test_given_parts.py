@@ -1,14 +1,33 @@
 """What a caller gives as parts: taken as it is plainly meant, else refused by name, before money is spent if known."""
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
+from langchain_core.language_models.fake_chat_models import FakeListChatModel
 from langchain_core.messages import AIMessage
 from langchain_core.runnables import RunnableLambda
 
-from drpo_graph import Critique, Metric, MetricSelection, NamedReward, Query, Reward, build_graph
-from drpo_graph.errors import DatasetError, PartError, SettingsError
+from drpo_graph import (
+    Critique,
+    Metric,
+    MetricSelection,
+    MixedReward,
+    NamedReward,
+    Parts,
+    Query,
+    Reward,
+    RunOptions,
+    build_graph,
+    optimize,
+    resume,
+)
+from drpo_graph.errors import BudgetSpentError, DatasetError, FingerprintMismatchError, PartError, SettingsError
+from drpo_graph.parts.part_identity import describe_part
 from drpo_graph.records import MetricScore
 from tests.conformance.graphs import QUERIES, RECURSION, make_settings
 from tests.support.command import finished_keys, serve
@@ -192,3 +211,97 @@ async def test_queries_may_be_records(server: FakeServer) -> None:
     for invoked in (graph, graph.as_tool()):
         output = await invoked.ainvoke({"queries": records}, RECURSION)
         assert output["system_prompt"] == (await run(server, {}))["system_prompt"]
+
+
+def make_reward(score: float) -> Callable[[Query, str], Reward]:
+    """Return a reward function with a parameter."""
+
+    def judge(query: Query, response: str) -> Reward:
+        return Reward(score=score)
+
+    return judge
+
+
+@dataclass
+class Judge:
+    """A critic with a parameter, and a count of its own."""
+
+    score: float = 2
+    num_calls: int = field(default=0, compare=False)
+
+    def critique(self, *given: object, **named: object) -> Critique:
+        """Score everything alike."""
+        self.num_calls += 1
+        return Critique(scores=(MetricScore(metric="Own", score=self.score),))
+
+    def reward(self, query: Query, response: str) -> float:
+        """Reward everything alike."""
+        return self.score
+
+
+class Named:
+    """A responder that says what it is."""
+
+    def __init__(self, identity: str) -> None:
+        self.identity = identity
+
+    def respond(self, prompt: str, query: Query) -> str:
+        """Answer."""
+        return "An answer."
+
+
+def scale(query: Query, response: str, *, score: float) -> Reward:
+    return Reward(score=score)
+
+
+TOLD_APART = {
+    "functions": ("critic", lambda: make_reward(2), lambda: scale_plain),
+    "closures": ("critic", lambda: make_reward(2), lambda: make_reward(3)),
+    "lambdas": ("critic", lambda: lambda query, response: 2, lambda: lambda query, response: 3),
+    "partials": ("critic", lambda: partial(scale, score=2), lambda: partial(scale, score=3)),
+    "methods": ("critic", lambda: Judge(2).reward, lambda: Judge(3).reward),
+    "mixed": ("critic", lambda: MixedReward(make_reward(2)), lambda: MixedReward(make_reward(3))),
+    "dataclasses": ("critic", lambda: Judge(2), lambda: Judge(3)),
+    "identities": ("responder", lambda: Named("a"), lambda: Named("b")),
+    "responders": ("responder", lambda: lambda prompt, query: "A.", lambda: lambda prompt, query: "B."),
+    "policies": ("beam_policy", lambda: lambda children, **_: children[:1], lambda: lambda children, **_: children[1:]),
+    "bound": ("models", lambda: {"base": PLAIN.bind(top_k=2)}, lambda: {"base": PLAIN.bind(top_k=3)}),
+    "none": ("responder", lambda: None, lambda: lambda prompt, query: "A."),
+}
+"""Of each kind two parts, made anew each time, that would lead to other results."""
+
+PLAIN = FakeListChatModel(responses=["An answer."])
+
+
+def scale_plain(query: Query, response: str) -> Reward:
+    return Reward(score=3)
+
+
+@pytest.mark.parametrize("how", TOLD_APART)
+async def test_a_run_is_not_resumed_with_another_part(server: FakeServer, tmp_path: Path, how: str) -> None:
+    name, make, make_other = TOLD_APART[how]
+    options = RunOptions(checkpoint=tmp_path / "c.sqlite", writes_files=False)
+    settings = make_settings(server.base_url, max_calls=2 if name == "beam_policy" or how == "none" else None)
+    with suppress(BudgetSpentError):
+        await optimize(QUERIES, settings=settings, thread_id="t", options=options, parts=Parts(**{name: make()}))
+    more = {"max_calls": None, "base_url": server.base_url}
+    with pytest.raises(FingerprintMismatchError, match=r"parts|components"):
+        await resume("t", options=options, parts=Parts(**{name: make_other()}), changes=more)
+    result = await resume("t", options=options, parts=Parts(**{name: make()}), changes=more)
+    assert result.status == "done"
+
+
+def test_what_a_part_notes_is_no_parameter() -> None:
+    seen, num = list[str](), 0
+
+    def note(query: Query, response: str) -> Reward:
+        nonlocal num
+        num += 1
+        seen.append(response)
+        return Reward(score=3)
+
+    parts = [note, judge := Judge()]
+    before = [describe_part(one) for one in parts]
+    note(Query(id="q", text="?"), "A.")
+    judge.critique()
+    assert [describe_part(one) for one in parts] == before

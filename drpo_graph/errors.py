@@ -120,6 +120,12 @@ class RewardError(DRPOError):
     is_resumable = True
 
 
+class PartError(DRPOError):
+    """A part of the user's own returned what cannot be used; mended, the run can be resumed."""
+
+    is_resumable = True
+
+
 class ScreenError(DRPOError):
     """A screen of the user's made a choice among rewrites that cannot be followed; mended, the run can be resumed."""
 

@@ -5,6 +5,7 @@ from langgraph.runtime import Runtime
 from drpo_graph.calls.ledger import CallRecord
 from drpo_graph.calls.roles import response_text
 from drpo_graph.errors import ReplyError, StateFormatError
+from drpo_graph.parts.own_answers import take_critique
 from drpo_graph.parts.own_code import call_own
 from drpo_graph.parts.responders import STORED_RESPONSE
 from drpo_graph.records import Critique, Failure, Rollout
@@ -62,7 +63,7 @@ async def ask_critic(rollout: Rollout, response: str, context: RunContext, *, se
     critic, failure = context.components.critic, rollout.failure
     scored: Critique | None = None
     try:
-        scored = await call_own(
+        said: object = await call_own(
             critic.critique,
             query,
             response,
@@ -72,6 +73,7 @@ async def ask_critic(rollout: Rollout, response: str, context: RunContext, *, se
             timeout_s=context.settings.timeout_s,
             is_bounded=False,
         )
+        scored = take_critique(said)
     except ReplyError as error:
         failure = Failure(kind=error.kind, detail=str(error))
     reward = scored.reward if scored is not None else rollout.reward

@@ -8,6 +8,7 @@ from langgraph.runtime import Runtime
 from pydantic import JsonValue
 
 from drpo_graph.errors import ReplyError
+from drpo_graph.parts.own_answers import take_rewrites
 from drpo_graph.parts.own_code import call_own
 from drpo_graph.parts.protocols import RewriteRequest
 from drpo_graph.parts.rewrite_guards import make_guard
@@ -136,7 +137,7 @@ async def _rewrite(
         ),
     )
     try:
-        rewrites: Sequence[str] = await call_own(
+        said: object = await call_own(
             context.components.rewriter.rewrite,
             request,
             models=session.models,
@@ -144,21 +145,24 @@ async def _rewrite(
             timeout_s=settings.timeout_s,
             is_bounded=False,
         )
-        return _keep_usable(session, request, rewrites)
+        return _keep_usable(session, request, take_rewrites(said))
     except ReplyError as error:
         session.warn(f"{error}; the candidate is kept as it is")
         return []
 
 
 def _keep_usable(session: RunSession, request: RewriteRequest, rewrites: Sequence[str]) -> list[str]:
-    """Return the rewrites that can be used; ours are checked as they are parsed, those of another rewriter here."""
+    """Return the rewrites that can be used, the first ones where there are more than were asked for.
+
+    Ours are checked as they are parsed, those of another rewriter here.
+    """
     usable = []
     for rewrite in rewrites:
         try:
             usable.append(request.guard.check(rewrite))
         except ReplyError as error:
             session.warn(f"a rewrite of candidate {request.candidate_id!r} is not used: {error}")
-    return usable
+    return usable[: request.num_rewrites]
 
 
 async def _find_children(session: RunSession, state: ExpandState) -> list[StoredCandidate] | None:

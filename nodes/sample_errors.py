@@ -8,6 +8,7 @@ from pydantic import JsonValue
 
 from drpo_graph.errors import ReplyError
 from drpo_graph.models.endpoint_gate import gate_for
+from drpo_graph.parts.own_answers import take_examples
 from drpo_graph.parts.own_code import call_own
 from drpo_graph.parts.responders import STORED_RESPONSE, ask_responder, identify_responder, response_key
 from drpo_graph.parts.rewrite_guards import fill_prompt
@@ -71,17 +72,19 @@ async def _retrieve(query: Query, session: RunSession, context: RunContext) -> N
     retriever = context.components.example_retriever
     assert retriever is not None, "only asked for where there is one"
 
+    called = f"query {query.id!r}: the example retriever"
+
     async def retrieve() -> None:
         with session.embeddings.bound():
-            found: Sequence[ICLExample] = await call_own(
+            said: object = await call_own(
                 retriever.retrieve,
                 query.text,
                 k=context.settings.k,
-                called=f"query {query.id!r}: the example retriever",
+                called=called,
                 timeout_s=context.settings.timeout_s,
                 is_bounded=False,
             )
-        examples: list[JsonValue] = [example.model_dump(mode="json") for example in found]
+        examples: list[JsonValue] = [one.model_dump(mode="json") for one in take_examples(said, called=called)]
         await session.archive.put("examples", query.id, {"source": _source_of(context), "examples": examples})
 
     await session.ledger.stop.guard(retrieve())

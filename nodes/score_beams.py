@@ -1,9 +1,11 @@
 """Score a level's candidates, choose the beam, and decide whether and how the search goes on. No model call."""
 
+import inspect
 from collections.abc import Sequence
 
 from langgraph.runtime import Runtime
 
+from drpo_graph.parts.own_answers import take_beam
 from drpo_graph.records import CandidateRef, RolloutRef
 from drpo_graph.search.announce import announce_level, report_level
 from drpo_graph.search.beam import rank, score_candidate
@@ -43,7 +45,7 @@ async def score_beams(state: SearchState, runtime: Runtime[RunContext]) -> Searc
     if former and not has_next(state, settings):
         beam = former
     else:
-        beam = list(runtime.context.components.beam_policy(children, settings=settings, level=state["level"]))
+        beam = await _choose_beam(runtime.context, children, level=state["level"])
     await _record_level(session, state, children, beam)
     remaining = look_ahead(session, runtime.context, state, num_parents=len(beam))
     report_level(session, state, children, beam, remaining=remaining)
@@ -58,9 +60,16 @@ async def score_beams(state: SearchState, runtime: Runtime[RunContext]) -> Searc
         update = await plan_next(session, state, beam, settings=settings)
     update["num_stalled"], update["num_asked_again"] = num_stalled, num_asked_again
     update["is_repeat"] = False
+    # A run of a version that did not tell parts apart does so from here on.
+    update["fingerprints"] = {**runtime.context.search_fingerprints(), **state["fingerprints"]}
     if state["level"] == 0:
         update["initial_reward"] = children[0]["reward"]
     return update
+
+
+async def _choose_beam(context: RunContext, children: list[CandidateRef], *, level: int) -> list[CandidateRef]:
+    said: object = context.components.beam_policy(children, settings=context.settings, level=level)
+    return take_beam(await said if inspect.isawaitable(said) else said, children)
 
 
 def _score_children(state: SearchState, settings: Settings) -> list[CandidateRef]:

@@ -4,6 +4,7 @@ from langgraph.runtime import Runtime
 
 from drpo_graph.errors import ReplyError
 from drpo_graph.events.schema import MetricsSelected
+from drpo_graph.parts.own_answers import take_selection
 from drpo_graph.parts.own_code import call_own
 from drpo_graph.records import MetricSelection
 from drpo_graph.search.session import RunContext, RunSession, session_of
@@ -27,7 +28,7 @@ async def select_metrics(state: MetricsTask | RolloutState, runtime: Runtime[Run
 async def _select(query_id: str, session: RunSession, context: RunContext) -> None:
     query = await session.archive.query(query_id)
     try:
-        selection: MetricSelection = await call_own(
+        said: object = await call_own(
             context.components.selector.select_metrics,
             query,
             models=session.models,
@@ -35,6 +36,7 @@ async def _select(query_id: str, session: RunSession, context: RunContext) -> No
             timeout_s=context.settings.timeout_s,
             is_bounded=False,
         )
+        selection = take_selection(said)
     except ReplyError as error:
         selection = MetricSelection(metrics=context.prompts.metrics[: context.settings.max_metrics])
         session.warn(f"{error}; the first metrics of the list stand in")

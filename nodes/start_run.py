@@ -60,7 +60,7 @@ async def start_run(state: SearchState, runtime: Runtime[RunContext]) -> SearchS
         **update,
         "format": STATE_FORMAT,
         "run_id": session.run_id,
-        "fingerprints": {**runtime.context.fingerprints(), "data": data},
+        "fingerprints": {**runtime.context.search_fingerprints(), "data": data},
         "phase": "search",
         **level,
         "num_increases": 0,
@@ -84,7 +84,7 @@ async def start_run(state: SearchState, runtime: Runtime[RunContext]) -> SearchS
     }
 
 
-def read_queries(given: Sequence[JsonValue], *, label: str, is_optional: bool = False) -> tuple[Query, ...]:
+def read_queries(given: Sequence[JsonValue | Query], *, label: str, is_optional: bool = False) -> tuple[Query, ...]:
     """Return queries handed over as texts or as objects.
 
     Raises:

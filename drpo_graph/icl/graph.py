@@ -9,7 +9,6 @@
 from collections.abc import Mapping
 from typing import Any, cast
 
-from langchain_core.language_models import BaseChatModel
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.store.base import BaseStore
@@ -18,6 +17,7 @@ from langgraph.types import Checkpointer, Send
 from drpo_graph.events.emitter import EventSink
 from drpo_graph.icl import nodes
 from drpo_graph.icl.state import ExampleOutput, ExampleState, ExampleTask, ICLInput, ICLOutput, ICLState, JudgeTask
+from drpo_graph.models.given_models import GivenModel
 from drpo_graph.nodes import select_metrics
 from drpo_graph.records import Role
 from drpo_graph.search.assembly import Parts
@@ -34,7 +34,7 @@ OPTIONAL_ROLES: frozenset[Role] = frozenset({"base"})
 def build_icl_graph(
     settings: Settings | None = None,
     *,
-    models: Mapping[Role, BaseChatModel] | None = None,
+    models: Mapping[Role, GivenModel] | None = None,
     sinks: tuple[EventSink, ...] = (),
     checkpointer: Checkpointer = None,
     store: BaseStore | None = None,

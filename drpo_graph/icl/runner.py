@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from langchain_core.language_models import BaseChatModel
 from pydantic import Field
 
 from drpo_graph.errors import FingerprintMismatchError, UsageError
@@ -13,6 +12,7 @@ from drpo_graph.icl.files import write_examples
 from drpo_graph.icl.graph import OPTIONAL_ROLES, ICLGraph, build_icl_graph
 from drpo_graph.icl.nodes import announce_run, lay_down
 from drpo_graph.icl.state import ICLState
+from drpo_graph.models.given_models import GivenModel
 from drpo_graph.records import ICLExample, ICLResult, Record, Role
 from drpo_graph.retrieval.examples import GivenExamples, as_examples, bundled_icl_examples
 from drpo_graph.runs.beginnings import check_is_new, make_record, take_up
@@ -44,7 +44,7 @@ async def optimize_icl(
     num_samples: int = DEFAULT_NUM_SAMPLES,
     thread_id: str | None = None,
     options: RunOptions | None = None,
-    models: Mapping[Role, BaseChatModel] | None = None,
+    models: Mapping[Role, GivenModel] | None = None,
 ) -> ICLResult:
     """Rewrite the responses of ICL examples from their critiques; return the best-scored ones.
 
@@ -80,7 +80,7 @@ async def resume_icl(
     thread_id: str,
     *,
     options: RunOptions | None = None,
-    models: Mapping[Role, BaseChatModel] | None = None,
+    models: Mapping[Role, GivenModel] | None = None,
     changes: Mapping[str, object] | None = None,
     accepts_changes: bool = False,
     retries_failed: bool = False,

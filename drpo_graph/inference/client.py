@@ -66,7 +66,7 @@ class AlignedClient:
     def __init__(self, settings: Settings, model: "BaseChatModel | None" = None) -> None:
         self._settings = settings
         self._prompts = load_prompts(settings.templates)
-        self._client = build_client("base", settings, model)
+        self._client = build_client("base", settings, model, keeps_cache=True)
         self._fittings = PerLoop(_Fitting)
 
     @property

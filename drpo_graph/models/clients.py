@@ -7,7 +7,7 @@ Client-side retries are off: the one retry loop is in :mod:`drpo_graph.calls.cha
 
 import os
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from urllib.parse import urlsplit
@@ -20,6 +20,7 @@ from drpo_graph.models.capabilities import NO_KEY, Address
 from drpo_graph.models.context_window import ContextWindow
 from drpo_graph.models.embedded import serve_embedded
 from drpo_graph.models.endpoint_gate import gate_for
+from drpo_graph.models.given_models import FallbackTransport, GivenModel, OneModel, name_model, unfold
 from drpo_graph.models.per_loop import PerLoop
 from drpo_graph.models.request import Reply, Request
 from drpo_graph.models.surroundings import check_key, check_surroundings
@@ -72,7 +73,7 @@ class ModelClient:
 
 def build_clients(
     settings: Settings,
-    models: "Mapping[Role, BaseChatModel] | None" = None,
+    models: "Mapping[Role, GivenModel] | None" = None,
     *,
     optional: Collection[Role] = (),
 ) -> dict[Role, ModelClient]:
@@ -80,7 +81,7 @@ def build_clients(
 
     Args:
         settings: Names the models.
-        models: Chat model instances, in place of the settings' strings.
+        models: Chat model instances, bound or with fallbacks, in place of the settings' strings.
         optional: Roles that may have no model: only calling one without is an error.
 
     Raises:
@@ -111,18 +112,21 @@ def _build_absent(role: Role, settings: Settings) -> ModelClient:
     return ModelClient(role, settings.role(role), Balancer((replica,), settings.routing))
 
 
-def build_client(role: Role, settings: Settings, model: "BaseChatModel | None" = None) -> ModelClient:
-    """Return one role's client.
+def build_client(
+    role: Role, settings: Settings, model: "GivenModel | None" = None, *, keeps_cache: bool = False
+) -> ModelClient:
+    """Return one role's client; LangChain's cache answers for a given model only where it is kept.
 
     Raises:
         ModelSpecError: the role has no model, or its string cannot be resolved.
+        SettingsError: what is given is no chat model.
     """
     role_settings = settings.role(role)
     if model is None:
         replicas = _open(role, settings)
     else:
-        name = str(getattr(model, "model_name", None) or getattr(model, "model", None) or type(model).__name__)
-        replicas = [_open_given(model, settings)]
+        name = name_model(unfold(role, model)[0].model)
+        replicas = [_open_given(role, model, settings, keeps_cache=keeps_cache)]
         role_settings = role_settings.model_copy(update={"model": role_settings.model or name})
     return ModelClient(role, role_settings, Balancer(tuple(replicas), settings.routing))
 
@@ -222,19 +226,30 @@ def _open_transport(address: Address, settings: Settings) -> Transport:
     return OpenAITransport(chat.get, completions.get)
 
 
-def _open_given(model: "BaseChatModel", settings: Settings) -> Replica:
-    """Return the replica of a chat model instance that the caller made."""
+def _open_given(role: Role, given: "GivenModel", settings: Settings, *, keeps_cache: bool) -> Replica:
+    """Return the replica of a chat model instance that the caller made, and of those that it falls back to."""
+    models = unfold(role, given)
+    replicas = [_open_one(one, settings, keeps_cache=keeps_cache) for one in models]
+    if len(replicas) == 1:
+        return replicas[0]
+    ways = [(one, replica.transport) for one, replica in zip(models, replicas, strict=True)]
+    return replace(replicas[0], transport=FallbackTransport(ways))
+
+
+def _open_one(one: OneModel, settings: Settings, *, keeps_cache: bool) -> Replica:
+    model, bound = one.model, one.bound
     _remember_keys(model)
     name = type(model).__name__
     if not any(kind.__name__ == "BaseChatOpenAI" for kind in type(model).__mro__):
-        return _make_replica(LangChainTransport(model), name, settings=settings)
+        transport = LangChainTransport(model, bound=bound, keeps_cache=keeps_cache)
+        return _make_replica(transport, name, settings=settings)
     from drpo_graph.models.openai_clients import without_retries
 
-    own = without_retries(model)
+    own = without_retries(model, keeps_cache=keeps_cache)
     key = getattr(model, "openai_api_key", None)
     url = getattr(model, "openai_api_base", None)
     return _make_replica(
-        OpenAITransport(lambda: own),
+        OpenAITransport(lambda: own, bound=bound),
         Address(url, name).place if isinstance(url, str) else name,
         settings=settings,
         secret=key.get_secret_value() if isinstance(key, SecretStr) else "",
@@ -262,6 +277,7 @@ def _init_other_provider(role: Role, settings: RoleSettings) -> "BaseChatModel":
             **{name: value for name, value in chosen.items() if value is not None},
             max_tokens=settings.max_tokens,
             max_retries=0,
+            cache=False,
         )
     except (ImportError, ValueError) as error:
         raise ModelSpecError(f"The {role} model {settings.model!r}: {error}") from error

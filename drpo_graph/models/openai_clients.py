@@ -109,12 +109,19 @@ def open_chat(address: Address, *, timeout_s: float, max_reply_mb: float | None 
         http_client=blocking_http_client(),
         http_async_client=shared_http_client(max_reply_mb),
         use_responses_api=False,
+        # LangChain's own would answer equal requests alike, and samples are equal requests.
+        cache=False,
         disable_streaming=True,
     )
 
 
-def without_retries(model: BaseChatModel) -> BaseChatModel:
-    """Return a copy of a caller's ``ChatOpenAI`` that neither retries nor streams, on the same HTTP client."""
+def without_retries(model: BaseChatModel, *, keeps_cache: bool = False) -> BaseChatModel:
+    """Return a copy of a caller's ``ChatOpenAI`` that neither retries nor streams, on the same HTTP client.
+
+    Nor does LangChain's cache answer for it, unless it is kept.
+    """
+    if not keeps_cache:
+        model = model.model_copy(update={"cache": False})
     if not isinstance(model, BaseChatOpenAI) or not isinstance(model.root_async_client, openai.AsyncOpenAI):
         return model
     client = model.root_async_client.with_options(max_retries=0)

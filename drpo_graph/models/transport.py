@@ -5,21 +5,21 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
+from langchain_core.globals import get_llm_cache
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
-from langchain_core.outputs import ChatGeneration, LLMResult
 from pydantic import JsonValue, ValidationError
 
-from drpo_graph.models.failures import MAX_QUOTED, MalformedReplyError, refuses_streams
-from drpo_graph.models.request import Choice, Piece, Reply, Request
+from drpo_graph.models.bound import other_bound, with_bound
+from drpo_graph.models.failures import MalformedReplyError, refuses_streams
+from drpo_graph.models.replies import read_completion, read_part, read_result
+from drpo_graph.models.request import Piece, Reply, Request
 from drpo_graph.models.stops import cut_at_stops, end_at_stops
 from drpo_graph.models.terms import LIMIT_FIELDS, Terms
-from drpo_graph.models.token_scores import find_score_tokens, read_tokens
 from drpo_graph.models.tracing import ToldCompletion, find_listeners
-from drpo_graph.models.usage import is_untrue, is_untrue_in, read_usage, usage_in
+from drpo_graph.models.usage import usage_in
 from drpo_graph.prompts.flat import join_messages
 from drpo_graph.prompts.library import Message
-from drpo_graph.records import Usage
 
 if TYPE_CHECKING:
     from drpo_graph.models.http_json import CompletionsClient
@@ -68,20 +68,27 @@ class OpenAITransport:
     Args:
         chat: Returns the running event loop's client of ``/v1/chat/completions``; called on the first request for it.
         completions: The same for ``/v1/completions``; without it, everything goes to the chat.
+        bound: What a caller has bound to the chat model.
     """
 
     def __init__(
-        self, chat: Callable[[], BaseChatModel], completions: "Callable[[], CompletionsClient] | None" = None
+        self,
+        chat: Callable[[], BaseChatModel],
+        completions: "Callable[[], CompletionsClient] | None" = None,
+        *,
+        bound: Mapping[str, Any] | None = None,
     ) -> None:
         self._chat = chat
+        self._bound = bound or {}
         self._completions = completions
 
     async def send(self, request: Request) -> Reply:
         """Return all samples of one request."""
+        request = with_bound(request, self._bound)
         if request.endpoint == "completions" and self._completions is not None:
             reply = await _complete(self._completions(), request)
         else:
-            reply = await _send_chat(without_refused(self._chat(), request.terms), request, _chat_options(request))
+            reply = await _send_chat(without_refused(self._chat(), request.terms), request, self._options(request))
         return cut_at_stops(reply, _own_stops(request))
 
     async def stream(self, request: Request) -> AsyncIterator[Piece]:
@@ -116,46 +123,81 @@ class OpenAITransport:
             raise MalformedReplyError("the server's stream ended before its reply did: no finish reason")
 
     def _open_stream(self, request: Request) -> AsyncIterator[Piece]:
+        request = with_bound(request, self._bound)
         if request.endpoint == "completions" and self._completions is not None:
             return end_at_stops(_stream_completion(self._completions(), request), _own_stops(request))
         has_usage = "stream_options" not in request.terms.dropped
         changes = {"disable_streaming": False, "stream_usage": has_usage}
         model = without_refused(self._chat(), request.terms).model_copy(update=changes)
-        return end_at_stops(_stream_chat(model, request, _chat_options(request)), _own_stops(request))
+        return end_at_stops(_stream_chat(model, request, self._options(request)), _own_stops(request))
+
+    def _options(self, request: Request) -> dict[str, Any]:
+        options, bound = _chat_options(request), other_bound(request, self._bound)
+        if body := {**bound.pop("extra_body", {}), **options.pop("extra_body", {})}:
+            options["extra_body"] = body
+        return {**bound, **options}
 
 
 class LangChainTransport:
     """Any ``BaseChatModel``, one sample per request: other providers ignore ``n`` or give it other names.
 
-    A reply is no longer than the request allows where the model has a field for it, and than that field says.
+    Where the model has fields for them, its temperature and ``top_p`` are the request's, and a reply is no longer than
+    the request allows, and than that field says.
+
+    Args:
+        model: The model.
+        bound: What a caller has bound to it.
+        keeps_cache: Whether LangChain's cache may answer in its place: it takes equal requests for one, and samples are
+            equal requests.
     """
 
-    def __init__(self, model: BaseChatModel) -> None:
+    def __init__(
+        self, model: BaseChatModel, *, bound: Mapping[str, Any] | None = None, keeps_cache: bool = False
+    ) -> None:
+        self._keeps_cache = keeps_cache
         self._model = model
+        self._bound = bound or {}
+        self._sampling_fields = [name for name in ("temperature", "top_p") if name in type(model).model_fields]
         self._limit_field = next((name for name in _LIMIT_FIELDS if name in type(model).model_fields), None)
 
     async def send(self, request: Request) -> Reply:
         """Return one sample, whatever the number asked for."""
+        request = with_bound(request, self._bound)
         with _reading():
-            return cut_at_stops(await _send_chat(self._fit(request), request, {}), _own_stops(request))
+            reply = await _send_chat(self._fit(request), request, self._options(request))
+            return cut_at_stops(reply, _own_stops(request))
 
     async def stream(self, request: Request) -> AsyncIterator[Piece]:
         """Yield the pieces of one sample, as the provider's client cuts them."""
-        pieces = end_at_stops(_stream_chat(self._fit(request), request, {}), _own_stops(request))
+        request = with_bound(request, self._bound)
+        chunks = _stream_chat(self._fit(request), request, self._options(request))
+        pieces = end_at_stops(chunks, _own_stops(request))
         with _reading():
             async with aclosing(cast(Any, pieces)) as parts:
                 async for piece in parts:
                     yield piece
 
     def _fit(self, request: Request) -> BaseChatModel:
-        """Return the model with replies as long as the request allows, and without the fields that are refused."""
+        """Return the model with the request's sampling, and without the fields that are refused."""
         model = without_refused(self._model, request.terms)
-        if self._limit_field is None:
-            return model
-        own = getattr(model, self._limit_field)
-        if isinstance(own, int) and 0 < own <= request.max_tokens:
-            return model
-        return model.model_copy(update={self._limit_field: request.max_tokens})
+        asked = {"temperature": request.temperature, "top_p": request.top_p}
+        changes: dict[str, Any] = {
+            name: value
+            for name, value in asked.items()
+            if value is not None and name in self._sampling_fields and name not in request.terms.dropped
+        }
+        if self._limit_field is not None:
+            own = getattr(model, self._limit_field)
+            if not (isinstance(own, int) and 0 < own <= request.max_tokens):
+                changes[self._limit_field] = request.max_tokens
+        if not self._keeps_cache and model.cache is not False and (model.cache or get_llm_cache()) is not None:
+            changes["cache"] = False
+        return model.model_copy(update=changes) if changes else model
+
+    def _options(self, request: Request) -> dict[str, Any]:
+        """Return what is bound and no field of the model takes."""
+        taken = {*self._sampling_fields, *(LIMIT_FIELDS if self._limit_field else ()), "stop", *request.terms.dropped}
+        return {name: value for name, value in self._bound.items() if name not in taken}
 
 
 @contextmanager
@@ -198,7 +240,7 @@ async def _send_chat(model: BaseChatModel, request: Request, options: Mapping[st
     told = find_listeners(request.role)
     result = await model.agenerate([_to_messages(request.messages)], stop=_stops_sent(request), **told, **options)
     try:
-        return _read_result(result)
+        return read_result(result)
     except _UNREADABLE as error:
         raise MalformedReplyError(f"the chat model's answer is no reply: {error}") from error
 
@@ -207,7 +249,7 @@ async def _complete(client: "CompletionsClient", request: Request) -> Reply:
     body = _completions_body(request)
     told = await ToldCompletion.begin(request, str(body["prompt"]), model=client.name)
     try:
-        reply = _read_completion(await client.complete(body))
+        reply = read_completion(await client.complete(body))
     except BaseException as error:
         await told.fail(error)
         raise
@@ -233,7 +275,7 @@ async def _stream_chat(model: BaseChatModel, request: Request, options: Mapping[
 async def _stream_completion(client: "CompletionsClient", request: Request) -> AsyncIterator[Piece]:
     body: dict[str, JsonValue] = {"stream": True, "stream_options": {"include_usage": True}}
     async for part in client.stream({**_completions_body(request), **body}):
-        yield _read_part(part)
+        yield read_part(part)
 
 
 def _chat_options(request: Request) -> dict[str, Any]:
@@ -292,67 +334,3 @@ def _tool_options(request: Request) -> dict[str, Any]:
         "tools": [{"type": "function", "function": function}],
         "tool_choice": {"type": "function", "function": {"name": request.schema.name}},
     }
-
-
-def _read_result(result: LLMResult) -> Reply:
-    generations = [cast(ChatGeneration, one) for one in result.generations[0]]
-    choices = tuple(_read_message(one) for one in generations)
-    if told := (result.llm_output or {}).get("token_usage"):
-        return Reply(choices, read_usage(told))
-    if not generations:
-        return Reply(choices, Usage(calls=1))
-    # As LangChain normalises it: on the message, where other providers put it.
-    own = generations[0].message
-    return Reply(choices, usage_in(own), has_untrue_usage=is_untrue_in(own))
-
-
-def _read_message(generation: ChatGeneration) -> Choice:
-    message = generation.message
-    metadata = {**message.response_metadata, **(generation.generation_info or {})}
-    reason = metadata.get("finish_reason") or metadata.get("stop_reason") or "stop"
-    refusal = message.additional_kwargs.get("refusal")
-    # A plain text: LangChain's own kind is refused by records where half a character stands in it.
-    text = str(message.text)
-    if isinstance(message, AIMessage) and message.tool_calls:
-        text = json.dumps(message.tool_calls[0]["args"])
-    elif isinstance(message, AIMessage) and message.invalid_tool_calls:
-        text = message.invalid_tool_calls[0]["args"] or ""
-    return Choice(
-        text=text,
-        finish_reason=str(reason),
-        refusal=refusal if isinstance(refusal, str) else None,
-        score_tokens=find_score_tokens(read_tokens(metadata.get("logprobs")), text),
-    )
-
-
-def _read_completion(answer: Mapping[str, object]) -> Reply:
-    """Return the reply in an answer of ``/v1/completions``.
-
-    Raises:
-        MalformedReplyError: it is none; some gateways answer 200 with an error in the body.
-    """
-    try:
-        choices = tuple(_read_completed(one) for one in cast(Any, answer["choices"]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise MalformedReplyError(f"the server's answer is no completion: {str(answer)[:MAX_QUOTED]}") from error
-    told = answer.get("usage")
-    return Reply(choices, read_usage(told), has_untrue_usage=is_untrue(told))
-
-
-def _read_completed(given: Mapping[str, Any]) -> Choice:
-    text = given["text"] or ""
-    if not isinstance(text, str):
-        raise TypeError("its text is none")
-    score_tokens = find_score_tokens(read_tokens(given.get("logprobs")), text)
-    return Choice(text=text, finish_reason=str(given.get("finish_reason") or "stop"), score_tokens=score_tokens)
-
-
-def _read_part(part: Mapping[str, object]) -> Piece:
-    """Return what a part of a streamed completion adds; the last one has the usage and no choice."""
-    given = part.get("choices")
-    usage = read_usage(part["usage"]) if part.get("usage") else None
-    choice = given[0] if isinstance(given, list) and given else None
-    if not isinstance(choice, Mapping):
-        return Piece(usage=usage)
-    text, reason = choice.get("text"), choice.get("finish_reason")
-    return Piece(text if isinstance(text, str) else "", finish_reason=str(reason) if reason else None, usage=usage)

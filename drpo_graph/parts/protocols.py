@@ -4,9 +4,11 @@ A replacement gets the run's :class:`~drpo_graph.calls.roles.Models`: calls made
 counted and kept in the ledger like our own. ``docs/extending.md`` shows one of each.
 """
 
-from collections.abc import Awaitable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
+
+from pydantic import JsonValue
 
 from drpo_graph.calls.roles import Models
 from drpo_graph.parts.responders import PromptResponder
@@ -118,3 +120,5 @@ class Components:
     """Chooses among rewrites where more are written than are run."""
     data_digest: str = ""
     """Tells apart what the parts work from and the settings only name: a metrics cache, examples, rewards, an app."""
+    identities: Mapping[str, JsonValue] = field(default_factory=dict)
+    """What tells parts of the user's own from others, by what they replace."""

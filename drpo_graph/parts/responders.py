@@ -2,14 +2,15 @@
 
 import hashlib
 import json
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Protocol, TypeAlias
 
-from drpo_graph.errors import ReplyError, RewardError
+from drpo_graph.errors import ReplyError
 from drpo_graph.parts.identity import name_of, stored_name
+from drpo_graph.parts.own_answers import take_response
 from drpo_graph.parts.own_code import call_own
-from drpo_graph.parts.trajectories import Messages, render_trajectory
+from drpo_graph.parts.trajectories import Messages
 from drpo_graph.records import Query
 
 STORED_RESPONSE = "responses/"
@@ -76,34 +77,19 @@ async def ask_responder(responder: PromptResponder, prompt: str, query: Query, *
 
     Raises:
         ReplyError: it gave none, a blank one, or none in time.
-        RewardError: what it returned is no response.
+        PartError: what it gave is no response.
     """
     called = f"query {query.id!r}: the app"
     if isinstance(responder, OnePromptOfApp):
         # Itself: whether it is asynchronous decides where it runs.
         app, prompts = responder.app, responder.prompts_with(prompt)
-        given = await call_own(app, prompts, query, called=called, timeout_s=timeout_s)
+        said: object = await call_own(app, prompts, query, called=called, timeout_s=timeout_s)
     else:
-        given = await call_own(responder.respond, prompt, query, called=called, timeout_s=timeout_s)
-    try:
-        response = _as_text(given)
-    except ValueError as error:
-        raise RewardError(
-            f"Query {query.id!r}: the app returned what is no response: {error}. Let it return a text, messages, or a "
-            "state with `messages`, then resume."
-        ) from error
+        said = await call_own(responder.respond, prompt, query, called=called, timeout_s=timeout_s)
+    response = take_response(said, called=called)
     if not response.strip():
         raise ReplyError(f"query {query.id!r}: the app's response is blank", kind="empty")
     return response
-
-
-def _as_text(given: object) -> str:
-    if isinstance(given, str):
-        return given
-    messages = given.get("messages") if isinstance(given, Mapping) else given
-    if not isinstance(messages, Sequence) or isinstance(messages, str | bytes):
-        raise ValueError(f"expected a text or a list of messages, got {type(messages).__name__}")
-    return render_trajectory(messages)
 
 
 def response_key(prompt: str, query: Query) -> str:

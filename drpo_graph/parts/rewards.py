@@ -3,18 +3,20 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import ClassVar, cast
+
+from pydantic import ValidationError
 
 from drpo_graph.calls.roles import Models
 from drpo_graph.errors import ReplyError, SettingsError
 from drpo_graph.parts.identity import name_of
 from drpo_graph.parts.loading import load_function
+from drpo_graph.parts.own_answers import tell_said
 from drpo_graph.parts.own_code import ask_judge
 from drpo_graph.parts.protocols import Critic, Reward, RewardFunction
 from drpo_graph.records import MAX_SCORE, MIN_SCORE, Critique, MetricScore, MetricSelection, Query
 from drpo_graph.settings.settings import Settings
-
-_MAX_TOLD = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,7 @@ class MixedReward:
         return self.weight < 1
 
 
-CriticPart = Critic | RewardFunction | MixedReward
+CriticPart = Critic | RewardFunction | NamedReward | MixedReward
 """What a user may put in the critic's place."""
 
 
@@ -127,20 +129,29 @@ async def ask_reward(one: NamedReward, query: Query, response: str, *, timeout_s
     )
 
 
-def check_reward(reward: Reward, *, name: str = "") -> Reward:
-    """Return a reward whose score is one.
+def check_reward(reward: object, *, name: str = "") -> Reward:
+    """Return a reward whose score is one; a bare number, or a mapping, is a reward, too.
 
     Raises:
         ReplyError: it is none, or lies outside 1 to 5.
     """
-    if not isinstance(reward, Reward):
-        told, expected = repr(str(reward)[:_MAX_TOLD]), "a Reward"
-    elif not MIN_SCORE <= reward.score <= MAX_SCORE:
-        told, expected = repr(reward.score), f"{MIN_SCORE} to {MAX_SCORE}"
+    if (taken := _take_reward(reward)) is None:
+        told, expected = tell_said(reward), "a Reward or a number"
+    elif not MIN_SCORE <= taken.score <= MAX_SCORE:
+        told, expected = repr(taken.score), f"{MIN_SCORE} to {MAX_SCORE}"
     else:
-        return reward
+        return taken
     called = f" {name!r}" if name else ""
     raise ReplyError(f"the reward function{called} gave {told}, expected {expected}", kind="reward_error")
+
+
+def _take_reward(said: object) -> Reward | None:
+    if isinstance(said, Real) and not isinstance(said, bool):
+        return Reward(score=float(said))
+    try:
+        return Reward.model_validate(said)
+    except ValidationError:
+        return None
 
 
 def replaces_critic(critic: CriticPart | None) -> bool:

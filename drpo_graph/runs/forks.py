@@ -100,7 +100,7 @@ async def create_fork(
         # Of a fork that was killed before it was on the list, something may be left.
         await prune_run(checkpoint, record, keep="nothing")
         await copy_records(Archive(checkpoint.store, thread_id), Archive(checkpoint.store, new_id), state)
-        await begin_thread(graph, new_id, state, settings=settings, fingerprints=context.fingerprints())
+        await begin_thread(graph, new_id, state, settings=settings, fingerprints=context.search_fingerprints())
         return await registry.save(record)
 
 

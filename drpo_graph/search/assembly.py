@@ -2,14 +2,15 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TypedDict, Unpack, cast
 
-from langchain_core.language_models import BaseChatModel
 from langgraph.store.base import BaseStore
+from pydantic import JsonValue
 
 from drpo_graph.events.emitter import EventSink
 from drpo_graph.models.clients import build_clients
+from drpo_graph.models.given_models import GivenModel, check_models, describe_bound
 from drpo_graph.parts.defaults import (
     REWARD_METRIC,
     CachedMetrics,
@@ -20,7 +21,9 @@ from drpo_graph.parts.defaults import (
     RewardCritic,
     load_metrics_cache,
 )
+from drpo_graph.parts.given_parts import as_part
 from drpo_graph.parts.identity import name_of
+from drpo_graph.parts.part_identity import describe_part
 from drpo_graph.parts.protocols import (
     BeamPolicy,
     Components,
@@ -31,7 +34,7 @@ from drpo_graph.parts.protocols import (
     Rewriter,
 )
 from drpo_graph.parts.responders import PromptResponder
-from drpo_graph.parts.rewards import CriticPart, MixedCritic, MixedReward, choose_critic, replaces_critic
+from drpo_graph.parts.rewards import CriticPart, MixedCritic, MixedReward, NamedReward, choose_critic, replaces_critic
 from drpo_graph.parts.screens import RewriteScreen
 from drpo_graph.prompts.library import PromptLibrary, load_prompts
 from drpo_graph.records import Role
@@ -48,7 +51,7 @@ from drpo_graph.settings.settings import Settings
 class Parts:
     """Replacements for models and components, by role and by protocol."""
 
-    models: Mapping[Role, BaseChatModel] | None = None
+    models: Mapping[Role, GivenModel] | None = None
     selector: MetricSelector | None = None
     critic: CriticPart | None = None
     rewriter: Rewriter | None = None
@@ -59,11 +62,32 @@ class Parts:
     screen: RewriteScreen | None = None
     """Chooses among rewrites; in use where the settings' ``n_proposed`` is more than ``n_actions``."""
 
+    identities: Mapping[str, JsonValue] = field(init=False, repr=False, compare=False, default_factory=dict)
+    """What tells them from others, by name."""
+
+    def __post_init__(self) -> None:
+        """Take functions for the parts that they are.
+
+        Raises:
+            SettingsError: a part has no form that it can be called in, or there is no such role or model.
+        """
+        check_models(self.models)
+        given = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in ("models", "identities")}
+        parts = {name: as_part(name, part) for name, part in given.items() if part is not None}
+        for name, part in parts.items():
+            object.__setattr__(self, name, part)
+        # As they are given: what they note while they are used is none of it.
+        identities = {name: describe_part(part) for name, part in parts.items()}
+        bound = {role: describe_bound(role, model) for role, model in (self.models or {}).items() if model is not None}
+        if told := {role: one for role, one in bound.items() if one is not None}:
+            identities["models"] = describe_part(told)
+        object.__setattr__(self, "identities", identities)
+
 
 class GivenParts(TypedDict, total=False):
     """The same as keywords; :func:`take_parts` makes the record of them."""
 
-    models: Mapping[Role, BaseChatModel] | None
+    models: Mapping[Role, GivenModel] | None
     selector: MetricSelector | None
     critic: CriticPart | None
     rewriter: Rewriter | None
@@ -75,7 +99,7 @@ class GivenParts(TypedDict, total=False):
 
 def take_parts(given: GivenParts, function: str) -> Parts:
     """Return the parts that a function was given as keywords; of another keyword, ``TypeError`` tells in its name."""
-    names = [field.name for field in fields(Parts)]
+    names = [one.name for one in fields(Parts) if one.init]
     if unknown := [name for name in given if name not in names]:
         told = f"{function}() got an unexpected keyword argument {unknown[0]!r}"
         raise TypeError(f"{told}; the parts are {', '.join(names)}")
@@ -96,6 +120,8 @@ def build_components(settings: Settings, prompts: PromptLibrary, parts: Parts) -
         FixedMetrics((REWARD_METRIC,)) if replaces_critic(critic) else LLMMetricSelector(prompts, settings)
     )
     default_critic: Critic = LLMCritic(prompts, settings)
+    if isinstance(critic, NamedReward):
+        critic = MixedReward(critic, weight=1)
     if isinstance(critic, MixedReward):
         critic = MixedCritic(critic, default_critic if critic.has_critic else None, settings.timeout_s)
     data_digest = ""
@@ -120,6 +146,7 @@ def build_components(settings: Settings, prompts: PromptLibrary, parts: Parts) -
         responder=parts.responder,
         screen=screen,
         data_digest=data_digest,
+        identities={name: one for name, one in parts.identities.items() if name != "screen" or screen is not None},
     )
 
 
@@ -147,7 +174,8 @@ def assemble(
     """
     check_no_key(settings)
     prompts = load_prompts(settings.templates, has_placeholders=settings.placeholders != "none")
-    parts = replace(parts, critic=choose_critic(settings, parts.critic))
+    if (critic := choose_critic(settings, parts.critic)) is not parts.critic:
+        parts = replace(parts, critic=critic)
     components = build_components(settings, prompts, parts)
     clients = build_clients(settings, parts.models, optional=optional_roles | _roles_replaced_by(parts))
     model_by_role: dict[str, str] = {role: client.settings.model for role, client in clients.items()}

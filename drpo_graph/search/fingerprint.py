@@ -4,10 +4,14 @@ from collections.abc import Mapping
 
 from drpo_graph.errors import FingerprintMismatchError
 from drpo_graph.parts.identity import stored_name
+from drpo_graph.parts.part_identity import PYTHON
 from drpo_graph.parts.protocols import Components
 from drpo_graph.prompts.library import PromptLibrary
 from drpo_graph.records import Role, digest_json
 from drpo_graph.settings.settings import Settings
+
+PARTS = "parts"
+"""Tells code and parameters of parts of the user's own; absent from runs of former versions."""
 
 
 def make_fingerprints(
@@ -42,13 +46,25 @@ def check_same(own: Mapping[str, str], started_with: Mapping[str, str]) -> None:
     Raises:
         FingerprintMismatchError: it was not.
     """
-    changed = tuple(name for name, value in own.items() if started_with.get(name) != value)
+    changed = tuple(name for name, value in own.items() if not _is_same(name, value, started_with.get(name)))
     if changed:
         raise FingerprintMismatchError(
             f"This run was started with other {' and '.join(changed)}. Resume it with the same ones, start a new run, "
-            "or accept the change with --force.",
+            "or accept the change with --force, as for a function that was mended.",
             changed,
         )
+
+
+def fingerprint_parts(components: Components) -> str:
+    """Return the hash of parts of the user's own, behind the version of Python that their code is of."""
+    return f"{PYTHON}:{digest_json(dict(components.identities))}"
+
+
+def _is_same(name: str, own: str, former: str | None) -> bool:
+    if name == PARTS and (former is None or former.partition(":")[0] != PYTHON):
+        # Begun before it was noted, or the same functions are other code.
+        return True
+    return own == former
 
 
 def _identify(part: object) -> str:

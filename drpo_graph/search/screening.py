@@ -7,6 +7,7 @@ from typing import NamedTuple
 from pydantic import JsonValue
 
 from drpo_graph.errors import ReplyError, ScreenError
+from drpo_graph.parts.own_answers import take_choice
 from drpo_graph.parts.own_code import call_own
 from drpo_graph.parts.screens import RewriteScreen, ScreenRequest, ScreenTrial, check_choice, check_screen
 from drpo_graph.records import Rollout
@@ -44,12 +45,12 @@ async def screen_rewrites(
         seed=random.Random(f"{settings.seed}/screen/{state['level']}/{state['beam_rank']}").randrange(2**31),
     )
     try:
-        chosen = await call_own(
+        said: object = await call_own(
             screen.choose, request, called="the screen", timeout_s=settings.timeout_s, is_bounded=False
         )
     except ReplyError as error:
         raise ScreenError(f"{str(error).capitalize()}. Mend it, then resume.") from error
-    choice = check_choice(chosen, request)
+    choice = check_choice(take_choice(said), request)
     record: dict[str, JsonValue] = {
         "num_proposed": len(rewrites),
         "num_trials": len(request.trials),

@@ -23,7 +23,7 @@ from drpo_graph.models.outages import never_ends
 from drpo_graph.parts.protocols import Components
 from drpo_graph.prompts.library import PromptLibrary
 from drpo_graph.records import Role
-from drpo_graph.search.fingerprint import check_same, make_fingerprints
+from drpo_graph.search.fingerprint import PARTS, check_same, fingerprint_parts, make_fingerprints
 from drpo_graph.settings.settings import Settings
 from drpo_graph.stop import SingleFlight, StopSignal, note_seen
 from drpo_graph.storage.archive import Archive
@@ -104,6 +104,10 @@ class RunContext:
         models = {role: client.settings.model for role, client in self.clients.items()}
         return make_fingerprints(self.settings, self.prompts, self.components, models=models)
 
+    def search_fingerprints(self) -> dict[str, str]:
+        """Return the same with what identifies parts of the user's own."""
+        return {**self.fingerprints(), PARTS: fingerprint_parts(self.components)}
+
     def check_fingerprints(self, started_with: Mapping[str, str]) -> None:
         """Do nothing when a run was started with this context's settings, prompts and parts.
 
@@ -111,7 +115,8 @@ class RunContext:
             FingerprintMismatchError: it was not, and changes are not accepted.
         """
         if not self.accepts_changes:
-            check_same(self.fingerprints(), started_with)
+            own = self.search_fingerprints() if PARTS in started_with else self.fingerprints()
+            check_same(own, started_with)
 
     async def _open(self, run_id: str, store: BaseStore) -> RunSession:
         archive = Archive(store, run_id)

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import JsonValue
 from typing_extensions import TypedDict
 
-from drpo_graph.records import CandidateRef, RolloutRef
+from drpo_graph.records import CandidateRef, Query, RolloutRef
 
 STATE_FORMAT = 2
 """Raised whenever a checkpoint of the former format could not be continued."""
@@ -36,9 +36,9 @@ class SearchInput(TypedDict, total=False):
 
     initial_prompt: str
     """Overrides the settings' initial prompt."""
-    queries: Sequence[JsonValue]
-    """Training queries: texts, or objects with ``text`` and optional ``id``, ``kind``, ``tags``."""
-    validation_queries: Sequence[JsonValue]
+    queries: Sequence[JsonValue | Query]
+    """Training queries: texts, records, or objects with ``text`` and optional ``id``, ``kind``, ``tags``."""
+    validation_queries: Sequence[JsonValue | Query]
     """Held-out queries, same forms; selection is made on them when given."""
     rejected_rewrites: Sequence[JsonValue]
     """Rewrites that were tried before and found worse: objects with ``prompt``, ``reward`` and ``parent_reward``."""

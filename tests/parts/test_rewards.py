@@ -235,8 +235,9 @@ def test_command_line_takes_reward_functions_of_the_working_folder(
 
 
 async def test_what_is_no_reward_leaves_the_response_unscored() -> None:
-    async def number(query: Query, response: str) -> Reward:
-        return 3.0  # type: ignore[return-value]
+    async def odd(query: Query, response: str) -> Reward:
+        return said  # type: ignore[return-value]
 
-    with pytest.raises(ReplyError, match=r"'number' gave '3\.0', expected a Reward"):
-        await ask(MixedReward(number))
+    for said in (True, "3", None, {"points": 3}):  # noqa: B007  # The function tells it.
+        with pytest.raises(ReplyError, match=r"'odd' gave .*, expected a Reward or a number"):
+            await ask(MixedReward(odd))

@@ -8,13 +8,13 @@
 from collections.abc import Mapping
 from typing import Any
 
-from langchain_core.language_models import BaseChatModel
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.state import CompiledStateGraph
 from langgraph.store.base import BaseStore
 from langgraph.types import Checkpointer, Send
 
 from drpo_graph.events.emitter import EventSink
+from drpo_graph.models.given_models import GivenModel
 from drpo_graph.oirl.checkers import Checker, CheckFunction, as_checker
 from drpo_graph.oirl.collection.nodes import Collector
 from drpo_graph.oirl.collection.plan import STEP_SIZE
@@ -33,7 +33,7 @@ def build_collection_graph(
     *,
     checker: str | CheckFunction | Checker = "numeric",
     step_size: int = STEP_SIZE,
-    models: Mapping[Role, BaseChatModel] | None = None,
+    models: Mapping[Role, GivenModel] | None = None,
     sinks: tuple[EventSink, ...] = (),
     checkpointer: Checkpointer = None,
     store: BaseStore | None = None,

@@ -5,12 +5,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from langchain_core.language_models import BaseChatModel
-
 from drpo_graph.data.references import GivenAnswered, as_answered, load_bundled_problems
 from drpo_graph.data.rows import AnsweredQuery
 from drpo_graph.errors import BudgetSpentError, FingerprintMismatchError, SettingsError, UsageError
 from drpo_graph.events.schema import CollectionFinished
+from drpo_graph.models.given_models import GivenModel
 from drpo_graph.oirl.checkers import Checker, CheckFunction, as_checker, load_checker, names_own_code
 from drpo_graph.oirl.collection.files import check_output, write_collection
 from drpo_graph.oirl.collection.graph import CollectionGraph, build_collection_graph, find_optional_roles
@@ -52,7 +51,7 @@ async def collect_demonstrations(
     trials: TrialOptions | None = None,
     thread_id: str | None = None,
     options: RunOptions | None = None,
-    models: Mapping[Role, BaseChatModel] | None = None,
+    models: Mapping[Role, GivenModel] | None = None,
 ) -> CollectionResult:
     """Try every prompt on every query and keep the outcomes as demonstrations (Prompt-OIRL, section 3.1).
 
@@ -135,7 +134,7 @@ async def resume_collection(
     *,
     checker: str | CheckFunction | Checker | None = None,
     options: RunOptions | None = None,
-    models: Mapping[Role, BaseChatModel] | None = None,
+    models: Mapping[Role, GivenModel] | None = None,
     changes: Mapping[str, object] | None = None,
     accepts_changes: bool = False,
     retries_failed: bool = False,

@@ -8,10 +8,11 @@ from pydantic import JsonValue, ValidationError
 
 from drpo_graph.data.given import GivenQueries, as_queries
 from drpo_graph.data.order import check_distinct, dataset_hash
-from drpo_graph.errors import DatasetError
+from drpo_graph.errors import DatasetError, SettingsError
 from drpo_graph.parts.rewrite_guards import check_fillable
 from drpo_graph.parts.screens import check_screen
 from drpo_graph.records import ROOT_ID, Query, RejectedRewrite, digest_json
+from drpo_graph.safety.texts import clean_surrogates
 from drpo_graph.search.announce import announce_candidate, announce_level, announce_run
 from drpo_graph.search.beam import hash_prompt, refer_to
 from drpo_graph.search.forecast import warn_at_start
@@ -33,7 +34,7 @@ async def start_run(state: SearchState, runtime: Runtime[RunContext]) -> SearchS
     queries = order_drawn(draw_queries(given, settings), settings)
     validation = read_queries(state.get("validation_queries") or [], label="validation", is_optional=True)
     check_distinct(given, validation)
-    prompt = state.get("initial_prompt") or settings.initial_prompt
+    prompt = _read_prompt(state.get("initial_prompt")) or settings.initial_prompt
     # An app fills its own templates.
     filled = [*queries, *validation] if runtime.context.components.responder is None else []
     check_fillable(settings, prompt, filled)
@@ -82,6 +83,12 @@ async def start_run(state: SearchState, runtime: Runtime[RunContext]) -> SearchS
         "validation_queries": [],
         "initial_prompt": "",
     }
+
+
+def _read_prompt(given: object) -> str:
+    if given is not None and (not isinstance(given, str) or clean_surrogates(given) != given):
+        raise SettingsError(f"initial_prompt: expected a text in the graph's input, got {ascii(given)[:80]}.")
+    return given or ""
 
 
 def read_queries(given: Sequence[JsonValue | Query], *, label: str, is_optional: bool = False) -> tuple[Query, ...]:

@@ -113,6 +113,7 @@ def main(arguments: list[str] | None = None) -> None:
 def _run(arguments: list[str], *, is_debug: bool) -> int:
     told = Translated([], {})
     try:
+        _check_text(arguments)
         told = translate(arguments)
         code = app(told.arguments or ["--help"], standalone_mode=False, prog_name="drpo")
     except _list_interruptions():
@@ -127,6 +128,13 @@ def _run(arguments: list[str], *, is_debug: bool) -> int:
         return _report(error, EXIT_USAGE if _is_usage_error(error) else EXIT_FAILED, is_debug=is_debug, told=told)
     # Without arguments the help is what one needs, but not what one asked for.
     return EXIT_USAGE if not arguments else code if isinstance(code, int) else 0
+
+
+def _check_text(arguments: Sequence[str]) -> None:
+    """Refuse what the shell hands over as bytes that are no text: nothing of it could be stored, sent or shown."""
+    for place, one in enumerate(arguments, 1):
+        if not one.isprintable() and any("\ud800" <= char <= "\udfff" for char in one):
+            raise UsageError(f"Argument {place} is no UTF-8 text: {ascii(one)[:100]}. Give it as UTF-8.")
 
 
 def _list_interruptions() -> tuple[type[BaseException], ...]:

@@ -19,7 +19,7 @@ from drpo_graph.errors import CheckpointError
 from drpo_graph.events.schema import Event
 from drpo_graph.safety.encryption import Vault, read_vault
 from drpo_graph.safety.limits import FULL, Limit, limit_of
-from drpo_graph.safety.private_files import open_to_append
+from drpo_graph.safety.private_files import open_to_append, open_to_read
 from drpo_graph.safety.terminal import inert_json
 
 EVENTS_FILE = "events.jsonl"
@@ -76,7 +76,8 @@ def open_event_files(folder: Path, thread_id: str, is_written: Callable[[], bool
 
         def open_log(path: Path) -> TextIO:
             try:
-                return stack.enter_context(path.open(encoding="utf-8", errors="replace", newline="\n"))
+                file = open(open_to_read(path), encoding="utf-8", errors="replace", newline="\n")  # noqa: SIM115
+                return stack.enter_context(file)
             except OSError as error:
                 raise CheckpointError(f"Event log {path}: {error.strerror}.") from error
 

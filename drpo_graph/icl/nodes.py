@@ -3,15 +3,23 @@
 import random
 from collections.abc import Sequence
 from itertools import islice
-from typing import Final, cast
+from typing import Any, Final, cast
 
 from langgraph.runtime import Runtime
 from pydantic import JsonValue
 
 from drpo_graph.calls.failed_samples import count_failures
-from drpo_graph.errors import DatasetError, ReplyError, StateFormatError
+from drpo_graph.errors import DatasetError, ReplyError, SettingsError, StateFormatError
 from drpo_graph.events.schema import ICLExampleFinished, ICLFinished, ICLStarted
-from drpo_graph.icl.state import ExampleState, ICLState, JudgedRef, JudgeTask, OutcomeRef
+from drpo_graph.icl.state import (
+    DEFAULT_NUM_ITERS,
+    DEFAULT_NUM_SAMPLES,
+    ExampleState,
+    ICLState,
+    JudgedRef,
+    JudgeTask,
+    OutcomeRef,
+)
 from drpo_graph.models.request import ReplySchema
 from drpo_graph.nodes.critique import ask_critic
 from drpo_graph.parts.parsing import read_text
@@ -38,16 +46,23 @@ async def start(state: ICLState, runtime: Runtime[RunContext]) -> ICLState:
         DatasetError: there is no example, one is malformed, or two share a query.
     """
     given, run_id = state.get("examples"), derive_run_id()
+    shape: dict[str, Any] = {
+        "num_iters": state.get("num_iters", DEFAULT_NUM_ITERS),
+        "num_samples": state.get("num_samples", DEFAULT_NUM_SAMPLES),
+    }
+    if not all(isinstance(number, int) and number >= 1 for number in shape.values()):
+        raise SettingsError(f"num_iters and num_samples: expected whole numbers from 1 on, got {shape}.")
     examples = None if given is None else as_examples(cast(GivenExamples, given))
     session = await session_of(runtime, run_id)
     if examples is not None:
         await lay_down(session.archive, examples)
     # Else whoever started the run has laid them down: every copy of the input would repeat them.
     num_examples = await _count_laid_down(session.archive)
+    state = cast(ICLState, {**dict(state), **shape})
     announce_run(session, runtime.context, state, num_examples=num_examples)
     fingerprints = {**runtime.context.fingerprints(), "icl": runtime.context.prompts.response_fingerprint}
     # The texts are in the archive now; every checkpoint would repeat them.
-    return {  # type: ignore[typeddict-item]  # Only changed keys.
+    return {
         "format": STATE_FORMAT,
         "run_id": run_id,
         "fingerprints": fingerprints,
@@ -55,6 +70,8 @@ async def start(state: ICLState, runtime: Runtime[RunContext]) -> ICLState:
         "position": 0,
         "query_ids": [],
         "examples": [],
+        "num_iters": shape["num_iters"],
+        "num_samples": shape["num_samples"],
     }
 
 
@@ -73,19 +90,19 @@ async def advance(state: ICLState, runtime: Runtime[RunContext]) -> ICLState:
     """Choose the examples of the next step, after the last one those to begin again, then none. No model call."""
     if "num_examples" not in state:
         # A run of an earlier version, which took all examples in one step.
-        return {"num_examples": len(state["query_ids"]), "query_ids": []}  # type: ignore[typeddict-item]
+        return {"num_examples": len(state["query_ids"]), "query_ids": []}
     position = min(state["position"] + STEP_SIZE, state["num_examples"])
     query_ids = [name_example(one) for one in range(state["position"] + 1, position + 1)]
     if not query_ids:
         return await _begin_again(state, runtime)
-    return {"position": position, "query_ids": query_ids}  # type: ignore[typeddict-item]  # Only changed keys.
+    return {"position": position, "query_ids": query_ids}
 
 
 async def _begin_again(state: ICLState, runtime: Runtime[RunContext]) -> ICLState:
     """Choose the next examples that could not be scored, where the user has let them be asked for again since."""
     reward_by_id = {one["query_id"]: one["reward"] for one in state.get("outcomes", [])}
     unscored = [one + 1 for one in range(state["num_examples"]) if reward_by_id.get(name_example(one + 1), 0) is None]
-    update: ICLState = {"query_ids": []}  # type: ignore[typeddict-item]  # Only changed keys.
+    update: ICLState = {"query_ids": []}
     if not unscored:
         return update
     num_asked = (await session_of(runtime, state["run_id"])).ledger.failures.num_asked
@@ -231,7 +248,7 @@ async def conclude(state: ICLState, runtime: Runtime[RunContext]) -> ICLState:
     session.emitter.emit(ICLFinished(run_id=session.run_id, result=result))
     await session.ledger.drain()
     runtime.context.close_session(session.run_id)
-    return {"result": stored_result}  # type: ignore[typeddict-item]  # Only changed keys.
+    return {"result": stored_result}
 
 
 def parse_response(text: str) -> str:

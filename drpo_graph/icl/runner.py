@@ -11,7 +11,7 @@ from drpo_graph.events.schema import ICLFinished
 from drpo_graph.icl.files import write_examples
 from drpo_graph.icl.graph import OPTIONAL_ROLES, ICLGraph, build_icl_graph
 from drpo_graph.icl.nodes import announce_run, lay_down
-from drpo_graph.icl.state import ICLState
+from drpo_graph.icl.state import DEFAULT_NUM_ITERS, DEFAULT_NUM_SAMPLES, ICLState
 from drpo_graph.models.given_models import GivenModel
 from drpo_graph.records import ICLExample, ICLResult, Record, Role
 from drpo_graph.retrieval.examples import GivenExamples, as_examples, bundled_icl_examples
@@ -22,9 +22,6 @@ from drpo_graph.search.session import RunSession
 from drpo_graph.settings.settings import Settings
 from drpo_graph.storage.names import check_thread_id, new_thread_id
 from drpo_graph.storage.places import find_storage
-
-DEFAULT_NUM_ITERS = 5
-DEFAULT_NUM_SAMPLES = 1
 
 
 class ICLRunInput(Record):

@@ -8,16 +8,19 @@ from typing_extensions import TypedDict
 
 from drpo_graph.search.state import replace_or_extend
 
+DEFAULT_NUM_ITERS = 5
+DEFAULT_NUM_SAMPLES = 1
+
 
 class ICLInput(TypedDict):
     """What a run over ICL examples is given."""
 
     examples: NotRequired[list[dict[str, str]]]
     """Each with ``query`` and ``response``; absent where they are laid down already."""
-    num_iters: int
-    """Rounds of rewriting per example, at most."""
-    num_samples: int
-    """Rewrites per round."""
+    num_iters: NotRequired[int]
+    """Rounds of rewriting per example, at most; 5 when absent."""
+    num_samples: NotRequired[int]
+    """Rewrites per round; 1 when absent."""
 
 
 class ICLOutput(TypedDict, total=False):

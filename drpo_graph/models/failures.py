@@ -135,6 +135,8 @@ def classify_failure(error: Exception, *, secret: str = "") -> CallFailure | Non
     status = _status_of(error)
     if any(isinstance(one, MalformedReplyError) for one in _chain(error)):
         return CallFailure("malformed", "retry", message)
+    if status is not None and not 100 <= status <= 599:
+        return CallFailure("malformed", "retry", f"the server answers with the status {status}, which HTTP has not")
     if status in _REDIRECTING:
         return CallFailure(f"http_{status}", "stop", _REDIRECTED)
     if status is not None and status < 200:
@@ -189,7 +191,7 @@ def _status_of(error: Exception) -> int | None:
     for source in (error, getattr(error, "response", None)):
         for name in ("status_code", "status", "code"):
             status = getattr(source, name, None)
-            if isinstance(status, int) and 100 <= status <= 599:
+            if isinstance(status, int) and (100 <= status <= 599 or name == "status_code"):
                 return status
     return None
 

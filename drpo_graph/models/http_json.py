@@ -308,10 +308,17 @@ def _open_http_client(max_reply_mb: float | None = None) -> _HttpClient:
 def _check_response(response: Any, *, max_reply_mb: float | None) -> None:
     """Have an answer end where it is too long, and leave a redirect to another host unfollowed."""
     place = response.headers.get("location")
-    if place is not None and response.is_redirect and response.url.join(place).host != response.url.host:
-        # Prompts would go where nobody sent them.
+    if place is not None and response.is_redirect and not _is_same_host(response.url, place):
+        # Prompts would go where nobody sent them, or nowhere.
         del response.headers["location"]
     bound_body(response, max_reply_mb=max_reply_mb)
+
+
+def _is_same_host(url: Any, place: str) -> bool:
+    try:
+        return bool(url.join(place).host == url.host)
+    except Exception:  # noqa: BLE001  # Each HTTP client has an error of its own for what is no address.
+        return False
 
 
 async def _close_at_end(client: Any) -> AsyncGenerator[None]:

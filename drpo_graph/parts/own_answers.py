@@ -1,15 +1,17 @@
 """What parts of the user's own say: taken as it is plainly meant, else refused by the part's name."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from langchain_core.messages import BaseMessage
 from pydantic import ValidationError
+from pydantic_core import PydanticSerializationError
 
 from drpo_graph.errors import PartError, ReplyError
 from drpo_graph.parts.screens import ScreenChoice
 from drpo_graph.parts.trajectories import render_trajectory
 from drpo_graph.records import CandidateRef, Critique, ICLExample, Metric, MetricSelection, Record
+from drpo_graph.safety.texts import clean_surrogates
 
 _MAX_TOLD = 80
 
@@ -22,10 +24,9 @@ def take_text(said: object, *, called: str) -> str:
     Raises:
         PartError: it is neither.
     """
-    if isinstance(said, BaseMessage):
-        return str(said.text)
-    if isinstance(said, str):
-        return said
+    if isinstance(said, str | BaseMessage):
+        # Half of a character cannot be stored or sent: as in a model's reply, it is left out.
+        return clean_surrogates(str(said.text if isinstance(said, BaseMessage) else said))
     raise _refuse(said, "a text or a message", called=called)
 
 
@@ -133,11 +134,26 @@ def tell_said(said: object) -> str:
     return f"{type(said).__name__} {text[:_MAX_TOLD]}{'...' if len(text) > _MAX_TOLD else ''}"
 
 
-def _make(kind: type[_Made], said: object, *, called: str) -> _Made:
-    if isinstance(said, kind):
-        return said
+def clean_record(made: _Made) -> _Made:
+    """Return a record without halves of characters in its texts, which cannot be stored."""
     try:
-        return kind.model_validate(said)
+        made.model_dump_json()
+    except PydanticSerializationError:
+        return type(made).model_validate(_clean(made.model_dump()))
+    return made
+
+
+def _clean(value: Any) -> Any:
+    if isinstance(value, str):
+        return clean_surrogates(value)
+    if isinstance(value, dict):
+        return {_clean(name): _clean(one) for name, one in value.items()}
+    return type(value)(map(_clean, value)) if isinstance(value, list | tuple) else value
+
+
+def _make(kind: type[_Made], said: object, *, called: str) -> _Made:
+    try:
+        return clean_record(said if isinstance(said, kind) else kind.model_validate(said))
     except ValidationError as error:
         raise _refuse(said, f"one {kind.__name__}", called=called) from error
 

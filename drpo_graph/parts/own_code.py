@@ -20,6 +20,7 @@ from drpo_graph.models.per_loop import PerLoop
 from drpo_graph.parts.loading import is_async
 from drpo_graph.parts.loop_watch import LOOP_WATCH
 from drpo_graph.records import Query
+from drpo_graph.safety.texts import clean_surrogates
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +70,12 @@ async def call_own(
             if inspect.iscoroutine(said):
                 said = await LOOP_WATCH.watch(said, called)
             return cast(_Said, await said if inspect.isawaitable(said) else said)
+    except (SystemExit, asyncio.CancelledError) as error:
+        task = asyncio.current_task()
+        if isinstance(error, asyncio.CancelledError) and (task is None or task.cancelling()):
+            raise
+        # Its own doing: it would end the process, or pass for a call that nobody wants any more.
+        raise RuntimeError(tell_error(error)) from error
     except _OverdueError as error:
         cause: Exception = error
     except TimeoutError as error:
@@ -76,6 +83,14 @@ async def call_own(
             raise
         cause = error
     raise ReplyError(f"{called}: no answer within {timeout_s:g} s", kind=kind) from cause
+
+
+def tell_error(error: BaseException) -> str:
+    """Return an error's kind and its text, where it has one that can be had."""
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:  # noqa: BLE001  # The error is the user's, and so is what tells of it.
+        return f"{type(error).__name__}, whose text cannot be had"
 
 
 class _OverdueError(Exception):
@@ -103,7 +118,7 @@ async def _call_in_thread(call: Callable[[], Any], *, called: str, timeout_s: fl
             except BaseException as raised:  # noqa: BLE001  # Whoever awaits it has to hear of it.
                 # A StopIteration cannot be raised in the loop, and a sys.exit() would end it.
                 is_usual = isinstance(raised, Exception) and not isinstance(raised, StopIteration)
-                error = raised if is_usual else RuntimeError(f"{type(raised).__name__}: {raised}")
+                error = raised if is_usual else RuntimeError(tell_error(raised))
             with suppress(RuntimeError):  # The loop is closed: nobody waits.
                 loop.call_soon_threadsafe(settle, said, error)
 
@@ -161,7 +176,7 @@ async def ask_judge(
     except DRPOError:
         raise
     except Exception as error:
-        told = f"{type(error).__name__}: {error}"
+        told = clean_surrogates(tell_error(error))
         if isinstance(error, expects):
             raise ReplyError(f"{called}: {told}", kind="reward_error") from error
         raise RewardError(

@@ -12,7 +12,7 @@ from drpo_graph.calls.roles import Models
 from drpo_graph.errors import ReplyError, SettingsError
 from drpo_graph.parts.identity import name_of
 from drpo_graph.parts.loading import load_function
-from drpo_graph.parts.own_answers import tell_said
+from drpo_graph.parts.own_answers import clean_record, tell_said
 from drpo_graph.parts.own_code import ask_judge
 from drpo_graph.parts.protocols import Critic, Reward, RewardFunction
 from drpo_graph.records import MAX_SCORE, MIN_SCORE, Critique, MetricScore, MetricSelection, Query
@@ -149,7 +149,7 @@ def _take_reward(said: object) -> Reward | None:
     if isinstance(said, Real) and not isinstance(said, bool):
         return Reward(score=float(said))
     try:
-        return Reward.model_validate(said)
+        return clean_record(Reward.model_validate(said))
     except ValidationError:
         return None
 

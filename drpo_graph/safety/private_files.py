@@ -69,6 +69,22 @@ def open_to_append(path: Path) -> int:
     return descriptor
 
 
+def open_to_read(path: Path) -> int:
+    """Return the descriptor of a file to be read.
+
+    Raises:
+        OSError: it is a link or no file, or it cannot be read.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise _explain_link(error, path) from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is no file", str(path))
+    return descriptor
+
+
 def write_atomically(path: Path, content: bytes | Iterable[bytes], *, root: Path | None = None) -> None:
     """Replace a file in one step, so that a reader or a crash sees the old one or the new one.
 

@@ -108,6 +108,9 @@ class Host:
         if isinstance(given, RunContext):
             yield given
             return
+        if given is not None and isinstance(given, str | int | float | list | tuple):
+            raise SettingsError(f"The context is {type(given).__name__}: expected settings by name, {{'depth': 10}}.")
+        # Any other object is that of a graph around ours, and says nothing to it.
         chosen = given.given if isinstance(given, CallerContext) else {}
         contexts, name = self._contexts.get(), digest_json(chosen)
         own = contexts.pop(name, None) or _OwnContext(self._build(chosen))

@@ -14,6 +14,7 @@ from drpo_graph.records import ROLES
 from drpo_graph.safety.api_keys import KeyFinder
 from drpo_graph.safety.redaction import redact
 from drpo_graph.safety.text_files import read_text
+from drpo_graph.safety.texts import clean_surrogates
 from drpo_graph.settings.settings import RoleSettings, Settings
 from drpo_graph.settings.small_models import bound_embedded
 
@@ -96,8 +97,12 @@ def check_no_key(settings: Settings, typed: Mapping[str, str] | None = None) -> 
         typed: What the user calls settings, where that is another name.
 
     Raises:
-        SettingsError: they hold one; it is not repeated.
+        SettingsError: they hold one, which is not repeated; or what is no text, and cannot be stored or sent.
     """
+    values = settings.model_dump(exclude_defaults=True)
+    for name, value in _flatten(values).items():
+        if clean_surrogates(str(value)) != str(value):
+            raise SettingsError(f"{(typed or {}).get(name, name)}: it is no UTF-8 text.")
     if (found := _find_key(settings.model_dump(mode="json", exclude_defaults=True), typed or {})) is not None:
         raise found
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from langchain_core.messages import AIMessage, BaseMessage, ChatMessage, HumanMessage, SystemMessage, ToolMessage
 
-from drpo_graph.errors import ReplyError, RewardError
+from drpo_graph.errors import PartError, ReplyError
 from drpo_graph.parts.responders import OnePromptOfApp, ask_responder
 from drpo_graph.parts.trajectories import Messages, read_answer_of, render_trajectory
 from drpo_graph.records import Query
@@ -176,7 +176,7 @@ async def test_app_may_return_messages_or_a_state(given: object) -> None:
      [{"role": "assistant", "tool_calls": [7]}]],
 )  # fmt: skip
 async def test_what_is_no_response_stops_the_run_and_says_so(given: object) -> None:
-    with pytest.raises(RewardError, match=r"Query 'q': the app returned .* then resume\.") as caught:
+    with pytest.raises(PartError, match=r"Query 'q': the app returned .* then resume") as caught:
         await ask(given)
     assert caught.value.is_resumable
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from drpo_graph.errors import CheckpointError, UsageError
+from drpo_graph.events.log import open_event_files
 from drpo_graph.models.capabilities import Capabilities, CapabilityCache
 from drpo_graph.runs.logs import open_run_files
 from drpo_graph.settings.settings import Settings
@@ -146,3 +147,17 @@ async def test_a_checkpoint_that_its_owner_shares_stays_shared(tmp_path: Path) -
     async with open_checkpoint(path):
         pass
     assert path.stat().st_mode & 0o777 == 0o660
+
+
+@pytest.mark.parametrize("place", ["link", "pipe"])
+def test_events_are_read_from_a_file_alone(place: str, tmp_path: Path) -> None:
+    secret = tmp_path / "secret.txt"
+    secret.write_text("root:x:0\n")
+    folder = tmp_path / "run"
+    folder.mkdir()
+    if place == "link":
+        (folder / "events.jsonl").symlink_to(secret)
+    else:
+        os.mkfifo(folder / "events.jsonl")
+    with pytest.raises(CheckpointError, match="is a link|is no file"), open_event_files(folder, "t", lambda: False):
+        pass

@@ -204,6 +204,7 @@ BROKEN: Mapping[str, Play] = {
 
 UNREAD: Mapping[str, Play] = {
     "nothing": _with_body(b""),
+    "a status of 600": _with_status("HTTP/1.1 600 Odd"),
     "no content": says(lambda peer: ("HTTP/1.1 204 No Content\r\n\r\n",)),
     "not modified": says(lambda peer: ("HTTP/1.1 304 Not Modified\r\n\r\n",)),
     "gzip that is none": _with_headers("Content-Encoding: gzip"),
@@ -229,6 +230,11 @@ REDIRECTED: Mapping[str, Play] = {
     "in a circle": _redirect_in_a_circle,
     "to another host": says(
         lambda peer: (head(peer, _OTHER_HOST, "Content-Length: 0", status="HTTP/1.1 307 Temporary Redirect"),)
+    ),
+    "to no address": says(
+        lambda peer: (
+            head(peer, "Location: http://[::bad", "Content-Length: 0", status="HTTP/1.1 307 Temporary Redirect"),
+        )
     ),
     "nowhere": says(lambda peer: (head(peer, "Content-Length: 0", status="HTTP/1.1 302 Found"),)),
     "to another protocol": says(

@@ -132,7 +132,9 @@ def _run(arguments: list[str], *, is_debug: bool) -> int:
 
 def _check_text(arguments: Sequence[str]) -> None:
     """Refuse what the shell hands over as bytes that are no text: nothing of it could be stored, sent or shown."""
-    for place, one in enumerate(arguments, 1):
+    # A question is answered as it is, and what cannot be sent is left out of it.
+    checked = arguments if arguments[:1] != ["generate"] else ()
+    for place, one in enumerate(checked, 1):
         if not one.isprintable() and any("\ud800" <= char <= "\udfff" for char in one):
             raise UsageError(f"Argument {place} is no UTF-8 text: {ascii(one)[:100]}. Give it as UTF-8.")
 

@@ -159,5 +159,5 @@ def test_events_are_read_from_a_file_alone(place: str, tmp_path: Path) -> None:
         (folder / "events.jsonl").symlink_to(secret)
     else:
         os.mkfifo(folder / "events.jsonl")
-    with pytest.raises(CheckpointError, match="is a link|is no file"), open_event_files(folder, "t", lambda: False):
+    with pytest.raises(CheckpointError, match=r"is a link|is no file"), open_event_files(folder, "t", lambda: False):
         pass

@@ -140,9 +140,8 @@ class Budget:
     async def load(self, archive: Archive, finished: Mapping[str, Usage] | None = None) -> None:
         """Read what former processes spent beyond the calls in their ledger."""
         self._archive = archive
-        stored = await archive.get_all("budget")
-        for name, value in stored.items():
-            part = BudgetPart.model_validate(value)
+        stored = await archive.records("budget", BudgetPart)
+        for name, part in stored.items():
             if part.in_work:
                 # To be stored so before this process makes one of these calls again, and has it in the ledger.
                 part = self._written_off[name] = part.write_off(finished or {})

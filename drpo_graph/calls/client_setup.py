@@ -62,9 +62,9 @@ async def find_capabilities(
     if not addresses:
         return None
     keys = [f"{role}/{client.settings.model}" for role in roles or (client.role,)]
-    stored = await archive.get("capabilities", keys[0])
+    stored = await archive.record("capabilities", keys[0], Capabilities)
     if stored is not None:
-        return Capabilities.model_validate(stored)
+        return stored
     try:
         asked = partial(_ask_all, addresses, cache, roles or (client.role,), patience=patience)
         found = _weakest(await asked()) if may_ask else Capabilities()

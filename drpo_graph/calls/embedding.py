@@ -68,12 +68,12 @@ class EmbeddingCalls:
 
     async def _recall(self, key: str) -> list[float] | None:
         place = await self.archive.get("vectors", key)
-        stored = await self.archive.get("calls", str(place["call"])) if place is not None else None
+        stored = await self.archive.record("calls", str(place["call"]), CallRecord) if place is not None else None
         if place is None or stored is None:
             return None
         number = place["place"]
         assert isinstance(number, int)
-        return read_vector(CallRecord.model_validate(stored).choices[number].text)
+        return read_vector(stored.choices[number].text)
 
     async def _ask(self, address: Address, keys: Sequence[str], text_by_key: dict[str, str]) -> list[list[float]]:
         channel = self._channel_of(address)

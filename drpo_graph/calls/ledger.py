@@ -78,9 +78,8 @@ class Ledger:
         """Read which calls former processes finished, and what they used."""
         await self.failures.load()
         finished: dict[str, Usage] = {}
-        for key, value in (await self._archive.get_all("calls")).items():
+        for key, record in (await self._archive.records("calls", CallRecord)).items():
             self._stored_keys.add(key)
-            record = CallRecord.model_validate(value)
             if record.is_inherited:
                 continue
             self._tally(record)
@@ -110,9 +109,9 @@ class Ledger:
             RunInterruptedError: the run was asked to stop, and this call had not begun.
         """
         if key in self._stored_keys:
-            stored = await self._archive.get("calls", key)
+            stored = await self._archive.record("calls", key, CallRecord)
             if stored is not None:
-                return LedgerEntry(CallRecord.model_validate(stored), is_replayed=True)
+                return LedgerEntry(stored, is_replayed=True)
         if key not in self._in_flight.tasks:
             self.stop.check()
         record = await self._in_flight.share(key, lambda: self._make(key, call, on_commit))

@@ -140,8 +140,7 @@ async def judge(state: JudgeTask, runtime: Runtime[RunContext]) -> dict[str, lis
     """Return one response's reward; one that cannot be scored stays unscored, with its reason."""
     session = await session_of(runtime, state["run_id"])
     query_id, response_id = state["query_id"], state["response_id"]
-    stored = await session.archive.get("rollouts", rollout_key(response_id, query_id))
-    former = None if stored is None else Rollout.model_validate(stored)
+    former = await session.archive.record("rollouts", rollout_key(response_id, query_id), Rollout)
     if former is None or (former.failure is not None and session.ledger.failures.num_asked):
         # What failed since it was last allowed to be asked again is found in the ledger, as it was.
         response = await _response(session, query_id, response_id)
@@ -228,9 +227,9 @@ async def conclude(state: ICLState, runtime: Runtime[RunContext]) -> ICLState:
     by_id = {one["query_id"]: one for one in state["outcomes"]}
     outcomes = [await _describe(session, by_id[name_example(one + 1)]) for one in range(state["num_examples"])]
     failures = session.ledger.retries_by_kind + count_failures(await session.archive.get_all("failures"))
-    for stored in (await session.archive.get_all("rollouts")).values():
-        if (failure := Rollout.model_validate(stored).failure) is not None:
-            failures[failure.kind] += 1
+    for rollout in (await session.archive.records("rollouts", Rollout)).values():
+        if rollout.failure is not None:
+            failures[rollout.failure.kind] += 1
     result = ICLResult(
         thread_id=state["run_id"],
         status="done",

@@ -20,6 +20,7 @@ from drpo_graph.runs.work import RunOptions, RunWork
 from drpo_graph.search.assembly import Parts, assemble
 from drpo_graph.search.session import RunSession
 from drpo_graph.settings.settings import Settings
+from drpo_graph.storage.damage import valid
 from drpo_graph.storage.names import check_thread_id, new_thread_id
 from drpo_graph.storage.places import find_storage
 
@@ -101,7 +102,8 @@ async def resume_icl(
     thread_id = check_thread_id(thread_id)
     async with find_storage(options.checkpoint).open_run(thread_id, must_exist=True) as checkpoint:
         run = await take_up(checkpoint, thread_id, kind="icl", options=options, changes=changes)
-        given = ICLRunInput.model_validate(run.given)
+        with valid(thread_id, "what it was given"):
+            given = ICLRunInput.model_validate(run.given)
         context = assemble(
             run.settings, Parts(models=models), accepts_changes=accepts_changes, optional_roles=OPTIONAL_ROLES
         )

@@ -131,8 +131,9 @@ class AlignedClient:
         sample = await model.respond(render(model.response_format))
         text = sample.require(f"The model {self.name!r} gave no response")
         assert sample.key is not None, "a value comes from a call"
-        stored = await model.channel.archive.get("calls", sample.key)
-        choices = CallRecord.model_validate(stored).choices
+        stored = await model.channel.archive.record("calls", sample.key, CallRecord)
+        assert stored is not None, "a call is stored before it is answered"
+        choices = stored.choices
         model.channel.learned.thinks_unopened |= read_answer(choices[0].text).is_unopened
         return Answer(text, choices[0].finish_reason, model.channel.ledger.usage_by_role.get("base", Usage()))
 

@@ -44,8 +44,8 @@ async def read_run_demonstrations(storage: Storage, thread_ids: Sequence[str]) -
 
 
 async def _read(archive: Archive, record: RunRecord) -> RunDemonstrations:
-    rollouts = [Rollout.model_validate(one) for _, one in sorted((await archive.get_all("rollouts")).items())]
-    queries = {key: Query.model_validate(one) for key, one in (await archive.get_all("queries")).items()}
+    rollouts = [one for _, one in sorted((await archive.records("rollouts", Rollout)).items())]
+    queries = await archive.records("queries", Query)
     prompts = {key: str(one["prompt"]) for key, one in (await archive.get_all("candidates")).items()}
     if rollouts and not queries:
         raise DemonstrationsError(

@@ -114,25 +114,21 @@ async def salvage_run(storage: Storage, thread_id: str) -> Salvaged:
         with suppress(ValidationError):
             result = RunResult.model_validate(stored)
         tree = await load_tree(archive, lost=lost)
-        beams = [level["beam"] for level in await archive.levels()]
+        beams = [level["beam"] for level in await archive.levels(lost=[])]
     if record is None and not tree:
         raise tell_damage(f"Run {thread_id!r}", thread_id=thread_id, cause="nothing of it can be read")
     return Salvaged(record, result, tree, beams, [one for one in lost if one.thread_id in (None, thread_id)])
 
 
 async def _load(archive: Archive, record: RunRecord, damage: str) -> StoredRun:
-    stored = await archive.get("run", "result")
+    result = await archive.record("run", "result", RunResult)
     beams = [level["beam"] for level in await archive.levels()]
-    result = RunResult.model_validate(stored) if stored else None
-    icl = await archive.get("run", "icl_result")
-    icl_result = ICLResult.model_validate(icl) if icl else None
-    collected = await archive.get("run", "collection_result")
-    collection = CollectionResult.model_validate(collected) if collected else None
+    icl_result = await archive.record("run", "icl_result", ICLResult)
+    collection = await archive.record("run", "collection_result", CollectionResult)
     if record.status == "done" and (result or icl_result or collection) is None:
         raise tell_damage(f"Run {record.thread_id!r}", thread_id=record.thread_id, cause="its result is not there")
     decisions = await list_decisions(archive)
-    parts = (BudgetPart.model_validate(one) for one in (await archive.get_all("budget")).values())
-    worked_s = sum(part.elapsed_s for part in parts)
+    worked_s = sum(part.elapsed_s for part in (await archive.records("budget", BudgetPart)).values())
     tree = await load_tree(archive)
     return StoredRun(record, result, tree, beams, icl_result, decisions, collection, worked_s, damage)
 

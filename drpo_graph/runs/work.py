@@ -37,7 +37,7 @@ from drpo_graph.search.reviews import ReviewRequest
 from drpo_graph.search.session import RunContext, RunSession
 from drpo_graph.search.state import STATE_FORMAT
 from drpo_graph.storage.archive import Archive
-from drpo_graph.storage.damage import tell_damage
+from drpo_graph.storage.damage import tell_damage, valid
 from drpo_graph.storage.places import DEFAULT_CHECKPOINT, find_storage
 from drpo_graph.storage.protocols import Checkpoint, Storage
 from drpo_graph.storage.retention import prune_run
@@ -190,7 +190,8 @@ class RunWork(ABC, Generic[R]):
             logger.warning("The run list could not be brought up to date: %s", storage_error)
 
     async def _work(self) -> R:
-        snapshot = await self._graph.aget_state(self._config)
+        with valid(self._record.thread_id, "its checkpoint"):
+            snapshot = await self._graph.aget_state(self._config)
         # Not `next`: it is empty, too, between the last task of a level and the checkpoint after it.
         is_finished = "result" in snapshot.values and not snapshot.tasks
         if self._was_done and not is_finished:
@@ -203,7 +204,8 @@ class RunWork(ABC, Generic[R]):
         if is_finished:
             # No session: what a finished run was told needs none, and to open one may write.
             emitter = Emitter(self._record.thread_id, self._context.sinks, is_streamed=False)
-            result = self._result_type.model_validate(snapshot.values["result"])
+            with valid(self._record.thread_id, "what it found"):
+                result = self._result_type.model_validate(snapshot.values["result"])
             emitter.emit(self._finished(run_id=self._record.thread_id, result=result))
             return result
         if self._checkpoint.read_only is not None:

@@ -11,6 +11,7 @@ from drpo_graph.search.session import RunSession
 from drpo_graph.search.state import SearchState
 from drpo_graph.search.validation import Contender, choose_contenders
 from drpo_graph.settings.settings import Settings
+from drpo_graph.storage.archive import scores_by_candidate
 
 
 def has_next(state: SearchState, settings: Settings) -> bool:
@@ -105,7 +106,7 @@ async def _plan_end(
 
 async def _choose_contenders(session: RunSession, beam: Sequence[CandidateRef], *, num_best: int) -> list[str]:
     others, vetoed = [], await find_vetoed(session.archive)
-    for candidate_id, (reward, path_reward) in (await session.archive.scores_by_candidate()).items():
+    for candidate_id, (reward, path_reward) in scores_by_candidate(await session.archive.levels()).items():
         prompt_hash = hash_prompt(await session.archive.prompt_of(candidate_id))
         if (reward is not None and prompt_hash not in vetoed) or candidate_id == ROOT_ID:
             others.append(Contender(candidate_id, prompt_hash, path_reward))

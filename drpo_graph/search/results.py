@@ -10,7 +10,7 @@ from drpo_graph.calls.ledger import Ledger
 from drpo_graph.evidence import find_evidence
 from drpo_graph.records import ROOT_ID, CandidateRef, Rollout, RunResult, RunStatus, Validation, mean
 from drpo_graph.search.state import STATE_FORMAT, SearchState
-from drpo_graph.storage.archive import Archive, rollout_key
+from drpo_graph.storage.archive import Archive, rollout_key, scores_by_candidate
 from drpo_graph.storage.tree import creation_order, trace_of
 
 _LEAST_GAIN = 1e-9
@@ -50,11 +50,11 @@ async def _initial_rewards(archive: Archive, query_ids: Sequence[str]) -> list[f
     ids = sorted((one for one in stored if stored[one]["prompt"] == prompt), key=creation_order)
     rewards = []
     for query_id in query_ids:
-        rollouts = [await archive.get("rollouts", rollout_key(one, query_id)) for one in ids]
+        rollouts = [await archive.record("rollouts", rollout_key(one, query_id), Rollout) for one in ids]
         found = next((one for one in rollouts if one is not None), None)
         if found is None:
             return None
-        rewards.append(Rollout.model_validate(found).reward)
+        rewards.append(found.reward)
     return rewards
 
 
@@ -68,7 +68,7 @@ async def make_result(
     status: RunStatus = "done",
 ) -> RunResult:
     """Return a run's result: that of its end, or what it would be if the search ended here, with a scored beam."""
-    scores = await archive.scores_by_candidate()
+    scores = scores_by_candidate(await archive.levels())
     trace = await trace_of(archive, delivered_id)
     notes = await archive.get_all("failures")
     result = RunResult(
@@ -107,8 +107,7 @@ async def _count_failures(
     """Return failures by kind; a kept prompt that meets its parent's failure again counts it once."""
     failures = ledger.retries_by_kind + count_failures(notes)
     seen = set()
-    for stored in (await archive.get_all("rollouts")).values():
-        rollout = Rollout.model_validate(stored)
+    for rollout in (await archive.records("rollouts", Rollout)).values():
         if rollout.failure is not None:
             sample = (await archive.prompt_of(rollout.candidate_id), rollout.query_id)
             failures[rollout.failure.kind] += sample not in seen

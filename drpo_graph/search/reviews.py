@@ -11,7 +11,7 @@ from drpo_graph.records import ROOT_ID, CandidateRef, Origin, Record
 from drpo_graph.search.beam import hash_prompt
 from drpo_graph.search.state import SearchState
 from drpo_graph.settings.settings import Settings
-from drpo_graph.storage.archive import Archive
+from drpo_graph.storage.archive import Archive, scores_by_candidate
 
 _MAX_TOLD = 200
 
@@ -170,7 +170,7 @@ async def find_request(archive: Archive) -> ReviewRequest | None:
     assert isinstance(ids, list)
     if await find_decision(archive, level) is not None:
         return None
-    scores = await archive.scores_by_candidate()
+    scores = scores_by_candidate(await archive.levels())
     candidates = [await _describe(archive, str(one), scores[str(one)]) for one in ids]
     return ReviewRequest(
         run_id=archive.run_id,
@@ -183,8 +183,7 @@ async def find_request(archive: Archive) -> ReviewRequest | None:
 
 async def find_decision(archive: Archive, level: int) -> ReviewDecision | None:
     """Return what was decided about a level, or ``None`` where nothing was."""
-    stored = await archive.get("reviews", _key(level))
-    return None if stored is None else ReviewDecision.model_validate(stored)
+    return await archive.record("reviews", _key(level), ReviewDecision)
 
 
 async def put_decision(archive: Archive, level: int, decision: ReviewDecision) -> None:
@@ -194,8 +193,7 @@ async def put_decision(archive: Archive, level: int, decision: ReviewDecision) -
 
 async def list_decisions(archive: Archive) -> dict[int, ReviewDecision]:
     """Return all decisions of a run, by level."""
-    stored = sorted((await archive.get_all("reviews")).items())
-    return {int(key): ReviewDecision.model_validate(one) for key, one in stored}
+    return {int(key): one for key, one in sorted((await archive.records("reviews", ReviewDecision)).items())}
 
 
 async def find_vetoed(archive: Archive) -> set[str]:

@@ -69,8 +69,7 @@ async def read_trials(archive: Archive, *, before: int) -> list[ScreenTrial]:
     prompts = {key: str(one["prompt"]) for key, one in (await archive.get_all("candidates")).items()}
     order = {query_id: place for place, query_id in enumerate(await archive.query_order())}
     found: list[tuple[tuple[int, ...], Rollout]] = []
-    for stored in (await archive.get_all("rollouts")).values():
-        rollout = Rollout.model_validate(stored)
+    for rollout in (await archive.records("rollouts", Rollout)).values():
         place = tuple(map(int, rollout.candidate_id.split(".")))
         is_scored = rollout.critique is not None and rollout.reward is not None
         if is_scored and rollout.query_id in order and place[0] < before:

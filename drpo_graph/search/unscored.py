@@ -31,8 +31,8 @@ async def drop_failed(session: RunSession, state: SearchState) -> int:
     doomed: dict[Change, None] = {}
     for one in failed:
         key = rollout_key(one["candidate_id"], one["query_id"])
-        stored = await session.archive.get("rollouts", key)
-        if stored is not None and Rollout.model_validate(stored).failure is not None:
+        rollout = await session.archive.record("rollouts", key, Rollout)
+        if rollout is not None and rollout.failure is not None:
             doomed["rollouts", key] = None
     await session.archive.change(doomed)
     return len(failed)

@@ -8,10 +8,11 @@ import sqlite3
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterable, Mapping
 from itertools import islice
-from typing import Literal, NotRequired, TypedDict, cast
+from typing import Literal, NotRequired, TypeVar, cast
 
 from langgraph.store.base import BaseStore, GetOp, Item, PutOp
-from pydantic import JsonValue
+from pydantic import BaseModel, JsonValue, TypeAdapter
+from typing_extensions import TypedDict
 
 from drpo_graph.errors import CheckpointError, DamagedError
 from drpo_graph.records import MetricSelection, Origin, Query, RejectedRewrite, Rollout
@@ -45,6 +46,8 @@ STORE_ERRORS = (sqlite3.Error, OSError, CheckpointError)
 
 Change = tuple[Kind, str]
 """The place of a record to be changed: its kind and key."""
+
+M = TypeVar("M", bound=BaseModel)
 
 _PAGE = 500
 _CACHE_ENTRIES = 4096
@@ -81,6 +84,10 @@ class StoredLevel(TypedDict):
     is_easy: bool
     """Whether a parent of this level was kept for being good enough."""
     max_depth: int
+
+
+_candidate_form = TypeAdapter(StoredCandidate)
+_level_form = TypeAdapter(StoredLevel)
 
 
 def namespace_of(run_id: str, kind: Kind) -> tuple[str, ...]:
@@ -153,6 +160,24 @@ class Archive:
         """Return every record of one kind by key, past the cache."""
         return {item.key: item.value async for item in list_items(self._store, namespace_of(self.run_id, kind))}
 
+    async def record(self, kind: Kind, key: str, form: type[M]) -> M | None:
+        """Return a record in its form, or ``None`` when there is none.
+
+        Raises:
+            DamagedError: it has another form. What earlier versions stored carries no sum that would have told.
+        """
+        stored = await self.get(kind, key)
+        return None if stored is None else self._read(stored, kind, key, form)
+
+    async def records(self, kind: Kind, form: type[M]) -> dict[str, M]:
+        """Return every record of one kind by key in its form, past the cache.
+
+        Raises:
+            DamagedError: one has another form.
+        """
+        items = list_items(self._store, namespace_of(self.run_id, kind))
+        return {item.key: self._read(item.value, kind, item.key, form) async for item in items}
+
     async def keys(self, kind: Kind) -> list[str]:
         """Return the keys of all records of one kind, those that are damaged too."""
         store = self._store.inner if isinstance(self._store, BoundStore) else self._store
@@ -160,7 +185,9 @@ class Archive:
 
     async def candidate(self, candidate_id: str) -> StoredCandidate:
         """Return a candidate's text and descent."""
-        return cast(StoredCandidate, await self._demand("candidates", candidate_id, what="candidate"))
+        stored = await self._demand("candidates", candidate_id, what="candidate")
+        with valid(self.run_id, f"its record candidates/{candidate_id[:80]}"):
+            return _candidate_form.validate_python(stored)
 
     async def prompt_of(self, candidate_id: str) -> str:
         """Return a candidate's prompt."""
@@ -172,22 +199,16 @@ class Archive:
 
     async def query(self, query_id: str) -> Query:
         """Return a query of the run."""
-        stored = await self._demand("queries", query_id, what="query")
-        with valid(self.run_id, f"query {query_id!r}"):
-            return Query.model_validate(stored)
+        return self._read(await self._demand("queries", query_id, what="query"), "queries", query_id, Query)
 
     async def rollout(self, candidate_id: str, query_id: str) -> Rollout:
         """Return a finished rollout."""
         key = rollout_key(candidate_id, query_id)
-        stored = await self._demand("rollouts", key, what="rollout")
-        with valid(self.run_id, f"rollout {key!r}"):
-            return Rollout.model_validate(stored)
+        return self._read(await self._demand("rollouts", key, what="rollout"), "rollouts", key, Rollout)
 
     async def metrics_for(self, query_id: str) -> MetricSelection | None:
         """Return the metrics selected for a query, or ``None`` when none are yet."""
-        stored = await self.get("metrics", query_id)
-        with valid(self.run_id, f"the metrics of query {query_id!r}"):
-            return None if stored is None else MetricSelection.model_validate(stored)
+        return await self.record("metrics", query_id, MetricSelection)
 
     async def rejected_rewrites(self) -> list[RejectedRewrite]:
         """Return what a former run tried and found worse; none where the run has no warm start."""
@@ -195,17 +216,22 @@ class Archive:
         rejected = stored["rejected"] if stored is not None else None
         return [RejectedRewrite.model_validate(one) for one in rejected] if isinstance(rejected, list) else []
 
-    async def levels(self) -> list[StoredLevel]:
-        """Return what scoring decided, by level."""
-        return [cast(StoredLevel, stored) for _, stored in sorted((await self.get_all("levels")).items())]
+    async def levels(self, *, lost: list[DamagedError] | None = None) -> list[StoredLevel]:
+        """Return what scoring decided, by level.
 
-    async def scores_by_candidate(self) -> dict[str, tuple[float | None, float | None]]:
-        """Return reward and path reward of every candidate whose level is scored, in creation order."""
-        scores: dict[str, tuple[float | None, float | None]] = {}
-        for level in await self.levels():
-            for child in level["children"]:
-                scores[child["id"]] = (child["reward"], child["path_reward"])
-        return scores
+        Args:
+            lost: Gets what has not the form of a level, if given, and the others are returned.
+        """
+        levels = []
+        for key, stored in sorted((await self.get_all("levels")).items()):
+            try:
+                with valid(self.run_id, f"its record levels/{key[:80]}"):
+                    levels.append(_level_form.validate_python(stored))
+            except DamagedError as error:
+                if lost is None:
+                    raise
+                lost.append(error)
+        return levels
 
     async def put_candidates(self, candidates: Iterable[StoredCandidate]) -> None:
         """Store candidates by id."""
@@ -226,6 +252,10 @@ class Archive:
         if len(self._cache) > _CACHE_ENTRIES:
             self._cache.popitem(last=False)
 
+    def _read(self, stored: Mapping[str, JsonValue], kind: Kind, key: str, form: type[M]) -> M:
+        with valid(self.run_id, f"its record {kind}/{key[:80]}"):
+            return form.model_validate(stored)
+
     async def _demand(self, kind: Kind, key: str, *, what: str) -> Mapping[str, JsonValue]:
         stored = await self.get(kind, key)
         if stored is None:
@@ -236,6 +266,11 @@ class Archive:
                 thread_id=self.run_id,
             )
         return stored
+
+
+def scores_by_candidate(levels: Iterable[StoredLevel]) -> dict[str, tuple[float | None, float | None]]:
+    """Return reward and path reward of every candidate whose level is scored, in creation order."""
+    return {child["id"]: (child["reward"], child["path_reward"]) for level in levels for child in level["children"]}
 
 
 def rollout_key(candidate_id: str, query_id: str) -> str:

@@ -71,5 +71,5 @@ def valid(thread_id: str, what: str) -> Iterator[None]:
     """Tell as damage that what was stored has not the form of what it should be: old records carry no sum."""
     try:
         yield
-    except (ValidationError, KeyError, TypeError, ValueError) as error:
+    except (ValidationError, LookupError, TypeError, ValueError, AttributeError) as error:
         raise tell_damage(f"Run {thread_id!r}: {what}", thread_id=thread_id) from error

@@ -261,8 +261,7 @@ def _try_to_read(path: Path, way: str, stack: ExitStack) -> sqlite3.Connection:
     connection.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MS}")
     connection.execute("PRAGMA query_only=ON")
     connection.text_factory = partial(str, encoding="utf-8", errors="replace")
-    cursor = connection.execute("SELECT name FROM sqlite_master WHERE name IN ('store', 'checkpoints')")
-    if len(cursor.fetchall()) == 2:
+    if _list_tables(connection) >= {"store", "checkpoints"}:
         return connection
     raise NoRunsError(f"Checkpoint {path} holds no runs of drpo. {ELSEWHERE}")
 
@@ -289,6 +288,15 @@ def _connect(path: Path, isolation_level: Literal["DEFERRED"] | None) -> sqlite3
     # LangGraph may look at its saver from a worker thread; the saver and the store have locks of their own.
     connection = sqlite3.connect(path, isolation_level=isolation_level, check_same_thread=False)
     connection.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MS}")
+    _list_tables(connection)
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=NORMAL")
     return connection
+
+
+def _list_tables(connection: sqlite3.Connection) -> set[str]:
+    try:
+        return {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+    except UnicodeDecodeError as error:
+        # Python cannot read what SQLite says: the statements in it are no text.
+        raise sqlite3.DatabaseError("malformed database schema") from error

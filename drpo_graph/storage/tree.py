@@ -4,7 +4,7 @@ from pydantic import JsonValue
 
 from drpo_graph.errors import DamagedError
 from drpo_graph.records import Candidate
-from drpo_graph.storage.archive import Archive, StoredCandidate
+from drpo_graph.storage.archive import Archive, StoredCandidate, scores_by_candidate
 from drpo_graph.storage.damage import valid
 
 
@@ -20,8 +20,9 @@ async def load_tree(archive: Archive, *, lost: list[DamagedError] | None = None)
     Raises:
         DamagedError: a candidate that was scored is not there, or one has not the form of one.
     """
-    scores = await archive.scores_by_candidate()
-    queries_by_level = {level["level"]: level["query_ids"] for level in await archive.levels()}
+    levels = await archive.levels(lost=lost)
+    scores = scores_by_candidate(levels)
+    queries_by_level = {level["level"]: level["query_ids"] for level in levels}
     stored_rollouts: dict[str, dict[str, JsonValue]] = {}
     for key, stored_rollout in sorted((await archive.get_all("rollouts")).items()):
         candidate_id, _, query_id = key.partition("/")
@@ -33,16 +34,16 @@ async def load_tree(archive: Archive, *, lost: list[DamagedError] | None = None)
     for candidate_id, stored in found.items():
         reward, path_reward = scores.get(candidate_id, (None, None))
         own = stored_rollouts.get(candidate_id, {})
-        # A level that is not scored yet has no record of its queries.
-        query_ids = queries_by_level.get(creation_order(candidate_id)[0], list(own))
-        fields = {
-            **stored,
-            "rollouts": [own[query_id] for query_id in query_ids if query_id in own],
-            "reward": reward,
-            "path_reward": path_reward,
-        }
         try:
             with valid(archive.run_id, f"candidate {candidate_id!r}"):
+                # A level that is not scored yet has no record of its queries.
+                query_ids = queries_by_level.get(creation_order(candidate_id)[0], list(own))
+                fields = {
+                    **stored,
+                    "rollouts": [own[query_id] for query_id in query_ids if query_id in own],
+                    "reward": reward,
+                    "path_reward": path_reward,
+                }
                 candidates.append(Candidate.model_validate(fields))
         except DamagedError as error:
             if lost is None:

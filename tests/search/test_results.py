@@ -13,13 +13,15 @@ KEPT = "1.0.9"
 """The initial prompt, tried again."""
 Rewards = dict[str, float | None]
 
+BARE = {"parent_id": None, "depth": 0, "origin": "initial"}
+
 
 async def choose(by_candidate: dict[str, Rewards], *, is_compat: bool = False) -> str:
     """Return what is delivered of a beam in this order; ``0`` is the initial prompt."""
     archive = Archive(InMemoryStore(), "t")
     for candidate_id, rewards in by_candidate.items():
         prompt = "The user's." if candidate_id in ("0", KEPT) else f"Prompt {candidate_id}."
-        await archive.put("candidates", candidate_id, {"id": candidate_id, "prompt": prompt})
+        await archive.put("candidates", candidate_id, {**BARE, "id": candidate_id, "prompt": prompt})
         for query_id, reward in rewards.items():
             rollout = Rollout(candidate_id=candidate_id, query_id=query_id, response="", critique=None, reward=reward)
             await archive.put_rollout(rollout)

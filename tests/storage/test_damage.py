@@ -16,6 +16,7 @@ from drpo_graph.storage.sqlite_file import SqliteStorage
 from tests.support.command import SMALL, Drpo, Outcome, enter, serve_world
 from tests.support.fake_server import FakeServer
 
+RESUME_HALF = ("resume", "half", "--max-calls", "60", "--display", "none")
 BASE = Path("drpo_runs") / "checkpoints.sqlite"
 COMMANDS = {
     "runs": ("runs", "--json"),
@@ -168,11 +169,50 @@ RESULT = "run' AND key = 'result'"
 )
 def test_what_was_moved_changed_or_taken_by_hand_is_told(command: str, statement: str, drpo: Drpo) -> None:
     assert change(statement) > 0
-    told = {**COMMANDS, "resume half": ("resume", "half", "--max-calls", "60", "--display", "none")}[command]
+    told = {**COMMANDS, "resume half": RESUME_HALF}[command]
     outcome = drpo(*told)
     assert_told(outcome)
     assert "damaged" in outcome.err
     assert drpo("show", "other").code == 0
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize(
+    ("commands", "statement"),
+    [
+        (("show",), f"UPDATE store SET value = replace(value, 'reward_same', 'reward_sama') {T}{RESULT}"),
+        (("show", "resume half"), "UPDATE store SET value = replace(value, '\"path_reward', '\"path_rewarx') {level}"),
+        (("show", "resume half"), "UPDATE store SET value = json_set(value, '$.beam', 7) {level}"),
+        (("show", "resume half"), "UPDATE store SET value = replace(value, 'prompt\"', 'pronpt\"') {candidate}"),
+        (("show", "resume half"), "UPDATE store SET value = replace(value, 'query_id', 'query_ie') {rollout}"),
+        (("resume half",), f"UPDATE store SET value = replace(value, 'choices', 'choicet') {HALF}calls'"),
+        (("resume half",), f"UPDATE store SET value = replace(value, 'charged', 'chargee') {HALF}budget'"),
+    ],
+)
+def test_what_an_earlier_version_stored_and_lost_its_form_is_told(
+    commands: tuple[str, ...], statement: str, drpo: Drpo
+) -> None:
+    strip_sums(BASE)
+    named = {"level": "levels", "candidate": "candidates", "rollout": "rollouts"}
+    wheres = {one: f"WHERE prefix IN ('drpo.t.{kind}', 'drpo.half.{kind}')" for one, kind in named.items()}
+    assert change(statement.format(**wheres)) > 0
+    for command in commands:
+        outcome = drpo(*{**COMMANDS, "resume half": RESUME_HALF}[command])
+        assert_told(outcome)
+        assert "damaged" in outcome.err
+    assert drpo("export", "t", "--output", "out").code in (0, 1)
+    assert drpo("show", "other").code == 0
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_schema_that_is_no_text_is_told_by_every_command(drpo: Drpo) -> None:
+    content = BASE.read_bytes()
+    assert b"CREATE TABLE store" in content
+    BASE.write_bytes(content.replace(b"CREATE TABLE store", b"CREATE TABLE st\xa0re"))
+    for command in COMMANDS.values():
+        outcome = drpo(*command)
+        assert_told(outcome)
+        assert "malformed" in outcome.err or "damaged" in outcome.err, outcome.err
 
 
 @pytest.mark.usefixtures("folder")

@@ -249,11 +249,11 @@ async def _open_own(runtime: Runtime[RunContext], digest: str) -> RunSession:
 
 
 async def _load(session: RunSession, unit: Unit) -> tuple[Question, TriedPrompt]:
-    question = await session.archive.get("questions", str(unit.query))
-    prompt = await session.archive.get("prompts", str(unit.prompt))
+    question = await session.archive.record("questions", str(unit.query), Question)
+    prompt = await session.archive.record("prompts", str(unit.prompt), TriedPrompt)
     if question is None or prompt is None:
         raise StateFormatError(f"Run {session.run_id!r}: its store lacks the query or prompt of trial {unit.key}.")
-    return Question.model_validate(question), TriedPrompt.model_validate(prompt)
+    return question, prompt
 
 
 def _may_repeat(stored: object, session: RunSession) -> bool:
@@ -273,8 +273,5 @@ def _to_stored(made: _Trial, session: RunSession) -> dict[str, JsonValue]:
 
 async def _count_tokens(session: RunSession, key: str | None) -> int | None:
     """Return what a finished call used, in and out, or ``None`` where its server does not tell."""
-    stored = await session.archive.get("calls", key) if key is not None else None
-    if stored is None:
-        return None
-    usage = CallRecord.model_validate(stored).usage
-    return usage.prompt_tokens + usage.completion_tokens or None
+    stored = await session.archive.record("calls", key, CallRecord) if key is not None else None
+    return None if stored is None else stored.usage.prompt_tokens + stored.usage.completion_tokens or None

@@ -36,6 +36,7 @@ from drpo_graph.safety.api_keys import KeyFinder
 from drpo_graph.search.assembly import Parts, assemble
 from drpo_graph.search.session import RunContext, RunSession
 from drpo_graph.settings.settings import Settings
+from drpo_graph.storage.damage import valid
 from drpo_graph.storage.names import check_thread_id, new_thread_id
 from drpo_graph.storage.places import find_storage
 from drpo_graph.storage.protocols import Checkpoint
@@ -159,7 +160,8 @@ async def resume_collection(
     thread_id = check_thread_id(thread_id)
     async with find_storage(options.checkpoint).open_run(thread_id, must_exist=True) as checkpoint:
         run = await take_up(checkpoint, thread_id, kind="oirl", options=options, changes=changes)
-        given = CollectionRunInput.model_validate(run.given)
+        with valid(thread_id, "what it was given"):
+            given = CollectionRunInput.model_validate(run.given)
         chosen = _choose_checker(given.checker, checker, accepts_changes=accepts_changes)
         given = given.model_copy(update={"checker": chosen.spec})
         context = assemble(

@@ -35,7 +35,7 @@ class Collected(NamedTuple):
 
 async def tally_prompts(archive: Archive, trials: StoredTrials) -> tuple[PromptOutcome, ...]:
     """Return what became of each prompt, in the run's order."""
-    prompts = {int(key): TriedPrompt.model_validate(one) for key, one in (await archive.get_all("prompts")).items()}
+    prompts = {int(key): one for key, one in (await archive.records("prompts", TriedPrompt)).items()}
     by_prompt: dict[int, list[Mapping[str, JsonValue]]] = {number: [] for number in prompts}
     for key, stored in trials.items():
         by_prompt[Unit.parse(key).prompt].append(stored)
@@ -47,8 +47,8 @@ async def collect_rows(archive: Archive) -> Collected:
     if await archive.get("run", "plan") is None:
         return Collected([], [], 0)
     plan = await Plan.load(archive)
-    questions = {key: Question.model_validate(one) for key, one in (await archive.get_all("questions")).items()}
-    prompts = {key: TriedPrompt.model_validate(one) for key, one in (await archive.get_all("prompts")).items()}
+    questions = await archive.records("questions", Question)
+    prompts = await archive.records("prompts", TriedPrompt)
     collected = Collected([], [], plan.num_planned)
     for unit, stored in _in_order(await archive.get_all("trials")):
         question, prompt = questions[str(unit.query)], prompts[str(unit.prompt)]

@@ -46,6 +46,10 @@ class Learned(BaseModel):
     """What a model's server turned out to refuse; kept with the run, so that a resumed run asks the same way."""
 
     rung: int = 0
+    doubted: int = 0
+    """The rungs before this one are in doubt: a probe saw no reply that kept to them, and none was refused."""
+    num_unusable: int = 0
+    """How many replies in succession on a rung in doubt could not be used."""
     merges_system: bool = False
     is_without_chat: bool = False
     """Whether the model takes text completions only, which a call turned out."""

@@ -171,7 +171,8 @@ def make_learned(stored: Mapping[str, JsonValue] | None, capabilities: Capabilit
             return Learned.model_validate(stored)
     known = capabilities or Capabilities()
     return Learned(
-        rung=LADDER.index(known.first_rung),
+        rung=LADDER.index(known.tried_rung),
+        doubted=LADDER.index(known.first_rung),
         merges_system=known.has_system_role is False,
         ignores_n=known.has_n is False,
         terms=known.terms,

@@ -26,6 +26,9 @@ T = TypeVar("T")
 
 LADDER = ("json_schema", "tool", "json", "text")
 
+_MAX_UNUSABLE = 2
+"""So many replies in succession confirm a probe that saw nothing of a rung."""
+
 _DIGIT = re.compile("[1-5]")
 
 
@@ -164,6 +167,8 @@ class Exchange(Generic[T]):
         settled = slots[: len(choices)] if choices else slots
         failures = [failure for slot in settled if (failure := self._samples[slot].failure) is not None]
         await self._channel.ledger.failures.note_replies(key, failures)
+        if request.schema is not None and choices and self._rung() < self._channel.learned.doubted:
+            await self._judge_doubted(is_usable=not failures)
         if request.top_logprobs and choices and all(_is_untold(choice) for choice in choices):
             await self._learn_top_logprobs(0)
         return len(choices)
@@ -229,6 +234,13 @@ class Exchange(Generic[T]):
         rung = max(0 if mode == "auto" else LADDER.index(mode), self._channel.learned.rung)
         # Tools are a matter of chat.
         return rung + (self._fit_endpoint(self._request).endpoint == "completions" and LADDER[rung] == "tool")
+
+    async def _judge_doubted(self, *, is_usable: bool) -> None:
+        """Leave the rungs that a probe saw nothing of, once real replies fail on them as well."""
+        learned = self._channel.learned
+        learned.num_unusable = 0 if is_usable else learned.num_unusable + 1
+        if learned.num_unusable == _MAX_UNUSABLE:
+            await self._channel.learn(rung=learned.doubted)
 
     def _fit_endpoint(self, request: Request) -> Request:
         """Return the request as a text completion, where the model turned out to take no chat."""

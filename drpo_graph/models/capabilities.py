@@ -110,12 +110,20 @@ class Capabilities(Record):
     """Whose ``/tokenize`` the server has, so that prompts can be counted exactly."""
     terms: Terms = NO_TERMS
     """Fields of requests that the server refuses."""
+    unproven: tuple[str, ...] = ()
+    """Of what is missing, what the server refused no request for: the replies did not show it."""
     format: int = CAPABILITIES_FORMAT
 
     @property
     def first_rung(self) -> str:
         """The best rung of the reply ladder that is not known to be missing."""
         return next((rung for rung, name in _FIELD_BY_RUNG.items() if getattr(self, name) is not False), "text")
+
+    @property
+    def tried_rung(self) -> str:
+        """The best rung that was not refused: a probe's replies may have been damaged, and a run's own calls tell."""
+        refused = {name for name in _FIELD_BY_RUNG.values() if getattr(self, name) is False} - {*self.unproven}
+        return next((rung for rung, name in _FIELD_BY_RUNG.items() if name not in refused), "text")
 
     @property
     def is_complete(self) -> bool:

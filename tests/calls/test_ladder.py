@@ -5,9 +5,11 @@ from typing import Any
 
 import pytest
 
+from drpo_graph.calls.client_setup import make_learned
 from drpo_graph.calls.ladder import Sample, derive_seed
 from drpo_graph.calls.roles import RoleModel
 from drpo_graph.errors import ReplyError
+from drpo_graph.models.capabilities import Capabilities
 from tests.support.fake_server import FakeServer, Latency, Reply, ServerOptions
 from tests.support.roles import (
     QUESTION,
@@ -320,6 +322,32 @@ async def test_tries_that_failed_before_the_server_refused_a_rung_are_counted() 
         assert desk.ledger.retries_by_kind == {"http_429": 1}
     assert [values_of(samples) for samples in found] == [[4]] * 3
     assert list(noted.values()) == [{"http_429": 2}]
+
+
+@pytest.mark.parametrize(
+    ("unusable", "asked"),
+    [
+        ((), ["json_schema"] * 6),
+        # One damaged reply says nothing, nor do two that a good one parts.
+        ((0, 2, 4), ["json_schema"] * 9),
+        ((1, 2), ["json_schema"] * 3 + ["tool"] * 5),
+        (range(99), ["json_schema"] * 2 + ["tool"] * 6),
+    ],
+)
+async def test_calls_correct_a_probe_that_saw_nothing_of_a_rung(unusable: Any, asked: list[str]) -> None:
+    modes: list[str] = []
+
+    def respond(body: dict[str, Any]) -> Reply:
+        modes.append(mode_of(body))
+        return Reply(['{"score": ']) if modes[-1] == "json_schema" and len(modes) - 1 in unusable else answer(4)
+
+    found = Capabilities(has_json_schema=False, unproven=("has_json_schema",))
+    async with serve(respond) as (_, desk):
+        learned = desk.models.critic.channel.learned
+        learned.rung, learned.doubted = make_learned(None, found).rung, make_learned(None, found).doubted
+        for number in range(6):
+            assert values_of(await ask(desk.models.critic, seed=number)) == [4]
+    assert modes == asked
 
 
 @pytest.mark.parametrize(

@@ -112,6 +112,9 @@ async def test_what_is_refused_or_overlooked_is_missing_and_nothing_else(
     found = await probe(**options)
     assert differences(found) == dict.fromkeys(missing, False)
     assert found.is_complete
+    # What no request was refused for is for a run's own calls to try.
+    assert ("has_json_schema" in found.unproven) == ("ignores_schema" in options)
+    assert (found.tried_rung == "json_schema") == ("reject_response_format" not in options)
 
 
 async def test_refused_seed_leaves_reproducibility_unknown() -> None:

@@ -56,6 +56,7 @@ async def probe_endpoint(
         "is_listed": listing.is_listed,
         "has_chat": asker.has_chat,
         "terms": asker.terms,
+        "unproven": tuple(sorted(asker.unproven)),
     }
     return Capabilities.model_validate(fields)
 

@@ -71,6 +71,8 @@ class Asker:
         self.plain: ProbeReply | None = None
         """The reply to a plain request. Where there is none, a refusal of anything else proves nothing."""
         self.replies: list[ProbeReply] = []
+        self.unproven: list[str] = []
+        """Names of capabilities that no request was refused for, and no reply showed."""
         self.terms = NO_TERMS
         """Fields that the server refused of those that all requests have."""
         self._has_chatted = False
@@ -138,11 +140,15 @@ async def ask_all(asker: Asker) -> dict[str, JsonValue]:
     tests = {
         "has_completions": _test_completions(asker),
         "has_stop": _test_stop(asker),
-        "has_logprobs": _test_first(asker, judge_logprobs, text=_PLAIN, fields=logprobs, num_tokens=2),
+        "has_logprobs": _test_first(asker, "has_logprobs", judge_logprobs, text=_PLAIN, fields=logprobs, num_tokens=2),
         "has_system_role": _test_system_role(asker),
-        "has_json_schema": _test_first(asker, judge_enum, text=_ANSWER, fields={"response_format": _SCHEMA_FORMAT}),
+        "has_json_schema": _test_first(
+            asker, "has_json_schema", judge_enum, text=_ANSWER, fields={"response_format": _SCHEMA_FORMAT}
+        ),
         "has_tools": _test_tools(asker),
-        "has_json_mode": _test_first(asker, judge_json, text=_GREET, fields={"response_format": _JSON_FORMAT}),
+        "has_json_mode": _test_first(
+            asker, "has_json_mode", judge_json, text=_GREET, fields={"response_format": _JSON_FORMAT}
+        ),
     }
     sampling, verdicts = await asyncio.gather(_test_sampling(asker), asyncio.gather(*tests.values()))
     reports = any(reply.reports_cached_tokens for reply in asker.replies)
@@ -155,6 +161,7 @@ async def ask_all(asker: Asker) -> dict[str, JsonValue]:
 
 async def _test_first(
     asker: Asker,
+    name: str,
     judge: Callable[[ProbeChoice], bool | None],
     *,
     text: str,
@@ -173,7 +180,10 @@ async def _test_first(
         verdicts.add(judge(outcome.first))
         if True in verdicts:
             return True
-    return None if None in verdicts else False
+    if None in verdicts:
+        return None
+    asker.unproven.append(name)
+    return False
 
 
 async def _test_completions(asker: Asker) -> bool | None:
@@ -223,7 +233,7 @@ async def _test_system_role(asker: Asker) -> bool | None:
 async def _test_tools(asker: Asker) -> bool | None:
     if asker.is_flat:
         return False  # Tools are a matter of chat; some servers enforce a schema in text completions as well.
-    return await _test_first(asker, judge_call, text=_ANSWER, fields=_FORCED_CALL)
+    return await _test_first(asker, "has_tools", judge_call, text=_ANSWER, fields=_FORCED_CALL)
 
 
 def _refusal(failure: CallFailure, asker: Asker) -> bool | None:

@@ -28,7 +28,7 @@ from drpo_graph.models.per_loop import PerLoop
 from drpo_graph.models.tracing import calling_for
 from drpo_graph.records import Role, digest_json
 from drpo_graph.search.assembly import Parts, assemble
-from drpo_graph.search.session import RunContext
+from drpo_graph.search.session import RunContext, keep_session
 from drpo_graph.settings.caller_settings import CallerContext, apply_callers
 from drpo_graph.settings.settings import Settings
 from drpo_graph.storage.checkpoint_store import CheckpointStore
@@ -143,6 +143,7 @@ def add_subgraph(
         own = config.get("configurable", {})
         # Inside a graph without checkpoints of its own, nothing tells of the one around it.
         _saver.set(_find_saver() or _saver.get())
+        keep_session()
         # The caller's "sync" fails in a graph without checkpoints, and our calls are durable before their nodes are.
         return await inner.ainvoke(state, {**config, "configurable": {**own, _DURABILITY: "async"}})
 

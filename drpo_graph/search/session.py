@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -48,6 +49,20 @@ class RunSession:
         self.emitter.warn(message)
 
 
+_kept: ContextVar[dict[tuple[int, str], asyncio.Task[RunSession]] | None] = ContextVar("_kept", default=None)
+"""The sessions of the subgraph that runs, by context and run."""
+
+
+def keep_session() -> None:
+    """Let all that this task and what it starts do belong to one session of a run.
+
+    After a failure LangGraph lets the failed node's siblings go on for a moment: they must not open the run anew, and
+    make calls that nobody waits for.
+    """
+    if _kept.get() is None:
+        _kept.set({})
+
+
 @dataclass(frozen=True, slots=True)
 class RunContext:
     """The live objects of a process's runs; handed to the nodes through LangGraph's ``Runtime``."""
@@ -72,14 +87,20 @@ class RunContext:
     _sessions: dict[str, asyncio.Task[RunSession]] = field(default_factory=dict)
 
     async def session(self, run_id: str, store: BaseStore | None = None) -> RunSession:
-        """Return a run's session; the first call of a process opens it and reads the run's ledger."""
-        task = self._sessions.get(run_id)
+        """Return a run's session; the first call of a process opens it and reads the run's ledger.
+
+        What works under :func:`keep_session` gets the one that it got first, be it abandoned meanwhile.
+        """
+        kept, place = _kept.get(), (id(self), run_id)
+        task = (kept or {}).get(place) or self._sessions.get(run_id)
         if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
             chosen = self.store if self.store is not None else store
             assert chosen is not None, "build_graph gives every graph a store"
             task = asyncio.create_task(self._open(run_id, chosen))
             task.add_done_callback(note_seen)
             self._sessions[run_id] = task
+        if kept is not None:
+            kept[place] = task
         return await asyncio.shield(task)
 
     def close_session(self, run_id: str) -> None:

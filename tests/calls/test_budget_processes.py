@@ -270,9 +270,6 @@ class Place:
             output = await graph.ainvoke(given, config, context=context, durability="async")  # type: ignore[arg-type]
         except BudgetSpentError:
             output = {"result": None}
-        # LangGraph raises a node's error while its siblings are still being cancelled, with what they have begun.
-        if others := asyncio.all_tasks() - {asyncio.current_task()}:
-            await asyncio.wait(others, timeout=5)
         self.asked += transport.requests
         ledger = Ledger(Archive(self.store, "t"), StopSignal(), Budget(settings))
         await ledger.load()

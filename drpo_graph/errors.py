@@ -126,6 +126,12 @@ class PartError(DRPOError):
     is_resumable = True
 
 
+class UnexpectedEndError(DRPOError):
+    """What the list of runs tells of a run that an error ended which nobody foresaw; that one itself is raised."""
+
+    is_resumable = True
+
+
 class ScreenError(DRPOError):
     """A screen of the user's made a choice among rewrites that cannot be followed; mended, the run can be resumed."""
 

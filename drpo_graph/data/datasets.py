@@ -14,6 +14,7 @@ from drpo_graph.data.rows import RowReader
 from drpo_graph.errors import DatasetError
 from drpo_graph.records import Query
 from drpo_graph.safety.api_keys import KeyFinder
+from drpo_graph.safety.text_files import read_bytes
 
 MAX_PRINTED_PROBLEMS = 20
 
@@ -179,7 +180,7 @@ def _open_folder(folder: Path) -> tuple[list[_Source], str]:
 
 def _read_bytes(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_bytes(path)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         advice = "give a file that exists and that this user may read, or '-' for standard input"

@@ -20,18 +20,23 @@ from drpo_graph.errors import (
     CheckpointError,
     DamagedError,
     DRPOError,
+    PartError,
     ReadOnlyError,
     ReviewNeededError,
     RunInterruptedError,
     StateFormatError,
+    UnexpectedEndError,
     UsageError,
 )
 from drpo_graph.events.emitter import Emitter, EventSink
 from drpo_graph.events.schema import Event, RunStopped
 from drpo_graph.models.outages import never_ends
+from drpo_graph.parts.own_code import tell_error
 from drpo_graph.records import Record
 from drpo_graph.runs.logs import open_run_files
 from drpo_graph.runs.signals import handle_signals
+from drpo_graph.safety.redaction import redact
+from drpo_graph.safety.terminal import inert
 from drpo_graph.search.hosting import RECURSION_LIMIT
 from drpo_graph.search.reviews import ReviewRequest
 from drpo_graph.search.session import RunContext, RunSession
@@ -46,6 +51,9 @@ from drpo_graph.storage.run_list import RunRecord, RunRegistry, is_free
 logger = logging.getLogger(__name__)
 
 R = TypeVar("R", bound=Record)
+
+_MAX_TOLD = 500
+"""Characters of an error that nobody expected, which are stored."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,6 +135,8 @@ class RunWork(ABC, Generic[R]):
             with outside_of_graphs():
                 return await self._work()
         folder = run_folder(self._options, self._record.thread_id)
+        # The user's code may go to another working folder meanwhile.
+        folder = folder and folder.absolute()
         vault, level = None if self._options.has_plain_files else self._checkpoint.vault, self._options.log_level
         files = open_run_files(
             folder, self._record.settings, run_id=self._record.thread_id, log_level=level, vault=vault
@@ -175,6 +185,11 @@ class RunWork(ABC, Generic[R]):
             if isinstance(error, BudgetSpentError):
                 await self._tell_standing(error, folder)
             await (self._note_stop(error) if is_listed else self._restore(None))
+            raise
+        except Exception as error:
+            # Whosever mistake it is: the list must not say later that the process was killed.
+            unexpected = UnexpectedEndError(redact(inert(tell_error(error), max_chars=_MAX_TOLD)))
+            await (self._note_stop(unexpected) if is_listed else self._restore(None))
             raise
 
     async def _restore(self, former: RunRecord | None) -> None:
@@ -301,12 +316,23 @@ class RunWork(ABC, Generic[R]):
 
 
 def at_home(sink: EventSink) -> EventSink:
-    """Return the sink as its caller would call it: a stream writer in it needs the context that it is from."""
+    """Return the sink as its caller would call it: a stream writer in it needs the context that it is from.
+
+    What it raises comes as a :class:`PartError`, but for errors of ours.
+    """
     home = copy_context()
 
     def take(event: Event) -> None:
-        # A copy each time: a context cannot be entered twice at once.
-        home.copy().run(sink, event)
+        try:
+            # A copy each time: a context cannot be entered twice at once.
+            home.copy().run(sink, event)
+        except DRPOError:
+            raise
+        except Exception as error:
+            named = getattr(sink, "__qualname__", type(sink).__qualname__)
+            raise PartError(
+                f"The event sink {named} failed at {event.type!r}: {tell_error(error)}. Mend it, then resume the run."
+            ) from error
 
     return take
 

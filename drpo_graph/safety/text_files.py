@@ -1,8 +1,11 @@
 """Text files as editors and spreadsheets save them: a byte-order mark says how, and is no part of the text."""
 
 import codecs
+import errno
+import os
+import stat
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO, TextIO
 
 _UTF8 = "utf-8-sig"
 """With a mark or without one."""
@@ -32,7 +35,17 @@ def read_text(path: Path) -> str:
         OSError: it cannot be read.
         UnicodeDecodeError: it is neither UTF-8 nor what its mark says.
     """
-    return _decode(path.read_bytes())
+    return _decode(read_bytes(path))
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return what is in a file, or what comes through a pipe.
+
+    Raises:
+        OSError: it cannot be read, or is a device that may never end, such as ``/dev/zero``.
+    """
+    with _open_bytes(path) as file:
+        return file.read()
 
 
 def read_stream(stream: TextIO) -> str:
@@ -51,9 +64,19 @@ def open_text(path: Path, *, newline: str | None = None) -> TextIO:
     Raises:
         OSError: it cannot be read.
     """
-    with path.open("rb") as file:
+    with _open_bytes(path) as file:
         encoding = _find_encoding(file.read(4))
     return path.open(encoding=encoding, newline=newline)
+
+
+def _open_bytes(path: Path) -> BinaryIO:
+    file = path.open("rb")
+    mode = os.fstat(file.fileno()).st_mode
+    # A terminal has an end, and so has the device that is empty.
+    if stat.S_ISBLK(mode) or (stat.S_ISCHR(mode) and not file.isatty() and not path.samefile(os.devnull)):
+        file.close()
+        raise OSError(errno.EINVAL, "it is a device, and no file", str(path))
+    return file
 
 
 def _decode(data: bytes) -> str:

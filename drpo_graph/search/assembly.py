@@ -40,6 +40,7 @@ from drpo_graph.prompts.library import PromptLibrary, load_prompts
 from drpo_graph.records import Role
 from drpo_graph.retrieval.examples import digest_examples
 from drpo_graph.retrieval.retriever import open_retriever
+from drpo_graph.safety.text_files import read_bytes
 from drpo_graph.search.beam import prune_beam
 from drpo_graph.search.session import RunContext
 from drpo_graph.settings.layers import check_no_key
@@ -128,7 +129,7 @@ def build_components(settings: Settings, prompts: PromptLibrary, parts: Parts) -
     if settings.metrics_cache is not None:
         cached = load_metrics_cache(settings.metrics_cache, known=prompts.metrics)
         default_selector = CachedMetrics(cached, default_selector)
-        data_digest = hashlib.sha256(settings.metrics_cache.read_bytes()).hexdigest()
+        data_digest = hashlib.sha256(read_bytes(settings.metrics_cache)).hexdigest()
     if example_retriever is None and (found := open_retriever(settings)) is not None:
         example_retriever = found
         data_digest += digest_examples(found.examples)

@@ -19,7 +19,7 @@ from langgraph.runtime import Runtime
 from langgraph.store.base import BaseStore
 from langgraph.store.memory import InMemoryStore
 from langgraph.types import Checkpointer
-from pydantic import BaseModel, create_model
+from pydantic import BaseModel, ConfigDict, create_model
 
 from drpo_graph.errors import RunInterruptedError, SettingsError, UsageError
 from drpo_graph.events.emitter import EventSink
@@ -189,7 +189,8 @@ class AsyncGraph(CompiledStateGraph[Any, Any, Any, Any]):
         fields: dict[str, Any] = {
             name: (hint, ... if name in schema.__required_keys__ else None) for name, hint in hints.items()
         }
-        return create_model(f"{self.name}_arguments", **fields)
+        # A name that is misspelt would be left out without a word, and money be spent on something else.
+        return create_model(f"{self.name}_arguments", __config__=ConfigDict(extra="forbid"), **fields)
 
     def _refuse(self, called: str, instead: str) -> UsageError:
         return UsageError(

@@ -44,6 +44,8 @@ async def describe_failure(session: RunSession, candidate_ids: Iterable[str], qu
         for query_id in query_ids:
             rollout = await session.archive.rollout(candidate_id, query_id)
             failure = rollout.failure
+            if failure is not None and failure.kind == "reward_error":
+                return Reason(failure.kind, f"{failure.kind}: {failure.detail}", "reward function")
             if failure is not None:
                 text = failure.detail if failure.kind == "overflow" else f"{failure.kind}: {failure.detail}"
                 return Reason(failure.kind, text, "base model" if rollout.response is None else "critic")
@@ -52,10 +54,11 @@ async def describe_failure(session: RunSession, candidate_ids: Iterable[str], qu
 
 def make_stalled(message: str, reason: Reason) -> SearchStalledError:
     """Return the error of a search that cannot go on, with what to do about the reason."""
-    advice = (
-        "The unusable replies are stored, and a resumed run finds them again unless it is told to ask anew. Check the "
-        f"{reason.culprit} with `drpo models check` before."
-    )
+    advice = "The unusable replies are stored, and a resumed run finds them again unless it is told to ask anew. "
+    if reason.kind == "reward_error":
+        advice += "Mend the reward function before."
+    else:
+        advice += f"Check the {reason.culprit} with `drpo models check` before."
     if reason.kind == "overflow":
         advice = (
             "Serve the model with a longer context and let the run ask again; or, in a new run, use shorter queries or "

@@ -35,8 +35,13 @@ def find_storage(place: str | Path | Storage) -> Storage:
     Raises:
         UsageError: it is a URI that cannot be used, or the extra ``postgres`` is not installed.
     """
-    if not isinstance(place, str | Path):
+    if isinstance(place, Storage):
         return place
+    if not isinstance(place, str | Path):
+        raise UsageError(
+            "checkpoint: expected the path of a SQLite file or the URI of a PostgreSQL database, got a "
+            f"{type(place).__name__}."
+        )
     if isinstance(place, str) and place.startswith(_SCHEMES):
         return _open_database(place)
     # None of these is repeated: it may hold a password.

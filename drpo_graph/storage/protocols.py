@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from drpo_graph.errors import CheckpointError, DamagedError
 from drpo_graph.safety.encryption import Vault
@@ -96,6 +96,7 @@ class EventReader(Protocol):
         """Return whether a process works on the run, so that more events may come."""
 
 
+@runtime_checkable
 class Storage(Protocol):
     """A place that keeps runs: checkpoints, texts, calls, the run list, and who works on what."""
 

@@ -54,13 +54,21 @@ class SqliteStorage(Storage):
         Raises:
             CheckpointError: there is none.
         """
+        self._refuse_special()
         if not self.path.is_file():
             what = "is a folder" if self.path.is_dir() else "does not exist"
             raise CheckpointError(f"Checkpoint {self.path} {what}. Give the file of your runs with --checkpoint.")
 
+    def _refuse_special(self) -> None:
+        """Do nothing where there is a file, a folder or nothing: to open a pipe may take for ever."""
+        # Not by pathlib, which raises where a folder on the way is closed: that is told by who opens the file.
+        if os.path.exists(self.path) and not os.path.isfile(self.path) and not os.path.isdir(self.path):
+            raise CheckpointError(f"Checkpoint {self.path} is a device or a pipe, and no file. {ELSEWHERE}")
+
     @asynccontextmanager
     async def open_run(self, thread_id: str, *, must_exist: bool = False) -> AsyncIterator[Checkpoint]:
         """Lock a run and open its file for work."""
+        self._refuse_special()
         if must_exist:
             self.require()
         async with AsyncExitStack() as stack:
@@ -261,8 +269,11 @@ def _try_to_read(path: Path, way: str, stack: ExitStack) -> sqlite3.Connection:
     connection.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MS}")
     connection.execute("PRAGMA query_only=ON")
     connection.text_factory = partial(str, encoding="utf-8", errors="replace")
-    if _list_tables(connection) >= {"store", "checkpoints"}:
+    tables = _list_tables(connection)
+    if tables >= {"store", "checkpoints"}:
         return connection
+    if "store" in tables and connection.execute("SELECT 1 FROM store WHERE prefix LIKE 'drpo.%'").fetchone():
+        raise tell_damage(f"Checkpoint {path}", cause="its table checkpoints is not there")
     raise NoRunsError(f"Checkpoint {path} holds no runs of drpo. {ELSEWHERE}")
 
 

@@ -114,7 +114,7 @@ def test_the_age_of_a_killed_run_counts_from_what_it_stored_last(drpo: Drpo, fin
     assert "broken: is not old enough" in drpo(*by_age).out
     assert list_runs(drpo) == {"done": "done", "broken": "failed"}
     change("DELETE FROM checkpoints WHERE thread_id = 'broken'")
-    assert "1 runs pruned" in drpo(*by_age).out
+    assert "1 run pruned" in drpo(*by_age).out
     assert list_runs(drpo) == {"done": "done"}
 
 
@@ -137,7 +137,7 @@ def test_by_age_an_unfinished_run_goes_only_where_that_is_asked_for(drpo: Drpo, 
     outcome = drpo(*by_age)
     assert "broken: is not finished (--unfinished takes it, too); left as it is" in outcome.out
     assert list_runs(drpo) == {"broken": "failed"}
-    assert "1 runs pruned" in drpo(*by_age, "--unfinished").out
+    assert "1 run pruned" in drpo(*by_age, "--unfinished").out
     assert list_runs(drpo) == {}
 
 
@@ -191,7 +191,7 @@ def test_space_is_not_given_back_beside_a_run_that_is_worked_on(drpo: Drpo, fini
         outcome = drpo("prune", "done")
     assert outcome.code == 0
     assert "broken: is being worked on; the space is given back" in outcome.out
-    assert "1 runs pruned" in outcome.out
+    assert "1 run pruned" in outcome.out
     assert count("pragma_freelist_count()", "freelist_count > 0") == 1
     assert drpo("prune", "done").code == 0
     assert BASE.stat().st_size < 0.8 * size
@@ -211,7 +211,7 @@ def test_space_that_cannot_be_given_back_is_told_beside_what_was_pruned(
     assert asked == []
     outcome = drpo("prune", "done")
     assert outcome.code == 1
-    assert outcome.err == "error: 1 runs pruned; space could not be given back: the disk is full.\n"
+    assert outcome.err == "error: 1 run pruned; space could not be given back: the disk is full.\n"
     assert count("checkpoints", "thread_id = 'done'") == 1
 
 

@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -36,6 +37,29 @@ def test_a_path_that_cannot_be_a_checkpoint_is_told(command: str, path: str, drp
     assert_one_line(drpo(*COMMANDS[command], "--checkpoint", path), 1, f"Checkpoint {path}", "--checkpoint")
     assert (folder / "notes.txt").read_text() == "no SQLite, " * 200
     assert not (folder / "t").exists()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("path", ["pipe", "/dev/null", "/dev/zero"])
+def test_a_pipe_or_a_device_is_no_checkpoint(command: str, path: str, drpo: Drpo, folder: Path) -> None:
+    os.mkfifo(folder / "pipe")
+    assert_one_line(drpo(*COMMANDS[command], "--checkpoint", path), 1, f"Checkpoint {path} is a device or a pipe")
+    assert not Path(f"{path}.locks").exists()
+
+
+@pytest.mark.parametrize(
+    "option", [("--initial-prompt", "@/dev/zero"), ("--config", "/dev/zero"), ("--data-dir", "/dev/zero")]
+)
+def test_what_never_ends_is_not_read(option: tuple[str, str], drpo: Drpo) -> None:
+    assert_one_line(drpo(*START, *option), 2, "/dev/zero", "it is a device")
+
+
+def test_what_is_empty_or_comes_through_a_pipe_is_read(drpo: Drpo, folder: Path) -> None:
+    os.mkfifo(folder / "settings.toml")
+    writer = threading.Thread(target=(folder / "settings.toml").write_text, args=("depth = 1\n",), daemon=True)
+    writer.start()
+    assert drpo(*START, "--config", "settings.toml").code == 0
+    assert drpo("optimize", *SMALL, "--display", "none", "--config", "/dev/null").code == 0
 
 
 @pytest.fixture
@@ -181,7 +205,7 @@ def test_results_that_cannot_be_written_are_kept_and_written_by_resume(
     (folder / "logs" / "algo_output").mkdir(parents=True)
     (folder / "logs" / "algo_output" / "output.json").mkdir()
     outcome = drpo(*START, "--log-dir", "logs")
-    assert_one_line(outcome, 1, "Run folder logs", "The result is stored", "drpo resume t")
+    assert_one_line(outcome, 1, f"Run folder {folder / 'logs'}", "The result is stored", "drpo resume t")
     (folder / "logs" / "algo_output" / "output.json").rmdir()
     num_calls = len(finished_keys(world))
     assert drpo("resume", "t", "--display", "none").code == 0

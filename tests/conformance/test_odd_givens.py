@@ -7,11 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
-from drpo_graph import Parts, Query, Reward, RunOptions, build_graph, optimize
+from drpo_graph import Parts, Query, Reward, RunOptions, build_graph, optimize, resume
 from drpo_graph.cli.app import _run
-from drpo_graph.errors import RewardError, SettingsError
+from drpo_graph.errors import PartError, RewardError, SettingsError, UsageError
+from drpo_graph.events.schema import Event
 from drpo_graph.icl import build_icl_graph
+from drpo_graph.runs.reading import list_runs
+from drpo_graph.runs.work import RunWork
+from drpo_graph.storage.sqlite_file import SqliteStorage
 from tests.conformance.graphs import EXAMPLES, INITIAL_PROMPT, QUERIES, make_settings, serve_models
 
 HALF = "half \ud800 of it"
@@ -100,6 +105,75 @@ async def test_icl_graph_has_the_defaults_of_a_run(base_url: str) -> None:
     assert output["result"]["status"] == "done"
     with pytest.raises(SettingsError, match="num_iters and num_samples"):
         await graph.ainvoke({"examples": EXAMPLES, "num_iters": 0})
+
+
+@pytest.mark.parametrize("place", [5, None, b"runs.sqlite", {"path": "x"}])
+async def test_a_checkpoint_that_is_no_place_is_refused(place: Any, base_url: str) -> None:
+    with pytest.raises(UsageError, match=r"checkpoint: expected the path of a SQLite file"):
+        await optimize(QUERIES, settings=make_settings(base_url), options=RunOptions(checkpoint=place))
+
+
+@pytest.mark.filterwarnings("ignore:This API is in beta")
+async def test_a_misspelt_argument_of_the_tool_is_refused(base_url: str) -> None:
+    tool = build_graph(make_settings(base_url)).as_tool(name="optimise", description="Optimises.")
+    with pytest.raises(ValidationError, match="depht"):
+        await tool.ainvoke({"queries": QUERIES, "depht": 3})
+
+
+class _Ledge:
+    """A sink that fails at one kind of event."""
+
+    def __call__(self, event: Event) -> None:
+        if event.type == "level_finished":
+            raise ValueError("no room")
+
+
+async def test_an_event_sink_that_fails_stops_the_run_by_its_name(base_url: str, tmp_path: Path) -> None:
+    settings, place = make_settings(base_url), SqliteStorage(tmp_path / "runs.sqlite")
+    with pytest.raises(
+        PartError, match=r"The event sink _Ledge failed at 'level_finished': ValueError: no room\. Mend"
+    ):
+        await optimize(
+            QUERIES, settings=settings, options=RunOptions(checkpoint=place, sinks=(_Ledge(),)), thread_id="t"
+        )
+    assert [(run.status, "no room" in run.message) for run in await list_runs(place)] == [("failed", True)]
+    result = await resume("t", options=RunOptions(checkpoint=place))
+    assert result.status == "done"
+
+
+async def test_the_list_tells_of_an_end_that_nobody_foresaw(
+    base_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, place = make_settings(base_url), SqliteStorage(tmp_path / "runs.sqlite")
+
+    async def fail(*_given: object) -> None:
+        raise ZeroDivisionError("nobody foresaw it")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunWork, "_work", fail)
+        with pytest.raises(ZeroDivisionError):
+            await optimize(QUERIES, settings=settings, options=RunOptions(checkpoint=place), thread_id="t")
+    (run,) = await list_runs(place)
+    assert (run.status, run.message) == ("failed", "ZeroDivisionError: nobody foresaw it")
+    assert (await resume("t", options=RunOptions(checkpoint=place))).status == "done"
+
+
+async def test_files_stay_in_one_folder_wherever_the_user_s_code_goes(
+    base_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+
+    async def wander(query: Query, response: str) -> float:
+        os.chdir(elsewhere)
+        return 3
+
+    await optimize(QUERIES, settings=make_settings(base_url), parts=Parts(critic=wander), thread_id="t")
+    assert {"best_prompt.txt", "events.jsonl", "result.json"} <= {
+        one.name for one in (tmp_path / "drpo_runs" / "t").iterdir()
+    }
+    assert list(elsewhere.iterdir()) == []
 
 
 @pytest.mark.parametrize("place", [0, 1, 3])

@@ -165,15 +165,16 @@ RESULT = "run' AND key = 'result'"
         ("resume half", f"DELETE FROM store {HALF}run' AND key = 'input'"),
         ("resume half", "UPDATE writes SET channel = 'rejected' WHERE thread_id = 'half'"),
         ("resume half", f"DELETE FROM store {HALF}candidates'"),
+        ("runs", "DROP TABLE checkpoints"),
     ],
 )
 def test_what_was_moved_changed_or_taken_by_hand_is_told(command: str, statement: str, drpo: Drpo) -> None:
-    assert change(statement) > 0
+    assert change(statement) != 0
     told = {**COMMANDS, "resume half": RESUME_HALF}[command]
     outcome = drpo(*told)
     assert_told(outcome)
     assert "damaged" in outcome.err
-    assert drpo("show", "other").code == 0
+    assert drpo("show", "other").code == 0 or command == "runs"
 
 
 @pytest.mark.usefixtures("folder")

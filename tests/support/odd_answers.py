@@ -36,6 +36,12 @@ def _with_bad_text(answer: dict[str, Any]) -> bytes:
     return json.dumps(answer).encode().replace(b'"index"', b'"ind\xff\xfe"', 1)
 
 
+def _with_long_number(answer: dict[str, Any]) -> bytes:
+    changed = deepcopy(answer)
+    _put(changed, ("usage", "completion_tokens"), "LONG")
+    return json.dumps(changed).encode().replace(b'"LONG"', b"1" * 5_001)
+
+
 NO_CHOICES = _with(("choices",), [])
 BODIES: Mapping[str, Spoil] = {
     "no body": _body(b""),
@@ -52,6 +58,7 @@ BODIES: Mapping[str, Spoil] = {
     "nested lists": _body(b"[" * DEPTH),
     "nested objects": _body(b'{"a":' * DEPTH),
     "cut": _cut,
+    "usage of 5,001 digits": _with_long_number,
     "no UTF-8": _with_bad_text,
     "an error": _body(b'{"error": {"message": "upstream went away", "type": "upstream"}}'),
     "choices null": _with(("choices",), None),

@@ -122,12 +122,12 @@ async def _prune(storage: Storage, choice: "Choice", *, dry_run: bool, yes: bool
     before = await storage.measure()
     num_pruned = sum([await _prune_one(storage, run, choice, dry_run=dry_run) for run in chosen])
     if dry_run:
-        say(f"{num_pruned} runs would be pruned; nothing was changed")
+        say(f"{_count_runs(num_pruned)} would be pruned; nothing was changed")
         return
     if num_pruned:
         await _reclaim(storage, num_pruned)
     after = await storage.measure()
-    say(f"{num_pruned} runs pruned; {storage.name}: {before} bytes before, {after} after")
+    say(f"{_count_runs(num_pruned)} pruned; {storage.name}: {before} bytes before, {after} after")
 
 
 async def _choose(storage: Storage, choice: "Choice") -> "list[RunRecord]":
@@ -179,6 +179,10 @@ async def _prune_one(storage: Storage, run: "RunRecord", choice: "Choice", *, dr
     return True
 
 
+def _count_runs(number: int) -> str:
+    return "1 run" if number == 1 else f"{number} runs"
+
+
 async def _reclaim(storage: Storage, num_pruned: int) -> None:
     """Give space back, unless a run is being worked on, which would have to wait for it."""
     from drpo_graph.storage.run_list import RunRegistry
@@ -191,7 +195,7 @@ async def _reclaim(storage: Storage, num_pruned: int) -> None:
                     return
         await storage.reclaim()
     except (CheckpointError, StateFormatError) as error:
-        raise CheckpointError(f"{num_pruned} runs pruned; space could not be given back: {error}") from error
+        raise CheckpointError(f"{_count_runs(num_pruned)} pruned; space could not be given back: {error}") from error
 
 
 def _confirm(chosen: "list[RunRecord]", keep: "Keep") -> None:

@@ -13,6 +13,7 @@ from drpo_graph.display.streams import write_lines
 from drpo_graph.errors import CheckpointError, DatasetError, UsageError
 from drpo_graph.safety.private_files import write_atomically
 from drpo_graph.safety.terminal import inert
+from drpo_graph.safety.text_files import read_bytes
 
 _MAX_LINE: Final = 2000
 
@@ -29,7 +30,7 @@ def write_traces(path: Path, output: Path | None, *, max_rating: float | None, f
     if output.resolve() == path.resolve():
         raise UsageError(f"--output {output} is the file that is read. Give another one.")
     try:
-        data = path.read_bytes()
+        data = read_bytes(path)
     except OSError as error:
         raise DatasetError(f"{path} cannot be read ({error.strerror or error}): give a file of traces.") from error
     found = import_traces(data, name=str(path), suffix=path.suffix, max_rating=max_rating, failed_only=failed_only)

@@ -18,6 +18,7 @@ from drpo_graph.oirl.checkers import Checker
 from drpo_graph.oirl.demonstrations import Split
 from drpo_graph.records import Query, Record
 from drpo_graph.safety.api_keys import KeyFinder
+from drpo_graph.safety.text_files import read_bytes
 from drpo_graph.safety.texts import shorten
 
 Placement = Literal["system", "after"]
@@ -88,8 +89,7 @@ def load_tried_prompts(path: Path | None = None) -> tuple[TriedPrompt, ...]:
     """
     place = str(path or _BUNDLED)
     try:
-        source = files("drpo_graph.data").joinpath(_BUNDLED) if path is None else path
-        data = source.read_bytes()
+        data = files("drpo_graph.data").joinpath(_BUNDLED).read_bytes() if path is None else read_bytes(path)
     except OSError as error:
         raise DatasetError(f"Prompts {place}: {error.strerror or error}. Give a file that can be read.") from error
     values = read_values(data, find_format(Path(place).suffix.lower(), data, name=place))

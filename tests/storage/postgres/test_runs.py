@@ -71,7 +71,7 @@ def test_a_run_is_exported_with_its_events_and_pruned_without_its_folder(drpo: D
     assert "t: is not old enough" in drpo(*by_age).out
     query(uri, "UPDATE store SET updated_at = '2020-01-01' WHERE prefix <> 'drpo.runs'")
     query(uri, """UPDATE checkpoints SET checkpoint = jsonb_set(checkpoint, '{ts}', '"2020-01-01T00:00:00+00:00"')""")
-    assert "1 runs pruned" in drpo(*by_age).out
+    assert "1 run pruned" in drpo(*by_age).out
     assert [table for table, rows in dump(uri).items() if rows] == []
 
 

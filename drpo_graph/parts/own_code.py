@@ -30,6 +30,8 @@ MAX_THREADS = 16
 """Calls at once, of one event loop."""
 OWN_TIMEOUT_S = 180.0
 """Longest wait for what is not asynchronous, where nothing else is set."""
+_MAX_TOLD = 2_000
+"""Characters of an error's text that are told and stored: some hold all that could not be read."""
 MAX_LOST = 8
 """Threads of a process that may run on beyond their time."""
 
@@ -86,11 +88,13 @@ async def call_own(
 
 
 def tell_error(error: BaseException) -> str:
-    """Return an error's kind and its text, where it has one that can be had."""
+    """Return an error's kind and its text, where it has one that can be had; so much of it as somebody may read."""
     try:
-        return f"{type(error).__name__}: {error}"
+        text = str(error)
     except Exception:  # noqa: BLE001  # The error is the user's, and so is what tells of it.
         return f"{type(error).__name__}, whose text cannot be had"
+    cut = f"{text[:_MAX_TOLD]} [...]" if len(text) > _MAX_TOLD else text
+    return f"{type(error).__name__}: {cut}"
 
 
 class _OverdueError(Exception):

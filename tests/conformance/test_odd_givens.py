@@ -73,10 +73,15 @@ async def _fail(query: Query, response: str) -> Reward:
     raise _MuteError
 
 
-@pytest.mark.parametrize("reward", [_exit, _cancel, _fail])
+async def _fail_at_length(query: Query, response: str) -> Reward:
+    raise ValueError("x" * 1_000_000)
+
+
+@pytest.mark.parametrize("reward", [_exit, _cancel, _fail, _fail_at_length])
 async def test_whatever_a_reward_function_raises_is_told_as_its_own(reward: Any, base_url: str) -> None:
-    with pytest.raises(RewardError, match=rf"The reward function '{reward.__name__}' failed on query"):
+    with pytest.raises(RewardError, match=rf"The reward function '{reward.__name__}' failed on query") as caught:
         await build_graph(make_settings(base_url), critic=reward).ainvoke({"queries": QUERIES})
+    assert len(str(caught.value)) < 3_000
 
 
 @pytest.mark.parametrize("prompt", [5, ["a"], HALF])

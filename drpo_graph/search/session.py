@@ -69,6 +69,8 @@ class RunContext:
     """Whether the server at an endpoint is known to be gone for good."""
     clock: Clock = time.monotonic
     """Seconds that only grow: the budget's time is measured on it."""
+    told: set[str] = field(default_factory=set)
+    """Runs whose beginning, or whose going on, was told in this process."""
     _sessions: dict[str, asyncio.Task[RunSession]] = field(default_factory=dict)
 
     async def session(self, run_id: str, store: BaseStore | None = None) -> RunSession:
@@ -93,6 +95,11 @@ class RunContext:
                 session.ledger.stop.request("The run has failed.", error)
                 await session.ledger.drain()
         self.close_session(run_id)
+
+    async def drain(self) -> None:
+        """Return when what all runs have in flight is committed or has failed."""
+        for session in self.open_sessions():
+            await session.ledger.drain()
 
     def open_sessions(self) -> list[RunSession]:
         """Return the sessions that are open in this process."""

@@ -34,6 +34,7 @@ from drpo_graph.records import RunStatus
 from drpo_graph.runs.logs import open_run_files
 from drpo_graph.runs.signals import handle_signals
 from drpo_graph.runs.work import RunOptions, at_home, reason_of, run_folder
+from drpo_graph.safety.redaction import redact
 from drpo_graph.search.embedding import EMBEDDING_KEY, Embedding
 from drpo_graph.search.hosting import RECURSION_LIMIT
 from drpo_graph.search.session import RunContext, RunSession
@@ -163,11 +164,10 @@ class _Embedded(Embedding):
         """Return the sessions of all runs that are under way."""
         return [session for _, context in self._lent.values() for session in context.open_sessions()]
 
-    async def note_failure(self, run_id: str, error: Exception) -> None:
+    def note_failure(self, run_id: str, error: Exception) -> None:
         """Note why a run has stopped."""
         if run_id in self._runs:
             self._runs[run_id].error = error
-        await self.flush()
 
     async def flush(self) -> None:
         """Store what has changed of the list of runs."""
@@ -179,8 +179,10 @@ class _Embedded(Embedding):
                     former = await self._registry.find(run_id)
                     kept = {"created_at": former.created_at, "log_dir": run.record.log_dir or former.log_dir}
                     run.record = run.record.model_copy(update=kept)
-                run.is_looked_up = run.is_stored = True
-                await self._registry.save(run.record)
+                run.is_looked_up, record = True, run.record
+                await self._registry.save(record)
+                # It may have changed meanwhile.
+                run.is_stored = run.record is record
 
     async def end(self, error: BaseException | None, *, drains: bool = True) -> None:
         """Let no call begin, finish those under way, and leave the list as it is then."""
@@ -244,7 +246,7 @@ class _Embedded(Embedding):
         message, is_resumable = told, True
         if run.error is not None:
             status = reason_of(run.error) if isinstance(run.error, DRPOError) else "failed"
-            message = str(run.error)
+            message = _describe(run.error)
             is_resumable = not isinstance(run.error, DRPOError) or run.error.is_resumable
         elif run.record.status == "waiting":
             status, message = "waiting", run.record.message
@@ -271,4 +273,9 @@ def _tell_end(error: BaseException | None) -> str:
         return "The graph that it runs in was left."
     if isinstance(error, asyncio.CancelledError):
         return "The graph that it runs in was cancelled; finished calls are stored."
-    return f"The graph that it runs in has ended: {error or type(error).__name__}"
+    return f"The graph that it runs in has ended: {_describe(error)}"
+
+
+def _describe(error: BaseException) -> str:
+    # What is not ours may quote a request.
+    return str(error) if isinstance(error, DRPOError) else redact(f"{type(error).__name__}: {error}")

@@ -28,8 +28,8 @@ class Embedding(ABC):
         """Store what has changed of the list of runs."""
 
     @abstractmethod
-    async def note_failure(self, run_id: str, error: Exception) -> None:
-        """Note why a run has stopped; without a name it had not begun."""
+    def note_failure(self, run_id: str, error: Exception) -> None:
+        """Note why a run has stopped; one without a name had not begun."""
 
 
 def find_embedding() -> Embedding | None:

@@ -124,7 +124,7 @@ class Host:
                     # The siblings are about to be cancelled: what they have sent is paid for, and is kept before that.
                     await context.abandon(state.get("run_id", ""), error)
                     if embedding is not None:
-                        await embedding.note_failure(run_id, told)
+                        embedding.note_failure(run_id, told)
                     if told is not error:
                         raise told from None
                     raise

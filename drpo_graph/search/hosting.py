@@ -186,7 +186,7 @@ def add_subgraph(
     async def run(state: Any, config: RunnableConfig) -> Any:
         own = config.get("configurable", {})
         # Inside a graph without checkpoints of its own, nothing tells of the one around it.
-        _saver.set(_find_saver() or _saver.get())
+        _saver.set(find_saver() or _saver.get())
         # The caller's "sync" fails in a graph without checkpoints, and our calls are durable before their nodes are.
         return await inner.ainvoke(state, {**config, "configurable": {**own, _DURABILITY: "async"}})
 
@@ -251,7 +251,7 @@ def compile_graph(
     return compiled
 
 
-def _find_saver() -> BaseCheckpointSaver[Any] | None:
+def find_saver() -> BaseCheckpointSaver[Any] | None:
     """Return the checkpointer of the graph that runs the node that asks, its own or that of a graph around it."""
     found = get_config().get("configurable", {}).get(_CHECKPOINTER)
     return found if isinstance(found, BaseCheckpointSaver) else None
@@ -259,7 +259,7 @@ def _find_saver() -> BaseCheckpointSaver[Any] | None:
 
 def _find_store(state: Mapping[str, Any]) -> BaseStore | None:
     """Return a store beside the checkpoints, where there are any, and where nobody has given a store."""
-    saver, thread_id = _find_saver() or _saver.get(), get_config().get("configurable", {}).get("thread_id")
+    saver, thread_id = find_saver() or _saver.get(), get_config().get("configurable", {}).get("thread_id")
     if saver is None or not thread_id:
         return None
     return CheckpointStore(saver, thread_id=str(thread_id), run_id=state.get("run_id") or derive_run_id())
@@ -286,7 +286,7 @@ def _name_run(thread_id: str, place: str) -> str:
 
 async def _find_state(run_id: str) -> Mapping[str, Any] | None:
     """Return the stored state of the graph that works for a run, from any node in it; ``None`` where there is none."""
-    saver, configurable = _find_saver() or _saver.get(), get_config().get("configurable", {})
+    saver, configurable = find_saver() or _saver.get(), get_config().get("configurable", {})
     thread_id = str(configurable.get("thread_id") or "")
     if saver is None or not thread_id:
         return None

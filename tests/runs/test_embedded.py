@@ -16,6 +16,11 @@ from drpo_graph import RunOptions, build_graph, embedded_run, fork, optimize, pe
 from drpo_graph.errors import ModelCallError, RunExistsError, RunInterruptedError, RunLockedError, UsageError
 from drpo_graph.events.schema import Event, ICLStarted, RunStarted, RunStopped, parse_event
 from drpo_graph.runs.decisions import decide
+from drpo_graph.runs.reading import find_run, list_runs
+from drpo_graph.safety.encryption import KEY_VARIABLE
+from drpo_graph.storage.places import DEFAULT_CHECKPOINT
+from drpo_graph.storage.run_list import RunRegistry
+from drpo_graph.storage.sqlite_file import SqliteStorage
 from tests.conformance.graphs import CASES, QUERIES, ParentInput, ParentState, found_in, make_settings
 from tests.icl.test_loop import Steady
 from tests.support.command import Drpo, finished_keys, serve
@@ -278,3 +283,59 @@ def test_a_signal_ends_what_is_under_way(
         night()
         keys = finished_keys(server)
         assert len(keys) == len(set(keys))
+
+
+async def test_a_stream_that_is_not_read_on_loses_no_call(server: FakeServer) -> None:
+    settings = make_settings(server.base_url, depth=3)
+    events: list[Event] = []
+    for is_last in (False, True):
+        async with embedded_run("night", options=RunOptions(sinks=(events.append,))) as run:
+            graph = CASES["parent"].build(settings, {"checkpointer": run.checkpointer, "store": run.store})
+            start = None if run.has_begun else CASES["parent"].given
+            async for _, told in graph.astream(start, run.config, stream_mode="custom", subgraphs=True):
+                if told["type"] == "rollout_scored" and not is_last:
+                    break
+        # Each request was answered before the block was left.
+        assert len(server.log) == 2 * len(server.finished)
+    assert events[-1].type == "run_finished"
+    keys = finished_keys(server)
+    assert len(keys) == len(set(keys))
+
+
+async def test_the_list_shows_whether_the_graph_s_thread_is_held(server: FakeServer) -> None:
+    settings = make_settings(server.base_url, approve=True)
+    storage = SqliteStorage(DEFAULT_CHECKPOINT)
+    async with embedded_run("night") as run:
+        graph = CASES["parent"].build(settings, {"checkpointer": run.checkpointer, "store": run.store})
+        assert "__interrupt__" in await graph.ainvoke(CASES["parent"].given, run.config)
+        (record,) = await list_runs(storage)
+        assert record.status == "running"
+    (record,) = await list_runs(storage)
+    assert record.status == "waiting"
+    # As a process leaves it that is killed.
+    async with storage.open_run("night") as checkpoint:
+        await RunRegistry(checkpoint.store).save(record.model_copy(update={"status": "running"}))
+    assert (await find_run(storage, record.thread_id)).status == "interrupted"
+
+
+def test_files_of_an_encrypted_place_are_sealed(
+    server: FakeServer, drpo: Drpo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(KEY_VARIABLE, "5e" * 32)
+    night = Night(CASES["parent"].build, make_settings(server.base_url), CASES["parent"].given)
+    night()
+    (run,) = list_embedded(drpo)
+    assert [one.name for one in Path(run["log_dir"]).iterdir()] == ["events.jsonl.sealed"]
+    assert drpo("events", run["thread_id"]).events() == night.events
+
+
+def test_runs_of_a_graph_have_folders_in_the_one_that_is_named(server: FakeServer, drpo: Drpo, tmp_path: Path) -> None:
+    night = Night(build_twice, make_settings(server.base_url), {"queries": QUERIES})
+    night(log_dir=tmp_path / "logs")
+    assert {run["log_dir"] for run in list_embedded(drpo)} == {str(one) for one in (tmp_path / "logs").iterdir()}
+    quiet = Night(
+        CASES["parent"].build, make_settings(server.base_url), CASES["parent"].given, tmp_path / "quiet.sqlite"
+    )
+    quiet(writes_files=False)
+    (run,) = list_embedded(drpo, "--checkpoint", str(tmp_path / "quiet.sqlite"))
+    assert run["log_dir"] is None

@@ -41,6 +41,8 @@ from .runs.app_prompts import PromptsResult as PromptsResult
 from .runs.app_prompts import optimize_prompts as optimize_prompts
 from .runs.decisions import decide as decide
 from .runs.decisions import pending_review as pending_review
+from .runs.embedded import EmbeddedRun as EmbeddedRun
+from .runs.embedded import embedded_run as embedded_run
 from .runs.forks import fork as fork
 from .runs.runner import RunOptions as RunOptions
 from .runs.runner import optimize as optimize

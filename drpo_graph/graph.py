@@ -30,6 +30,7 @@ from drpo_graph.nodes import (
     start_run,
 )
 from drpo_graph.records import ROOT_ID
+from drpo_graph.search.announce import announce_resume
 from drpo_graph.search.assembly import GivenParts, take_parts
 from drpo_graph.search.hosting import Host, add_subgraph, compile_graph
 from drpo_graph.search.state import (
@@ -75,9 +76,11 @@ def build_graph(
             mixed with it), ``rewriter``, ``beam_policy``, ``example_retriever``, ``responder``, an app in the base
             model's place, and ``screen``.
     """
-    host = Host(settings or Settings(), take_parts(parts, "build_graph"), store=store, sinks=tuple(sinks))
+    given = take_parts(parts, "build_graph")
+    host = Host(settings or Settings(), announce_resume, given, store=store, sinks=tuple(sinks))
     graph = StateGraph(SearchState, context_schema=CallerContext, input_schema=SearchInput, output_schema=SearchOutput)
-    for step in (start_run, score_beams, review, conclude):
+    host.add_step(graph, start_run, SearchState, begins=True)
+    for step in (score_beams, review, conclude):
         host.add_step(graph, step, SearchState)
     host.add_step(graph, select_metrics, MetricsTask)
     rollout = _build_rollout(host)

@@ -3,16 +3,16 @@
 ::
 
     collect -> optimise -> deploy        collect: yesterday's badly rated questions become training queries
-                                         optimise: drpo_graph's search, with its events in this graph's stream
+                                         optimise: drpo_graph's search
                                          deploy: the prompt goes to where the assistant reads it
 
 Run ``python examples/parent_agent.py --model local:smollm2``, stop it anywhere, and run it again: it goes on from
-there, and no finished model call is paid for twice. With ``--thread-id`` of another day it starts anew.
+there, and no finished model call is paid for twice. With ``--thread-id`` of another day it starts anew. The search is
+on the list of ``drpo runs --checkpoint drpo_runs/agent.sqlite``, and ``drpo show`` and ``drpo events`` know it.
 """
 
 import argparse
 import asyncio
-import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,15 +20,20 @@ from typing import Any, TypedDict
 
 from langgraph.graph import END, START, StateGraph
 
-from drpo_graph import DRPOError, Event, Settings, build_context, build_graph, build_settings, parse_event
+from drpo_graph import (
+    DRPOError,
+    EmbeddedRun,
+    Event,
+    RunOptions,
+    Settings,
+    build_graph,
+    build_settings,
+    embedded_run,
+)
 from drpo_graph.display import PlainDisplay
 from drpo_graph.records import ROLES
-from drpo_graph.search.session import RunContext
-from drpo_graph.storage.sqlite_file import Checkpoint, lock_thread, open_checkpoint
 
 MAX_BAD_RATING = 2
-RECURSION_LIMIT = 10_000
-"""LangChain hands 25 down from tools and runnables, and a search takes two supersteps per level."""
 
 YESTERDAY = [
     ("My flight leaves at 6:10 tomorrow. When should I set the alarm?", 2),
@@ -49,9 +54,9 @@ class AgentState(TypedDict, total=False):
     deployed_to: str
 
 
-def build_agent(context: RunContext, prompt_file: Path, checkpoint: Checkpoint) -> Any:
-    """Return the compiled parent; models, ledger and limits of the search come with ``context``."""
-    search = build_graph(context.settings)
+def build_agent(settings: Settings, prompt_file: Path, run: EmbeddedRun) -> Any:
+    """Return the compiled parent."""
+    search = build_graph(settings)
 
     async def collect(state: AgentState) -> AgentState:
         """Pick the failures of yesterday."""
@@ -59,12 +64,7 @@ def build_agent(context: RunContext, prompt_file: Path, checkpoint: Checkpoint) 
 
     async def optimise(state: AgentState) -> AgentState:
         """Run the search as a subgraph: it uses this graph's checkpointer and store, and resumes with it."""
-        try:
-            output = await search.ainvoke({"queries": [*state["training_queries"]]}, context=context)
-        finally:
-            # After a failure, calls may be under way that are paid for already: their replies are kept.
-            for session in context.open_sessions():
-                await session.ledger.drain()
+        output = await search.ainvoke({"queries": [*state["training_queries"]]})
         return {"system_prompt": output["system_prompt"], "reward": output["result"]["reward"]}
 
     async def deploy(state: AgentState) -> AgentState:
@@ -80,31 +80,19 @@ def build_agent(context: RunContext, prompt_file: Path, checkpoint: Checkpoint) 
     graph.add_edge("collect", "optimise")
     graph.add_edge("optimise", "deploy")
     graph.add_edge("deploy", END)
-    return graph.compile(checkpointer=checkpoint.saver, store=checkpoint.store, name="nightly_agent")
+    return graph.compile(checkpointer=run.checkpointer, store=run.store, name="nightly_agent")
 
 
 async def run_agent(
     settings: Settings, thread_id: str, *, checkpoint_file: Path, prompt_file: Path, show: Callable[[Event], None]
 ) -> AgentState:
     """Run the agent, or go on with it where its thread stopped, and return its last state."""
-    config: Any = {"configurable": {"thread_id": thread_id}, "recursion_limit": RECURSION_LIMIT}
-    with lock_thread(checkpoint_file, thread_id):
-        async with open_checkpoint(checkpoint_file) as checkpoint:
-            agent = build_agent(build_context(settings, store=checkpoint.store), prompt_file, checkpoint)
-            is_known = (await agent.aget_state(config)).created_at is not None
-            # The search's events come from a subgraph: without subgraphs=True the parent would not see them.
-            parts = agent.astream(
-                None if is_known else {},
-                config,
-                stream_mode=["custom"],
-                subgraphs=True,
-                version="v2",
-                durability="async",
-            )
-            async for part in parts:
-                show(parse_event(json.dumps(part["data"])))
-            state: AgentState = (await agent.aget_state(config)).values
-            return state
+    options = RunOptions(checkpoint=checkpoint_file, sinks=(show,), handles_signals=True)
+    async with embedded_run(thread_id, options=options) as run:
+        agent = build_agent(settings, prompt_file, run)
+        await agent.ainvoke(None if run.has_begun else {}, run.config)
+        state: AgentState = (await agent.aget_state(run.config)).values
+        return state
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

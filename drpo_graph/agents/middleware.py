@@ -68,8 +68,10 @@ class AlignmentMiddleware(AgentMiddleware[AgentState[ResponseT], ContextT, Respo
     where the search and :class:`~drpo_graph.inference.AlignedModel` put them. The agent's state and stored history hold
     none of it. The examples are those for the last message of the user, and are found once for it, however many calls
     the agent makes; so is the prompt where a router chooses it. An ``AlignedModel`` as the agent's model is given the
-    prompt in its own prompt's place; where there is neither prompt nor registry here, it keeps its own. Thinking that a
-    server left in the text of an answer is moved to the message's ``additional_kwargs["reasoning_content"]``.
+    prompt in its own prompt's place; where there is neither prompt nor registry here, it keeps its own. Of several,
+    each puts its prompt before that of the one earlier in the agent's list; a middleware that sets the system message
+    anew, as ``dynamic_prompt`` of LangChain does, belongs before these. Thinking that a server left in the text of an
+    answer is moved to the message's ``additional_kwargs["reasoning_content"]``.
 
     Args:
         prompt: A text, a run's result, a registered prompt, a router, which chooses one for each query, or a slot,
@@ -81,6 +83,7 @@ class AlignmentMiddleware(AgentMiddleware[AgentState[ResponseT], ContextT, Respo
         values: What is filled into the placeholders of a slot's or a registered prompt.
         model: The model's name in the registry; what the request's model is called when absent.
         open_router: Reads the registry's routers; one of your own can give them other embeddings.
+        name: What LangChain tells middlewares apart by, where an agent has several of these.
 
     Raises:
         UsageError: the prompt or the number of examples cannot be used.
@@ -96,8 +99,10 @@ class AlignmentMiddleware(AgentMiddleware[AgentState[ResponseT], ContextT, Respo
         values: Mapping[str, str] | None = None,
         model: str | None = None,
         open_router: RouterOpener = load_router,
+        name: str | None = None,
     ) -> None:
         super().__init__()
+        self._name = name or type(self).__name__
         check_num_icl(num_icl, has_retriever=retriever is not None)
         self._prompt = prompt
         self._registry = registry
@@ -110,6 +115,11 @@ class AlignmentMiddleware(AgentMiddleware[AgentState[ResponseT], ContextT, Respo
         self._choices = _ByQuery[tuple[PromptChooser, ChosenPrompt]]()
         if prompt is not None:
             self._check()
+
+    @property
+    def name(self) -> str:
+        """What LangChain tells it from others by."""
+        return self._name
 
     def wrap_model_call(
         self,
@@ -168,8 +178,7 @@ class AlignmentMiddleware(AgentMiddleware[AgentState[ResponseT], ContextT, Respo
             return shown
         text = self._fill(prompt)
         if isinstance(request.model, AlignedModel):
-            # It tells of a choice in its response.
-            given = text if prompt.choice is None else prompt._replace(text=text)
+            given = _add_to(request.model_settings.get("system_prompt"), prompt._replace(text=text))
             return shown.override(model_settings={**request.model_settings, "system_prompt": given})
         return shown.override(system_message=_put_before(request.system_message, text))
 
@@ -238,6 +247,15 @@ def _query_of(messages: Sequence[AnyMessage]) -> _Query:
     """Return the last message of the user; where there is none, a query without a text."""
     last = next((one for one in reversed(messages) if isinstance(one, HumanMessage)), None)
     return _Query(None, "") if last is None else _Query(last.id, str(last.text))
+
+
+def _add_to(former: object, prompt: ChosenPrompt) -> str | ChosenPrompt:
+    """Return what an aligned model is given: the prompt, before that of a middleware around this one."""
+    if isinstance(former, str | ChosenPrompt):
+        text, choice = (former, None) if isinstance(former, str) else (former.text, former.choice)
+        prompt = prompt._replace(text=f"{prompt.text}\n\n{text}", choice=prompt.choice or choice)
+    # It tells of a choice in its response.
+    return prompt.text if prompt.choice is None else prompt
 
 
 def _put_before(own: SystemMessage | None, prompt: str) -> SystemMessage:

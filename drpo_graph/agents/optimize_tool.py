@@ -1,7 +1,8 @@
 """An optimisation as an agent's tool: it starts or continues a run, tells its progress, and is told how it ended."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from langchain_core.tools import StructuredTool
 from langgraph.config import get_stream_writer
@@ -10,6 +11,7 @@ from langgraph.runtime import get_runtime
 from drpo_graph.agents.prompt_slot import PromptSlot
 from drpo_graph.agents.swapping import Swap, SwapRule, swap_if_better
 from drpo_graph.agents.tool_arguments import build_arguments, explain_refusal
+from drpo_graph.agents.tool_reviews import GraphReviews
 from drpo_graph.data.datasets import load_bundled_queries
 from drpo_graph.data.given import GivenQueries, as_queries
 from drpo_graph.errors import BudgetSpentError, DRPOError, ReviewNeededError, RunExistsError, UsageError
@@ -22,6 +24,7 @@ from drpo_graph.registry.forms import describe_provenance
 from drpo_graph.runs.runner import RunOptions, optimize, resume
 from drpo_graph.safety.redaction import redact
 from drpo_graph.search.assembly import Parts
+from drpo_graph.search.hosting import find_saver
 from drpo_graph.settings.limits import CAPS
 from drpo_graph.settings.settings import Settings
 from drpo_graph.storage.names import new_thread_id
@@ -61,7 +64,8 @@ def make_optimize_tool(
 
     The agent's model may choose ``depth``, ``num_queries`` and the caps that are set, each up to the settings' value,
     and name a run to continue. It chooses no model, place, file or reward. Events go into LangGraph's custom stream as
-    they come. What stops a run is told to the agent, with how to go on; only a cancelled call ends the run unsaid.
+    they come. What stops a run is told to the agent, with how to go on; only a cancelled call ends the run unsaid. A
+    level that waits for a review interrupts an agent that has a checkpointer: ``Command(resume=decision)`` answers.
 
     Args:
         settings: What a run does, at most; at least one cap must be set.
@@ -103,7 +107,8 @@ class _ToolWork:
     rules: ToolRules
     options: RunOptions = field(kw_only=True)
     parts: Parts = field(kw_only=True)
-    num_started: int = 0
+    started: set[str] = field(default_factory=set)
+    """Runs that were started in this process."""
 
     async def call(
         self, *, thread_id: str | None = None, queries: Sequence[str] | None = None, **choices: float | None
@@ -112,23 +117,40 @@ class _ToolWork:
         run_id = thread_id or f"{self.rules.name}-{_find_task_id() or new_thread_id()}"
         chosen = {name: value for name, value in choices.items() if value is not None}
         options = replace(self.options, sinks=(*self.options.sinks, _open_stream()))
+        if thread_id is None:
+            begin = partial(self._start, run_id, chosen, queries, options=options)
+        else:
+            begin = partial(self._resume, run_id, chosen, options)
         try:
-            if thread_id is None:
-                result = await self._start(run_id, chosen, queries, options=options)
-            elif run_id.startswith(f"{self.rules.name}-"):
-                result = await self._resume(run_id, chosen, options)
-            else:
+            if not run_id.startswith(f"{self.rules.name}-"):
                 raise UsageError(f"Run {run_id!r} is none of this tool's: their names begin with {self.rules.name}-.")
+            result = await self._carry_out(begin, partial(self._resume, run_id, chosen, options), run_id)
         except DRPOError as error:
             return self._explain(error, chosen, run_id)
         return _describe(result, self._offer(result))
 
+    async def _carry_out(
+        self, begin: Callable[[], Awaitable[RunResult]], go_on: Callable[[], Awaitable[RunResult]], run_id: str
+    ) -> RunResult:
+        """Carry out a run, whose reviews are asked in the agent's graph where that can be gone on with."""
+        task_id = _find_task_id()
+        reviews = GraphReviews(self.options.checkpoint, run_id, task_id) if task_id and find_saver() else None
+        while True:
+            try:
+                return await begin()
+            except ReviewNeededError:
+                if reviews is None:
+                    raise
+            await reviews.ask()
+            begin = go_on
+
     async def _start(
         self, thread_id: str, chosen: Mapping[str, float], queries: Sequence[str] | None, *, options: RunOptions
     ) -> RunResult:
-        if self.num_started >= self.rules.max_runs:
+        was_started = thread_id in self.started
+        if not was_started and len(self.started) >= self.rules.max_runs:
             raise UsageError(f"The developer allows {self.rules.max_runs} new run(s), and they were started.")
-        self.num_started += 1
+        self.started.add(thread_id)
         training = self.queries if queries is None else queries
         values: dict[str, object] = {**chosen}
         number = chosen.get("num_queries", self.settings.num_queries)
@@ -146,13 +168,13 @@ class _ToolWork:
                 options=options,
                 parts=self.parts,
             )
-        except RunExistsError:
-            # The agent was stopped in the middle of this very call, and goes on with it.
-            self.num_started -= 1
-            return await self._resume(thread_id, chosen, options)
-        except UsageError:
-            self.num_started -= 1  # Nothing was started.
-            raise
+        except UsageError as error:
+            if not was_started:
+                self.started.discard(thread_id)  # Nothing was started.
+            if not isinstance(error, RunExistsError):
+                raise
+        # The agent was stopped, or answered, in the middle of this very call, and goes on with it.
+        return await self._resume(thread_id, chosen, options)
 
     async def _resume(self, thread_id: str, chosen: Mapping[str, float], options: RunOptions) -> RunResult:
         changes: dict[str, object] = {cap: chosen.get(cap, getattr(self.settings, cap)) for cap in CAPS}

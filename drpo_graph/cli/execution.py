@@ -167,6 +167,7 @@ def check_is_new(storage: Storage, thread_id: str) -> None:
 def go_on(run: ResumedRun, thread_id: str, *, frame: Frame) -> None:
     """Resume a run and show it; a finished one shows its result again."""
     record = asyncio.run(find_run(frame.storage, thread_id))
+    record.check_own()
     if frame.options.log_dir is None and record.log_dir is not None:
         frame = replace(frame, options=replace(frame.options, log_dir=Path(record.log_dir)))
     frame = replace(frame, kind=record.kind)

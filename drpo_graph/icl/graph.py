@@ -49,10 +49,16 @@ def build_icl_graph(
         store: Where texts and finished calls are saved.
     """
     host = Host(
-        settings or Settings(), Parts(models=models), store=store, sinks=tuple(sinks), optional_roles=OPTIONAL_ROLES
+        settings or Settings(),
+        nodes.announce_resume,
+        Parts(models=models),
+        "icl",
+        store=store,
+        sinks=tuple(sinks),
+        optional_roles=OPTIONAL_ROLES,
     )
     graph = StateGraph(ICLState, context_schema=CallerContext, input_schema=ICLInput, output_schema=ICLOutput)
-    host.add_step(graph, nodes.start, ICLState)
+    host.add_step(graph, nodes.start, ICLState, begins=True)
     host.add_step(graph, nodes.advance, ICLState)
     add_subgraph(graph, "example", _build_example(host), ExampleTask)
     host.add_step(graph, nodes.conclude, ICLState)

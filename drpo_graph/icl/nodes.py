@@ -1,7 +1,7 @@
 """The steps of ICL optimisation. Every call goes through the ledger, so a step that runs again pays for nothing."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any, Final, cast
 
@@ -134,6 +134,14 @@ def announce_run(
             former_s=session.ledger.budget.former_s,
         )
     )
+
+
+async def announce_resume(session: RunSession, context: RunContext, values: Mapping[str, Any]) -> None:
+    """Tell that a run goes on from a stored state."""
+    state = cast(ICLState, values)
+    # A run of an earlier version has all of them in one step.
+    num_examples = state.get("num_examples", len(state["query_ids"]))
+    announce_run(session, context, state, num_examples=num_examples, is_resumed=True)
 
 
 async def judge(state: JudgeTask, runtime: Runtime[RunContext]) -> dict[str, list[JudgedRef]]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from pydantic import Field
 
@@ -10,8 +10,8 @@ from drpo_graph.errors import FingerprintMismatchError, UsageError
 from drpo_graph.events.schema import ICLFinished
 from drpo_graph.icl.files import write_examples
 from drpo_graph.icl.graph import OPTIONAL_ROLES, ICLGraph, build_icl_graph
-from drpo_graph.icl.nodes import announce_run, lay_down
-from drpo_graph.icl.state import DEFAULT_NUM_ITERS, DEFAULT_NUM_SAMPLES, ICLState
+from drpo_graph.icl.nodes import announce_resume, lay_down
+from drpo_graph.icl.state import DEFAULT_NUM_ITERS, DEFAULT_NUM_SAMPLES
 from drpo_graph.models.given_models import GivenModel
 from drpo_graph.records import ICLExample, ICLResult, Record, Role
 from drpo_graph.retrieval.examples import GivenExamples, as_examples, bundled_icl_examples
@@ -135,10 +135,7 @@ class _ICLWork(RunWork[ICLResult]):
             )
 
     async def _announce_resume(self, session: RunSession, values: Mapping[str, Any]) -> None:
-        state = cast(ICLState, values)
-        # A run of an earlier version has all of them in one step.
-        num_examples = state.get("num_examples", len(state["query_ids"]))
-        announce_run(session, self._context, state, num_examples=num_examples, is_resumed=True)
+        await announce_resume(session, self._context, values)
 
     async def _export(self, folder: Path, result: ICLResult) -> None:
         write_examples(folder, result)

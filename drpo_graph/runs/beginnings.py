@@ -28,9 +28,9 @@ async def check_is_new(checkpoint: Checkpoint, thread_id: str, options: RunOptio
     """
     own_folder = None
     if await RunRegistry(checkpoint.store).has(thread_id):
-        if not await is_free(checkpoint.store, thread_id):
-            raise RunExistsError(f"Run {thread_id!r} exists already. `drpo resume {thread_id}` continues it.")
         record = await RunRegistry(checkpoint.store).find(thread_id)
+        if not await is_free(checkpoint.store, thread_id):
+            raise RunExistsError(f"Run {thread_id!r} exists already. {record.way_on}")
         own_folder = record.log_dir
         await prune_run(checkpoint, record, keep="nothing")
     if options.writes_files and options.log_dir is not None and str(options.log_dir) != own_folder:
@@ -82,6 +82,7 @@ async def take_up(
         UsageError: it is of another kind, its reward functions are not named again, or a change cannot be used.
     """
     record = await RunRegistry(checkpoint.store).find(thread_id)
+    record.check_own()
     if record.kind != kind:
         if record.kind != "search":
             does = DEED_BY_KIND[record.kind]

@@ -27,10 +27,12 @@ async def pending_review(
 
     Raises:
         RunNotFoundError: there is no such run.
+        UsageError: it runs in another graph, which is answered with LangGraph's ``Command(resume=...)``.
         CheckpointError: the checkpoint cannot be read.
     """
     async with find_storage(checkpoint).open_for_reading() as reader:
         record = await RunRegistry(reader.store).find(check_thread_id(thread_id))
+        record.check_own()
         return await find_request(Archive(reader.store, thread_id)) if record.status != "done" else None
 
 
@@ -50,11 +52,13 @@ async def decide(
     Raises:
         ReviewError: the decision cannot be used, or the run waits for none.
         RunNotFoundError: there is no such run.
+        UsageError: it runs in another graph, which is answered with LangGraph's ``Command(resume=...)``.
         RunLockedError: a process works on it: it does not wait.
     """
     async with find_storage(checkpoint).open_run(check_thread_id(thread_id), must_exist=True) as opened:
         registry = RunRegistry(opened.store)
         record = await registry.find(thread_id)
+        record.check_own()
         archive = Archive(opened.store, thread_id)
         request = await find_request(archive) if record.status != "done" else None
         if request is None:

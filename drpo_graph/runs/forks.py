@@ -84,6 +84,7 @@ async def create_fork(
     async with find_storage(options.checkpoint).open_run(new_id, must_exist=True) as checkpoint:
         registry = RunRegistry(checkpoint.store)
         former = await registry.find(thread_id)
+        former.check_own()
         await check_is_new(checkpoint, new_id, options)
         if former.kind != "search":
             raise UsageError(f"Run {thread_id!r} optimises ICL examples: only a search has levels to fork it at.")

@@ -144,7 +144,7 @@ async def load_finished(storage: Storage, thread_id: str, *, advice: str) -> tup
     if run.record.kind != "search":
         raise UsageError(f"Run {thread_id!r} {DEED_BY_KIND[run.record.kind]}: it has no prompt. {advice}")
     if run.result is None:
-        raise UsageError(f"Run {thread_id!r} has no result yet: it is {run.record.status}. `drpo resume` ends it.")
+        raise UsageError(f"Run {thread_id!r} has no result yet: it is {run.record.status}. {run.record.way_on}")
     return run.record, run.result
 
 
@@ -154,9 +154,10 @@ def describe_origin(record: RunRecord) -> str:
 
 
 def describe_start(record: RunRecord) -> list[str]:
-    """Return what a run began from that another had found, in a line each."""
+    """Return what a run began from that another had found, and in what it runs, in a line each."""
     origin = describe_origin(record)
     lines = [f"fork of {origin}"] if origin else []
+    lines += [f"runs in {record.embedded_in}, a graph of an app"] if record.embedded_in else []
     return [*lines, f"warm start from {record.warm_start}"] if record.warm_start else lines
 
 
@@ -164,7 +165,7 @@ async def _as_it_is(record: RunRecord, reader: Reader) -> RunRecord:
     """Return the record with its status as the run's lock shows it: a killed process leaves "running" behind."""
     if record.status == "done":
         return record
-    if await reader.is_worked_on(record.thread_id):
+    if await reader.is_worked_on(record.held_as):
         return record.model_copy(update={"status": "running", "message": ""})
     if record.status == "running":
         return record.model_copy(update={"status": "interrupted", "message": "Its process has gone."})

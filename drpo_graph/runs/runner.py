@@ -25,7 +25,6 @@ from drpo_graph.search.announce import announce_resume
 from drpo_graph.search.assembly import Parts, assemble
 from drpo_graph.search.levels import draw_queries
 from drpo_graph.search.session import RunSession
-from drpo_graph.search.state import SearchState
 from drpo_graph.settings.settings import Settings
 from drpo_graph.storage.damage import valid
 from drpo_graph.storage.names import check_thread_id, new_thread_id
@@ -143,7 +142,7 @@ class _Search(RunWork[RunResult]):
         }
 
     async def _announce_resume(self, session: RunSession, values: Mapping[str, Any]) -> None:
-        await announce_resume(session, self._context, cast(SearchState, values))
+        await announce_resume(session, self._context, values)
 
     async def _export(self, folder: Path, result: RunResult) -> None:
         await export_result(self._archive, folder, result)

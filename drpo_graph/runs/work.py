@@ -237,6 +237,7 @@ class RunWork(ABC, Generic[R]):
             if self._retries_failed:
                 # Only now: a resume that is refused has changed nothing. Not later: the session reads it as it opens.
                 await ask_again(self._archive)
+            self._context.told.add(self._record.thread_id)
             await self._announce_resume(await self._context.session(self._record.thread_id), snapshot.values)
         # Input where nothing is saved yet, else none: the graph goes on from its checkpoint.
         graph_input = self._make_input() if snapshot.created_at is None else None

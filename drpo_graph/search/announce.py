@@ -1,7 +1,8 @@
 """What the search tells of a run, its candidates, levels and rollouts: each event is made here."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 from drpo_graph.events.schema import (
     BeamEntry,
@@ -147,8 +148,9 @@ def announce_validation(session: RunSession, candidate_ids: Sequence[str], *, nu
     )
 
 
-async def announce_resume(session: RunSession, context: RunContext, state: SearchState) -> None:
-    """Tell that a run goes on: with what, and with how much of its level done."""
+async def announce_resume(session: RunSession, context: RunContext, values: Mapping[str, Any]) -> None:
+    """Tell that a run goes on from a stored state: with what, and with how much of its level done."""
+    state = cast(SearchState, values)
     prompt = await session.archive.prompt_of(ROOT_ID)
     announce_run(session, context, prompt=prompt, num_queries=state["num_queries"], is_resumed=True)
     level, settings = state["level"], context.settings

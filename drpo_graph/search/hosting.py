@@ -28,10 +28,12 @@ from drpo_graph.models.per_loop import PerLoop
 from drpo_graph.models.tracing import calling_for
 from drpo_graph.records import Role, digest_json
 from drpo_graph.search.assembly import Parts, assemble
-from drpo_graph.search.session import RunContext, keep_session
+from drpo_graph.search.embedding import find_embedding
+from drpo_graph.search.session import RunContext, RunSession, keep_session
 from drpo_graph.settings.caller_settings import CallerContext, apply_callers
 from drpo_graph.settings.settings import Settings
 from drpo_graph.storage.checkpoint_store import CheckpointStore
+from drpo_graph.storage.run_list import RunKind
 
 RECURSION_LIMIT = 10_000
 """Supersteps a search may take; LangChain passes 25 down from tools and runnables, which ends a run at level 20."""
@@ -54,6 +56,9 @@ _PLACE = ("run_id", "level", "candidate_id", "query_id")
 _MAX_CONTEXTS = 16
 """Contexts kept that no node works with: each caller's choice of settings needs one."""
 
+Announce = Callable[[RunSession, RunContext, Mapping[str, Any]], Awaitable[None]]
+"""Tells that a run goes on from a graph's stored state."""
+
 Step = Callable[[Any, Runtime[RunContext]], Awaitable[Any]]
 """A node: an asynchronous function of the state and the runtime, which returns changed keys."""
 
@@ -72,7 +77,9 @@ class Host:
     """What a graph falls back to when its caller hands over no context or store of ours."""
 
     settings: Settings
+    announce: Announce
     parts: Parts = field(default_factory=Parts)
+    kind: RunKind = "search"
     store: BaseStore | None = None
     sinks: tuple[EventSink, ...] = ()
     optional_roles: frozenset[Role] = frozenset()
@@ -80,27 +87,64 @@ class Host:
     _fallback_store: BaseStore = field(default_factory=InMemoryStore)
     _contexts: PerLoop[dict[str, _OwnContext]] = field(default_factory=lambda: PerLoop(dict))
 
-    def add_step(self, graph: StateGraph[Any, Any, Any, Any], node: Step, schema: type[Any]) -> None:
-        """Add a node, under its own name, that finds our context and a store, whoever runs the graph."""
+    def add_step(
+        self, graph: StateGraph[Any, Any, Any, Any], node: Step, schema: type[Any], *, begins: bool = False
+    ) -> None:
+        """Add a node, under its own name, that finds our context and a store, whoever runs the graph.
+
+        Args:
+            graph: The graph.
+            node: The node.
+            schema: Its state.
+            begins: Whether a run begins with it, and has no name before.
+        """
 
         async def run(state: Any, runtime: Runtime[Any]) -> Any:
-            store = runtime.store or self.store or _find_store(state) or self._fallback_store
-            with self._lend_context(runtime.context) as context:
+            embedding = find_embedding()
+            store = embedding.store if embedding else runtime.store or self.store or _find_store(state)
+            store = store or self._fallback_store
+            # What a node that begins a run is given may tell of a former one, of the same thread.
+            run_id = "" if begins else state.get("run_id", "")
+            with self._lend_context(runtime.context) as lent:
+                context = embedding.lend(lent, self.kind) if embedding else lent
                 own = runtime.override(context=context, store=store)
                 try:
                     with calling_for(**{name: state[name] for name in _PLACE if state.get(name) is not None}):
-                        return await node(state, own)
+                        if run_id not in context.told and run_id:
+                            await self._tell_resume(run_id, context, store)
+                        update = await node(state, own)
+                    if begins:
+                        context.told.add(update["run_id"])
                 except GraphBubbleUp:
                     raise
                 except Exception as error:
+                    # Merely stopped by a sibling's failure, which tells why; LangGraph may see this end first.
+                    cause = error.__cause__ if isinstance(error, RunInterruptedError) else None
+                    told = cause if isinstance(cause, Exception) else error
                     # The siblings are about to be cancelled: what they have sent is paid for, and is kept before that.
                     await context.abandon(state.get("run_id", ""), error)
-                    if isinstance(error, RunInterruptedError) and isinstance(error.__cause__, Exception):
-                        # Merely stopped by a sibling's failure, which tells why; LangGraph may see this end first.
-                        raise error.__cause__ from None
+                    if embedding is not None:
+                        embedding.note_failure(run_id, told)
+                    if told is not error:
+                        raise told from None
                     raise
+                if embedding is not None:
+                    await embedding.flush()
+                return update
 
         graph.add_node(node.__name__, run, input_schema=schema)
+
+    async def _tell_resume(self, run_id: str, context: RunContext, store: BaseStore) -> None:
+        """Tell, once in a process, that a run goes on; its tasks that begin beside one another wait for that."""
+        session = await context.session(run_id, store)
+
+        async def tell() -> None:
+            values = await _find_state(run_id)
+            if values is not None and run_id not in context.told:
+                await self.announce(session, context, values)
+            context.told.add(run_id)
+
+        await session.shared_work.share("tell that it goes on", tell)
 
     @contextmanager
     def _lend_context(self, given: object) -> Iterator[RunContext]:
@@ -142,7 +186,7 @@ def add_subgraph(
     async def run(state: Any, config: RunnableConfig) -> Any:
         own = config.get("configurable", {})
         # Inside a graph without checkpoints of its own, nothing tells of the one around it.
-        _saver.set(_find_saver() or _saver.get())
+        _saver.set(find_saver() or _saver.get())
         keep_session()
         # The caller's "sync" fails in a graph without checkpoints, and our calls are durable before their nodes are.
         return await inner.ainvoke(state, {**config, "configurable": {**own, _DURABILITY: "async"}})
@@ -209,7 +253,7 @@ def compile_graph(
     return compiled
 
 
-def _find_saver() -> BaseCheckpointSaver[Any] | None:
+def find_saver() -> BaseCheckpointSaver[Any] | None:
     """Return the checkpointer of the graph that runs the node that asks, its own or that of a graph around it."""
     found = get_config().get("configurable", {}).get(_CHECKPOINTER)
     return found if isinstance(found, BaseCheckpointSaver) else None
@@ -217,7 +261,7 @@ def _find_saver() -> BaseCheckpointSaver[Any] | None:
 
 def _find_store(state: Mapping[str, Any]) -> BaseStore | None:
     """Return a store beside the checkpoints, where there are any, and where nobody has given a store."""
-    saver, thread_id = _find_saver() or _saver.get(), get_config().get("configurable", {}).get("thread_id")
+    saver, thread_id = find_saver() or _saver.get(), get_config().get("configurable", {}).get("thread_id")
     if saver is None or not thread_id:
         return None
     return CheckpointStore(saver, thread_id=str(thread_id), run_id=state.get("run_id") or derive_run_id())
@@ -235,8 +279,26 @@ def derive_run_id() -> str:
     if not thread_id and not place:
         # Nothing can resume it, and its records may be kept beside those of a former call: it must not find them.
         return f"{_UNNAMED_RUN}-{secrets.token_hex(8)}"
-    thread_id = str(thread_id or _UNNAMED_RUN)
+    return _name_run(str(thread_id or _UNNAMED_RUN), place)
+
+
+def _name_run(thread_id: str, place: str) -> str:
     return f"{thread_id}-{hashlib.sha256(place.encode()).hexdigest()[:8]}" if place else thread_id
+
+
+async def _find_state(run_id: str) -> Mapping[str, Any] | None:
+    """Return the stored state of the graph that works for a run, from any node in it; ``None`` where there is none."""
+    saver, configurable = find_saver() or _saver.get(), get_config().get("configurable", {})
+    thread_id = str(configurable.get("thread_id") or "")
+    if saver is None or not thread_id:
+        return None
+    parts = str(configurable.get("checkpoint_ns", "")).split("|")
+    for place in ("|".join(parts[:number]) for number in reversed(range(len(parts)))):
+        name = _name_run(thread_id, place)
+        if run_id == name or run_id.startswith(f"{name}-"):
+            found = await saver.aget_tuple({"configurable": {"thread_id": thread_id, "checkpoint_ns": place}})
+            return None if found is None else found.checkpoint["channel_values"]
+    return None
 
 
 def check_can_pause() -> None:

@@ -84,6 +84,8 @@ class RunContext:
     """Whether the server at an endpoint is known to be gone for good."""
     clock: Clock = time.monotonic
     """Seconds that only grow: the budget's time is measured on it."""
+    told: set[str] = field(default_factory=set)
+    """Runs under way whose beginning, or whose going on, was told in this process."""
     _sessions: dict[str, asyncio.Task[RunSession]] = field(default_factory=dict)
 
     async def session(self, run_id: str, store: BaseStore | None = None) -> RunSession:
@@ -104,8 +106,9 @@ class RunContext:
         return await asyncio.shield(task)
 
     def close_session(self, run_id: str) -> None:
-        """Forget a finished run's session."""
+        """Forget a finished run."""
         self._sessions.pop(run_id, None)
+        self.told.discard(run_id)
 
     async def abandon(self, run_id: str, error: Exception) -> None:
         """End a failed run's session: no further call begins, and those in flight are committed before this returns."""
@@ -113,7 +116,13 @@ class RunContext:
             if session.run_id == run_id:
                 session.ledger.stop.request("The run has failed.", error)
                 await session.ledger.drain()
-        self.close_session(run_id)
+        # Its siblings, which are still to be cancelled, are not to tell that it goes on.
+        self._sessions.pop(run_id, None)
+
+    async def drain(self) -> None:
+        """Return when what all runs have in flight is committed or has failed."""
+        for session in self.open_sessions():
+            await session.ledger.drain()
 
     def open_sessions(self) -> list[RunSession]:
         """Return the sessions that are open in this process."""

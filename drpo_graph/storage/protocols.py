@@ -156,8 +156,10 @@ class Storage(Protocol):
             CheckpointError: it cannot be written, or is kept busy.
         """
 
-    def open_events(self, thread_id: str, log_dir: str | None) -> AbstractContextManager[EventReader]:
-        """Open a run's events to read them.
+    def open_events(
+        self, thread_id: str, log_dir: str | None, *, held_as: str | None = None
+    ) -> AbstractContextManager[EventReader]:
+        """Open a run's events to read them; ``held_as`` is the name that it is held by, where that is another.
 
         Raises:
             CheckpointError: there are none, or they cannot be read.

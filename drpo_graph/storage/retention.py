@@ -52,6 +52,8 @@ class Choice(NamedTuple):
         self, record: RunRecord, store: BaseStore, saver: "BaseCheckpointSaver[str] | None" = None
     ) -> str | None:
         """Return what keeps a run from being pruned, or ``None``; its checkpoints are looked at if they are at hand."""
+        if record.status != "done" and record.embedded_in is not None:
+            return f"is not finished, and {record.embedded_in!r}, which it runs in, needs it"
         if record.status != "done" and self.keep != "nothing":
             return "is not finished"
         if record.status != "done" and record.thread_id not in self.names and not self.has_unfinished:

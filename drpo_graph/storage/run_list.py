@@ -7,7 +7,7 @@ from typing import Literal
 from langgraph.store.base import BaseStore, GetOp, Item, PutOp
 from pydantic import JsonValue, ValidationError
 
-from drpo_graph.errors import RunNotFoundError, StateFormatError
+from drpo_graph.errors import RunNotFoundError, StateFormatError, UsageError
 from drpo_graph.records import Record, RunStatus, WarmStart
 from drpo_graph.settings.settings import Settings
 from drpo_graph.storage.archive import Kind, list_items, namespace_of
@@ -56,6 +56,29 @@ class RunRecord(Record):
     """After which level of that run it begins."""
     warm_start: str | None = None
     """Where its initial prompt comes from, if it began with one that was found before."""
+    embedded_in: str | None = None
+    """The thread of the graph that it runs in, if another's; it goes on with that."""
+
+    @property
+    def held_as(self) -> str:
+        """The name by which a process holds it."""
+        return self.embedded_in or self.thread_id
+
+    @property
+    def way_on(self) -> str:
+        """How it goes on, as a sentence."""
+        if self.embedded_in is None:
+            return f"`drpo resume {self.thread_id}` continues it."
+        return f"It runs in a graph of an app: it goes on when the app invokes its thread {self.embedded_in!r} again."
+
+    def check_own(self) -> None:
+        """Do nothing where the run can be resumed, decided about and forked by itself.
+
+        Raises:
+            UsageError: it is a part of another graph's.
+        """
+        if self.embedded_in is not None:
+            raise UsageError(f"Run {self.thread_id!r} is not by itself. {self.way_on}")
 
 
 class RunRegistry:
@@ -91,7 +114,9 @@ class RunRegistry:
     async def save(self, record: RunRecord) -> RunRecord:
         """Store a run's record with the time of now, and return it."""
         stamped = record.model_copy(update={"updated_at": time.time()})
-        value = stamped.model_dump(mode="json")
+        # Former versions know no such field, and have no such runs.
+        unknown = {"embedded_in"} if stamped.embedded_in is None else set()
+        value = stamped.model_dump(mode="json", exclude=unknown)
         await self._store.abatch([PutOp(_NAMESPACE, record.thread_id, value, index=False)])
         return stamped
 
@@ -110,7 +135,7 @@ async def is_free(store: BaseStore, thread_id: str) -> bool:
     if not await registry.has(thread_id):
         return True
     record = await registry.find(thread_id)
-    if record.status not in ("failed", "running") or record.forked_from is not None:
+    if record.status not in ("failed", "running") or record.forked_from or record.embedded_in:
         return False
     found = [await store.asearch(namespace_of(thread_id, kind), limit=1) for kind in _PAID]
     return not any(found)

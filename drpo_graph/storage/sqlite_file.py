@@ -125,13 +125,14 @@ class SqliteStorage(Storage):
             raise explain_storage_error(error, self.path) from error
 
     @contextmanager
-    def open_events(self, thread_id: str, log_dir: str | None) -> Iterator[EventReader]:
+    def open_events(self, thread_id: str, log_dir: str | None, *, held_as: str | None = None) -> Iterator[EventReader]:
         """Open a run's event logs, which are in its folder."""
         from drpo_graph.events.log import open_event_files  # Loads LangGraph.
 
         if log_dir is None:
             raise CheckpointError(f"Run {thread_id!r} keeps no event log: it was started with --disable-log.")
-        with open_event_files(Path(log_dir), thread_id, partial(is_worked_on, self.path, thread_id)) as events:
+        is_written = partial(is_worked_on, self.path, held_as or thread_id)
+        with open_event_files(Path(log_dir), thread_id, is_written) as events:
             yield events
 
 

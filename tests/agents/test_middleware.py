@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from langchain.agents import create_agent
+from langchain.agents.middleware import ModelRequest, dynamic_prompt
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.tools import tool
 from langchain_openai import ChatOpenAI
@@ -132,6 +133,29 @@ async def test_aligned_model_keeps_its_own_prompt_where_the_middleware_has_none(
     middleware: Any = AlignmentMiddleware(retriever=Retriever(), num_icl=1)
     await create_agent(model, system_prompt="You add.", middleware=[middleware]).ainvoke(ASK)
     assert [one["content"] for one in sent(server)] == ["Its own.\n\nYou add.", "1 + 1?", "2", "3 + 3?"]
+
+
+@dynamic_prompt
+def tell_shelf(request: ModelRequest) -> str:
+    return "The shelf is full."
+
+
+@pytest.mark.parametrize("is_aligned", [False, True])
+@pytest.mark.parametrize(
+    ("around", "expected"),
+    [
+        (AlignmentMiddleware("Count well.", name="first"), "Say why.\n\nCount well.\n\nYou add."),
+        (tell_shelf, "Say why.\n\nThe shelf is full."),
+    ],
+)
+async def test_a_prompt_stands_before_that_of_the_middleware_around_it(
+    around: Any, expected: str, is_aligned: bool, server: FakeServer
+) -> None:
+    place: Any = {"model": "openai:m" if is_aligned else "m", "base_url": server.base_url}
+    model = AlignedModel(**place, system_prompt="Its own.") if is_aligned else ChatOpenAI(**place)
+    agent = create_agent(model, system_prompt="You add.", middleware=[around, AlignmentMiddleware("Say why.")])
+    await agent.ainvoke(ASK)
+    assert sent(server) == [{"role": "system", "content": expected}, {"role": "user", "content": "3 + 3?"}]
 
 
 async def test_slot_is_read_at_each_request(tmp_path: Path) -> None:

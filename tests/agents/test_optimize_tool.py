@@ -12,17 +12,20 @@ from typing import Any
 import pytest
 from langchain.agents import create_agent
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
+from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import StructuredTool
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.config import get_stream_writer
 from langgraph.graph import END, START, StateGraph
+from langgraph.types import Command
 
-from drpo_graph import EventTransformer, Parts, Query, Reward, RunOptions, decide, optimize, resume
+from drpo_graph import EventTransformer, Parts, Query, ReviewRequest, Reward, RunOptions, decide, optimize, resume
 from drpo_graph.agents import PromptSlot, ToolRules, make_optimize_tool
 from drpo_graph.errors import BudgetSpentError, SettingsError
 from drpo_graph.events.schema import Event, LevelFinished, RunStarted, parse_event
+from drpo_graph.runs.reading import load_run
 from drpo_graph.settings.settings import Settings
-from drpo_graph.storage.sqlite_file import open_checkpoint
+from drpo_graph.storage.sqlite_file import SqliteStorage, open_checkpoint
 from tests.agents.agents import ScriptedAgentModel, call_tool
 from tests.support.command import finished_keys, serve
 from tests.support.fake_server import FakeServer, Reply, ServerOptions
@@ -332,3 +335,45 @@ async def test_run_that_waits_for_a_person_is_gone_on_with_after_the_decision(
     assert "A person has to decide" in told
     await decide(thread_id, {"author": "Ada"}, checkpoint=tmp_path / "runs.sqlite")
     assert BETTER in await tool.ainvoke({"thread_id": thread_id})
+
+
+@pytest.mark.parametrize("is_restarted", [False, True])
+@pytest.mark.parametrize("is_async", [True, False])
+async def test_reviews_are_asked_in_the_agent_s_graph(
+    server: FakeServer, tmp_path: Path, is_async: bool, is_restarted: bool
+) -> None:
+    saver, config = InMemorySaver(), RunnableConfig(configurable={"thread_id": "talk"})
+    tool = make_tool(server, tmp_path, approve=True, depth=4)
+    agent = agent_that_calls(tool, checkpointer=saver)
+
+    async def ask(given: Any) -> Any:
+        nonlocal agent
+        if is_restarted:
+            agent = agent_that_calls(make_tool(server, tmp_path, approve=True, depth=4), checkpointer=saver)
+        return await agent.ainvoke(given, config) if is_async else await asyncio.to_thread(agent.invoke, given, config)
+
+    def question(state: Any) -> ReviewRequest:
+        (asked,) = state["__interrupt__"]
+        return ReviewRequest.model_validate(asked.value)
+
+    first = question(await ask(ASK))
+    # What is no decision is answered by the same question again.
+    again = question(await ask(Command(resume={"author": "Ada", "veto": ["none"]})))
+    assert (again.level, "no candidate 'none'" in again.problem) == (first.level, True)
+    second = question(await ask(Command(resume={"author": "Ada"})))
+    assert (second.level, second.problem) == (first.level + 1, "")
+    # Decided elsewhere: the answer that the agent is gone on with is none to the level after it.
+    await decide(second.run_id, {"author": "Bob"}, checkpoint=tmp_path / "runs.sqlite")
+    third = question(await ask(Command(resume={"author": "Ada"})))
+    assert third.level == second.level + 1
+    last = await ask(Command(resume={"author": "Ada"}))
+    assert "__interrupt__" not in last
+    assert BETTER in last["messages"][-1].text
+    run = await load_run(SqliteStorage(tmp_path / "runs.sqlite"), first.run_id)
+    assert {level: one.author for level, one in run.decisions.items()} == {
+        first.level: "Ada",
+        second.level: "Bob",
+        third.level: "Ada",
+    }
+    keys = finished_keys(server)
+    assert len(keys) == len(set(keys))

@@ -10,6 +10,7 @@ import pytest
 from langgraph.checkpoint.sqlite.aio import AsyncSqliteSaver
 
 from drpo_graph.errors import ModelCallError
+from drpo_graph.events.schema import ICLStarted, LevelStarted, RunStarted, parse_event
 from drpo_graph.settings.settings import Settings
 from tests.conformance.graphs import CASES, RECURSION, found_in, make_settings
 from tests.icl.test_loop import Steady
@@ -78,3 +79,27 @@ async def test_a_graph_goes_on_wherever_it_was_broken_off(
             assert found_in(await graph.ainvoke(None, CONFIG)) == unbroken
         keys = finished_keys(server)[before:]
         assert len(keys) == len(set(keys)) == num_calls
+
+
+@pytest.mark.parametrize("name", [*NAMES, "ICL"])
+@pytest.mark.parametrize("num_left", [2, 6])
+async def test_a_graph_tells_once_that_it_goes_on(
+    name: str, num_left: int, server: FakeServer, models: Failing, tmp_path: Path
+) -> None:
+    settings, given, path = make_settings(server.base_url, depth=3), CASES[name].given, tmp_path / "c.sqlite"
+    models.num_left = num_left
+    async with built(name, settings, path) as graph:
+        with pytest.raises(ModelCallError):
+            await graph.ainvoke(given, CONFIG)
+    models.num_left = float("inf")
+    events = []
+    async with built(name, settings, path) as graph:
+        async for _, told in graph.astream(None, CONFIG, stream_mode="custom", subgraphs=True):
+            events.append(parse_event(told))
+    started = [place for place, one in enumerate(events) if isinstance(one, RunStarted | ICLStarted)]
+    assert started == [0]
+    first = events[0]
+    assert isinstance(first, RunStarted | ICLStarted)
+    assert first.is_resumed
+    if isinstance(first, RunStarted):
+        assert isinstance(events[1], LevelStarted)

@@ -113,7 +113,12 @@ def test_the_schema_shows_what_may_be_chosen(build: Any) -> None:
 async def test_contexts_of_callers_are_bounded(base_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     hosts: list[Host] = []
     post_init = Host.add_step
-    monkeypatch.setattr(Host, "add_step", lambda self, *given: (hosts.append(self), post_init(self, *given))[1])
+
+    def add_step(self: Host, *given: Any, **how: Any) -> None:
+        hosts.append(self)
+        post_init(self, *given, **how)
+
+    monkeypatch.setattr(Host, "add_step", add_step)
     graph: Any = build_graph(make_settings(base_url))
     for seed in range(40):
         await graph.ainvoke({"queries": QUERIES[:1]}, context=CallerContext(seed=seed))

@@ -134,7 +134,7 @@ async def test_vetoed_candidate_has_no_children_and_is_not_delivered() -> None:
     assert vetoed.prompt not in [*compared, reviewed.result.system_prompt]
     # The progress of the level counts what is left to be run.
     level = [one.num_rollouts for one in reviewed.events if isinstance(one, LevelStarted) and one.level == 2]
-    assert level[-1] == 4
+    assert level[0] == 4
 
 
 async def test_edit_is_a_child_of_human_origin_with_its_author_beside_the_rewrites() -> None:

@@ -156,7 +156,7 @@ async def _prune_one(storage: Storage, run: "RunRecord", choice: "Choice", *, dr
     from drpo_graph.storage.run_list import RunRegistry
 
     try:
-        async with storage.open_run(check_thread_id(run.thread_id), must_exist=True) as checkpoint:
+        async with storage.open_run(check_thread_id(run.held_as), must_exist=True) as checkpoint:
             registry = RunRegistry(checkpoint.store)
             if not await registry.has(run.thread_id):
                 return False
@@ -190,7 +190,7 @@ async def _reclaim(storage: Storage, num_pruned: int) -> None:
     try:
         async with storage.open_for_reading() as reader:
             for run in await RunRegistry(reader.store).list_runs():
-                if await reader.is_worked_on(run.thread_id):
+                if await reader.is_worked_on(run.held_as):
                     say(f"{run.thread_id}: is being worked on; the space is given back by a prune after its end")
                     return
         await storage.reclaim()
@@ -285,7 +285,7 @@ def _export_events(storage: Storage, record: "RunRecord", folder: Path) -> str:
         return "its events as they were"
     opened: list[bytes] = []
     try:
-        with storage.open_events(record.thread_id, record.log_dir) as events:
+        with storage.open_events(record.thread_id, record.log_dir, held_as=record.held_as) as events:
             lines = [line for line in events.read() if not line.isspace()]
             if not lines:
                 return "no events"

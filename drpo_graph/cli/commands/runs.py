@@ -106,7 +106,7 @@ def events_command(
     from drpo_graph.runs.reading import find_run  # Loads LangGraph.
 
     record = asyncio.run(find_run(storage, thread_id))
-    with storage.open_events(thread_id, record.log_dir) as events:
+    with storage.open_events(thread_id, record.log_dir, held_as=record.held_as) as events:
         shown = make_display(display, stdout=sys.stdout, stderr=sys.stderr)
         shown.start()
         try:
@@ -163,14 +163,16 @@ def _print_runs(runs: "list[RunRecord]") -> None:
     console = console if console.is_terminal else Console(file=console.file, highlight=False, width=_WHOLE_WIDTH)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     has_forks = any(run.forked_from is not None for run in runs)
-    for heading in ("thread", "status", "started", *(("fork of",) if has_forks else ())):
+    has_embedded = any(run.embedded_in is not None for run in runs)
+    further = (*(("fork of",) if has_forks else ()), *(("runs in",) if has_embedded else ()))
+    for heading in ("thread", "status", "started", *further):
         table.add_column(heading, no_wrap=True)
     # Rich narrows columns that may wrap first: these give way, and their texts do not wrap either.
     for heading in ("base model", "message"):
         table.add_column(heading)
     for run in runs:
         started = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.created_at))
-        origin = (describe_origin(run),) if has_forks else ()
+        origin = (*((describe_origin(run),) if has_forks else ()), *((run.embedded_in or "",) if has_embedded else ()))
         cells = (run.thread_id, run.status, started, *origin, run.settings.base.model, run.message)
         shown = (inert(cell, max_chars=_MAX_MESSAGE) for cell in cells)
         table.add_row(*(Text(one, no_wrap=True, overflow="ellipsis") for one in shown))

@@ -87,6 +87,9 @@ def _print_progress(run: StoredRun, console: Console, *, best: Candidate | None,
     if best is not None:
         console.print(Text("best prompt so far:", style="bold"))
         console.print(Text(inert_block(best.prompt, max_chars=_MAX_PROMPT)), soft_wrap=True)
+    if run.record.embedded_in is not None and run.record.status != "running":
+        console.print(Text(run.record.way_on), soft_wrap=True)
+        return
     deed, verb = _VERB_BY_STATUS.get(run.record.status, ("resume", "resume"))
     tail = " --follow" if run.record.status == "running" else ""
     if verb == "resume":

@@ -16,7 +16,7 @@ from langgraph.types import Checkpointer, Send
 from drpo_graph.events.emitter import EventSink
 from drpo_graph.models.given_models import GivenModel
 from drpo_graph.oirl.checkers import Checker, CheckFunction, as_checker
-from drpo_graph.oirl.collection.nodes import Collector
+from drpo_graph.oirl.collection.nodes import Collector, announce_resume
 from drpo_graph.oirl.collection.plan import STEP_SIZE
 from drpo_graph.oirl.collection.state import CollectionInput, CollectionOutput, CollectionState, TrialTask
 from drpo_graph.records import Role
@@ -56,7 +56,9 @@ def build_collection_graph(
     checker = as_checker(checker)
     host = Host(
         settings or Settings(),
+        announce_resume,
         Parts(models=models),
+        "oirl",
         store=store,
         sinks=tuple(sinks),
         optional_roles=find_optional_roles(checker),
@@ -65,7 +67,8 @@ def build_collection_graph(
     graph = StateGraph(
         CollectionState, context_schema=CallerContext, input_schema=CollectionInput, output_schema=CollectionOutput
     )
-    for step in (nodes.start, nodes.advance, nodes.conclude):
+    host.add_step(graph, nodes.start, CollectionState, begins=True)
+    for step in (nodes.advance, nodes.conclude):
         host.add_step(graph, step, CollectionState)
     host.add_step(graph, nodes.trial, TrialTask)
     graph.add_edge(START, "start")

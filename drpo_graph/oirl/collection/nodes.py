@@ -2,7 +2,8 @@
 
 import random
 from collections import Counter
-from typing import NamedTuple, cast
+from collections.abc import Mapping
+from typing import Any, NamedTuple, cast
 
 from langgraph.runtime import Runtime
 from pydantic import JsonValue, ValidationError
@@ -208,6 +209,11 @@ async def announce_run(session: RunSession, context: RunContext, *, is_resumed: 
             former_s=session.ledger.budget.former_s,
         )
     )
+
+
+async def announce_resume(session: RunSession, context: RunContext, values: Mapping[str, Any]) -> None:
+    """Tell that a run goes on; all that it tells stands in its archive."""
+    await announce_run(session, context, is_resumed=True)
 
 
 def render_trial(

@@ -25,7 +25,7 @@ from drpo_graph.oirl.collection.inputs import (
     make_questions,
 )
 from drpo_graph.oirl.collection.laying import digest_data, lay_down
-from drpo_graph.oirl.collection.nodes import announce_run
+from drpo_graph.oirl.collection.nodes import announce_resume
 from drpo_graph.oirl.collection.plan import Plan
 from drpo_graph.oirl.collection.tallies import collect_rows
 from drpo_graph.oirl.tables import save_demonstrations
@@ -225,7 +225,7 @@ class _Collection(RunWork[CollectionResult]):
         await super()._store_given()
 
     async def _announce_resume(self, session: RunSession, values: Mapping[str, Any]) -> None:
-        await announce_run(session, self._context, is_resumed=True)
+        await announce_resume(session, self._context, values)
 
     async def _export(self, folder: Path, result: CollectionResult) -> None:
         collected = await collect_rows(self._archive)

@@ -6,6 +6,8 @@ import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
+from itertools import groupby
+from operator import itemgetter
 
 import psycopg
 from psycopg import Connection
@@ -36,8 +38,10 @@ class EventWriter:
         self._fence = fence
         self._vault = vault
         self._thread_id = fence.lease.thread_id
-        self._position = 0
-        self._waiting: list[str] = []
+        self._last_by_run: dict[str, int] = {}
+        """Position of each run's last stored event."""
+        self._waiting: list[tuple[str, str]] = []
+        """Run and event; the one that holds the place, or others that it works for."""
         self._has_some = asyncio.Event()
         self._is_closing = False
         self._error: CheckpointError | None = None
@@ -50,7 +54,7 @@ class EventWriter:
         """
         if self._error is not None:
             raise self._error
-        self._waiting.append(event_line(event, self._vault).decode().rstrip("\n"))
+        self._waiting.append((event.run_id, event_line(event, self._vault).decode().rstrip("\n")))
         self._has_some.set()
 
     @asynccontextmanager
@@ -60,7 +64,6 @@ class EventWriter:
         Raises:
             CheckpointError: some could not be written.
         """
-        self._position = await self._fence.attempt(self._find_last)
         task = asyncio.create_task(self._write_all())
         try:
             yield self
@@ -103,13 +106,16 @@ class EventWriter:
 
     async def _write_waiting(self) -> None:
         while self._waiting and not self._fence.lease.is_lost:
-            batch = self._waiting[:_PAGE]
+            run_id, of_run = next(groupby(self._waiting[:_PAGE], key=itemgetter(0)))
+            batch = [line for _, line in of_run]
+            if run_id not in self._last_by_run:
+                self._last_by_run[run_id] = await self._fence.attempt(partial(self._find_last, run_id))
             # Cancelled in between, it is done again, at the same positions: that changes nothing.
-            await self._fence.attempt(partial(self._insert, batch))
+            await self._fence.attempt(partial(self._insert, run_id, batch))
             del self._waiting[: len(batch)]
-            self._position += len(batch)
+            self._last_by_run[run_id] += len(batch)
 
-    async def _insert(self, batch: list[str]) -> None:
+    async def _insert(self, run_id: str, batch: list[str]) -> None:
         async with self._fence.cursor() as cursor:
             await cursor.execute(
                 """
@@ -117,13 +123,13 @@ class EventWriter:
                 SELECT %s, %s + number, event FROM unnest(%s::text[]) WITH ORDINALITY AS one(event, number)
                 ON CONFLICT DO NOTHING
                 """,
-                (self._thread_id, self._position, batch),
+                (run_id, self._last_by_run[run_id], batch),
             )
 
-    async def _find_last(self) -> int:
+    async def _find_last(self, run_id: str) -> int:
         async with self._fence.cursor() as cursor:
             await cursor.execute(
-                "SELECT coalesce(max(position), 0) AS last FROM drpo_events WHERE thread_id = %s", (self._thread_id,)
+                "SELECT coalesce(max(position), 0) AS last FROM drpo_events WHERE thread_id = %s", (run_id,)
             )
             row = await cursor.fetchone()
             assert row is not None, "an aggregate has one row"
@@ -136,10 +142,11 @@ class StoredEvents:
     Each method raises a :class:`CheckpointError` where the database is gone.
     """
 
-    def __init__(self, connection: "Connection[TupleRow]", address: Address, thread_id: str) -> None:
+    def __init__(self, connection: "Connection[TupleRow]", address: Address, thread_id: str, *, held_as: str) -> None:
         self._connection = connection
         self._address = address
         self._thread_id = thread_id
+        self._held_as = held_as
         self._position = 0
 
     def read(self) -> list[str]:
@@ -165,12 +172,12 @@ class StoredEvents:
     def is_written(self) -> bool:
         """Return whether a process works on the run, so that more events may come."""
         with explained(self._address), self._connection.cursor(row_factory=class_row(Holding)) as cursor:
-            found = cursor.execute(FIND_HOLDING, (self._thread_id,)).fetchone()
+            found = cursor.execute(FIND_HOLDING, (self._held_as,)).fetchone()
         return found is not None and found.is_live
 
 
 @contextmanager
-def open_stored_events(address: Address, thread_id: str) -> Iterator[StoredEvents]:
+def open_stored_events(address: Address, thread_id: str, *, held_as: str) -> Iterator[StoredEvents]:
     """Open a run's events to read them.
 
     Raises:
@@ -180,4 +187,4 @@ def open_stored_events(address: Address, thread_id: str) -> Iterator[StoredEvent
         connection = psycopg.connect(address.conninfo, autocommit=True)
         connection.execute("SET default_transaction_read_only = on")
     with connection:
-        yield StoredEvents(connection, address, thread_id)
+        yield StoredEvents(connection, address, thread_id, held_as=held_as)

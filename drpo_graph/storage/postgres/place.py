@@ -91,9 +91,11 @@ class PostgresStorage(Storage):
                 vacuum = sql.SQL("VACUUM ({}) {}").format(sql.SQL(way), sql.Identifier(table))
                 await connection.execute(vacuum)
 
-    def open_events(self, thread_id: str, log_dir: str | None) -> AbstractContextManager[EventReader]:
+    def open_events(
+        self, thread_id: str, log_dir: str | None, *, held_as: str | None = None
+    ) -> AbstractContextManager[EventReader]:
         """Open a run's events; no file is needed."""
-        return open_stored_events(self._address, thread_id)
+        return open_stored_events(self._address, thread_id, held_as=held_as or thread_id)
 
     def _explain(self, error: Exception) -> CheckpointError:
         return CheckpointError(f"Checkpoint {self.name}: {error}. Mend it, then run `drpo resume`.")

@@ -5,6 +5,7 @@ from .data.datasets import load_bundled_queries as load_bundled_queries
 from .data.datasets import load_queries as load_queries
 from .errors import DRPOError as DRPOError
 from .errors import ReplyError as ReplyError
+from .events.base import UnknownEvent as UnknownEvent
 from .events.schema import Event as Event
 from .events.schema import parse_event as parse_event
 from .events.transformer import EventTransformer as EventTransformer

@@ -5,10 +5,11 @@ custom stream and to the run's sinks, and may repeat after a resume: consumers k
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field, TypeAdapter, ValidationError
 
+from drpo_graph.events.base import EventBase, UnknownEvent, read_newer
 from drpo_graph.records import (
     CollectionResult,
     ICLResult,
@@ -20,19 +21,6 @@ from drpo_graph.records import (
     RunResult,
     Usage,
 )
-
-EVENT_SCHEMA = 1
-
-
-class EventBase(Record):
-    """Fields that every event has."""
-
-    schema_version: int = EVENT_SCHEMA
-    run_id: str
-    seq: int = 0
-    """Position within this process's part of the run, from 1."""
-    time: float = 0.0
-    """Seconds since the epoch."""
 
 
 class RunStarted(EventBase):
@@ -334,7 +322,7 @@ class Warned(EventBase):
     message: str
 
 
-Event = Annotated[
+_Known = (
     RunStarted
     | LevelStarted
     | MetricsSelected
@@ -357,20 +345,29 @@ Event = Annotated[
     | CollectionStarted
     | TrialFinished
     | CollectionFinished
-    | Warned,
-    Field(discriminator="type"),
-]
+    | Warned
+)
 
-_adapter: TypeAdapter[Event] = TypeAdapter(Event)
+Event = _Known | UnknownEvent
+
+_adapter: TypeAdapter[_Known] = TypeAdapter(Annotated[_Known, Field(discriminator="type")])
+_TYPES = frozenset(one.model_fields["type"].default for one in get_args(_Known))
 
 
 def parse_event(event: str | bytes | Mapping[str, object]) -> Event:
     """Return the event in one line of a JSONL log, or in one part of LangGraph's custom stream.
 
+    Records of newer versions are read as well: unknown fields of an event are kept, those of records in it are left
+    out, and an event of an unknown type or of a newer schema is an :class:`UnknownEvent`.
+
     Raises:
-        pydantic.ValidationError: it is no event of this schema.
+        pydantic.ValidationError: it is no event.
     """
-    if isinstance(event, str | bytes):
-        return _adapter.validate_json(event)
-    # JSON has no tuples, so a stream's parts are read as JSON is.
-    return _adapter.validate_python(event)
+    try:
+        if isinstance(event, str | bytes):
+            return _adapter.validate_json(event)
+        # JSON has no tuples, so a stream's parts are read as JSON is.
+        return _adapter.validate_python(event)
+    except ValidationError as error:
+        newer = read_newer(event, error, _TYPES)
+        return newer if isinstance(newer, UnknownEvent) else _adapter.validate_python(newer)

@@ -16,7 +16,7 @@ from drpo_graph.calls.client_setup import find_capabilities, fit_client, make_le
 from drpo_graph.calls.embedding import EmbeddingCalls
 from drpo_graph.calls.ledger import Ledger
 from drpo_graph.calls.roles import Models, RoleModel
-from drpo_graph.events.emitter import Emitter, EventSink
+from drpo_graph.events.emitter import Emitter, EventSink, Numbering
 from drpo_graph.models.capabilities import Capabilities, CapabilityCache
 from drpo_graph.models.clients import ModelClient
 from drpo_graph.models.outages import never_ends
@@ -67,6 +67,8 @@ class RunContext:
     """Stops all runs of this context; each session has a signal of its own besides."""
     has_ended: Callable[[str], bool] = never_ends
     """Whether the server at an endpoint is known to be gone for good."""
+    numbering: Numbering | None = None
+    """Numbers the events of a context's only run; where there is none, each run is numbered for itself."""
     clock: Clock = time.monotonic
     """Seconds that only grow: the budget's time is measured on it."""
     _sessions: dict[str, asyncio.Task[RunSession]] = field(default_factory=dict)
@@ -121,8 +123,13 @@ class RunContext:
     async def _open(self, run_id: str, store: BaseStore) -> RunSession:
         archive = Archive(store, run_id)
         ledger = Ledger(archive, self.stop.child(), Budget(self.settings, clock=self.clock))
-        emitter = Emitter(run_id, self.sinks, is_streamed=self.is_streamed)
         await ledger.load()
+        numbering = self.numbering or Numbering()
+        numbering.begin(ledger.budget.num_former)
+        if not numbering.is_logged:
+            # The next process is to see that there was this one: nothing else tells it where to go on.
+            await ledger.budget.save()
+        emitter = Emitter(run_id, self.sinks, numbering=numbering, is_streamed=self.is_streamed)
         known: dict[Role, Capabilities | None] = {}
         await ledger.stop.guard(self._ask_endpoints(archive, emitter, known))
         shared = self._share_learned(await archive.get_all("learned"), known)

@@ -12,7 +12,7 @@ from psycopg import Connection
 from psycopg.rows import TupleRow, class_row
 
 from drpo_graph.errors import CheckpointError
-from drpo_graph.events.log import event_line, open_event_line
+from drpo_graph.events.log import StoredLine, event_line, open_event_line
 from drpo_graph.events.schema import Event
 from drpo_graph.safety.encryption import Vault, read_vault
 from drpo_graph.storage.postgres.database import explained
@@ -36,8 +36,9 @@ class EventWriter:
         self._fence = fence
         self._vault = vault
         self._thread_id = fence.lease.thread_id
-        self._position = 0
-        self._waiting: list[str] = []
+        self.last = 0
+        """Number of the last event that was taken, or found when the block began."""
+        self._waiting: list[tuple[int, str]] = []
         self._has_some = asyncio.Event()
         self._is_closing = False
         self._error: CheckpointError | None = None
@@ -50,7 +51,9 @@ class EventWriter:
         """
         if self._error is not None:
             raise self._error
-        self._waiting.append(event_line(event, self._vault).decode().rstrip("\n"))
+        # Its own number, which is what readers go on from. None is lost to one that is not numbered.
+        self.last = max(event.seq, self.last + 1)
+        self._waiting.append((self.last, event_line(event, self._vault).decode().rstrip("\n")))
         self._has_some.set()
 
     @asynccontextmanager
@@ -60,7 +63,7 @@ class EventWriter:
         Raises:
             CheckpointError: some could not be written.
         """
-        self._position = await self._fence.attempt(self._find_last)
+        self.last = await self._fence.attempt(self._find_last)
         task = asyncio.create_task(self._write_all())
         try:
             yield self
@@ -107,17 +110,16 @@ class EventWriter:
             # Cancelled in between, it is done again, at the same positions: that changes nothing.
             await self._fence.attempt(partial(self._insert, batch))
             del self._waiting[: len(batch)]
-            self._position += len(batch)
 
-    async def _insert(self, batch: list[str]) -> None:
+    async def _insert(self, batch: list[tuple[int, str]]) -> None:
         async with self._fence.cursor() as cursor:
             await cursor.execute(
                 """
                 INSERT INTO drpo_events (thread_id, position, event)
-                SELECT %s, %s + number, event FROM unnest(%s::text[]) WITH ORDINALITY AS one(event, number)
+                SELECT %s, position, event FROM unnest(%s::bigint[], %s::text[]) AS one(position, event)
                 ON CONFLICT DO NOTHING
                 """,
-                (self._thread_id, self._position, batch),
+                (self._thread_id, [position for position, _ in batch], [event for _, event in batch]),
             )
 
     async def _find_last(self) -> int:
@@ -142,9 +144,9 @@ class StoredEvents:
         self._thread_id = thread_id
         self._position = 0
 
-    def read(self) -> list[str]:
-        """Return the events that are not read yet, one line each."""
-        lines: list[str] = []
+    def read(self, since: int = 0) -> Iterator[StoredLine]:
+        """Yield the events that are not read yet, one line each, without those up to a number."""
+        self._position = max(self._position, since)
         while True:
             with explained(self._address):
                 rows = self._connection.execute(
@@ -152,10 +154,10 @@ class StoredEvents:
                     "ORDER BY position LIMIT %s",
                     (self._thread_id, self._position, _PAGE),
                 ).fetchall()
-            lines.extend(event for _, event in rows)
             if not rows:
-                return lines
-            self._position = rows[-1][0]
+                return
+            for self._position, event in rows:
+                yield StoredLine(event, self._position)
 
     def open_line(self, line: str) -> str:
         """Return a line as JSON; of sealed events, opened."""

@@ -28,6 +28,15 @@ class EventBase(Record):
     """Position within the run, from 1; it goes on over processes. 0 in events that were not told yet."""
     time: float = 0.0
     """Seconds since the epoch."""
+    elapsed_s: float = 0.0
+    """Seconds that the run's processes have worked on it so far, all together; 0 where that is not known."""
+
+
+class ProgressEvent(EventBase):
+    """An event after which more of the run is done."""
+
+    remaining_s: float | None = None
+    """About how long the rest takes from here; ``None`` while nothing tells, and at the end."""
 
 
 class UnknownEvent(EventBase):

@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 
 from langgraph.config import get_stream_writer
 
+from drpo_graph.events.base import ProgressEvent
+from drpo_graph.events.progress import Progress
 from drpo_graph.events.schema import Event, Warned
 
 EventSink = Callable[[Event], None]
@@ -26,6 +28,8 @@ class Numbering:
         """
         self.last = last
         self.is_logged = is_logged
+        self.elapsed_s: Callable[[], float] = float
+        """Returns the seconds that the run's processes have worked on it; 0 as long as that is not known."""
 
     def begin(self, num_former: int) -> None:
         """Leave out the numbers of former processes that left no log: each may have used a block of them."""
@@ -49,16 +53,30 @@ class Emitter:
         numbering: Numbering | None = None,
         is_streamed: bool = True,
     ) -> None:
+        """Make an emitter.
+
+        Args:
+            run_id: The run.
+            sinks: Get every event.
+            numbering: What the run's other emitters number with, if there are any.
+            is_streamed: Whether events go into LangGraph's custom stream as well.
+        """
         self.run_id = run_id
         self._is_streamed = is_streamed
         self._sinks = tuple(sinks)
         self._numbering = numbering or Numbering()
+        self._progress = Progress()
 
     def emit(self, event: Event) -> None:
         """Hand an event to every sink and, inside a graph run, to its custom stream."""
         # Those that are read may hold fields of newer versions; in one that is made here such a field is a misspelling.
         assert not event.model_extra, f"{event.type} has no {', '.join(event.model_extra or ())}"
-        stamped = event.model_copy(update={"seq": self._numbering.next(), "time": time.time()})
+        now = time.time()
+        stamp = {"seq": self._numbering.next(), "time": now, "elapsed_s": round(self._numbering.elapsed_s(), 3)}
+        stamped = event.model_copy(update=stamp)
+        self._progress.take(stamped)
+        if isinstance(stamped, ProgressEvent) and (remaining_s := self._progress.remaining_s(now)) is not None:
+            stamped = stamped.model_copy(update={"remaining_s": round(remaining_s, 1)})
         for sink in self._sinks:
             sink(stamped)
         if not self._is_streamed:

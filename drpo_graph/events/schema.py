@@ -9,7 +9,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from drpo_graph.events.base import EventBase, UnknownEvent, read_newer
+from drpo_graph.events.base import EventBase, ProgressEvent, UnknownEvent, read_newer
 from drpo_graph.records import (
     CollectionResult,
     ICLResult,
@@ -42,7 +42,7 @@ class RunStarted(EventBase):
     """Seconds that former processes have worked on the run."""
 
 
-class LevelStarted(EventBase):
+class LevelStarted(ProgressEvent):
     """A level of the search begins."""
 
     type: Literal["level_started"] = "level_started"
@@ -78,7 +78,7 @@ class CandidateCreated(EventBase):
     """Who wrote it, where a person did."""
 
 
-class RolloutScored(EventBase):
+class RolloutScored(ProgressEvent):
     """A candidate's response to one query was scored, or could not be."""
 
     type: Literal["rollout_scored"] = "rollout_scored"
@@ -110,7 +110,7 @@ class Remaining(Record):
     """Responses on held-out queries, all at once in the end; their calls are among those above."""
 
 
-class LevelFinished(EventBase):
+class LevelFinished(ProgressEvent):
     """A level is scored and the beam is chosen."""
 
     type: Literal["level_finished"] = "level_finished"
@@ -197,7 +197,7 @@ class ReviewDecided(EventBase):
     note: str = ""
 
 
-class ValidationStarted(EventBase):
+class ValidationStarted(ProgressEvent):
     """The search is over; its contenders are run on the held-out queries."""
 
     type: Literal["validation_started"] = "validation_started"
@@ -221,8 +221,6 @@ class RunFinished(EventBase):
 
     type: Literal["run_finished"] = "run_finished"
     result: RunResult
-    elapsed_s: float = 0.0
-    """Seconds that the run's processes have worked on it, all together."""
 
 
 class RunStopped(EventBase):
@@ -250,7 +248,7 @@ class ICLStarted(EventBase):
     """Seconds that former processes have worked on the run."""
 
 
-class ICLExampleFinished(EventBase):
+class ICLExampleFinished(ProgressEvent):
     """An ICL example has its response."""
 
     type: Literal["icl_example_finished"] = "icl_example_finished"
@@ -288,7 +286,7 @@ class CollectionStarted(EventBase):
     """Seconds that former processes have worked on the run."""
 
 
-class TrialFinished(EventBase):
+class TrialFinished(ProgressEvent):
     """A prompt was tried on a query."""
 
     type: Literal["trial_finished"] = "trial_finished"

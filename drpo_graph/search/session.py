@@ -126,6 +126,7 @@ class RunContext:
         await ledger.load()
         numbering = self.numbering or Numbering()
         numbering.begin(ledger.budget.num_former)
+        numbering.elapsed_s = lambda: ledger.budget.elapsed_s
         if not numbering.is_logged:
             # The next process is to see that there was this one: nothing else tells it where to go on.
             await ledger.budget.save()

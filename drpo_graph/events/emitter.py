@@ -76,7 +76,7 @@ class Emitter:
         stamped = event.model_copy(update=stamp)
         self._progress.take(stamped)
         if isinstance(stamped, ProgressEvent) and (remaining_s := self._progress.remaining_s(now)) is not None:
-            stamped = stamped.model_copy(update={"remaining_s": round(remaining_s, 1)})
+            stamped = stamped.model_copy(update={"remaining_s": round(remaining_s, 3)})
         for sink in self._sinks:
             sink(stamped)
         if not self._is_streamed:

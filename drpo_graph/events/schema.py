@@ -127,6 +127,34 @@ class LevelFinished(ProgressEvent):
     remaining: Remaining | None = None
 
 
+class CallStarted(EventBase):
+    """The first request of a model call is sent; :class:`CallFinished` or :class:`CallFailed` follows, with its key.
+
+    A call whose run was stopped at once, or killed, has neither: with the process it is over.
+    """
+
+    type: Literal["call_started"] = "call_started"
+    role: Role
+    model: str
+    key: str
+    """The call's, in the ledger: equal calls have one."""
+    num_samples: int
+    level: int | None = None
+    candidate_id: str | None = None
+    """The candidate that answers, or is rewritten. Of equal calls in flight at once, the first one's."""
+    query_id: str | None = None
+
+
+class CallFailed(EventBase):
+    """A model call that was started came to nothing: it was refused or tried too often, or the run stops."""
+
+    type: Literal["call_failed"] = "call_failed"
+    role: Role
+    model: str
+    key: str
+    kind: str
+
+
 class CallFinished(EventBase):
     """A model call finished and is stored in the ledger."""
 
@@ -150,6 +178,8 @@ class CallRetried(EventBase):
     type: Literal["call_retried"] = "call_retried"
     role: Role
     model: str
+    key: str = ""
+    """The call's; empty in events of earlier versions."""
     kind: str
     attempt: int
     wait_s: float
@@ -327,7 +357,9 @@ _Known = (
     | CandidateCreated
     | RolloutScored
     | LevelFinished
+    | CallStarted
     | CallFinished
+    | CallFailed
     | CallRetried
     | EndpointLost
     | EndpointBack

@@ -72,6 +72,8 @@ class RunContext:
     clock: Clock = time.monotonic
     """Seconds that only grow: the budget's time is measured on it."""
     _sessions: dict[str, asyncio.Task[RunSession]] = field(default_factory=dict)
+    _numberings: dict[str, Numbering] = field(default_factory=dict)
+    """Of runs that are not finished: what a run that failed here still tells, or tells again, goes on from there."""
 
     async def session(self, run_id: str, store: BaseStore | None = None) -> RunSession:
         """Return a run's session; the first call of a process opens it and reads the run's ledger."""
@@ -87,6 +89,7 @@ class RunContext:
     def close_session(self, run_id: str) -> None:
         """Forget a finished run's session."""
         self._sessions.pop(run_id, None)
+        self._numberings.pop(run_id, None)
 
     async def abandon(self, run_id: str, error: Exception) -> None:
         """End a failed run's session: no further call begins, and those in flight are committed before this returns."""
@@ -94,7 +97,7 @@ class RunContext:
             if session.run_id == run_id:
                 session.ledger.stop.request("The run has failed.", error)
                 await session.ledger.drain()
-        self.close_session(run_id)
+        self._sessions.pop(run_id, None)
 
     def open_sessions(self) -> list[RunSession]:
         """Return the sessions that are open in this process."""
@@ -124,7 +127,7 @@ class RunContext:
         archive = Archive(store, run_id)
         ledger = Ledger(archive, self.stop.child(), Budget(self.settings, clock=self.clock))
         await ledger.load()
-        numbering = self.numbering or Numbering()
+        numbering = self.numbering or self._numberings.setdefault(run_id, Numbering())
         numbering.begin(ledger.budget.num_former)
         numbering.elapsed_s = lambda: ledger.budget.elapsed_s
         if not numbering.is_logged:

@@ -48,6 +48,7 @@ from .runs.runner import optimize as optimize
 from .runs.runner import resume as resume
 from .runs.warm_start import load_warm_start as load_warm_start
 from .runs.watching import read_events as read_events
+from .runs.watching import read_rollouts as read_rollouts
 from .search.assembly import Parts as Parts
 from .search.assembly import build_context as build_context
 from .search.hosting import RECURSION_LIMIT as RECURSION_LIMIT

@@ -86,6 +86,8 @@ class RolloutScored(ProgressEvent):
     query_id: str
     level: int
     reward: float | None
+    rollout_id: str = ""
+    """Of its response and critique: ``read_rollouts`` fetches the texts. Empty in events of earlier versions."""
     failure_kind: str | None = None
     detail: str = ""
 

@@ -5,6 +5,7 @@ from .data.datasets import load_bundled_queries as load_bundled_queries
 from .data.datasets import load_queries as load_queries
 from .errors import DRPOError as DRPOError
 from .errors import ReplyError as ReplyError
+from .events.base import UnknownEvent as UnknownEvent
 from .events.schema import Event as Event
 from .events.schema import parse_event as parse_event
 from .events.transformer import EventTransformer as EventTransformer
@@ -48,6 +49,8 @@ from .runs.runner import RunOptions as RunOptions
 from .runs.runner import optimize as optimize
 from .runs.runner import resume as resume
 from .runs.warm_start import load_warm_start as load_warm_start
+from .runs.watching import read_events as read_events
+from .runs.watching import read_rollouts as read_rollouts
 from .search.assembly import Parts as Parts
 from .search.assembly import build_context as build_context
 from .search.hosting import RECURSION_LIMIT as RECURSION_LIMIT

@@ -32,7 +32,7 @@ async def conclude(state: SearchState, runtime: Runtime[RunContext]) -> SearchSt
     )
     result = await make_result(session.archive, session.ledger, state, delivered_id=delivered_id, validation=validation)
     await session.archive.put("run", "result", result.model_dump(mode="json"))
-    session.emitter.emit(RunFinished(run_id=session.run_id, result=result, elapsed_s=session.ledger.budget.elapsed_s))
+    session.emitter.emit(RunFinished(run_id=session.run_id, result=result))
     await session.ledger.drain()
     runtime.context.close_session(session.run_id)
     return {"system_prompt": result.system_prompt, "result": result.model_dump(mode="json")}

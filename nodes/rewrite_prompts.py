@@ -8,6 +8,7 @@ from langgraph.runtime import Runtime
 from pydantic import JsonValue
 
 from drpo_graph.errors import ReplyError
+from drpo_graph.models.tracing import calling_for
 from drpo_graph.parts.own_answers import take_rewrites
 from drpo_graph.parts.own_code import call_own
 from drpo_graph.parts.protocols import RewriteRequest
@@ -137,14 +138,15 @@ async def _rewrite(
         ),
     )
     try:
-        said: object = await call_own(
-            context.components.rewriter.rewrite,
-            request,
-            models=session.models,
-            called="the rewriter",
-            timeout_s=settings.timeout_s,
-            is_bounded=False,
-        )
+        with calling_for(candidate_id=parent["id"]):
+            said: object = await call_own(
+                context.components.rewriter.rewrite,
+                request,
+                models=session.models,
+                called="the rewriter",
+                timeout_s=settings.timeout_s,
+                is_bounded=False,
+            )
         return _keep_usable(session, request, take_rewrites(said))
     except ReplyError as error:
         session.warn(f"{error}; the candidate is kept as it is")

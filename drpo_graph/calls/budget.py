@@ -130,6 +130,8 @@ class Budget:
         self._in_work: dict[str, Amount] = {}
         self._waiters: deque[asyncio.Event] = deque()
         self._archive: Archive | None = None
+        self.num_former = 0
+        """Processes that have worked on the run and stored what they spent."""
         self._part = "000001"
         self._written_off: dict[str, BudgetPart] = {}
         self._saving = asyncio.Lock()
@@ -147,6 +149,7 @@ class Budget:
                 part = self._written_off[name] = part.write_off(finished or {})
             self._former_s += part.elapsed_s
             self.spent = self.spent.plus(part.charged)
+        self.num_former = len(stored)
         self._part = f"{len(stored) + 1:06d}"
 
     def count(self, model: str, usage: Usage) -> None:

@@ -3,19 +3,21 @@
 import asyncio
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from pydantic import BaseModel
 
 from drpo_graph.calls.budget import demand_of
+from drpo_graph.calls.call_events import tell_failed, tell_finished, tell_started
 from drpo_graph.calls.failed_samples import FailureBudget
 from drpo_graph.calls.ledger import CallRecord, Ledger, LedgerEntry, call_key
 from drpo_graph.calls.rate_limits import LimitNotices
 from drpo_graph.calls.tries import Attempt, Servers, Tries
 from drpo_graph.errors import ModelCallError
 from drpo_graph.events.emitter import Emitter
-from drpo_graph.events.schema import CallFinished, CallRetried, Warned
+from drpo_graph.events.schema import CallRetried, Warned
 from drpo_graph.models.balancer import Replica
 from drpo_graph.models.capabilities import Address
 from drpo_graph.models.clients import ModelClient
@@ -151,9 +153,12 @@ class CallChannel:
         tries = Tries()
         try:
             reply = await self._send(key, request, tries=tries)
-        except Exception:
+        except Exception as error:
             # However it ended, by an outage or a stop as well: no record will tell of them.
             await self.ledger.failures.add_tries(key, tries.retries)
+            if tries.is_told:
+                failure = error.failure if isinstance(error, RefusedRequestError) else error
+                tell_failed(self.emitter, self.client, key, failure=failure)
             raise
         tries.waiting.tell(self.emitter, max_outage_s=self.settings.max_outage_s)
         return CallRecord(
@@ -172,7 +177,8 @@ class CallChannel:
             replica = servers.replica_of(probe) if probe else self.client.balancer.choose(request, avoid=replica)
             terms = self.learned.terms
             try:
-                reply = await self._send_once(key, request, replica=replica, probe=probe)
+                send = partial(self._send_now, key, request, replica=replica, tries=tries)
+                reply = await self._send_once(send, replica=replica, probe=probe)
                 if reply is None:
                     continue
                 return reply
@@ -194,7 +200,7 @@ class CallChannel:
             finally:
                 if probe is not None:
                     probe.end_probe()
-            await self._wait_to_retry(attempt)
+            await self._wait_to_retry(key, attempt)
 
     async def _learn_terms(self, failure: CallFailure, *, sent: Terms) -> bool:
         """Return whether there are other terms to ask on than those that were refused; new ones are told once."""
@@ -218,14 +224,16 @@ class CallChannel:
             has_ended=self.has_ended,
         )
 
-    async def _send_once(self, key: str, request: Request, *, replica: Replica, probe: Circuit | None) -> Reply | None:
+    async def _send_once(
+        self, send: Callable[[], Coroutine[object, object, Reply]], *, replica: Replica, probe: Circuit | None
+    ) -> Reply | None:
         """Return the reply, or ``None`` where the endpoint was lost before the call could be sent."""
         gate = replica.gate()
         async with gate.slot(self.ledger.stop.guard):
             self.ledger.stop.check()
             if probe is None and self._servers.are_lost:
                 return None
-            sending = self._send_now(key, request, replica=replica)
+            sending = send()
             # Whether a lost server answers a probe is not known: a stop does not wait for it, as it does for a call.
             reply = await (sending if probe is None else await_unless_stopped(self.ledger.stop, sending))
         gate.note_success()
@@ -238,19 +246,22 @@ class CallChannel:
             )
         return _clean(reply, replica.secret)
 
-    async def _send_now(self, key: str, request: Request, *, replica: Replica) -> Reply:
+    async def _send_now(self, key: str, request: Request, *, replica: Replica, tries: Tries) -> Reply:
         fitting = await self.client.window.fit(request) if self.client.window is not None else request
         if isinstance(fitting, CallFailure):
             raise RefusedRequestError(fitting)
         demand = demand_of(key, fitting, model=self.client.settings.model)
         hold = self.ledger.budget.hold(demand, self.ledger.stop.guard)
         async with hold as held, asyncio.timeout(self.settings.timeout_s):
+            if not tries.is_told:
+                tries.is_told = True
+                tell_started(self.emitter, self.client, key, request=request)
             asked = replace(fitting, terms=self.learned.terms, role=self.client.role)
             reply = await replica.transport.send(asked)
             held.settle(reply.usage)
         return reply
 
-    async def _wait_to_retry(self, failed: Attempt) -> None:
+    async def _wait_to_retry(self, key: str, failed: Attempt) -> None:
         replica, failure, tries = failed
         jitter = random.Random(f"{id(self)}/{time.monotonic_ns()}").uniform(0.5, 1.0)
         limit_left_s = self._servers.limit_left_s(failed)
@@ -276,6 +287,7 @@ class CallChannel:
                 run_id=self.emitter.run_id,
                 role=self.client.role,
                 model=self.client.settings.model,
+                key=key,
                 kind=failure.kind,
                 attempt=sum(tries.retries.values()),
                 wait_s=round(wait_s, 3),
@@ -356,19 +368,8 @@ class CallChannel:
 
     def _report(self, record: CallRecord, key: str, *, duration_s: float, is_replayed: bool = False) -> None:
         cost = self.ledger.budget.prices.cost_of(record.model, record.usage)
-        self.emitter.emit(
-            CallFinished(
-                run_id=self.emitter.run_id,
-                role=record.role,
-                model=record.model,
-                key=key,
-                num_samples=len(record.choices),
-                duration_s=round(duration_s, 4),
-                usage=record.usage,
-                cost_usd=None if cost is None else to_dollars(cost),
-                from_ledger=is_replayed,
-            )
-        )
+        dollars = None if cost is None else to_dollars(cost)
+        tell_finished(self.emitter, record, key, duration_s=duration_s, cost_usd=dollars, is_replayed=is_replayed)
 
 
 def _clean(reply: Reply, secret: str) -> Reply:

@@ -23,6 +23,8 @@ class Tries:
     """Failed tries by kind."""
     num_spent: int = 0
     """Those that count against the limit: not those while the endpoint was lost."""
+    is_told: bool = False
+    """Whether it was told that the call has started."""
     waiting: Waiting = field(default_factory=Waiting)
     limits: LimitWait = field(default_factory=LimitWait)
 

@@ -51,8 +51,6 @@ class CollectionView:
     """Trials in all."""
     prompts: dict[str, PromptTally]
     """By name, in the run's order."""
-    num_done_before: int
-    """Trials that former processes made."""
     last: dict[str, None] = field(default_factory=dict)
     """The prompts that were tried last, the latest at the end."""
 
@@ -60,8 +58,7 @@ class CollectionView:
     def start(cls, event: CollectionStarted) -> "CollectionView":
         """Return the view of a collection that begins or goes on."""
         prompts = {one.name: PromptTally.of(one) for one in event.prompts}
-        num_done = sum(one.num_labelled + one.num_unlabelled for one in prompts.values())
-        return cls(event.num_planned, prompts, num_done)
+        return cls(event.num_planned, prompts)
 
     @property
     def num_unlabelled(self) -> int:
@@ -90,11 +87,6 @@ class CollectionView:
             tally.total += event.outcome
         self.last.pop(event.prompt_name, None)
         self.last[event.prompt_name] = None
-
-    def remaining_s(self, elapsed_s: float) -> float | None:
-        """Return about how long the rest takes, ``None`` before the first trial of this process."""
-        num_own = self.num_done - self.num_done_before
-        return elapsed_s / num_own * max(self.num_planned - self.num_done, 0) if num_own > 0 else None
 
     @property
     def has_line(self) -> bool:

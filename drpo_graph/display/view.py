@@ -7,8 +7,8 @@ from typing import Literal, NamedTuple
 
 from drpo_graph.display.collection import CollectionView
 from drpo_graph.display.formatting import format_duration
-from drpo_graph.display.pace import Pace
 from drpo_graph.events import schema
+from drpo_graph.events.base import ProgressEvent
 from drpo_graph.records import ROLES, Role, Usage
 
 RATE_WINDOW_S = 30
@@ -49,11 +49,6 @@ class ExamplesView:
     num_samples: int
     finished: dict[str, schema.ICLExampleFinished]
     """By the example's id, in the order in which they were finished; one that repeats after a resume counts once."""
-
-    def remaining_s(self, elapsed_s: float) -> float | None:
-        """Return about how long the rest takes, ``None`` before the first example is finished."""
-        num_done = len(self.finished)
-        return elapsed_s / num_done * (self.num_examples - num_done) if num_done else None
 
 
 @dataclass(slots=True)
@@ -107,8 +102,8 @@ class RunView:
     _taken_up_at: float | None = None
     """When this process began."""
     _ended_at: float | None = None
-    _level_started_at: float | None = None
-    _pace: Pace = field(default_factory=Pace)
+    _estimate: tuple[float, float] | None = None
+    """When it was told how many seconds are left, and how many."""
     # Calls per second of time: bounded by the window, whatever the rate.
     _calls_by_second: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=RATE_WINDOW_S + 1))
 
@@ -144,24 +139,11 @@ class RunView:
         return 0.0 if start is None else max((now if self._ended_at is None else self._ended_at) - start, 0.0)
 
     def remaining_s(self, now: float) -> float | None:
-        """Return the estimated seconds left: ``None`` until a level past the root's, an example or a trial is done."""
-        if self._ended_at is not None:
+        """Return the estimated seconds left: what was told last, less the time since; ``None`` where nothing tells."""
+        if self._ended_at is not None or self._estimate is None:
             return None
-        own_s = self._seconds_since(self._taken_up_at, now)
-        if self.collection is not None:
-            return self.collection.remaining_s(own_s)
-        if self.examples is not None:
-            return self.examples.remaining_s(own_s)
-        validation_s = self._pace.validation_s(self.num_late_rollouts)
-        if self.phase == "choosing":
-            return validation_s or None
-        level_s = self._pace.level_s
-        if level_s is None:
-            return None
-        spent_s = 0.0
-        if self._level_started_at is not None and not self.is_level_finished:
-            spent_s = min(max(now - self._level_started_at, 0.0), level_s)
-        return max((self.max_depth - self.levels_done) * level_s - spent_s, 0.0) + validation_s
+        told_at, remaining_s = self._estimate
+        return max(remaining_s - max(now - told_at, 0.0), 0.0)
 
     def _calls_of(self, role: Role) -> RoleCalls:
         # Few runs embed texts: that role's row comes with its first call.
@@ -176,7 +158,9 @@ class RunView:
         """Take one event into the view. An event that repeats after a resume counts once, where it has an id."""
         if self._started_at is None:
             # A resumed graph may go on in the middle of a level, without a first event.
-            self.run_id, self._started_at, self._taken_up_at = event.run_id, event.time, event.time
+            self.run_id, self._started_at, self._taken_up_at = event.run_id, event.time - event.elapsed_s, event.time
+        if isinstance(event, ProgressEvent):
+            self._estimate = None if event.remaining_s is None else (event.time, event.remaining_s)
         match event:
             case schema.RunStarted() | schema.ICLStarted() | schema.CollectionStarted():
                 self._start(event)
@@ -186,8 +170,6 @@ class RunView:
                 self._score_rollout(event)
             case schema.LevelFinished():
                 self._finish_level(event)
-            case schema.ValidationStarted():
-                self._pace.num_validation_rollouts = event.num_rollouts
             case schema.CallFinished():
                 self._finish_call(event)
             case schema.CallRetried():
@@ -223,13 +205,11 @@ class RunView:
         self.run_id, self.models = event.run_id, dict(event.models)
         self._started_at, self._taken_up_at = event.time - event.former_s, event.time
         self._ended_at, self.stopped = None, None
-        # The pause before a resume is no part of a level's duration.
-        self._level_started_at = None
+        self._estimate = None
         self._calls_by_second.clear()
         if isinstance(event, schema.RunStarted):
             self.beam_size = event.beam_size
             self.max_depth = max(self.max_depth, event.num_levels)
-            self._pace.max_concurrency = event.max_concurrency
             self.lost_endpoints.clear()
         elif isinstance(event, schema.CollectionStarted):
             self.phase, self.collection = "trials", CollectionView.start(event)
@@ -242,15 +222,12 @@ class RunView:
         if event.level != self.level:
             self._enter_level(event.level)
         self.max_depth, self.num_rollouts, self.is_level_finished = event.max_depth, event.num_rollouts, False
-        # What is left of a level that was begun before says nothing about how long a level takes.
-        self._level_started_at = None if event.num_done else event.time
 
     def _enter_level(self, level: int) -> None:
         self.level, self.is_level_finished, self.num_rollouts = level, False, None
         self.phase = "level" if level else "root"
         self.rollouts.clear()
         self.num_unscored = self.num_late_rollouts = 0
-        self._level_started_at = None
 
     def _score_rollout(self, event: schema.RolloutScored) -> None:
         if self.examples is None and (self.level is None or event.level > self.level):
@@ -273,14 +250,10 @@ class RunView:
     def _finish_level(self, event: schema.LevelFinished) -> None:
         if event.level != self.level:
             self._enter_level(event.level)
-        if event.level and self._level_started_at is not None:
-            self._pace.take_level(event.time - self._level_started_at)
         if event.is_easy:
             self._note(event.time, "note", f"level {event.level} was easy; the search may go to {event.max_depth}")
         self.max_depth, self.is_level_finished, self.beam = event.max_depth, True, event.beam
         self.usage, self.cost_usd, self.remaining = event.usage, event.cost_usd, event.remaining
-        if event.remaining is not None:
-            self._pace.num_validation_rollouts = event.remaining.num_validation_rollouts
         if event.level >= event.max_depth:
             self.phase = "choosing"
         self._remember_best(event)
@@ -303,7 +276,6 @@ class RunView:
         usage = event.usage if event.usage.calls else event.usage.plus(Usage(calls=1))
         calls.usage = calls.usage.plus(usage)
         self.usage = self.usage.plus(usage)
-        self._pace.take_call(event.role, event.duration_s)
         is_known = self.cost_usd is not None and event.cost_usd is not None
         self.cost_usd = (self.cost_usd or 0.0) + (event.cost_usd or 0.0) if is_known else None
         # Times may arrive slightly out of order: a late one joins the latest second.

@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from heapq import merge
+from itertools import chain
 from operator import itemgetter
 from pathlib import Path
-from typing import TextIO
+from typing import NamedTuple, TextIO
 
 from pydantic_core import PydanticSerializationError
 
@@ -26,6 +27,14 @@ EVENTS_FILE = "events.jsonl"
 SEALED_EVENTS_FILE = "events.jsonl.sealed"
 _FORGED = "?"
 """Before a plain line in a sealed log: it was put there by somebody without the key, and shall not open."""
+
+
+class StoredLine(NamedTuple):
+    """A line of a run's log."""
+
+    text: str
+    position: int = 0
+    """The event's number, where the place knows it without opening the line; else 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +54,14 @@ class FileEvents:
             return line
         return open_event_line(line, self.vault, thread_id=self.thread_id)
 
-    def read(self) -> list[str]:
-        """Return the complete lines that are not read yet."""
+    def read(self, since: int = 0) -> Iterator[StoredLine]:
+        """Yield the complete lines that are not read yet; which of them are known is seen when they are opened."""
         plain = _read_lines(self.plain)
-        sealed = [f"{_FORGED}{line}" if line.startswith("{") else line for line in _read_lines(self.sealed)]
-        if not plain or not sealed:
-            return plain + sealed
-        return [line for _, line in merge(self._time(sealed), self._time(plain), key=itemgetter(0))]
+        sealed = (f"{_FORGED}{line}" if line.startswith("{") else line for line in _read_lines(self.sealed))
+        lines: Iterable[str] = chain(plain, sealed)
+        if self.plain is not None and self.sealed is not None:
+            lines = (line for _, line in merge(self._time(sealed), self._time(plain), key=itemgetter(0)))
+        return map(StoredLine, lines)
 
     def _time(self, lines: Iterable[str]) -> Iterator[tuple[float, str]]:
         """Yield each line with its time; one that tells none stays behind the one before it."""
@@ -90,18 +100,36 @@ def open_event_files(folder: Path, thread_id: str, is_written: Callable[[], bool
         )
 
 
-def _read_lines(file: TextIO | None) -> list[str]:
-    if file is None:
-        return []
-    lines: list[str] = []
-    while True:
+def _read_lines(file: TextIO | None) -> Iterator[str]:
+    while file is not None:
         place = file.tell()
         line = file.readline()
         if not line.endswith("\n"):
             # Half a line: its other half is still to come.
             file.seek(place)
-            return lines
-        lines.append(line)
+            return
+        yield line
+
+
+def find_last_number(folder: Path, thread_id: str) -> int:
+    """Return the number of the last event in a run's folder, 0 where there is none.
+
+    Raises:
+        CheckpointError: a log cannot be read.
+    """
+    if not any((folder / name).exists() for name in (EVENTS_FILE, SEALED_EVENTS_FILE)):
+        return 0
+    last = 0
+    with open_event_files(folder, thread_id, lambda: False) as events:
+        for line in events.read():
+            with suppress(CheckpointError, ValueError, LookupError, TypeError):
+                last = number_after(last, int(json.loads(events.open_line(line.text))["seq"]), line)
+    return last
+
+
+def number_after(last: int, seq: int, line: StoredLine) -> int:
+    """Return the number of the event in a line: its own, unless an earlier version began anew in each process."""
+    return max(last + 1, seq, line.position)
 
 
 class EventLog:

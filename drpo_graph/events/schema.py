@@ -5,10 +5,11 @@ custom stream and to the run's sinks, and may repeat after a resume: consumers k
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field, TypeAdapter, ValidationError
 
+from drpo_graph.events.base import EventBase, ProgressEvent, UnknownEvent, read_newer
 from drpo_graph.records import (
     CollectionResult,
     ICLResult,
@@ -20,19 +21,6 @@ from drpo_graph.records import (
     RunResult,
     Usage,
 )
-
-EVENT_SCHEMA = 1
-
-
-class EventBase(Record):
-    """Fields that every event has."""
-
-    schema_version: int = EVENT_SCHEMA
-    run_id: str
-    seq: int = 0
-    """Position within this process's part of the run, from 1."""
-    time: float = 0.0
-    """Seconds since the epoch."""
 
 
 class RunStarted(EventBase):
@@ -54,7 +42,7 @@ class RunStarted(EventBase):
     """Seconds that former processes have worked on the run."""
 
 
-class LevelStarted(EventBase):
+class LevelStarted(ProgressEvent):
     """A level of the search begins."""
 
     type: Literal["level_started"] = "level_started"
@@ -90,7 +78,7 @@ class CandidateCreated(EventBase):
     """Who wrote it, where a person did."""
 
 
-class RolloutScored(EventBase):
+class RolloutScored(ProgressEvent):
     """A candidate's response to one query was scored, or could not be."""
 
     type: Literal["rollout_scored"] = "rollout_scored"
@@ -98,6 +86,8 @@ class RolloutScored(EventBase):
     query_id: str
     level: int
     reward: float | None
+    rollout_id: str = ""
+    """Of its response and critique: ``read_rollouts`` fetches the texts. Empty in events of earlier versions."""
     failure_kind: str | None = None
     detail: str = ""
 
@@ -122,7 +112,7 @@ class Remaining(Record):
     """Responses on held-out queries, all at once in the end; their calls are among those above."""
 
 
-class LevelFinished(EventBase):
+class LevelFinished(ProgressEvent):
     """A level is scored and the beam is chosen."""
 
     type: Literal["level_finished"] = "level_finished"
@@ -137,6 +127,34 @@ class LevelFinished(EventBase):
     cost_usd: float | None = None
     """What that cost, where every model has a price."""
     remaining: Remaining | None = None
+
+
+class CallStarted(EventBase):
+    """The first request of a model call is sent; :class:`CallFinished` or :class:`CallFailed` follows, with its key.
+
+    A call whose run was stopped at once, or killed, has neither: with the process it is over.
+    """
+
+    type: Literal["call_started"] = "call_started"
+    role: Role
+    model: str
+    key: str
+    """The call's, in the ledger: equal calls have one."""
+    num_samples: int
+    level: int | None = None
+    candidate_id: str | None = None
+    """The candidate that answers, or is rewritten. Of equal calls in flight at once, the first one's."""
+    query_id: str | None = None
+
+
+class CallFailed(EventBase):
+    """A model call that was started came to nothing: it was refused or tried too often, or the run stops."""
+
+    type: Literal["call_failed"] = "call_failed"
+    role: Role
+    model: str
+    key: str
+    kind: str
 
 
 class CallFinished(EventBase):
@@ -162,6 +180,8 @@ class CallRetried(EventBase):
     type: Literal["call_retried"] = "call_retried"
     role: Role
     model: str
+    key: str = ""
+    """The call's; empty in events of earlier versions."""
     kind: str
     attempt: int
     wait_s: float
@@ -209,7 +229,7 @@ class ReviewDecided(EventBase):
     note: str = ""
 
 
-class ValidationStarted(EventBase):
+class ValidationStarted(ProgressEvent):
     """The search is over; its contenders are run on the held-out queries."""
 
     type: Literal["validation_started"] = "validation_started"
@@ -233,8 +253,6 @@ class RunFinished(EventBase):
 
     type: Literal["run_finished"] = "run_finished"
     result: RunResult
-    elapsed_s: float = 0.0
-    """Seconds that the run's processes have worked on it, all together."""
 
 
 class RunStopped(EventBase):
@@ -262,7 +280,7 @@ class ICLStarted(EventBase):
     """Seconds that former processes have worked on the run."""
 
 
-class ICLExampleFinished(EventBase):
+class ICLExampleFinished(ProgressEvent):
     """An ICL example has its response."""
 
     type: Literal["icl_example_finished"] = "icl_example_finished"
@@ -300,7 +318,7 @@ class CollectionStarted(EventBase):
     """Seconds that former processes have worked on the run."""
 
 
-class TrialFinished(EventBase):
+class TrialFinished(ProgressEvent):
     """A prompt was tried on a query."""
 
     type: Literal["trial_finished"] = "trial_finished"
@@ -334,14 +352,16 @@ class Warned(EventBase):
     message: str
 
 
-Event = Annotated[
+_Known = (
     RunStarted
     | LevelStarted
     | MetricsSelected
     | CandidateCreated
     | RolloutScored
     | LevelFinished
+    | CallStarted
     | CallFinished
+    | CallFailed
     | CallRetried
     | EndpointLost
     | EndpointBack
@@ -357,20 +377,29 @@ Event = Annotated[
     | CollectionStarted
     | TrialFinished
     | CollectionFinished
-    | Warned,
-    Field(discriminator="type"),
-]
+    | Warned
+)
 
-_adapter: TypeAdapter[Event] = TypeAdapter(Event)
+Event = _Known | UnknownEvent
+
+_adapter: TypeAdapter[_Known] = TypeAdapter(Annotated[_Known, Field(discriminator="type")])
+_TYPES = frozenset(one.model_fields["type"].default for one in get_args(_Known))
 
 
 def parse_event(event: str | bytes | Mapping[str, object]) -> Event:
     """Return the event in one line of a JSONL log, or in one part of LangGraph's custom stream.
 
+    Records of newer versions are read as well: unknown fields of an event are kept, those of records in it are left
+    out, and an event of an unknown type or of a newer schema is an :class:`UnknownEvent`.
+
     Raises:
-        pydantic.ValidationError: it is no event of this schema.
+        pydantic.ValidationError: it is no event.
     """
-    if isinstance(event, str | bytes):
-        return _adapter.validate_json(event)
-    # JSON has no tuples, so a stream's parts are read as JSON is.
-    return _adapter.validate_python(event)
+    try:
+        if isinstance(event, str | bytes):
+            return _adapter.validate_json(event)
+        # JSON has no tuples, so a stream's parts are read as JSON is.
+        return _adapter.validate_python(event)
+    except ValidationError as error:
+        newer = read_newer(event, error, _TYPES)
+        return newer if isinstance(newer, UnknownEvent) else _adapter.validate_python(newer)

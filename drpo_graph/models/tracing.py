@@ -27,6 +27,11 @@ def calling_for(**place: object) -> Iterator[None]:
         _place.reset(token)
 
 
+def find_place() -> Mapping[str, object]:
+    """Return what the calls that are made now are made for, as far as that was said."""
+    return _place.get() or {}
+
+
 def find_listeners(role: str) -> Listeners:
     """Return who is to be told of a role's call that is made now; nothing where nobody listens, or for no node.
 

@@ -2,7 +2,6 @@
 
 import logging
 import sqlite3
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -28,7 +27,8 @@ from drpo_graph.errors import (
     UnexpectedEndError,
     UsageError,
 )
-from drpo_graph.events.emitter import Emitter, EventSink
+from drpo_graph.events.emitter import Emitter, EventSink, Numbering
+from drpo_graph.events.log import find_last_number
 from drpo_graph.events.schema import Event, RunStopped
 from drpo_graph.models.outages import never_ends
 from drpo_graph.parts.own_code import tell_error
@@ -122,6 +122,7 @@ class RunWork(ABC, Generic[R]):
         self._given = given
         self._retries_failed = retries_failed
         self._was_done = record.status == "done"
+        self._numbering = Numbering()
         self._graph = self._make_graph()
         self._archive = Archive(checkpoint.store, record.thread_id)
         self._registry = RunRegistry(checkpoint.store)
@@ -143,6 +144,7 @@ class RunWork(ABC, Generic[R]):
         )
         callers = [at_home(sink) for sink in self._options.sinks]
         with outside_of_graphs(), files as file_sinks:
+            self._numbering = self._go_on_numbering(folder)
             # The context was made before the folder was opened: a run that cannot start leaves no folder behind.
             sinks = self._checkpoint.guard(self._context.stop, (*file_sinks, *callers))
             self._context = replace(
@@ -151,12 +153,24 @@ class RunWork(ABC, Generic[R]):
                 sinks=sinks,
                 has_ended=self._options.has_ended,
                 is_streamed=False,
+                numbering=self._numbering,
             )
             result = await self._work_in_list(folder if vault is None else None)
             await self._registry.save(self._record.model_copy(update={"status": "done"}))
             if folder is not None and vault is None:
                 await self._export(folder, result)
             return result
+
+    def _go_on_numbering(self, folder: Path | None) -> Numbering:
+        """Return what numbers the events after those in the run's log."""
+        last = self._checkpoint.last_seq
+        if folder is not None:
+            last = max(last or 0, find_last_number(folder, self._record.thread_id))
+        return Numbering(last or 0, is_logged=last is not None)
+
+    def _tell_event(self, event: Event) -> None:
+        sinks, numbering = self._context.sinks, self._numbering
+        Emitter(self._record.thread_id, sinks, numbering=numbering, is_streamed=False).emit(event)
 
     async def _work_in_list(self, folder: Path | None) -> R:
         """Work on the run while the list tells so, and leave there how that ended."""
@@ -218,10 +232,10 @@ class RunWork(ABC, Generic[R]):
             self._check_state(snapshot.values)
         if is_finished:
             # No session: what a finished run was told needs none, and to open one may write.
-            emitter = Emitter(self._record.thread_id, self._context.sinks, is_streamed=False)
             with valid(self._record.thread_id, "what it found"):
                 result = self._result_type.model_validate(snapshot.values["result"])
-            emitter.emit(self._finished(run_id=self._record.thread_id, result=result))
+            self._numbering.begin(len(await self._archive.keys("budget")))
+            self._tell_event(self._finished(run_id=self._record.thread_id, result=result))
             return result
         if self._checkpoint.read_only is not None:
             raise ReadOnlyError(
@@ -287,10 +301,8 @@ class RunWork(ABC, Generic[R]):
                 message=str(error),
                 is_resumable=is_resumable,
                 resume_flags=error.resume_flags,
-                time=time.time(),
             )
-            for sink in self._context.sinks:
-                sink(event)
+            self._tell_event(event)
             await self._registry.save(record)
         except (sqlite3.Error, OSError, CheckpointError) as storage_error:
             # The disk may be what stopped the run: the first error is the one to report.

@@ -18,7 +18,7 @@ from drpo_graph.records import ROOT_ID, CandidateRef, Rollout
 from drpo_graph.search.forecast import warn_at_resume
 from drpo_graph.search.session import RunContext, RunSession
 from drpo_graph.search.state import SearchState
-from drpo_graph.storage.archive import StoredCandidate
+from drpo_graph.storage.archive import StoredCandidate, rollout_key
 
 ROLLOUT_LOGGER = logging.getLogger("drpo_graph.rollouts")
 """Takes responses, for the log file of their run alone: no handler of the host's is to write them."""
@@ -117,6 +117,7 @@ def report_rollout(session: RunSession, rollout: Rollout, level: int) -> None:
             query_id=rollout.query_id,
             level=level,
             reward=rollout.reward,
+            rollout_id=rollout_key(rollout.candidate_id, rollout.query_id),
             failure_kind=rollout.failure.kind if rollout.failure else None,
             detail=rollout.failure.detail if rollout.failure else "",
         )

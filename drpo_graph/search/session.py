@@ -17,7 +17,7 @@ from drpo_graph.calls.client_setup import find_capabilities, fit_client, make_le
 from drpo_graph.calls.embedding import EmbeddingCalls
 from drpo_graph.calls.ledger import Ledger
 from drpo_graph.calls.roles import Models, RoleModel
-from drpo_graph.events.emitter import Emitter, EventSink
+from drpo_graph.events.emitter import Emitter, EventSink, Numbering
 from drpo_graph.models.capabilities import Capabilities, CapabilityCache
 from drpo_graph.models.clients import ModelClient
 from drpo_graph.models.outages import never_ends
@@ -82,11 +82,15 @@ class RunContext:
     """Stops all runs of this context; each session has a signal of its own besides."""
     has_ended: Callable[[str], bool] = never_ends
     """Whether the server at an endpoint is known to be gone for good."""
+    numbering: Numbering | None = None
+    """Numbers the events of a context's only run; where there is none, each run is numbered for itself."""
     clock: Clock = time.monotonic
     """Seconds that only grow: the budget's time is measured on it."""
     told: set[str] = field(default_factory=set)
     """Runs under way whose beginning, or whose going on, was told in this process."""
     _sessions: dict[str, asyncio.Task[RunSession]] = field(default_factory=dict)
+    _numberings: dict[str, Numbering] = field(default_factory=dict)
+    """Of runs that are not finished: what a run that failed here still tells, or tells again, goes on from there."""
 
     async def session(self, run_id: str, store: BaseStore | None = None) -> RunSession:
         """Return a run's session; the first call of a process opens it and reads the run's ledger.
@@ -109,6 +113,7 @@ class RunContext:
         """Forget a finished run."""
         self._sessions.pop(run_id, None)
         self.told.discard(run_id)
+        self._numberings.pop(run_id, None)
 
     async def abandon(self, run_id: str, error: Exception) -> None:
         """End a failed run's session: no further call begins, and those in flight are committed before this returns."""
@@ -151,8 +156,14 @@ class RunContext:
     async def _open(self, run_id: str, store: BaseStore) -> RunSession:
         archive = Archive(store, run_id)
         ledger = Ledger(archive, self.stop.child(), Budget(self.settings, clock=self.clock))
-        emitter = Emitter(run_id, self.sinks, is_streamed=self.is_streamed)
         await ledger.load()
+        numbering = self.numbering or self._numberings.setdefault(run_id, Numbering())
+        numbering.begin(ledger.budget.num_former)
+        numbering.elapsed_s = lambda: ledger.budget.elapsed_s
+        if not numbering.is_logged:
+            # The next process is to see that there was this one: nothing else tells it where to go on.
+            await ledger.budget.save()
+        emitter = Emitter(run_id, self.sinks, numbering=numbering, is_streamed=self.is_streamed)
         known: dict[Role, Capabilities | None] = {}
         await ledger.stop.guard(self._ask_endpoints(archive, emitter, known))
         shared = self._share_learned(await archive.get_all("learned"), known)

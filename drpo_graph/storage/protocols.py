@@ -1,6 +1,6 @@
 """Where runs are kept: what a place must be able to do."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # Slow to import: a command that is told wrong should hear of
     from langgraph.store.base import BaseStore
 
     from drpo_graph.events.emitter import EventSink
+    from drpo_graph.events.log import StoredLine
     from drpo_graph.events.schema import Event
     from drpo_graph.stop import StopSignal
 
@@ -43,6 +44,8 @@ class Checkpoint:
     """``None`` where it goes with the process and cannot be lost before."""
     sinks: "tuple[EventSink, ...]" = ()
     """Where the place itself keeps events."""
+    last_seq: int | None = None
+    """Number of the last event that the place itself keeps of the run; ``None`` where it keeps none of any."""
     vault: Vault | None = None
     """Seals what else is written about its runs."""
     read_only: CheckpointError | None = None
@@ -82,8 +85,8 @@ class Reader:
 class EventReader(Protocol):
     """A run's stored events."""
 
-    def read(self) -> list[str]:
-        """Return the complete lines that are not read yet."""
+    def read(self, since: int = 0) -> "Iterator[StoredLine]":
+        """Yield the complete lines that are not read yet; those up to a number may be left out."""
 
     def open_line(self, line: str) -> str:
         """Return a line as JSON; of sealed events, opened.

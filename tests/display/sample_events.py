@@ -7,6 +7,8 @@ from collections.abc import Generator, Iterator
 from rich.console import Console, RenderableType
 
 from drpo_graph.display.view import RunView
+from drpo_graph.events.base import ProgressEvent
+from drpo_graph.events.progress import Progress
 from drpo_graph.events.schema import (
     BeamEntry,
     CallFinished,
@@ -69,12 +71,14 @@ class SampleRun:
         self.levels, self.beam_size, self.n_actions, self.num_queries = levels, beam_size, n_actions, queries_per_level
         self.time, self.seq, self.usage = START, 0, dict.fromkeys(ROLES, Usage())
         self._random = random.Random("sample run")
+        self._progress = Progress()
 
     def stamp(self, event: Event, *, after_s: float = 0.0) -> Event:
         """Return the event with the run's id, the next number and time."""
         self.time += after_s
         self.seq += 1
-        return event.model_copy(update={"run_id": RUN_ID, "seq": self.seq, "time": self.time})
+        stamp = {"run_id": RUN_ID, "seq": self.seq, "time": self.time, "elapsed_s": self.time - START}
+        return estimated(self._progress, event.model_copy(update=stamp))
 
     def events(self) -> Iterator[Event]:
         """Yield the whole run."""
@@ -83,9 +87,7 @@ class SampleRun:
         for level in range(1, self.levels + 1):
             beam = yield from self._level(level, parents=beam)
         yield self.stamp(validation_finished(), after_s=4.0)
-        yield self.stamp(
-            RunFinished(run_id=RUN_ID, result=sample_result(usage_by_role=self.usage), elapsed_s=self.time - START)
-        )
+        yield self.stamp(RunFinished(run_id=RUN_ID, result=sample_result(usage_by_role=self.usage)))
 
     def _level(self, level: int, *, parents: tuple[BeamEntry, ...]) -> Generator[Event, None, tuple[BeamEntry, ...]]:
         query_ids = tuple(f"q-{level * self.num_queries + i:03d}" for i in range(self.num_queries))
@@ -167,6 +169,14 @@ class SampleRun:
             run_id=RUN_ID, role=role, model=MODELS[role], key=f"k{self.seq}", num_samples=1, duration_s=1.1, usage=usage
         )
         return self.stamp(call, after_s=self._random.uniform(0.1, 0.4))
+
+
+def estimated(progress: Progress, event: Event) -> Event:
+    """Return an event with the remaining time, as it is told."""
+    progress.take(event)
+    if not isinstance(event, ProgressEvent):
+        return event
+    return event.model_copy(update={"remaining_s": progress.remaining_s(event.time)})
 
 
 def sample_events() -> list[Event]:

@@ -96,13 +96,13 @@ def test_level_whose_start_was_not_seen_is_followed_with_unknown_size() -> None:
     view = view_of(run_started(is_resumed=True), rollout_scored("3.0.0", "q-1", level=3, reward=4.0))
     assert (view.level, view.phase, len(view.rollouts), view.num_rollouts) == (3, "level", 1, None)
     view.apply(level_finished(3))
-    assert view.remaining_s(START) is None
+    assert (view.level, view.is_level_finished) == (3, True)
 
 
 def test_run_without_a_first_event_begins_with_what_comes() -> None:
-    view = view_of(rollout_scored("3.0.0", "q-1", level=3, reward=4.0))
+    view = view_of(rollout_scored("3.0.0", "q-1", level=3, reward=4.0).model_copy(update={"elapsed_s": 30.0}))
     assert view.run_id == RUN_ID
-    assert view.elapsed_s(START + 7) == pytest.approx(7)
+    assert view.elapsed_s(START + 7) == pytest.approx(37)
 
 
 def test_rollouts_after_the_last_level_are_no_children_of_it() -> None:
@@ -110,22 +110,19 @@ def test_rollouts_after_the_last_level_are_no_children_of_it() -> None:
     assert (view.phase, len(view.rollouts), view.num_late_rollouts) == ("choosing", 0, 1)
 
 
-def test_remaining_time_is_unknown_until_a_level_of_the_search_is_finished() -> None:
-    view = view_of(run_started(), level_started(0, time=START), level_finished(0, time=START + 5))
+def test_remaining_time_is_what_was_told_last_less_the_time_since() -> None:
+    view = view_of(run_started(), level_started(1, time=START))
     assert view.remaining_s(START + 5) is None
-    view.apply(level_started(1, time=START + 10))
-    assert view.remaining_s(START + 15) is None
-    view.apply(level_finished(1, time=START + 30))
-    assert view.remaining_s(START + 30) == pytest.approx(3 * 20)
-    view.apply(level_started(2, time=START + 30))
-    assert view.remaining_s(START + 38) == pytest.approx(3 * 20 - 8)
+    view.apply(level_finished(1, time=START + 20).model_copy(update={"remaining_s": 60.0}))
+    assert [view.remaining_s(START + at) for at in (10, 20, 28, 99)] == [60, 60, 52, 0]
+    view.apply(run_started(is_resumed=True))
+    assert view.remaining_s(START + 28) is None
 
 
-def test_pause_before_a_resume_is_no_part_of_a_level() -> None:
+def test_pause_before_a_resume_is_no_part_of_the_elapsed_time() -> None:
     view = view_of(run_started(), level_started(1, time=START))
     view.apply(run_started(is_resumed=True).model_copy(update={"time": START + 9000}))
     view.apply(level_finished(1, time=START + 9010))
-    assert view.remaining_s(START + 9010) is None
     assert view.elapsed_s(START + 9010) == pytest.approx(10)
 
 

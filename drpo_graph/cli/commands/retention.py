@@ -286,12 +286,12 @@ def _export_events(storage: Storage, record: "RunRecord", folder: Path) -> str:
     opened: list[bytes] = []
     try:
         with storage.open_events(record.thread_id, record.log_dir, held_as=record.held_as) as events:
-            lines = [line for line in events.read() if not line.isspace()]
+            lines = [line for line in events.read() if not line.text.isspace()]
             if not lines:
                 return "no events"
             for line in lines:
                 with suppress(CheckpointError):
-                    opened.append(f"{events.open_line(line).rstrip()}\n".encode("utf-8", "replace"))
+                    opened.append(f"{events.open_line(line.text).rstrip()}\n".encode("utf-8", "replace"))
         write_atomically(folder / EVENTS_FILE, opened)
     except OSError as error:
         raise CheckpointError(f"Folder {folder}: {error.strerror or error}. Give another one with --output.") from error

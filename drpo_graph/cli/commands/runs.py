@@ -7,21 +7,18 @@ import time
 from typing import TYPE_CHECKING, get_args
 
 import typer
-from pydantic import ValidationError
 
 from drpo_graph.cli import options as flags
 from drpo_graph.cli.option_groups import FLAG, option, takes_options
 from drpo_graph.cli.places import DEFAULT_PLACE, is_default, name_place
-from drpo_graph.display import Display, make_display
+from drpo_graph.display import make_display
 from drpo_graph.display.streams import quiet, write_lines
-from drpo_graph.errors import CheckpointError, DamagedError, UsageError
-from drpo_graph.events.schema import CollectionFinished, ICLFinished, RunFinished, parse_event
+from drpo_graph.errors import DamagedError, UsageError
 from drpo_graph.records import RunStatus
 from drpo_graph.safety.terminal import inert
 from drpo_graph.storage.places import find_storage
 
 if TYPE_CHECKING:
-    from drpo_graph.storage.protocols import EventReader
     from drpo_graph.storage.run_list import RunRecord
 
 _POLL_S = 0.2
@@ -97,6 +94,7 @@ def events_command(
     *,
     thread_id: flags.RunArgument,
     follow: bool = option(False, FLAG, help="Wait for further events until the run ends.", flag="--follow -f"),
+    since: int | None = option(None, "N", help="Only the events after the one of this number (`seq`).", at_least=0),
     checkpoint: flags.CheckpointOption = DEFAULT_PLACE,
     display: flags.DisplayOption = "jsonl",
 ) -> None:
@@ -104,51 +102,25 @@ def events_command(
     storage = find_storage(checkpoint)
     storage.require()
     from drpo_graph.runs.reading import find_run  # Loads LangGraph.
+    from drpo_graph.storage.event_cursor import EventCursor
 
     record = asyncio.run(find_run(storage, thread_id))
     with storage.open_events(thread_id, record.log_dir, held_as=record.held_as) as events:
+        cursor = EventCursor(events, since or 0, skipped=lambda why: _note(f"skipped a line that is no event: {why}"))
         shown = make_display(display, stdout=sys.stdout, stderr=sys.stderr)
         shown.start()
         try:
-            _show_events(events, shown)
-            if follow:
-                _follow_events(events, shown)
+            for number, part in enumerate(cursor.follow(is_live=follow)):
+                if number:
+                    time.sleep(_POLL_S)
+                for event in part:
+                    shown.handle(event)
         finally:
             shown.stop()
 
 
 def _note(what: str) -> None:
     typer.echo(f"note: {inert(what, max_chars=2 * _MAX_MESSAGE)}", err=True)
-
-
-def _show_events(events: "EventReader", shown: Display) -> bool:
-    """Show the complete lines that are not read yet; return whether the last of them ends the run."""
-    has_result = False
-    for line in events.read():
-        if line.isspace():
-            continue
-        try:
-            event = parse_event(events.open_line(line))
-        except (ValidationError, CheckpointError) as error:
-            # A killed process may have left half a line; the events around it still count.
-            why = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
-            _note(f"skipped a line that is no event: {why}")
-            continue
-        shown.handle(event)
-        has_result = isinstance(event, RunFinished | ICLFinished | CollectionFinished)
-    return has_result
-
-
-def _follow_events(events: "EventReader", shown: Display) -> None:
-    """Show further events until the run has its result, or until no process works on it any more."""
-    has_result = False
-    while not has_result:
-        is_active = events.is_written()
-        # What a process wrote before it went is read after it was seen to be gone.
-        has_result = _show_events(events, shown)
-        if not is_active:
-            return
-        time.sleep(_POLL_S)
 
 
 def _print_runs(runs: "list[RunRecord]") -> None:

@@ -14,7 +14,7 @@ from psycopg import Connection
 from psycopg.rows import TupleRow, class_row
 
 from drpo_graph.errors import CheckpointError
-from drpo_graph.events.log import event_line, open_event_line
+from drpo_graph.events.log import StoredLine, event_line, open_event_line
 from drpo_graph.events.schema import Event
 from drpo_graph.safety.encryption import Vault, read_vault
 from drpo_graph.storage.postgres.database import explained
@@ -39,9 +39,9 @@ class EventWriter:
         self._vault = vault
         self._thread_id = fence.lease.thread_id
         self._last_by_run: dict[str, int] = {}
-        """Position of each run's last stored event."""
-        self._waiting: list[tuple[str, str]] = []
-        """Run and event; the one that holds the place, or others that it works for."""
+        """Number of each run's last event that was taken, or found when the block began."""
+        self._waiting: list[tuple[str, int, str]] = []
+        """Run, number and event; of the one that holds the place, or of others that it works for."""
         self._has_some = asyncio.Event()
         self._is_closing = False
         self._error: CheckpointError | None = None
@@ -54,8 +54,15 @@ class EventWriter:
         """
         if self._error is not None:
             raise self._error
-        self._waiting.append((event.run_id, event_line(event, self._vault).decode().rstrip("\n")))
+        # Its own number, which is what readers go on from. None is lost to one that is not numbered.
+        number = self._last_by_run[event.run_id] = max(event.seq, self._last_by_run.get(event.run_id, 0) + 1)
+        self._waiting.append((event.run_id, number, event_line(event, self._vault).decode().rstrip("\n")))
         self._has_some.set()
+
+    @property
+    def last(self) -> int:
+        """Number of the last event of the run that holds the place."""
+        return self._last_by_run.get(self._thread_id, 0)
 
     @asynccontextmanager
     async def writing(self) -> AsyncIterator["EventWriter"]:
@@ -64,6 +71,7 @@ class EventWriter:
         Raises:
             CheckpointError: some could not be written.
         """
+        self._last_by_run[self._thread_id] = await self._fence.attempt(self._find_last)
         task = asyncio.create_task(self._write_all())
         try:
             yield self
@@ -107,29 +115,26 @@ class EventWriter:
     async def _write_waiting(self) -> None:
         while self._waiting and not self._fence.lease.is_lost:
             run_id, of_run = next(groupby(self._waiting[:_PAGE], key=itemgetter(0)))
-            batch = [line for _, line in of_run]
-            if run_id not in self._last_by_run:
-                self._last_by_run[run_id] = await self._fence.attempt(partial(self._find_last, run_id))
+            batch = [one[1:] for one in of_run]
             # Cancelled in between, it is done again, at the same positions: that changes nothing.
             await self._fence.attempt(partial(self._insert, run_id, batch))
             del self._waiting[: len(batch)]
-            self._last_by_run[run_id] += len(batch)
 
-    async def _insert(self, run_id: str, batch: list[str]) -> None:
+    async def _insert(self, run_id: str, batch: list[tuple[int, str]]) -> None:
         async with self._fence.cursor() as cursor:
             await cursor.execute(
                 """
                 INSERT INTO drpo_events (thread_id, position, event)
-                SELECT %s, %s + number, event FROM unnest(%s::text[]) WITH ORDINALITY AS one(event, number)
+                SELECT %s, position, event FROM unnest(%s::bigint[], %s::text[]) AS one(position, event)
                 ON CONFLICT DO NOTHING
                 """,
-                (run_id, self._last_by_run[run_id], batch),
+                (run_id, [position for position, _ in batch], [event for _, event in batch]),
             )
 
-    async def _find_last(self, run_id: str) -> int:
+    async def _find_last(self) -> int:
         async with self._fence.cursor() as cursor:
             await cursor.execute(
-                "SELECT coalesce(max(position), 0) AS last FROM drpo_events WHERE thread_id = %s", (run_id,)
+                "SELECT coalesce(max(position), 0) AS last FROM drpo_events WHERE thread_id = %s", (self._thread_id,)
             )
             row = await cursor.fetchone()
             assert row is not None, "an aggregate has one row"
@@ -149,9 +154,9 @@ class StoredEvents:
         self._held_as = held_as
         self._position = 0
 
-    def read(self) -> list[str]:
-        """Return the events that are not read yet, one line each."""
-        lines: list[str] = []
+    def read(self, since: int = 0) -> Iterator[StoredLine]:
+        """Yield the events that are not read yet, one line each, without those up to a number."""
+        self._position = max(self._position, since)
         while True:
             with explained(self._address):
                 rows = self._connection.execute(
@@ -159,10 +164,10 @@ class StoredEvents:
                     "ORDER BY position LIMIT %s",
                     (self._thread_id, self._position, _PAGE),
                 ).fetchall()
-            lines.extend(event for _, event in rows)
             if not rows:
-                return lines
-            self._position = rows[-1][0]
+                return
+            for self._position, event in rows:
+                yield StoredLine(event, self._position)
 
     def open_line(self, line: str) -> str:
         """Return a line as JSON; of sealed events, opened."""

@@ -58,7 +58,9 @@ class PostgresStorage(Storage):
             ):
                 saver = PostgresSaver(fence, make_serializer(vault), is_sealed=vault is not None)
                 store = await seal_store(PostgresStore(fence=fence), vault, name=self.name, is_new=True)
-                yield Checkpoint(saver, store, self._explain, hold=lease, sinks=(events,), vault=vault)
+                yield Checkpoint(
+                    saver, store, self._explain, hold=lease, sinks=(events,), last_seq=events.last, vault=vault
+                )
 
     @asynccontextmanager
     async def open_for_reading(self, *, lost: list[DamagedError] | None = None) -> AsyncIterator[Reader]:

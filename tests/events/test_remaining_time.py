@@ -1,4 +1,4 @@
-"""The remaining time is believable: runs are simulated on a clock of their own, and told to a view."""
+"""The remaining time is believable: runs are simulated on a clock of their own."""
 
 import heapq
 import random
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from drpo_graph.display.view import RunView
+from drpo_graph.events.progress import Progress
 from drpo_graph.events.schema import (
     BeamEntry,
     CallFinished,
@@ -122,12 +122,12 @@ def test_median_error_after_a_fifth_of_a_run_is_under_a_third(num_validation: in
     for seed in range(8):
         events = list(SimulatedRun(seed, num_validation=num_validation, max_concurrency=max_concurrency).events())
         begin, end = events[0].time, events[-1].time
-        view = RunView()
+        progress = Progress()
         for event in events[:-1]:
-            view.apply(event)
+            progress.take(event)
             # The very end is seconds: whoever reads it there has no time to be wrong about.
             if 0.2 <= (event.time - begin) / (end - begin) <= 0.95:
-                told_s = view.remaining_s(event.time)
+                told_s = progress.remaining_s(event.time)
                 assert told_s is not None
                 errors.append(abs(told_s - (end - event.time)) / (end - event.time))
     assert len(errors) > 1000
@@ -136,14 +136,14 @@ def test_median_error_after_a_fifth_of_a_run_is_under_a_third(num_validation: in
 
 def test_resumed_process_goes_by_its_own_levels_and_not_by_what_was_left_of_one() -> None:
     started = RunStarted.model_validate(next(SimulatedRun(0, num_validation=0).events()).model_dump())
-    view = RunView()
-    view.apply(started.model_copy(update={"is_resumed": True, "former_s": 900.0}))
+    progress = Progress()
+    progress.take(started.model_copy(update={"is_resumed": True, "former_s": 900.0}))
     for level, num_done, took_s in ((4, 3, 1.0), (5, 0, 20.0)):
         begins = started.time + 10 * level
         begun = LevelStarted(
             run_id="r", time=begins, level=level, max_depth=9, query_ids=(), num_rollouts=8, num_done=num_done
         )
-        view.apply(begun)
+        progress.take(begun)
         finished = LevelFinished(
             run_id="r",
             time=begins + took_s,
@@ -155,6 +155,5 @@ def test_resumed_process_goes_by_its_own_levels_and_not_by_what_was_left_of_one(
             is_easy=False,
             usage=Usage(),
         )
-        view.apply(finished)
-    assert view.remaining_s(started.time + 70) == pytest.approx(4 * 20)
-    assert view.elapsed_s(started.time + 70) == pytest.approx(970)
+        progress.take(finished)
+    assert progress.remaining_s(started.time + 70) == pytest.approx(4 * 20)

@@ -126,6 +126,8 @@ class _Listed:
     """Why it has stopped."""
     sinks: tuple[EventSink, ...] = ()
     """Write its files."""
+    last_seq: int = 0
+    """Number of its last event."""
 
 
 class _Embedded(Embedding):
@@ -156,6 +158,7 @@ class _Embedded(Embedding):
                 stop=self.stop,
                 told=set(),
                 _sessions={},
+                _numberings={},
             )
             self._lent[id(context)] = (context, bound)
         return self._lent[id(context)][1]
@@ -215,6 +218,7 @@ class _Embedded(Embedding):
             self._change(run, "waiting", f"Level {event.level} waits for a decision about {ids}.")
         elif isinstance(event, _BEGINS):
             self._change(run, "running")
+        run.last_seq = event.seq
         for sink in run.sinks:
             sink(event)
 
@@ -252,7 +256,12 @@ class _Embedded(Embedding):
             status, message = "waiting", run.record.message
         self._change(run, status, message)
         return RunStopped(
-            run_id=run.record.thread_id, reason=status, message=message, is_resumable=is_resumable, time=time.time()
+            run_id=run.record.thread_id,
+            reason=status,
+            message=message,
+            is_resumable=is_resumable,
+            seq=run.last_seq + 1,
+            time=time.time(),
         )
 
     def _tell(self, run: _Listed, event: Event) -> None:

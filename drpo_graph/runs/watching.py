@@ -52,7 +52,8 @@ async def read_events(
     record = await find_run(storage, check_thread_id(thread_id))
     with ExitStack() as stack:
         # Reading waits for a disk or a database; others go on meanwhile.
-        stored = await asyncio.to_thread(stack.enter_context, storage.open_events(thread_id, record.log_dir))
+        opened = storage.open_events(thread_id, record.log_dir, held_as=record.held_as)
+        stored = await asyncio.to_thread(stack.enter_context, opened)
         cursor = EventCursor(stored, since, skipped=_tell_skipped)
         parts = cursor.follow(is_live=follow)
         while (part := await asyncio.to_thread(next, parts, None)) is not None:

@@ -29,13 +29,19 @@ class CheckpointStore(InMemoryStore):
 
     def __init__(self, saver: BaseCheckpointSaver[Any], *, thread_id: str, run_id: str) -> None:
         super().__init__()
-        self._saver = saver
+        self._saver, self._thread_id, self._run_id = saver, thread_id, run_id
         self._config: Any = {
             "configurable": {"thread_id": thread_id, "checkpoint_ns": f"drpo-texts-{digest_json(run_id)[:16]}"}
         }
         self._lock = asyncio.Lock()
         self._num_changes = -1
         """Of the run so far; negative until they are read."""
+
+    def of(self, run_id: str) -> "CheckpointStore":
+        """Return the store of a run of the same thread: this one, or one of its own."""
+        return (
+            self if run_id == self._run_id else CheckpointStore(self._saver, thread_id=self._thread_id, run_id=run_id)
+        )
 
     async def abatch(self, ops: Iterable[Op]) -> list[Result]:
         """Carry out reads and writes; writes are committed when this returns."""

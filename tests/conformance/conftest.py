@@ -21,16 +21,20 @@ Build = Callable[[str, Settings, Place], AbstractAsyncContextManager[Any]]
 
 
 class Failing:
-    """Answers as the models do, so many times; then refuses the key."""
+    """Answers as the models do, so many times; then refuses the key, or tells somebody and answers on."""
 
     def __init__(self) -> None:
         self.num_left: float = float("inf")
+        self.tell: Callable[[], object] | None = None
         self._world, self._steady = build_responder(seed=3), Steady()
 
     def __call__(self, body: dict[str, object]) -> Reply:
         """Return the next reply."""
         self.num_left -= 1
-        if self.num_left < 0:
+        if self.tell is not None:
+            if self.num_left == 0:
+                self.tell()
+        elif self.num_left < 0:
             return Reply(status=401, error_message="Incorrect API key provided.")
         return (self._steady if " plan " in str(body) else self._world)(body)
 

@@ -16,12 +16,10 @@ PAIRS = {
     f"{saver}, {'no store' if store is None else f'{store} store'}": (saver, store)
     for saver, store in (
         ("SQLite", None),
-        ("SQLite", "memory"),
         ("SQLite", "SQLite"),
         ("memory", None),
         ("memory", "memory"),
         ("PostgreSQL", None),
-        ("PostgreSQL", "memory"),
         ("PostgreSQL", "PostgreSQL"),
     )
 }

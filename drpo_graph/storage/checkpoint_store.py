@@ -45,20 +45,7 @@ class CheckpointStore(InMemoryStore):
 
     async def abatch(self, ops: Iterable[Op]) -> list[Result]:
         """Carry out reads and writes; writes are committed when this returns."""
-        work = asyncio.ensure_future(self._carry_out(list(ops)))
-        cancelled: asyncio.CancelledError | None = None
-        # A checkpointer that is cancelled between a write and its commit leaves its file locked. Graphs in graphs
-        # cancel a node more than once.
-        while not work.done():
-            try:
-                await asyncio.shield(work)
-            except asyncio.CancelledError as error:
-                cancelled = error
-        if cancelled is not None:
-            raise cancelled
-        return work.result()
-
-    async def _carry_out(self, given: list[Op]) -> list[Result]:
+        given = list(ops)
         async with self._lock:
             if self._num_changes < 0:
                 await self._load()

@@ -106,7 +106,6 @@ async def await_unless_stopped(stop: StopSignal, work: Coroutine[object, object,
 async def finish(work: Coroutine[object, object, T]) -> T:
     """Return what the work comes to, and not before it is done, though whoever waits for it be cancelled meanwhile.
 
-    A database that is left between the beginning of a transaction and its end refuses the next one, or stays locked.
     Graphs in graphs cancel a node more than once.
     """
     task = asyncio.ensure_future(work)

@@ -11,6 +11,7 @@ from itertools import islice
 from typing import Literal, NotRequired, TypeVar, cast
 
 from langgraph.store.base import BaseStore, GetOp, Item, PutOp
+from langgraph.store.base.batch import AsyncBatchedBaseStore
 from pydantic import BaseModel, JsonValue, TypeAdapter
 from typing_extensions import TypedDict
 
@@ -112,8 +113,8 @@ async def list_items(store: BaseStore, namespace: tuple[str, ...]) -> AsyncItera
 
 
 async def _wait_for(store: BaseStore, work: Coroutine[object, object, T]) -> T:
-    """Return what a store is asked for. Ours can be cancelled; LangGraph's on SQLite breaks of that, for good."""
-    return await (work if isinstance(store, BoundStore) else finish(work))
+    """Return what a store is asked for. LangGraph's on SQLite, cancelled in a transaction, refuses all others."""
+    return await (finish(work) if isinstance(store, AsyncBatchedBaseStore) else work)
 
 
 class Archive:

@@ -10,6 +10,7 @@ from langgraph.store.base import Op, PutOp, Result
 from langgraph.store.memory import InMemoryStore
 
 from drpo_graph.records import digest_json
+from drpo_graph.stop import finish
 
 _ANCHOR = "00000000-0000-6000-8000-000000000000"
 """The one checkpoint that all records of a run hang on, as what LangGraph calls pending writes."""
@@ -45,7 +46,10 @@ class CheckpointStore(InMemoryStore):
 
     async def abatch(self, ops: Iterable[Op]) -> list[Result]:
         """Carry out reads and writes; writes are committed when this returns."""
-        given = list(ops)
+        # A checkpointer that is cancelled between a write and its commit leaves its file locked.
+        return await finish(self._carry_out(list(ops)))
+
+    async def _carry_out(self, given: list[Op]) -> list[Result]:
         async with self._lock:
             if self._num_changes < 0:
                 await self._load()

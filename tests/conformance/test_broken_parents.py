@@ -20,14 +20,14 @@ CONFIG: Any = {"configurable": {"thread_id": "t"}, **RECURSION}
 async def test_a_graph_goes_on_wherever_it_was_broken_off(
     pair: str, name: str, server: FakeServer, models: Failing, built: Build, make_place: Callable[[str], Place]
 ) -> None:
-    # Everywhere with what keeps least; with the others in the middle and at the end.
+    # Everywhere with what keeps least; with the others in the middle.
     is_least = pair == "SQLite, no store"
     settings, given = make_settings(server.base_url, depth=3), CASES[name].given
     async with built(name, settings, make_place(pair)) as graph:
         unbroken = found_in(await graph.ainvoke(given, CONFIG))
     num_calls = len(finished_keys(server))
     assert num_calls > 10
-    for num_left in range(1, num_calls, 2) if is_least else (num_calls // 2, num_calls - 1):
+    for num_left in range(1, num_calls, 2) if is_least else (num_calls // 2,):
         before, place = len(finished_keys(server)), make_place(pair)
         models.num_left = num_left
         async with built(name, settings, place) as graph:

@@ -57,12 +57,19 @@ STEPS: Mapping[str, Step] = {
 }
 
 
-@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(
-    ("step", "pair"),
+    ("step", "pair", "name"),
     [
-        *(pytest.param(step, "SQLite, no store", id=f"{step}, SQLite, no store") for step in STEPS),
-        *(pytest.param("ainvoke", *one.values, marks=one.marks, id=f"ainvoke, {one.values[0]}") for one in OTHER_PAIRS),
+        *(
+            pytest.param(step, "SQLite, no store", name, id=f"{step}, SQLite, no store-{name}")
+            for step in STEPS
+            for name in NAMES
+        ),
+        *(
+            pytest.param("ainvoke", *one.values, name, marks=one.marks, id=f"ainvoke, {one.values[0]}-{name}")
+            for one in OTHER_PAIRS
+            for name in ("search", "parent")
+        ),
     ],
 )
 async def test_each_level_is_decided_about(

@@ -21,11 +21,11 @@ CASES = ("search", "ICL", "parent", "calling parent", "grandparent", "other")
 _SERVED = {"drpo": "search", "icl": "ICL"}
 
 _ROWS = (
-    (r"test_surfaces.*\[(ainvoke|durability)", "`ainvoke`, versions and durabilities"),
-    (r"test_surfaces.*\[(abatch|as_tool)", "`abatch`, `as_tool`"),
-    (r"test_surfaces.*\[astream( |,)", "`astream`, all modes"),
-    (r"test_surfaces.*\[astream_", "`astream_events` v1 to v3, `astream_log`"),
-    (r"test_surfaces", "schemas, synchronous calls"),
+    (r"\.test_surfaces\..*\[(ainvoke|durability)", "`ainvoke`, versions and durabilities"),
+    (r"\.test_surfaces\..*\[(abatch|as_tool)", "`abatch`, `as_tool`"),
+    (r"\.test_surfaces\..*\[astream( |,)", "`astream`, all modes"),
+    (r"\.test_surfaces\..*\[astream_", "`astream_events` v1 to v3, `astream_log`"),
+    (r"\.test_surfaces\.", "schemas, synchronous calls"),
     (r"test_broken_parents.*\[memory", "broken off, in memory"),
     (r"test_broken_parents.*\[SQLite", "broken off, SQLite"),
     (r"test_broken_parents.*\[PostgreSQL", "broken off, PostgreSQL"),

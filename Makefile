@@ -26,7 +26,7 @@ demo: $(STAMPS)/demo ## Run a real search on the embedded model, a few minutes
 test: $(STAMPS)/test ## Run the tests, under five minutes on two cores
 	$(BIN)/python -m pytest -n 2 -m "not slow and not local and not vllm and not postgres and not retrieval"
 
-test-slow: $(STAMPS)/test $(STAMPS)/demo $(STAMPS)/server $(STAMPS)/providers ## Run the tests that take minutes, or need the embedded model
+test-slow: $(STAMPS)/test $(STAMPS)/demo $(STAMPS)/server $(STAMPS)/providers $(STAMPS)/notebook ## Run the tests that take minutes, or need the embedded model
 	$(BIN)/python -m pytest -m "(slow or local) and not postgres and not retrieval"
 
 test-retrieval: $(STAMPS)/test $(STAMPS)/demo $(STAMPS)/retrieval $(STAMPS)/oirl ## Run the tests that need the embedded embeddings model
@@ -123,6 +123,11 @@ $(STAMPS)/server: $(STAMPS)/base
 $(STAMPS)/providers: $(STAMPS)/base
 	@echo "installing other providers' clients"
 	@$(PIP) -e '.[test-providers]'
+	@touch $@
+
+$(STAMPS)/notebook: $(STAMPS)/base
+	@echo "installing Jupyter for the tests"
+	@$(PIP) -e '.[test-notebook]'
 	@touch $@
 
 $(STAMPS)/dev: $(STAMPS)/base

@@ -25,8 +25,12 @@ RETRY_FLAG = "--retry-failed"
 """Lets a resumed run ask again for what had no usable reply."""
 
 
-class DRPOError(Exception):
-    """Base of every error that drpo_graph raises on purpose."""
+class DRPOError(RuntimeError):
+    """Base of every error that drpo_graph raises on purpose.
+
+    A ``RuntimeError``: LangGraph's server tells callers the message of Python's own kinds and of no other, and its
+    retry policies do not try again what would fail in the same way.
+    """
 
     exit_code: ClassVar[int] = 1
     is_resumable: ClassVar[bool] = False

@@ -103,6 +103,24 @@ async def await_unless_stopped(stop: StopSignal, work: Coroutine[object, object,
     return task.result()
 
 
+async def finish(work: Coroutine[object, object, T]) -> T:
+    """Return what the work comes to, and not before it is done, though whoever waits for it be cancelled meanwhile.
+
+    Graphs in graphs cancel a node more than once.
+    """
+    task = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        note_seen(task)
+        raise cancelled
+    return task.result()
+
+
 def note_seen(done: "asyncio.Task[T]") -> None:
     """Mark a finished task's error as seen: those who waited for it got it too, and if nobody is left, nobody asks."""
     if not done.cancelled():

@@ -16,9 +16,9 @@ from drpo_graph.safety.texts import clean_surrogates
 from drpo_graph.search.announce import announce_candidate, announce_level, announce_run
 from drpo_graph.search.beam import hash_prompt, refer_to
 from drpo_graph.search.forecast import warn_at_start
-from drpo_graph.search.hosting import check_can_pause, derive_run_id
+from drpo_graph.search.hosting import check_can_pause, open_run
 from drpo_graph.search.levels import draw_queries, order_drawn, prefetch_indices, query_indices
-from drpo_graph.search.session import RunContext, RunSession, session_of
+from drpo_graph.search.session import RunContext
 from drpo_graph.search.state import BEGIN_WITH, STATE_FORMAT, SearchState
 from drpo_graph.settings.settings import Settings
 from drpo_graph.storage.archive import StoredCandidate
@@ -39,7 +39,7 @@ async def start_run(state: SearchState, runtime: Runtime[RunContext]) -> SearchS
     filled = [*queries, *validation] if runtime.context.components.responder is None else []
     check_fillable(settings, prompt, filled)
     data = dataset_hash([*queries, *validation])
-    session = await _open_own(runtime, data=data, prompt=prompt)
+    session = await open_run(runtime, {"data": data, "prompt_hash": hash_prompt(prompt)})
     stored: StoredCandidate = {"id": ROOT_ID, "parent_id": None, "depth": 0, "origin": "initial", "prompt": prompt}
     await session.archive.put_all("queries", {one.id: one.model_dump(mode="json") for one in [*queries, *validation]})
     await session.archive.put("run", "order", {"query_ids": [query.id for query in queries]})
@@ -115,18 +115,3 @@ def _read_rejected(given: Sequence[JsonValue]) -> list[JsonValue]:
 def _ids_ahead(queries: Sequence[Query], settings: Settings) -> list[str]:
     ahead = prefetch_indices(1, max_depth=settings.num_levels, settings=settings, num_queries=len(queries))
     return [queries[index].id for index in ahead]
-
-
-async def _open_own(runtime: Runtime[RunContext], *, data: str, prompt: str) -> RunSession:
-    """Return the session of this start.
-
-    A thread may be given other queries, or another prompt, after it has ended. That is a run of its own, and must not
-    find the answers of the former one; a start that was interrupted finds what it has laid down.
-    """
-    start: dict[str, JsonValue] = {"data": data, "prompt_hash": hash_prompt(prompt)}
-    run_id = derive_run_id()
-    session = await session_of(runtime, run_id)
-    if await session.archive.get("run", "start") not in (None, start):
-        session = await session_of(runtime, f"{run_id}-{digest_json(start)[:8]}")
-    await session.archive.put("run", "start", start)
-    return session

@@ -23,11 +23,11 @@ from drpo_graph.icl.state import (
 from drpo_graph.models.request import ReplySchema
 from drpo_graph.nodes.critique import ask_critic
 from drpo_graph.parts.parsing import read_text
-from drpo_graph.records import MAX_SCORE, ICLExample, ICLOutcome, ICLResult, Query, Rollout
+from drpo_graph.records import MAX_SCORE, ICLExample, ICLOutcome, ICLResult, Query, Rollout, digest_json
 from drpo_graph.retrieval.examples import GivenExamples, as_examples
 from drpo_graph.safety.texts import shorten
 from drpo_graph.search.announce import report_rollout
-from drpo_graph.search.hosting import derive_run_id
+from drpo_graph.search.hosting import derive_run_id, open_run
 from drpo_graph.search.session import RunContext, RunSession, session_of
 from drpo_graph.search.state import STATE_FORMAT
 from drpo_graph.storage.archive import Archive, rollout_key
@@ -45,18 +45,21 @@ async def start(state: ICLState, runtime: Runtime[RunContext]) -> ICLState:
     Raises:
         DatasetError: there is no example, one is malformed, or two share a query.
     """
-    given, run_id = state.get("examples"), derive_run_id()
+    given = state.get("examples")
     shape: dict[str, Any] = {
         "num_iters": state.get("num_iters", DEFAULT_NUM_ITERS),
         "num_samples": state.get("num_samples", DEFAULT_NUM_SAMPLES),
     }
     if not all(isinstance(number, int) and number >= 1 for number in shape.values()):
         raise SettingsError(f"num_iters and num_samples: expected whole numbers from 1 on, got {shape}.")
-    examples = None if given is None else as_examples(cast(GivenExamples, given))
-    session = await session_of(runtime, run_id)
-    if examples is not None:
+    if given is None:
+        # Whoever started the run has laid them down: every copy of the input would repeat them.
+        session = await session_of(runtime, derive_run_id())
+    else:
+        examples = as_examples(cast(GivenExamples, given))
+        data = digest_json([[one.query, one.response] for one in examples])
+        session = await open_run(runtime, {"data": data, **shape})
         await lay_down(session.archive, examples)
-    # Else whoever started the run has laid them down: every copy of the input would repeat them.
     num_examples = await _count_laid_down(session.archive)
     state = cast(ICLState, {**dict(state), **shape})
     announce_run(session, runtime.context, state, num_examples=num_examples)
@@ -64,7 +67,7 @@ async def start(state: ICLState, runtime: Runtime[RunContext]) -> ICLState:
     # The texts are in the archive now; every checkpoint would repeat them.
     return {
         "format": STATE_FORMAT,
-        "run_id": run_id,
+        "run_id": session.run_id,
         "fingerprints": fingerprints,
         "num_examples": num_examples,
         "position": 0,

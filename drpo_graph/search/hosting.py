@@ -19,7 +19,7 @@ from langgraph.runtime import Runtime
 from langgraph.store.base import BaseStore
 from langgraph.store.memory import InMemoryStore
 from langgraph.types import Checkpointer
-from pydantic import BaseModel, ConfigDict, create_model
+from pydantic import BaseModel, ConfigDict, JsonValue, create_model
 
 from drpo_graph.errors import RunInterruptedError, SettingsError, UsageError
 from drpo_graph.events.emitter import EventSink
@@ -29,7 +29,7 @@ from drpo_graph.models.tracing import calling_for
 from drpo_graph.records import Role, digest_json
 from drpo_graph.search.assembly import Parts, assemble
 from drpo_graph.search.embedding import find_embedding
-from drpo_graph.search.session import RunContext, RunSession, keep_session
+from drpo_graph.search.session import RunContext, RunSession, keep_session, session_of
 from drpo_graph.settings.caller_settings import CallerContext, apply_callers
 from drpo_graph.settings.settings import Settings
 from drpo_graph.storage.checkpoint_store import CheckpointStore
@@ -42,6 +42,9 @@ _UNNAMED_RUN = "run"
 
 _CHECKPOINTER = "__pregel_checkpointer"
 """What LangGraph tells its nodes of the checkpointer under, and under no public name."""
+
+_REPLAY = "__pregel_replay_state"
+"""What LangGraph tells graphs in one that goes on from an earlier checkpoint under."""
 
 _DURABILITY = "__pregel_durability"
 """How LangGraph hands the caller's ``durability`` down; its argument would warn where there are no checkpoints."""
@@ -299,6 +302,38 @@ async def _find_state(run_id: str) -> Mapping[str, Any] | None:
             found = await saver.aget_tuple({"configurable": {"thread_id": thread_id, "checkpoint_ns": place}})
             return None if found is None else found.checkpoint["channel_values"]
     return None
+
+
+async def open_run(runtime: Runtime[RunContext], start: dict[str, JsonValue]) -> RunSession:
+    """Return the session of the run that starts from this.
+
+    A thread may be given something else to start from after its run has ended. That is a run of its own, and must not
+    find the answers of the former one; a start that was interrupted finds what it has laid down. A parent that goes on
+    from an earlier checkpoint finds the run that it had made of the same start.
+    """
+    digest, place = digest_json(start), _describe_place()
+    run_id = derive_run_id()
+    if place:
+        seen = runtime.context.archive_of(place, runtime.store)
+        # LangGraph gives the parent's task another id than it had.
+        former = await seen.get("run", digest) if get_config()["configurable"].get(_REPLAY) is not None else None
+        run_id = str(former["id"]) if former else run_id
+        await seen.put("run", digest, {"id": run_id})
+    session = await session_of(runtime, run_id)
+    if await session.archive.get("run", "start") not in (None, start):
+        session = await session_of(runtime, f"{run_id}-{digest[:8]}")
+    await session.archive.put("run", "start", start)
+    return session
+
+
+def _describe_place() -> str:
+    """Return an id of the place that a parent with a thread runs this graph at, or nothing."""
+    configurable = get_config().get("configurable", {})
+    names: list[JsonValue] = [
+        part.partition(":")[0] for part in str(configurable.get("checkpoint_ns", "")).split("|")[:-1]
+    ]
+    thread_id = configurable.get("thread_id")
+    return f"{thread_id}-at-{digest_json(names)[:8]}" if names and thread_id else ""
 
 
 def check_can_pause() -> None:

@@ -28,6 +28,7 @@ from drpo_graph.search.fingerprint import PARTS, check_same, fingerprint_parts, 
 from drpo_graph.settings.settings import Settings
 from drpo_graph.stop import SingleFlight, StopSignal, note_seen
 from drpo_graph.storage.archive import Archive
+from drpo_graph.storage.checkpoint_store import CheckpointStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,14 +101,19 @@ class RunContext:
         kept, place = _kept.get(), (id(self), run_id)
         task = (kept or {}).get(place) or self._sessions.get(run_id)
         if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
-            chosen = self.store if self.store is not None else store
-            assert chosen is not None, "build_graph gives every graph a store"
-            task = asyncio.create_task(self._open(run_id, chosen))
+            task = asyncio.create_task(self._open(self.archive_of(run_id, store)))
             task.add_done_callback(note_seen)
             self._sessions[run_id] = task
         if kept is not None:
             kept[place] = task
         return await asyncio.shield(task)
+
+    def archive_of(self, run_id: str, store: BaseStore | None = None) -> Archive:
+        """Return a run's archive: in this context's store, else in the given one."""
+        chosen = self.store if self.store is not None else store
+        assert chosen is not None, "build_graph gives every graph a store"
+        # A second run of a thread is given the store of the first, in which its own records would not be looked for.
+        return Archive(chosen.of(run_id) if isinstance(chosen, CheckpointStore) else chosen, run_id)
 
     def close_session(self, run_id: str) -> None:
         """Forget a finished run."""
@@ -153,8 +159,8 @@ class RunContext:
             own = self.search_fingerprints() if PARTS in started_with else self.fingerprints()
             check_same(own, started_with)
 
-    async def _open(self, run_id: str, store: BaseStore) -> RunSession:
-        archive = Archive(store, run_id)
+    async def _open(self, archive: Archive) -> RunSession:
+        run_id = archive.run_id
         ledger = Ledger(archive, self.stop.child(), Budget(self.settings, clock=self.clock))
         await ledger.load()
         numbering = self.numbering or self._numberings.setdefault(run_id, Numbering())

@@ -6,16 +6,18 @@ writing again after a resume changes nothing.
 
 import sqlite3
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
 from itertools import islice
 from typing import Literal, NotRequired, TypeVar, cast
 
 from langgraph.store.base import BaseStore, GetOp, Item, PutOp
+from langgraph.store.base.batch import AsyncBatchedBaseStore
 from pydantic import BaseModel, JsonValue, TypeAdapter
 from typing_extensions import TypedDict
 
 from drpo_graph.errors import CheckpointError, DamagedError
 from drpo_graph.records import MetricSelection, Origin, Query, RejectedRewrite, Rollout
+from drpo_graph.stop import finish
 from drpo_graph.storage.damage import LOST, valid
 from drpo_graph.storage.sealed_store import BoundStore
 
@@ -48,6 +50,8 @@ Change = tuple[Kind, str]
 """The place of a record to be changed: its kind and key."""
 
 M = TypeVar("M", bound=BaseModel)
+
+T = TypeVar("T")
 
 _PAGE = 500
 _CACHE_ENTRIES = 4096
@@ -99,13 +103,18 @@ async def list_items(store: BaseStore, namespace: tuple[str, ...]) -> AsyncItera
     """Yield all that a store holds in a namespace, a page at a time."""
     num_seen = 0
     while True:
-        page = await store.asearch(namespace, limit=_PAGE, offset=num_seen)
+        page = await _wait_for(store, store.asearch(namespace, limit=_PAGE, offset=num_seen))
         for item in page:
             if item.value is not LOST:
                 yield item
         num_seen += len(page)
         if len(page) < _PAGE:
             return
+
+
+async def _wait_for(store: BaseStore, work: Coroutine[object, object, T]) -> T:
+    """Return what a store is asked for. LangGraph's on SQLite, cancelled in a transaction, refuses all others."""
+    return await (finish(work) if isinstance(store, AsyncBatchedBaseStore) else work)
 
 
 class Archive:
@@ -138,7 +147,7 @@ class Archive:
         ]
         # One batch of writes only: SQLite refuses a transaction that turns from reading to writing beside a writer.
         if puts:
-            await self._store.abatch(puts)
+            await _wait_for(self._store, self._store.abatch(puts))
         for (kind, key), value in values.items():
             if value is None:
                 self._cache.pop((kind, key), None)
@@ -150,7 +159,8 @@ class Archive:
         cached = self._cache.get((kind, key))
         if cached is not None:
             return cached
-        (item,) = await self._store.abatch([GetOp(namespace_of(self.run_id, kind), key, refresh_ttl=False)])
+        asked = GetOp(namespace_of(self.run_id, kind), key, refresh_ttl=False)
+        (item,) = await _wait_for(self._store, self._store.abatch([asked]))
         if not isinstance(item, Item) or item.value is LOST:
             return None
         self._remember(kind, key, item.value)

@@ -10,6 +10,7 @@ from langgraph.store.base import Op, PutOp, Result
 from langgraph.store.memory import InMemoryStore
 
 from drpo_graph.records import digest_json
+from drpo_graph.stop import finish
 
 _ANCHOR = "00000000-0000-6000-8000-000000000000"
 """The one checkpoint that all records of a run hang on, as what LangGraph calls pending writes."""
@@ -29,7 +30,7 @@ class CheckpointStore(InMemoryStore):
 
     def __init__(self, saver: BaseCheckpointSaver[Any], *, thread_id: str, run_id: str) -> None:
         super().__init__()
-        self._saver = saver
+        self._saver, self._thread_id, self._run_id = saver, thread_id, run_id
         self._config: Any = {
             "configurable": {"thread_id": thread_id, "checkpoint_ns": f"drpo-texts-{digest_json(run_id)[:16]}"}
         }
@@ -37,20 +38,16 @@ class CheckpointStore(InMemoryStore):
         self._num_changes = -1
         """Of the run so far; negative until they are read."""
 
+    def of(self, run_id: str) -> "CheckpointStore":
+        """Return the store of a run of the same thread: this one, or one of its own."""
+        return (
+            self if run_id == self._run_id else CheckpointStore(self._saver, thread_id=self._thread_id, run_id=run_id)
+        )
+
     async def abatch(self, ops: Iterable[Op]) -> list[Result]:
         """Carry out reads and writes; writes are committed when this returns."""
-        work = asyncio.ensure_future(self._carry_out(list(ops)))
-        cancelled: asyncio.CancelledError | None = None
-        # A checkpointer that is cancelled between a write and its commit leaves its file locked. Graphs in graphs
-        # cancel a node more than once.
-        while not work.done():
-            try:
-                await asyncio.shield(work)
-            except asyncio.CancelledError as error:
-                cancelled = error
-        if cancelled is not None:
-            raise cancelled
-        return work.result()
+        # A checkpointer that is cancelled between a write and its commit leaves its file locked.
+        return await finish(self._carry_out(list(ops)))
 
     async def _carry_out(self, given: list[Op]) -> list[Result]:
         async with self._lock:

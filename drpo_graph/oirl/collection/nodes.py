@@ -24,7 +24,7 @@ from drpo_graph.oirl.collection.state import CollectionState, TrialTask
 from drpo_graph.oirl.collection.tallies import tally_prompts
 from drpo_graph.prompts.library import Message, ResponseFormat, history_of
 from drpo_graph.records import CollectionResult, Failure, Query, Rollout, digest_json
-from drpo_graph.search.hosting import derive_run_id
+from drpo_graph.search.hosting import derive_run_id, open_run
 from drpo_graph.search.session import RunContext, RunSession, session_of
 from drpo_graph.search.state import STATE_FORMAT, RolloutState
 from drpo_graph.settings.settings import Settings
@@ -62,7 +62,7 @@ class Collector:
                 questions, prompts, num_trials=state["num_trials"], model=model, checker=self._checker.spec
             )
             data = digest_data(questions, prompts)
-            session = await _open_own(runtime, digest_json([data, state["num_trials"], state["placement"]]))
+            session = await open_run(runtime, {"digest": digest_json([data, state["num_trials"], state["placement"]])})
             await lay_down(session.archive, questions, prompts, plan=plan, data=data)
         await announce_run(session, runtime.context)
         return {  # type: ignore[typeddict-item]  # Only changed keys.
@@ -242,16 +242,6 @@ def _read(state: CollectionState) -> tuple[tuple[Question, ...], tuple[TriedProm
     as_answered(AnsweredQuery(one.query, one.reference, one.split) for one in given)
     check_sides(given, prompts)
     return tuple(given), prompts
-
-
-async def _open_own(runtime: Runtime[RunContext], digest: str) -> RunSession:
-    """Return the session of this start: a thread that is given other questions must not find former outcomes."""
-    run_id, start = derive_run_id(), {"digest": digest}
-    session = await session_of(runtime, run_id)
-    if await session.archive.get("run", "start") not in (None, start):
-        session = await session_of(runtime, f"{run_id}-{digest[:8]}")
-    await session.archive.put("run", "start", start)
-    return session
 
 
 async def _load(session: RunSession, unit: Unit) -> tuple[Question, TriedPrompt]:

@@ -288,6 +288,10 @@ class CollectionResult(Record):
         return sum(one.num_unlabelled for one in self.prompts)
 
 
+MIN_QUERIES = 6
+"""With fewer of them not even a difference of one sign on all queries is more than chance: 2^-5 is above 2.5%."""
+
+
 class PairedComparison(Record):
     """A candidate against the initial prompt on the same validation queries."""
 
@@ -300,7 +304,11 @@ class PairedComparison(Record):
     """Mean of (candidate - initial) over the shared queries."""
     interval_low: float | None
     interval_high: float | None
-    """Bounds of the 95% bootstrap interval of ``difference`` (resampling queries)."""
+    """Bounds of the 95% interval of ``difference``, widened for the number of contenders; ``None`` where the queries
+    are too few to say anything."""
+    needed_queries: int | None = None
+    """About how many queries would show a difference like this one, in four of five cases; ``None`` where it is none,
+    and in results of earlier versions."""
 
     @property
     def is_significant(self) -> bool:

@@ -36,7 +36,7 @@ from drpo_graph import build_settings as build_settings
 from drpo_graph.errors import RunExistsError
 from drpo_graph.parts.parsing import extract_json
 from drpo_graph.records import ROLES
-from drpo_graph.search.validation import bootstrap_interval
+from drpo_graph.search.validation import mean_interval
 
 INITIAL_PROMPT = "Answer with a JSON object that has the keys asked for."
 KEYS_BY_SUBJECT = {
@@ -139,7 +139,7 @@ async def answer_all(settings: Settings, prompt: str, queries: Sequence[Query]) 
 
 def summarise(rights: Sequence[float], *, seed: int) -> Success:
     """Return the mean with its interval."""
-    interval = bootstrap_interval(rights, generator=random.Random(f"{seed}/success"))
+    interval = mean_interval(rights, generator=random.Random(f"{seed}/success"))
     share = sum(rights) / len(rights)
     return Success(share, *(interval or (share, share)))
 

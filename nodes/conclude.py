@@ -1,5 +1,7 @@
 """Deliver the result: the best candidate of the final beam, or the winner on held-out queries. No model call."""
 
+import asyncio
+
 from langgraph.runtime import Runtime
 
 from drpo_graph.events.schema import RunFinished, ValidationFinished
@@ -54,7 +56,8 @@ async def _validate(session: RunSession, state: SearchState, seed: int) -> Valid
     order = {query_id: place for place, query_id in enumerate(state["validation_ids"])}
     for rollout in sorted(state["rollouts"], key=lambda one: order[one["query_id"]]):
         rewards[rollout["candidate_id"]][rollout["query_id"]] = rollout["reward"]
-    validation = compare_on_validation(rewards, seed=seed)
+    # Not on the event loop: it takes a while with many contenders, and other runs go on.
+    validation = await asyncio.to_thread(compare_on_validation, rewards, seed=seed)
     if validation.comparisons and not any(one.num_queries for one in validation.comparisons):
         # To deliver the initial prompt would throw away what the search found, on no evidence.
         reason = await describe_failure(session, state["contender_ids"], state["validation_ids"])

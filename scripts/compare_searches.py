@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from drpo_graph.records import mean
-from drpo_graph.search.validation import bootstrap_interval
+from drpo_graph.search.validation import mean_interval
 from drpo_graph.settings.settings import Settings
 from tests.support.searches import fake_settings, run_search
 from tests.support.world import INITIAL_PROMPT, World
@@ -197,7 +197,7 @@ def _group_by_name(outcomes: Sequence[Outcome]) -> dict[str, list[Outcome]]:
 
 def _estimate(values: Sequence[float]) -> Estimate:
     average = mean(list(values))
-    interval = bootstrap_interval(values, generator=random.Random("compare_searches"))
+    interval = mean_interval(values, generator=random.Random("compare_searches"))
     assert average is not None
     # A single world gives no interval, hence no evidence.
     low, high = interval or (float("-inf"), float("inf"))

@@ -34,7 +34,7 @@ from drpo_graph.oirl.screening import RewardScreen
 from drpo_graph.parts.screens import RewriteScreen, ScreenChoice, ScreenRequest
 from drpo_graph.records import mean
 from drpo_graph.retrieval import DEFAULT_EMBEDDINGS, CachedEmbeddings, make_embeddings
-from drpo_graph.search.validation import bootstrap_interval
+from drpo_graph.search.validation import mean_interval
 from tests.support.searches import fake_settings, run_search
 from tests.support.word_embeddings import WordEmbeddings
 from tests.support.world import World
@@ -207,7 +207,7 @@ def _build_table(by_screen: Mapping[str, Sequence[Outcome]], budget: int) -> Tab
 
 def _estimate(values: Sequence[float]) -> Estimate:
     average = mean(list(values))
-    interval = bootstrap_interval(values, generator=random.Random("measure_prescreening"))
+    interval = mean_interval(values, generator=random.Random("measure_prescreening"))
     assert average is not None
     # A single world gives no interval, hence no evidence.
     low, high = interval or (float("-inf"), float("inf"))

@@ -21,7 +21,7 @@ from drpo_graph.display.formatting import (
 from drpo_graph.display.tables import LABEL_WIDTH, cost_table, make_table
 from drpo_graph.events.schema import CollectionFinished, ICLFinished, RunFinished, RunStopped
 from drpo_graph.evidence import NOT_COMPARED, find_evidence
-from drpo_graph.records import Evidence, ICLResult, PairedComparison, RunResult
+from drpo_graph.records import MIN_QUERIES, Evidence, ICLResult, PairedComparison, RunResult
 from drpo_graph.safety.installing import tell_command
 from drpo_graph.safety.terminal import inert, inert_block
 
@@ -193,7 +193,19 @@ def _validation_text(result: RunResult) -> Text:
     text.append(f"\n{contender.difference:+.2f}", style="bold")
     if contender.interval_low is not None and contender.interval_high is not None:
         text.append(f"  95% interval [{contender.interval_low:+.2f}, {contender.interval_high:+.2f}]")
-    return text.append(_validation_details(contender, selected_id=validation.selected_id))
+    text.append(_validation_details(contender, selected_id=validation.selected_id))
+    if not validation.is_significant and (advice := _advise(contender)):
+        text.append(f"\n{advice}", style="yellow")
+    return text
+
+
+def _advise(contender: PairedComparison) -> str:
+    """Return how many queries would say more, where that is known."""
+    if contender.num_queries < MIN_QUERIES:
+        return f"too few to say anything: hold out at least {MIN_QUERIES}, better 40"
+    if contender.needed_queries is None:
+        return ""
+    return f"about {contender.needed_queries:,} held-out queries would show a difference like this one"
 
 
 def _evidence_text(result: RunResult, models: Collection[str]) -> Text:

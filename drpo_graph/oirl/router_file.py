@@ -215,9 +215,8 @@ def _read_arrays(path: Path) -> dict[str, NDArray[np.generic]]:
     try:
         # Numpy takes what is no archive for an array or a pickle, and says so.
         with path.open("rb") as file:
-            begins = file.read(len(_ARCHIVE))
-        if begins != _ARCHIVE:
-            raise RewardModelError(f"{path} holds no router (it is no .npz file). Name a file that was saved.")
+            if file.read(len(_ARCHIVE)) != _ARCHIVE:
+                raise ValueError("it is no .npz file")
         found = np.load(path, allow_pickle=False)
         with found as content:
             return {name: content[name] for name in content.files}

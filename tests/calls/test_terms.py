@@ -173,5 +173,7 @@ async def test_aligned_model_answers_without_the_fields_that_a_model_refuses(
                     text = str((await aligned.ainvoke("Hello")).text)
                 assert text.strip() == "Good day."
         assert 1 <= refused(server) <= len(refuses)
-        assert len(caplog.messages) == refused(server)
+        # Other clients, which the interpreter clears away meanwhile, log what they please.
+        own_lines = [one for one in caplog.records if one.name.startswith("drpo_graph")]
+        assert len(own_lines) == refused(server)
         assert not set(refuses) & set(last_body(server))

@@ -16,7 +16,7 @@ from drpo_graph.models.per_loop import PerLoop
 from drpo_graph.models.probing.listing import SERVER_BY_OWNER, Listing, read_listing, read_props
 from drpo_graph.models.probing.probe import is_of_no_use, outlasts, unusable
 from drpo_graph.models.terms import NO_TERMS
-from drpo_graph.stop import SingleFlight
+from drpo_graph.stop import SingleFlight, note_seen
 
 _TIMEOUT_S = 60.0
 _LIST_TIMEOUT_S = 20.0
@@ -90,15 +90,17 @@ async def _recall_or_look(
 ) -> Capabilities:
     wire = open_wire()
     address = wire.address
+    # Before anything is waited for: those who look at a server at the same time are to share its list.
+    listing = asyncio.create_task(_list_models(wire)) if wanted.has_context else None
+    if listing is not None:
+        listing.add_done_callback(note_seen)
     # Files are read and written in a thread: LangGraph's server fails a graph that blocks its event loop.
     remembered = await asyncio.to_thread(cache.get, identity, address.name) if cache else None
-    if remembered is not None and (remembered.has_chat is not None or not wanted.has_chat):
-        if not wanted.has_context:
-            return remembered
-        listed = await _list_models(wire)
-        if is_current(listed, remembered, name=address.name):
-            return remembered
-    found = await _look(wire, wanted)
+    if remembered is not None and remembered.has_chat is None and wanted.has_chat:
+        remembered = None
+    if remembered is not None and (listing is None or is_current(await listing, remembered, name=address.name)):
+        return remembered
+    found = await _look(wire, wanted, listing)
     if cache is not None:
         await asyncio.to_thread(cache.put, identity, address.name, capabilities=found)
     return found
@@ -123,9 +125,10 @@ async def _list_models(wire: Wire) -> Answer:
     )
 
 
-async def _look(wire: Wire, wanted: Wanted) -> Capabilities:
+async def _look(wire: Wire, wanted: Wanted, listed: "asyncio.Task[Answer] | None") -> Capabilities:
     about, chat = await asyncio.gather(
-        _describe(wire) if wanted.has_context else _know_nothing(), _try_chat(wire) if wanted.has_chat else _no_chat()
+        _know_nothing() if listed is None else _describe(wire, listed),
+        _try_chat(wire) if wanted.has_chat else _no_chat(),
     )
     listing, facts = about
     if chat is None and len(listing.names) > 1 and not listing.is_listed:
@@ -150,8 +153,8 @@ async def _no_chat() -> None:
     return None
 
 
-async def _describe(wire: Wire) -> tuple[Listing, dict[str, JsonValue]]:
-    listing = read_listing(await _list_models(wire), wire.address.name)
+async def _describe(wire: Wire, listed: "asyncio.Task[Answer]") -> tuple[Listing, dict[str, JsonValue]]:
+    listing = read_listing(await listed, wire.address.name)
     server, max_context = SERVER_BY_OWNER.get(listing.owner, ""), listing.max_context
     if server == "llama.cpp" and max_context is None:
         max_context, _ = read_props(await wire.get(f"{wire.address.root}/props"))

@@ -58,6 +58,11 @@ class Query(Record):
     """What is filled into the prompt's placeholders for this query, by name."""
     history: tuple[Turn, ...] = ()
     """The conversation before it, oldest first; it is asked as the next turn."""
+    reference: str = ""
+    """What is known of a good answer: the right one, a rubric, a target; JSON where it is no text. The critic is shown
+    it, and reward functions may read it; neither the base model nor the optimizer is."""
+    metadata: dict[str, JsonValue] = Field(default_factory=dict)
+    """Whatever else the dataset says of it, for reward functions and parts of the user's own."""
 
     @property
     def transcript(self) -> str:
@@ -74,7 +79,12 @@ class Query(Record):
     def _leave_out_empty(self, serialize: SerializerFunctionWrapHandler) -> dict[str, object]:
         # What a query lacks is stored as it was before there was any: what is stored is compared on resume.
         fields: dict[str, object] = serialize(self)
-        empty = {"values": self.values, "history": self.history}
+        empty = {
+            "values": self.values,
+            "history": self.history,
+            "reference": self.reference,
+            "metadata": self.metadata,
+        }
         return {name: one for name, one in fields.items() if empty.get(name, True)}
 
 

@@ -9,8 +9,10 @@ from pydantic import JsonValue, ValidationError
 from drpo_graph.data.given import GivenQueries, as_queries
 from drpo_graph.data.order import check_distinct, dataset_hash
 from drpo_graph.errors import DatasetError, SettingsError
+from drpo_graph.parts.rewards import MixedCritic
 from drpo_graph.parts.rewrite_guards import check_fillable
 from drpo_graph.parts.screens import check_screen
+from drpo_graph.parts.stock_rewards import check_references
 from drpo_graph.records import ROOT_ID, Query, RejectedRewrite, digest_json
 from drpo_graph.safety.texts import clean_surrogates
 from drpo_graph.search.announce import announce_candidate, announce_level, announce_run
@@ -34,6 +36,8 @@ async def start_run(state: SearchState, runtime: Runtime[RunContext]) -> SearchS
     queries = order_drawn(draw_queries(given, settings), settings)
     validation = read_queries(state.get("validation_queries") or [], label="validation", is_optional=True)
     check_distinct(given, validation)
+    if isinstance(critic := runtime.context.components.critic, MixedCritic):
+        check_references(critic.functions, [*queries, *validation])
     prompt = _read_prompt(state.get("initial_prompt")) or settings.initial_prompt
     # An app fills its own templates.
     filled = [*queries, *validation] if runtime.context.components.responder is None else []

@@ -35,10 +35,13 @@ KEEP_PLACEHOLDERS = "keep_placeholders"
 METRICS_FILE = "metrics.toml"
 _WARM_START = "rejected_rewrites"
 """The template that only a run with a warm start has any use for."""
+_REFERENCE = "known_reference"
+"""The template that only queries with a reference have any use for."""
 _ICL = "rewrite_response"
 """The template that only the optimisation of ICL examples has any use for; no part of a search's fingerprint."""
 _RARE_PLACEHOLDERS: Mapping[str, frozenset[str]] = {
     _WARM_START: frozenset({"rewrites"}),
+    _REFERENCE: frozenset({"reference"}),
     _ICL: frozenset({"example"}),
 }
 _FILES = (*(f"{name}.md" for name in PLACEHOLDERS), METRICS_FILE, *(f"{name}.md" for name in _RARE_PLACEHOLDERS))
@@ -123,11 +126,14 @@ class PromptLibrary:
     def render_critique(self, *, query: Query, response: str, selection: MetricSelection) -> list[Message]:
         """Return the request that asks for one response's scores."""
         described = "\n".join(f"- {_one_line(one.name)}: {_one_line(one.definition)}" for one in selection.metrics)
+        asked = fence("query", query.transcript)
+        if query.reference:
+            asked += "\n\n" + self._fill(_REFERENCE, reference=fence("reference", query.reference)).strip()
         return self._user(
             "critique",
             metrics=fence("metrics", described),
             reasoning=fence("reasoning", selection.reasoning),
-            query=fence("query", query.transcript),
+            query=asked,
             response=fence("answer", response),
         )
 
@@ -205,9 +211,10 @@ def load_prompts(folder: Path | None = None, *, has_placeholders: bool = False) 
     templates = {name: _check_template(name, texts[f"{name}.md"], wanted) for name, wanted in wanted_by_name.items()}
     metrics = _parse_metrics(texts[METRICS_FILE])
     unused = {_ICL}
-    if folder is None or not (folder / f"{_WARM_START}.md").is_file():
-        # Ours is left out: the fingerprints of runs that do without it stay what they were.
-        unused.add(_WARM_START)
+    # Ours are left out: the fingerprints of runs that do without them stay what they were.
+    for name in (_WARM_START, _REFERENCE):
+        if folder is None or not (folder / f"{name}.md").is_file():
+            unused.add(name)
     if not has_placeholders and texts[f"{KEEP_PLACEHOLDERS}.md"] == _read(f"{KEEP_PLACEHOLDERS}.md", None):
         unused.add(KEEP_PLACEHOLDERS)
     used = [file for file in _FILES if file.removesuffix(".md") not in unused]

@@ -125,7 +125,10 @@ class Search(SettingGroup, panel="Search"):
     embeddings: str | None = option(None, "MODEL", help="Finds them: openai:NAME, or the embedded one.", panel=MODELS)
     embeddings_base_url: str | None = option(None, "URL", help="OpenAI-compatible API of --embeddings.", panel=MODELS)
     reward: list[str] | None = option(
-        None, "MODULE:FUNCTION", help="Scores responses in the critic's place; may be given several times."
+        None,
+        "REWARD",
+        help="Scores responses in the critic's place, several times: exact, contains, numeric, regex, json (by the "
+        "dataset's answers), regex:PATTERN, schema:FILE, module:function.",
     )
     reward_weight: float | None = option(None, "X", help="Its share; the critic has the rest.")
     placeholders: PlaceholderStyle | None = option(

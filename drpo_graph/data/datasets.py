@@ -1,20 +1,25 @@
 """Datasets: read queries from files, and say of each record that cannot be read what is wrong."""
 
 import gc
+import json
+import logging
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import NamedTuple, TextIO, TypeVar
 
 from drpo_graph.data.formats import FileFormat, find_format, read_values
-from drpo_graph.data.rows import RowReader
+from drpo_graph.data.rows import QUERY_FIELDS, RowReader
 from drpo_graph.errors import DatasetError
 from drpo_graph.records import Query
 from drpo_graph.safety.api_keys import KeyFinder
 from drpo_graph.safety.text_files import read_bytes
+from drpo_graph.safety.texts import shorten
+
+logger = logging.getLogger(__name__)
 
 MAX_PRINTED_PROBLEMS = 20
 
@@ -58,15 +63,20 @@ def load_queries(source: str | Path, *, stdin: TextIO | None = None) -> tuple[Qu
     return load_rows(source, stdin=stdin, make=take_query)
 
 
-def load_rows(source: str | Path, *, stdin: TextIO | None = None, make: Make[T]) -> tuple[T, ...]:
+def load_rows(
+    source: str | Path, *, stdin: TextIO | None = None, make: Make[T], known: Set[str] = QUERY_FIELDS
+) -> tuple[T, ...]:
     """Return what is made of the records of one dataset, which is read as :func:`load_queries` does.
+
+    Args:
+        known: The fields that are read; a warning tells of others.
 
     Raises:
         DatasetError: The source cannot be read, is empty, or has malformed records; all of them are named.
     """
     parts, name = _open(source, stdin)
     with without_sweeps():
-        return tuple(_iterate_records(parts, name, make=make))
+        return tuple(_iterate_records(parts, name, make=make, known=known))
 
 
 def take_query(query: Query, record: object, faults: list[str]) -> Query:
@@ -81,7 +91,7 @@ def load_bundled_queries() -> tuple[Query, ...]:
         data = files("drpo_graph.data").joinpath("queries.jsonl").read_bytes()
     except (OSError, ModuleNotFoundError) as error:
         raise DatasetError(f"The bundled queries {data_file.name} are missing: install drpo-graph again.") from error
-    return tuple(_iterate_records([(data_file, data)], data_file.name, make=take_query))
+    return tuple(_iterate_records([(data_file, data)], data_file.name, make=take_query, known=QUERY_FIELDS))
 
 
 def collect_rows(
@@ -92,16 +102,20 @@ def collect_rows(
     make: Make[T],
     problems: list[str],
     places: dict[str, str],
+    known: Set[str] | None = None,
 ) -> Iterator[T]:
     """Yield what is made of some records, and add what is wrong with others to ``problems``.
 
     Args:
         values: Each record with its place, as problems tell it.
         places: The place of each id so far; what is found is added.
+        known: The fields that are read; in the end a warning tells of others. Nothing is told where it is absent.
     """
-    keys = KeyFinder()
+    keys, unread = KeyFinder(), dict[str, None]()
     for number, (place, value) in enumerate(values, start=1):
         faults: list[str] = []
+        if known is not None and isinstance(value, Mapping) and not value.keys() <= known:
+            unread |= dict.fromkeys(str(one) for one in value if one not in known)
         query = reader.read(value, default_id=f"{id_prefix}-{number:03d}", faults=faults)
         if query is not None:
             if places.setdefault(query.id, place) != place:
@@ -113,11 +127,21 @@ def collect_rows(
                 yield made
         if faults:
             problems.append(f"{place}: {'; '.join(faults)}")
+    if unread:
+        logger.warning(
+            "%s: fields left unread: %s (known: %s). Put what reward functions are to see into an object `metadata`.",
+            id_prefix,
+            shorten(", ".join(unread)),
+            ", ".join(sorted(known or ())),
+        )
 
 
 def _find_key(query: Query, made: object, keys: KeyFinder) -> str:
     """Return which key a record holds, in words; empty where it holds none."""
     texts = [query.id, query.text, *query.values.values()]
+    texts.append(query.reference)
+    if query.metadata:
+        texts.append(json.dumps(query.metadata, ensure_ascii=False))
     if query.history:
         texts += [turn.content for turn in query.history]
     if made is not query:
@@ -187,7 +211,7 @@ def _read_bytes(path: Path) -> bytes:
         raise DatasetError(f"{_printable(str(path))} cannot be read ({reason}): {advice}.") from error
 
 
-def _iterate_records(parts: Iterable[_Source], name: str, *, make: Make[T]) -> Iterator[T]:
+def _iterate_records(parts: Iterable[_Source], name: str, *, make: Make[T], known: Set[str]) -> Iterator[T]:
     """Yield what is made of the records of all files; in the end raise one error with every problem in them."""
     problems: list[str] = []
     places: dict[str, str] = {}
@@ -200,6 +224,8 @@ def _iterate_records(parts: Iterable[_Source], name: str, *, make: Make[T]) -> I
             make=make,
             problems=problems,
             places=places,
+            # Of the published files each is read as it is known to be.
+            known=known if data_file.reader == RowReader() else None,
         )
     if problems:
         raise problems_error(name, problems)

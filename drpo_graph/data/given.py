@@ -1,11 +1,11 @@
 """Queries as Python code holds them: texts, records, rows of a table, the path of a file."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from pathlib import Path
 from typing import Protocol
 
 from drpo_graph.data.datasets import Make, T, collect_rows, load_rows, problems_error, take_query, without_sweeps
-from drpo_graph.data.rows import AnsweredQuery, RowReader
+from drpo_graph.data.rows import QUERY_FIELDS, AnsweredQuery, RowReader
 from drpo_graph.errors import DatasetError
 from drpo_graph.records import Query, Record
 
@@ -33,17 +33,24 @@ def as_queries(given: GivenQueries, *, label: str = "query") -> tuple[Query, ...
     return make_of_rows(given, label=label, make=take_query)
 
 
-def make_of_rows(given: GivenRows[object], *, label: str, make: Make[T]) -> tuple[T, ...]:
+def make_of_rows(
+    given: GivenRows[object], *, label: str, make: Make[T], known: Set[str] = QUERY_FIELDS
+) -> tuple[T, ...]:
     """Return what is made of queries and their rows, in their order; a row is named by the label and its number.
+
+    Args:
+        known: The fields that are read; a warning tells of others.
 
     Raises:
         DatasetError: it is no such collection, or rows cannot be used; all of them are named.
     """
     if isinstance(given, Path):
-        return load_rows(given, make=make)
+        return load_rows(given, make=make, known=known)
     problems: list[str] = []
     values = ((f"{label} {number}", value) for number, value in enumerate(iterate_rows(given, label=label), 1))
-    found = collect_rows(values, id_prefix=label, reader=RowReader(), make=make, problems=problems, places={})
+    found = collect_rows(
+        values, id_prefix=label, reader=RowReader(), make=make, problems=problems, places={}, known=known
+    )
     with without_sweeps():
         made = tuple(found)
     if problems:

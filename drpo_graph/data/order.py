@@ -61,6 +61,8 @@ def dataset_hash(queries: Iterable[Query]) -> str:
             query.kind,
             *([sorted(query.values.items())] if query.values else []),
             *([[[turn.role, turn.content] for turn in query.history]] if query.history else []),
+            *([{"reference": query.reference}] if query.reference else []),
+            *([{"metadata": query.metadata}] if query.metadata else []),
         ]
         for query in queries
     ]

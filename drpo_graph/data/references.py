@@ -4,18 +4,14 @@ import json
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Final, TextIO
+from typing import TextIO
 
 from drpo_graph.data.conversations import find_messages, read_exchange
 from drpo_graph.data.datasets import load_rows
 from drpo_graph.data.given import GivenRows, make_of_rows
-from drpo_graph.data.rows import TEXT_FIELDS, AnsweredQuery, check_string, is_missing
+from drpo_graph.data.rows import REFERENCE_FIELDS, TEXT_FIELDS, AnsweredQuery, as_text, check_string, is_missing
 from drpo_graph.errors import DatasetError
 from drpo_graph.records import Query
-
-REFERENCE_FIELDS: Final = ("answer", "reference", "target", "expected_output", "label")
-"""Where a record's reference answer may stand; the first one present counts."""
-
 
 GivenAnswered = GivenRows[str | Query | AnsweredQuery | Mapping[str, object]]
 """Queries as a search takes them, with references or without."""
@@ -74,15 +70,14 @@ def find_answer(
         name, given = f"{found[0]}: the answer", read_exchange(found[1], faults=[]).answer
     if name is None or given is None:
         return None
-    text = given if isinstance(given, str) else json.dumps(given, ensure_ascii=False, default=str)
-    return check_string(text, name, faults=faults, may_be_blank=may_be_blank)
+    return check_string(as_text(given), name, faults=faults, may_be_blank=may_be_blank)
 
 
 def _add_reference(query: Query, record: object, faults: list[str]) -> AnsweredQuery:
     if isinstance(record, AnsweredQuery):
         record = record._asdict()
     if not isinstance(record, Mapping):
-        return AnsweredQuery(query, None)
+        return AnsweredQuery(query, query.reference or None)
     split = record.get("split")
     reference = find_answer(record, REFERENCE_FIELDS, faults=faults)
     return AnsweredQuery(query, reference, split if split in ("train", "test") else "")

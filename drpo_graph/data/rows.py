@@ -1,10 +1,11 @@
 """A dataset's record as a query, or what is wrong with it."""
 
+import json
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from drpo_graph.data.conversations import as_list, find_messages, read_exchange, read_turns
+from drpo_graph.data.conversations import MESSAGES_FIELDS, as_list, find_messages, read_exchange, read_turns
 from drpo_graph.records import Query, Record, Turn
 from drpo_graph.safety.texts import clean_surrogates
 
@@ -12,7 +13,15 @@ TEXT_FIELDS: Final = ("query", "text", "instruction", "prompt", "question", "inp
 """Where a record's text may stand; the first one present counts."""
 
 
-_OPTIONAL: Final = frozenset({"kind", "category", "tags", "values"})
+REFERENCE_FIELDS: Final = ("answer", "reference", "target", "expected_output", "label")
+"""Where a record's reference answer may stand; the first one present counts."""
+
+QUERY_FIELDS: Final = frozenset(
+    {"id", "kind", "category", "tags", "values", "history", "metadata", "split"}
+    | {*TEXT_FIELDS, *MESSAGES_FIELDS, *REFERENCE_FIELDS}
+)
+"""What is read of a record; anything else is told to be left unread."""
+_OPTIONAL: Final = frozenset({"kind", "category", "tags", "values", "metadata", *REFERENCE_FIELDS})
 
 
 class Malformed(NamedTuple):
@@ -153,6 +162,7 @@ def _check_query(query: Query, *, faults: list[str]) -> Query:
     _check_tags(query.tags, faults=faults)
     _check_values(query.values.items(), faults=faults)
     _check_turns(query.history, "history", faults=faults)
+    check_string(query.reference, "reference", faults=faults, may_be_blank=True)
     return query
 
 
@@ -178,6 +188,8 @@ def _optional_of(fields: Mapping[str, object], kind: object, *, faults: list[str
         "kind": check_string(kind, "kind", faults=faults, may_be_blank=True).strip() if kind is not None else "",
         "tags": _tags_of(fields, faults=faults),
         "values": _values_of(fields, faults=faults),
+        "reference": _reference_of(fields, faults=faults),
+        "metadata": _metadata_of(fields, faults=faults),
     }
     return {name: one for name, one in optional.items() if one}
 
@@ -203,6 +215,36 @@ def _values_of(fields: Mapping[str, object], *, faults: list[str]) -> dict[str, 
         faults.append(f"values must be an object of strings, got {_type_name(given)}")
         return {}
     return _check_values(given.items(), faults=faults)
+
+
+def _reference_of(fields: Mapping[str, object], *, faults: list[str]) -> str:
+    name = next((one for one in REFERENCE_FIELDS if not is_missing(fields.get(one))), None)
+    if name is None:
+        return ""
+    return check_string(as_text(fields[name]), name, faults=faults, may_be_blank=True)
+
+
+def _metadata_of(fields: Mapping[str, object], *, faults: list[str]) -> dict[str, object]:
+    given = _given(fields, "metadata")
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
+        faults.append(f"metadata must be an object, got {_type_name(given)}")
+        return {}
+    try:
+        # As it is stored: numbers stay numbers, what JSON has not is text.
+        text = json.dumps(given, default=str, allow_nan=False, ensure_ascii=False)
+    except (ValueError, RecursionError) as error:
+        faults.append(f"metadata cannot be kept as JSON ({error})")
+        return {}
+    check_string(text, "metadata", faults=faults)
+    kept: dict[str, object] = json.loads(text)
+    return kept
+
+
+def as_text(value: object) -> str:
+    """Return a text as it is, anything else as JSON."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
 def _check_values(values: Iterable[tuple[object, object]], *, faults: list[str]) -> dict[str, str]:

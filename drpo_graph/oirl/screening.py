@@ -15,10 +15,10 @@ from langchain_core.embeddings import Embeddings
 from numpy.typing import NDArray
 
 from drpo_graph.errors import EmbeddingsError, RewardModelError
-from drpo_graph.oirl.checkers import to_outcome
 from drpo_graph.oirl.features import FeatureTable, embed_texts
 from drpo_graph.oirl.rewards.base import Trials
 from drpo_graph.oirl.rewards.kernel import MAX_TRIALS, KernelReward
+from drpo_graph.parts.checkers import to_outcome
 from drpo_graph.parts.screens import ScreenChoice, ScreenRequest, ScreenTrial
 from drpo_graph.records import MAX_SCORE, MIN_SCORE
 from drpo_graph.retrieval import CachedEmbeddings, make_embeddings

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from drpo_graph.errors import DemonstrationsError, UsageError
-from drpo_graph.oirl.checkers import to_outcome
 from drpo_graph.oirl.demonstrations import Demonstration
+from drpo_graph.parts.checkers import to_outcome
 from drpo_graph.records import Query, Rollout
 from drpo_graph.storage.archive import Archive
 from drpo_graph.storage.protocols import Storage

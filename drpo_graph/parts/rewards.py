@@ -10,11 +10,13 @@ from pydantic import ValidationError
 
 from drpo_graph.calls.roles import Models
 from drpo_graph.errors import ReplyError, SettingsError
+from drpo_graph.parts.checkers import names_own_code
 from drpo_graph.parts.identity import name_of
 from drpo_graph.parts.loading import load_function
 from drpo_graph.parts.own_answers import clean_record, tell_said
 from drpo_graph.parts.own_code import ask_judge
 from drpo_graph.parts.protocols import Critic, Reward, RewardFunction
+from drpo_graph.parts.stock_rewards import STOCK_REWARDS, find_stock_reward
 from drpo_graph.records import MAX_SCORE, MIN_SCORE, Critique, MetricScore, MetricSelection, Query
 from drpo_graph.settings.settings import Settings
 
@@ -82,6 +84,11 @@ class MixedCritic:
     mixed: MixedReward
     critic: Critic | None
     timeout_s: float
+
+    @property
+    def functions(self) -> tuple[RewardFunction, ...]:
+        """The reward functions."""
+        return tuple(one.function for one in self.mixed.rewards)
 
     @property
     def identity(self) -> str:
@@ -184,7 +191,7 @@ def check_named_again(stored: Settings, changes: Mapping[str, object]) -> None:
     Raises:
         SettingsError: the caller names none.
     """
-    if stored.reward and "reward" not in changes:
+    if stored.reward and any(map(names_own_code, stored.reward)) and "reward" not in changes:
         flags = " ".join(f"--reward {one}" for one in stored.reward)
         raise SettingsError(
             f"This run's reward functions are {', '.join(stored.reward)}. A checkpoint's word is not enough to load "
@@ -192,12 +199,18 @@ def check_named_again(stored: Settings, changes: Mapping[str, object]) -> None:
         )
 
 
-def load_reward(spec: str) -> RewardFunction:
-    """Return the reward function that ``module:function`` names; the working folder is searched first.
+def load_reward(spec: str) -> RewardFunction | NamedReward:
+    """Return the reward of a name: one that needs no code, or the function that ``module:function`` names.
+
+    The working folder is searched first.
 
     Raises:
         SettingsError: there is none.
     """
+    if (stock := find_stock_reward(spec)) is not None:
+        return NamedReward(stock, spec)
+    if ":" not in spec:
+        raise SettingsError(f"Reward {spec!r}: expected module:function, or one of {', '.join(STOCK_REWARDS)}.")
     function = load_function(
         spec,
         what="Reward",

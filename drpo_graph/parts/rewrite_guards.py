@@ -105,7 +105,7 @@ def make_guard(
         shown_texts=tuple(
             text
             for query, rollout in examples
-            for text in (query.text, *(turn.content for turn in query.history), rollout.response)
+            for text in (query.text, *(turn.content for turn in query.history), rollout.response, query.reference)
             if text
         ),
         style=find_style(initial_prompt, settings.placeholders),

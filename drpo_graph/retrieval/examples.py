@@ -10,7 +10,8 @@ from typing import Final
 from drpo_graph.data.datasets import load_rows
 from drpo_graph.data.formats import is_dataset_name
 from drpo_graph.data.given import GivenRows, make_of_rows
-from drpo_graph.data.references import REFERENCE_FIELDS, find_answer
+from drpo_graph.data.references import find_answer
+from drpo_graph.data.rows import QUERY_FIELDS, REFERENCE_FIELDS
 from drpo_graph.errors import DatasetError
 from drpo_graph.records import ICLExample, Query
 from drpo_graph.safety.text_files import read_text
@@ -22,6 +23,8 @@ _MAX_TOLD = 20
 
 RESPONSE_FIELDS: Final = ("response", "output", *REFERENCE_FIELDS)
 """Where a row's response may stand; the first one present counts."""
+
+_FIELDS: Final = QUERY_FIELDS | {*RESPONSE_FIELDS}
 
 GivenExamples = GivenRows[ICLExample | Mapping[str, object]]
 """Examples, rows as a search takes them with a response beside the query, a table of them, or a file."""
@@ -35,7 +38,7 @@ def as_examples(given: GivenExamples) -> tuple[ICLExample, ...]:
     """
     if isinstance(given, Path):
         return load_icl_examples(given)
-    return _check_distinct(make_of_rows(given, label="example", make=_as_example), name="examples")
+    return _check_distinct(make_of_rows(given, label="example", make=_as_example, known=_FIELDS), name="examples")
 
 
 def load_icl_examples(path: Path) -> tuple[ICLExample, ...]:
@@ -78,7 +81,7 @@ def digest_examples(examples: Sequence[ICLExample]) -> str:
 
 
 def _load_rows(path: Path) -> tuple[ICLExample, ...]:
-    return _check_distinct(load_rows(path, make=_as_example), name=str(path))
+    return _check_distinct(load_rows(path, make=_as_example, known=_FIELDS), name=str(path))
 
 
 def _as_example(query: Query, record: object, faults: list[str]) -> ICLExample:

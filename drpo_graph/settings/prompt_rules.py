@@ -21,7 +21,8 @@ class PromptRules(Limits):
     min_quote_words: LeftOutAtDefault[int | None] = Field(12, ge=4)
     """The same in words."""
     reward: LeftOutAtDefault[tuple[str, ...] | None] = None
-    """Reward functions, ``module:function`` each, in the critic's place or mixed with it."""
+    """Rewards in the critic's place or mixed with it: reward functions, ``module:function`` each, or ``exact``,
+    ``contains``, ``numeric``, ``regex``, ``json`` for what the reference says, ``regex:PATTERN``, ``schema:FILE``."""
     reward_weight: LeftOutAtDefault[float] = Field(1.0, gt=0, le=1)
     """Their share of a response's reward; the critic has the rest, and is not asked at 1."""
 

@@ -7,7 +7,7 @@ import pytest
 
 from drpo_graph.data.references import REFERENCE_FIELDS, load_answered_queries, load_bundled_problems
 from drpo_graph.errors import DatasetError
-from drpo_graph.oirl.numbers import last_number
+from drpo_graph.parts.numbers import last_number
 
 
 @pytest.mark.parametrize("field", REFERENCE_FIELDS)

@@ -12,7 +12,7 @@ import pytest
 from drpo_graph.errors import ReplyError, RewardError
 from drpo_graph.inference import AlignedModel
 from drpo_graph.inference.prompt_choice import RoutedPrompt
-from drpo_graph.oirl.checkers import as_checker, run_check
+from drpo_graph.parts.checkers import as_checker, run_check
 from drpo_graph.parts.choosers import PromptChoice
 from drpo_graph.parts.loop_watch import LoopWatch
 from drpo_graph.parts.own_code import MAX_LOST, MAX_THREADS, call_own

@@ -2,9 +2,9 @@
 
 import math
 
-from drpo_graph.oirl.checkers import CRITIC
 from drpo_graph.oirl.collection.inputs import CollectionRunInput
 from drpo_graph.oirl.collection.plan import Plan
+from drpo_graph.parts.checkers import CRITIC
 from drpo_graph.prompts.library import PromptLibrary
 from drpo_graph.records import ROLES, Role
 from drpo_graph.search.estimate import (

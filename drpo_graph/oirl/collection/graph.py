@@ -15,10 +15,10 @@ from langgraph.types import Checkpointer, Send
 
 from drpo_graph.events.emitter import EventSink
 from drpo_graph.models.given_models import GivenModel
-from drpo_graph.oirl.checkers import Checker, CheckFunction, as_checker
 from drpo_graph.oirl.collection.nodes import Collector, announce_resume
 from drpo_graph.oirl.collection.plan import STEP_SIZE
 from drpo_graph.oirl.collection.state import CollectionInput, CollectionOutput, CollectionState, TrialTask
+from drpo_graph.parts.checkers import Checker, CheckFunction, as_checker
 from drpo_graph.records import Role
 from drpo_graph.search.assembly import Parts
 from drpo_graph.search.hosting import Host

@@ -11,11 +11,10 @@ from pydantic import ValidationError
 
 from drpo_graph.data.formats import find_format, read_values
 from drpo_graph.data.given import GivenRows, iterate_rows
-from drpo_graph.data.references import REFERENCE_FIELDS
-from drpo_graph.data.rows import AnsweredQuery, Malformed, check_string, is_missing
+from drpo_graph.data.rows import REFERENCE_FIELDS, AnsweredQuery, Malformed, check_string, is_missing
 from drpo_graph.errors import DatasetError, UsageError
-from drpo_graph.oirl.checkers import Checker
 from drpo_graph.oirl.demonstrations import Split
+from drpo_graph.parts.checkers import Checker
 from drpo_graph.records import Query, Record
 from drpo_graph.safety.api_keys import KeyFinder
 from drpo_graph.safety.text_files import read_bytes

@@ -7,9 +7,9 @@ from itertools import islice
 from typing import Final
 
 from drpo_graph.errors import DatasetError
-from drpo_graph.oirl.checkers import CRITIC
 from drpo_graph.oirl.collection.inputs import Question, TriedPrompt
 from drpo_graph.oirl.collection.plan import Plan
+from drpo_graph.parts.checkers import CRITIC
 from drpo_graph.records import Record
 from drpo_graph.storage.archive import Archive
 

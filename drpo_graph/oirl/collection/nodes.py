@@ -16,12 +16,12 @@ from drpo_graph.errors import DatasetError, ReplyError, StateFormatError
 from drpo_graph.events.schema import CollectionFinished, CollectionStarted, TrialFinished
 from drpo_graph.nodes import select_metrics
 from drpo_graph.nodes.critique import ask_critic
-from drpo_graph.oirl.checkers import Checker, run_check, to_outcome
 from drpo_graph.oirl.collection.inputs import Placement, Question, TriedPrompt, check_prompts, check_sides
 from drpo_graph.oirl.collection.laying import digest_data, find_laid_down, lay_down
 from drpo_graph.oirl.collection.plan import Plan, Unit
 from drpo_graph.oirl.collection.state import CollectionState, TrialTask
 from drpo_graph.oirl.collection.tallies import tally_prompts
+from drpo_graph.parts.checkers import Checker, run_check, to_outcome
 from drpo_graph.prompts.library import Message, ResponseFormat, history_of
 from drpo_graph.records import CollectionResult, Failure, Query, Rollout, digest_json
 from drpo_graph.search.hosting import derive_run_id, open_run

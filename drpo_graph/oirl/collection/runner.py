@@ -10,7 +10,6 @@ from drpo_graph.data.rows import AnsweredQuery
 from drpo_graph.errors import BudgetSpentError, FingerprintMismatchError, SettingsError, UsageError
 from drpo_graph.events.schema import CollectionFinished
 from drpo_graph.models.given_models import GivenModel
-from drpo_graph.oirl.checkers import Checker, CheckFunction, as_checker, load_checker, names_own_code
 from drpo_graph.oirl.collection.files import check_output, write_collection
 from drpo_graph.oirl.collection.graph import CollectionGraph, build_collection_graph, find_optional_roles
 from drpo_graph.oirl.collection.inputs import (
@@ -29,6 +28,7 @@ from drpo_graph.oirl.collection.nodes import announce_resume
 from drpo_graph.oirl.collection.plan import Plan
 from drpo_graph.oirl.collection.tallies import collect_rows
 from drpo_graph.oirl.tables import save_demonstrations
+from drpo_graph.parts.checkers import Checker, CheckFunction, as_checker, load_checker, names_own_code
 from drpo_graph.records import CollectionResult, Role
 from drpo_graph.runs.beginnings import check_is_new, make_record, take_up
 from drpo_graph.runs.work import RunOptions, RunWork
@@ -62,7 +62,7 @@ async def collect_demonstrations(
         prompts: What is tried, in any of these forms; the bundled reasoning prompts when absent. One whose split is
             ``test`` is held out: only test queries are asked under it.
         settings: Names the model that answers, as role ``base``, limits and budget; its ``seed`` draws the sides.
-        checker: Judges the replies: a name, as :func:`~drpo_graph.oirl.checkers.load_checker` takes it, or a function.
+        checker: Judges the replies: a name, as :func:`~drpo_graph.parts.checkers.load_checker` takes it, or a function.
         trials: How often and how they are tried, what is held out, and where the demonstrations go.
         thread_id: Names the run; a new name when absent.
         options: Where it is kept and who is told.

@@ -22,7 +22,6 @@ from drpo_graph.errors import (
     UsageError,
 )
 from drpo_graph.events.schema import CollectionFinished, CollectionStarted, Event, TrialFinished
-from drpo_graph.oirl.checkers import CheckFunction
 from drpo_graph.oirl.collection import (
     TrialOptions,
     build_collection_graph,
@@ -30,6 +29,7 @@ from drpo_graph.oirl.collection import (
     resume_collection,
 )
 from drpo_graph.oirl.tables import load_demonstrations
+from drpo_graph.parts.checkers import CheckFunction
 from drpo_graph.runs.runner import resume
 from tests.oirl.collection.script import PROMPTS, answer, expected_outcome, options_in, settings_for, sums
 from tests.support.command import finished_keys, serve

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from drpo_graph.errors import DatasetError, UsageError
-from drpo_graph.oirl.checkers import load_checker
 from drpo_graph.oirl.collection import TriedPrompt, load_tried_prompts
 from drpo_graph.oirl.collection.inputs import Question, check_prompts, check_sides, make_questions
 from drpo_graph.oirl.collection.plan import Plan, Unit
+from drpo_graph.parts.checkers import load_checker
 from tests.oirl.collection.script import PROMPTS, sums
 
 NUMERIC = load_checker("numeric")

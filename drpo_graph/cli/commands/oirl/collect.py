@@ -93,9 +93,9 @@ def collect_command(
         check_is_no_input(output, [*(queries or ()), *([prompts] if prompts is not None else ())])
     name = check_thread_id(new_thread_id() if thread_id is None else thread_id)
     # Loads LangGraph.
-    from drpo_graph.oirl.checkers import load_checker
     from drpo_graph.oirl.collection import TrialOptions, collect_demonstrations, load_tried_prompts
     from drpo_graph.oirl.collection.runner import make_input
+    from drpo_graph.parts.checkers import load_checker
 
     tried, judge = load_tried_prompts(prompts), load_checker(checker)
     asked = TrialOptions(num_trials=trials, placement=placement, test_share=test_share, output=output)

@@ -7,24 +7,30 @@ import json
 import re
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, Protocol, cast
 
 from pydantic import JsonValue
 
 from drpo_graph.errors import ReplyError, SettingsError
 from drpo_graph.models.answers import read_answer
-from drpo_graph.oirl.numbers import is_same_number, last_number
 from drpo_graph.parts.identity import name_of
 from drpo_graph.parts.loading import load_function
+from drpo_graph.parts.numbers import is_same_number, last_number
 from drpo_graph.parts.own_code import ask_judge
 from drpo_graph.records import MAX_SCORE, MIN_SCORE, Query
+from drpo_graph.safety.installing import tell_install
+from drpo_graph.safety.text_files import read_text
 from drpo_graph.safety.texts import shorten
 
 CRITIC: Final = "critic"
 """The search's critic scores the reply."""
-SPECS: Final = ("numeric", "exact", "regex", "regex:PATTERN", "json", CRITIC, "module:function")
+SPECS: Final = (
+    *("numeric", "exact", "contains", "regex", "regex:PATTERN", "json", "schema:FILE"),
+    *(CRITIC, "module:function"),
+)
 
-_PATTERN = "regex:"
+_PATTERN, _SCHEMA = "regex:", "schema:"
 _MAX_JSON_STARTS = 2000
 _FENCE = re.compile(r"```\w*\n(.*?)```", re.DOTALL)
 _decoder = json.JSONDecoder(strict=False)
@@ -49,7 +55,7 @@ class Checker:
     find_fault: Callable[[str], str | None] | None = None
     """Says what is wrong with a reference; ``None`` where a reply can be judged without one."""
     is_own: bool = False
-    """Whether the function is the user's, which a resumed run must be given again."""
+    """Whether a function or a file of the user's is behind it, which a resumed run must be given again."""
     expects: tuple[type[Exception], ...] = ()
     """What the function may raise besides ``ReplyError`` where it cannot judge. Anything else stops the run."""
     timeout_s: float | None = None
@@ -71,6 +77,8 @@ def load_checker(spec: str) -> Checker:
         if (fault := _find_fault_in_pattern(pattern)) is not None:
             raise SettingsError(f"Checker {spec!r}: {fault}.")
         return Checker(spec, _as_function(lambda response, _: re.search(pattern, response) is not None))
+    if spec.startswith(_SCHEMA):
+        return Checker(spec, _as_function(_load_schema(Path(spec.removeprefix(_SCHEMA)))), is_own=True)
     if ":" not in spec:
         raise SettingsError(f"Checker {spec!r}: expected one of {', '.join(SPECS)}.")
     function = load_function(
@@ -99,8 +107,13 @@ def as_checker(given: "str | CheckFunction | Checker") -> Checker:
 
 
 def names_own_code(spec: str) -> bool:
-    """Return whether a checker's name is that of a user's function."""
-    return spec != CRITIC and spec not in _RULES and not spec.startswith(_PATTERN)
+    """Return whether a checker's name is that of a user's function or file: a checkpoint's word loads neither."""
+    return (not is_stock(spec) and spec != CRITIC) or spec.startswith(_SCHEMA)
+
+
+def is_stock(spec: str) -> bool:
+    """Return whether a checker is one of ours."""
+    return spec in _RULES or spec.startswith((_PATTERN, _SCHEMA))
 
 
 def to_outcome(reward: float) -> float:
@@ -149,6 +162,39 @@ def _has_number(response: str, reference: str) -> bool:
 
 def _has_text(response: str, reference: str) -> bool:
     return _fold(response) == _fold(reference)
+
+
+def _contains_text(response: str, reference: str) -> bool:
+    return _fold(reference) in _fold(response)
+
+
+def _load_schema(path: Path) -> Callable[[str, str], bool]:
+    """Return what says whether a response holds a JSON value that fits the schema in a file.
+
+    Raises:
+        SettingsError: the file cannot be read, is no schema, or the extra `schema` is not installed.
+    """
+    try:
+        from jsonschema import SchemaError
+        from jsonschema.validators import validator_for
+    except ImportError as error:
+        raise SettingsError(f"Checker 'schema:{path}' needs the extra schema: {tell_install('schema')}.") from error
+    try:
+        schema = json.loads(read_text(path))
+        kind = validator_for(schema)
+        kind.check_schema(schema)
+    except OSError as error:
+        raise SettingsError(
+            f"Checker 'schema:{path}': {error.strerror or error}. Give a file of JSON Schema."
+        ) from error
+    except (ValueError, RecursionError, SchemaError) as error:
+        raise SettingsError(f"Checker 'schema:{path}': it is no JSON Schema ({shorten(str(error))}).") from error
+    validator = kind(schema)
+
+    def fits(response: str, _: str) -> bool:
+        return any(validator.is_valid(value) for value in _find_values(response))
+
+    return fits
 
 
 def _fold(text: str) -> str:
@@ -231,12 +277,14 @@ def _find_fault_in_json(reference: str) -> str | None:
 _RULES: dict[str, Callable[[str, str], bool]] = {
     "numeric": _has_number,
     "exact": _has_text,
+    "contains": _contains_text,
     "regex": _fits_pattern,
     "json": _has_json,
 }
 _FAULT_FINDERS: dict[str, Callable[[str], str | None]] = {
     "numeric": _find_fault_in_number,
     "exact": lambda reference: None,
+    "contains": lambda reference: None,
     "regex": _find_fault_in_pattern,
     "json": _find_fault_in_json,
 }

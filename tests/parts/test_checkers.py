@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from drpo_graph.errors import ReplyError, RewardError, SettingsError
-from drpo_graph.oirl.checkers import Checker, as_checker, load_checker, names_own_code, run_check, to_outcome
+from drpo_graph.parts.checkers import Checker, as_checker, load_checker, names_own_code, run_check, to_outcome
 from drpo_graph.records import Query
 
 QUERY = Query(id="q", text="How many?")
@@ -127,7 +127,7 @@ def test_reference_that_cannot_be_compared_with_is_told(spec: str, reference: st
 @pytest.mark.parametrize(
     ("spec", "said"),
     [
-        ("exactly", "numeric, exact, regex"),
+        ("exactly", "numeric, exact, contains, regex"),
         ("regex:(", "no pattern"),
         ("no_such_module:f", "cannot be loaded"),
         ("json:f", "cannot be loaded"),

@@ -6,7 +6,7 @@ import resource
 from pathlib import Path
 from typing import NamedTuple
 
-_KEPT = "and run `drpo resume`: what was committed is kept."
+_KEPT = "and run the command again, or, where the run had begun, `drpo resume`: what was committed is kept."
 _ROOM = 64 * 1024
 """Less than this is no room: what writes asks for a few pages at once."""
 

@@ -42,7 +42,10 @@ def explain_storage_error(error: Exception, path: Path) -> CheckpointError:
     elif "locked" in everything:
         text, advice = str(causes[0]), "Another process kept it locked for too long: try again."
     else:
-        text, advice = f"{causes[0]} {names}".strip(), "Check the path and the disk, then run `drpo resume`."
+        text, advice = (
+            f"{causes[0]} {names}".strip(),
+            "Check the path and the disk, then run the command again, or, where the run had begun, `drpo resume`.",
+        )
     return CheckpointError(f"Checkpoint {path}: {text}. {advice}")
 
 

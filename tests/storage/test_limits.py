@@ -37,8 +37,8 @@ async def test_a_limit_on_file_sizes_is_told_with_its_size_and_what_was_committe
     with limited(resource.RLIMIT_FSIZE, allowed), pytest.raises(CheckpointError) as caught:
         await write(path, 200)
     assert str(caught.value) == (
-        f"Checkpoint {path}: a file may not grow beyond {allowed} bytes. Raise the limit (`ulimit -f`) and run "
-        "`drpo resume`: what was committed is kept."
+        f"Checkpoint {path}: a file may not grow beyond {allowed} bytes. Raise the limit (`ulimit -f`) and run the "
+        "command again, or, where the run had begun, `drpo resume`: what was committed is kept."
     )
     async with SqliteStorage(path).open_for_reading() as reader:
         assert len(await Archive(reader.store, "t").get_all("calls")) >= 3

@@ -31,6 +31,7 @@ from drpo_graph.events.schema import (
     RunStopped,
 )
 from drpo_graph.records import RunStatus
+from drpo_graph.runs.beginnings import make_record
 from drpo_graph.runs.logs import open_run_files
 from drpo_graph.runs.signals import handle_signals
 from drpo_graph.runs.work import RunOptions, at_home, reason_of, run_folder
@@ -223,19 +224,11 @@ class _Embedded(Embedding):
             sink(event)
 
     def _begin(self, run_id: str, settings: Settings, kind: RunKind) -> _Listed:
-        folder, now = self._folder_of(run_id), time.time()
+        folder = self._folder_of(run_id)
         vault = None if self._options.has_plain_files else self._checkpoint.vault
         files = open_run_files(folder, settings, run_id=run_id, log_level=self._options.log_level, vault=vault)
-        record = RunRecord(
-            thread_id=run_id,
-            status="running",
-            created_at=now,
-            updated_at=now,
-            settings=settings,
-            log_dir=str(folder) if folder else None,
-            kind=kind,
-            embedded_in=self._thread_id,
-        )
+        record = make_record(run_id, settings, replace(self._options, log_dir=folder), kind=kind)
+        record = record.model_copy(update={"embedded_in": self._thread_id})
         self._runs[run_id] = _Listed(record, sinks=self._files.enter_context(files))
         return self._runs[run_id]
 

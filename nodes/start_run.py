@@ -18,8 +18,9 @@ from drpo_graph.safety.texts import clean_surrogates
 from drpo_graph.search.announce import announce_candidate, announce_level, announce_run
 from drpo_graph.search.beam import hash_prompt, refer_to
 from drpo_graph.search.forecast import warn_at_start
-from drpo_graph.search.hosting import check_can_pause, open_run
+from drpo_graph.search.hosting import check_can_pause
 from drpo_graph.search.levels import draw_queries, order_drawn, prefetch_indices, query_indices
+from drpo_graph.search.run_names import open_run
 from drpo_graph.search.session import RunContext
 from drpo_graph.search.state import BEGIN_WITH, STATE_FORMAT, SearchState
 from drpo_graph.settings.settings import Settings

@@ -24,7 +24,7 @@ from drpo_graph.registry.forms import describe_provenance
 from drpo_graph.runs.runner import RunOptions, optimize, resume
 from drpo_graph.safety.redaction import redact
 from drpo_graph.search.assembly import Parts
-from drpo_graph.search.hosting import find_saver
+from drpo_graph.search.run_names import find_saver
 from drpo_graph.settings.limits import CAPS
 from drpo_graph.settings.settings import Settings
 from drpo_graph.storage.names import new_thread_id

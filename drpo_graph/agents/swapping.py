@@ -4,7 +4,7 @@ from typing import Literal, NamedTuple
 
 from drpo_graph.agents.prompt_slot import PromptSlot, SlotVersion
 from drpo_graph.evidence import NOT_COMPARED, find_evidence
-from drpo_graph.records import RunResult
+from drpo_graph.records import RunResult, Validation
 from drpo_graph.registry import RegisteredPrompt
 
 SwapRule = Literal["auto", "better", "significant"]
@@ -56,8 +56,18 @@ def _judge(result: RunResult, rule: SwapRule) -> tuple[bool, str]:
         return False, "no significant gain on held-out queries was shown" if is_validated else "nothing was held out"
     if find_evidence(result) == "not_compared":
         return False, f"it was {NOT_COMPARED}; hold some out to compare on"
+    if result.validation is not None:
+        return _judge_by_differences(result.validation)
     if known.reward is None or known.initial_reward is None:
         return False, "not all rewards are known"
     if known.reward > known.initial_reward:
         return True, f"its reward is {known.reward:.2f}, the initial prompt's {known.initial_reward:.2f}"
     return False, f"its reward is {known.reward:.2f}, not above the initial prompt's {known.initial_reward:.2f}"
+
+
+def _judge_by_differences(validation: Validation) -> tuple[bool, str]:
+    """Judge by the queries that have a score with both prompts: the mean rewards may be over other ones."""
+    for one in validation.comparisons:
+        if one.candidate_id == validation.selected_id and one.difference is not None:
+            return True, f"it scored {one.difference:+.2f} on {one.num_queries} held-out queries"
+    return False, "no contender scored higher than the initial prompt on held-out queries"

@@ -27,7 +27,7 @@ from drpo_graph.records import MAX_SCORE, ICLExample, ICLOutcome, ICLResult, Que
 from drpo_graph.retrieval.examples import GivenExamples, as_examples
 from drpo_graph.safety.texts import shorten
 from drpo_graph.search.announce import report_rollout
-from drpo_graph.search.hosting import derive_run_id, open_run
+from drpo_graph.search.run_names import derive_run_id, open_run
 from drpo_graph.search.session import RunContext, RunSession, session_of
 from drpo_graph.search.state import STATE_FORMAT
 from drpo_graph.storage.archive import Archive, rollout_key

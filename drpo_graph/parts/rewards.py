@@ -154,7 +154,10 @@ def check_reward(reward: object, *, name: str = "") -> Reward:
 
 def _take_reward(said: object) -> Reward | None:
     if isinstance(said, Real) and not isinstance(said, bool):
-        return Reward(score=float(said))
+        try:
+            return Reward(score=float(said))
+        except (OverflowError, ValueError):
+            return None
     try:
         return clean_record(Reward.model_validate(said))
     except ValidationError:

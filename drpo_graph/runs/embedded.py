@@ -16,7 +16,8 @@ from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.store.base import BaseStore
 
 from drpo_graph.errors import CheckpointError, DRPOError, RunExistsError, RunInterruptedError
-from drpo_graph.events.emitter import EventSink
+from drpo_graph.events.emitter import EventSink, Numbering
+from drpo_graph.events.log import find_last_number
 from drpo_graph.events.schema import (
     CollectionFinished,
     CollectionStarted,
@@ -34,7 +35,7 @@ from drpo_graph.records import RunStatus
 from drpo_graph.runs.beginnings import make_record
 from drpo_graph.runs.logs import open_run_files
 from drpo_graph.runs.signals import handle_signals
-from drpo_graph.runs.work import RunOptions, at_home, reason_of, run_folder
+from drpo_graph.runs.work import RunOptions, at_home, reason_of
 from drpo_graph.safety.redaction import redact
 from drpo_graph.search.embedding import EMBEDDING_KEY, Embedding
 from drpo_graph.search.hosting import RECURSION_LIMIT
@@ -129,6 +130,8 @@ class _Listed:
     """Write its files."""
     last_seq: int = 0
     """Number of its last event."""
+    elapsed_s: float = 0.0
+    """What that told."""
 
 
 class _Embedded(Embedding):
@@ -140,6 +143,8 @@ class _Embedded(Embedding):
         self._thread_id = thread_id
         self._checkpoint = checkpoint
         self._options = options
+        # The app's code may go to another working folder meanwhile.
+        self._folder = (options.log_dir or find_storage(options.checkpoint).folder).absolute()
         self._files = files
         self._registry = RunRegistry(checkpoint.store)
         self._sinks = checkpoint.guard(self.stop, tuple(at_home(sink) for sink in options.sinks))
@@ -159,6 +164,7 @@ class _Embedded(Embedding):
                 stop=self.stop,
                 told=set(),
                 _sessions={},
+                number=self._number,
                 _numberings={},
             )
             self._lent[id(context)] = (context, bound)
@@ -219,7 +225,7 @@ class _Embedded(Embedding):
             self._change(run, "waiting", f"Level {event.level} waits for a decision about {ids}.")
         elif isinstance(event, _BEGINS):
             self._change(run, "running")
-        run.last_seq = event.seq
+        run.last_seq, run.elapsed_s = event.seq, max(run.elapsed_s, event.elapsed_s)
         for sink in run.sinks:
             sink(event)
 
@@ -233,9 +239,14 @@ class _Embedded(Embedding):
         return self._runs[run_id]
 
     def _folder_of(self, run_id: str) -> Path | None:
-        if self._options.log_dir is None or not self._options.writes_files:
-            return run_folder(self._options, run_id)
-        return self._options.log_dir / run_id
+        return self._folder / run_id if self._options.writes_files else None
+
+    def _number(self, run_id: str) -> Numbering:
+        """Return what numbers a run's events after those in its log."""
+        folder = self._folder_of(run_id)
+        # A database's events are found by the name of the thread that holds it.
+        is_logged = folder is not None and self._checkpoint.last_seq is None
+        return Numbering(find_last_number(folder, run_id), is_logged=True) if folder and is_logged else Numbering()
 
     def _settle(self, run: _Listed, told: str) -> RunStopped:
         """Note how a run that has not ended is left, and return what is told of it."""
@@ -254,6 +265,7 @@ class _Embedded(Embedding):
             message=message,
             is_resumable=is_resumable,
             seq=run.last_seq + 1,
+            elapsed_s=run.elapsed_s,
             time=time.time(),
         )
 

@@ -31,6 +31,7 @@ from drpo_graph.events.emitter import Emitter, EventSink, Numbering
 from drpo_graph.events.log import find_last_number
 from drpo_graph.events.schema import Event, RunStopped
 from drpo_graph.models.outages import never_ends
+from drpo_graph.parts.loading import is_async
 from drpo_graph.parts.own_code import tell_error
 from drpo_graph.records import Record
 from drpo_graph.runs.logs import open_run_files
@@ -333,7 +334,9 @@ def at_home(sink: EventSink) -> EventSink:
 
     What it raises comes as a :class:`PartError`, but for errors of ours.
     """
-    home = copy_context()
+    home, named = copy_context(), getattr(sink, "__qualname__", type(sink).__qualname__)
+    if is_async(sink):
+        raise UsageError(f"The event sink {named} is asynchronous, and would never run: expected a plain function.")
 
     def take(event: Event) -> None:
         try:
@@ -342,7 +345,6 @@ def at_home(sink: EventSink) -> EventSink:
         except DRPOError:
             raise
         except Exception as error:
-            named = getattr(sink, "__qualname__", type(sink).__qualname__)
             raise PartError(
                 f"The event sink {named} failed at {event.type!r}: {tell_error(error)}. Mend it, then resume the run."
             ) from error

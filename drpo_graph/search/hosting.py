@@ -1,16 +1,12 @@
 """Our nodes in anybody's graph: they find their context and a store, whoever runs it."""
 
-import hashlib
-import secrets
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, get_type_hints
 
 from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import BaseTool
-from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.config import get_config
 from langgraph.errors import GraphBubbleUp
 from langgraph.graph import StateGraph
@@ -19,7 +15,7 @@ from langgraph.runtime import Runtime
 from langgraph.store.base import BaseStore
 from langgraph.store.memory import InMemoryStore
 from langgraph.types import Checkpointer
-from pydantic import BaseModel, ConfigDict, JsonValue, create_model
+from pydantic import BaseModel, ConfigDict, create_model
 
 from drpo_graph.errors import RunInterruptedError, SettingsError, UsageError
 from drpo_graph.events.emitter import EventSink
@@ -29,29 +25,18 @@ from drpo_graph.models.tracing import calling_for
 from drpo_graph.records import Role, digest_json
 from drpo_graph.search.assembly import Parts, assemble
 from drpo_graph.search.embedding import find_embedding
-from drpo_graph.search.session import RunContext, RunSession, keep_session, session_of
+from drpo_graph.search.run_names import CHECKPOINTER, SAVER_AROUND, find_saver, find_state, find_store
+from drpo_graph.search.session import RunContext, RunSession, keep_session
 from drpo_graph.settings.caller_settings import CallerContext, apply_callers
 from drpo_graph.settings.settings import Settings
-from drpo_graph.storage.checkpoint_store import CheckpointStore
 from drpo_graph.storage.run_list import RunKind
 
 RECURSION_LIMIT = 10_000
 """Supersteps a search may take; LangChain passes 25 down from tools and runnables, which ends a run at level 20."""
 
-_UNNAMED_RUN = "run"
-
-_CHECKPOINTER = "__pregel_checkpointer"
-"""What LangGraph tells its nodes of the checkpointer under, and under no public name."""
-
-_REPLAY = "__pregel_replay_state"
-"""What LangGraph tells graphs in one that goes on from an earlier checkpoint under."""
-
 _DURABILITY = "__pregel_durability"
 """How LangGraph hands the caller's ``durability`` down; its argument would warn where there are no checkpoints."""
 
-
-_saver: ContextVar[BaseCheckpointSaver[Any] | None] = ContextVar("_saver", default=None)
-"""The checkpointer of the graph around the one that runs."""
 
 _PLACE = ("run_id", "level", "candidate_id", "query_id")
 """What a node's state tells of what its calls are made for."""
@@ -104,7 +89,7 @@ class Host:
 
         async def run(state: Any, runtime: Runtime[Any]) -> Any:
             embedding = find_embedding()
-            store = embedding.store if embedding else runtime.store or self.store or _find_store(state)
+            store = embedding.store if embedding else runtime.store or self.store or find_store(state)
             store = store or self._fallback_store
             # What a node that begins a run is given may tell of a former one, of the same thread.
             run_id = "" if begins else state.get("run_id", "")
@@ -127,7 +112,8 @@ class Host:
                     # The siblings are about to be cancelled: what they have sent is paid for, and is kept before that.
                     await context.abandon(state.get("run_id", ""), error)
                     if embedding is not None:
-                        embedding.note_failure(run_id, told)
+                        # What stopped them all is no failure of the run's own.
+                        embedding.note_failure(run_id, error if context.stop.reason is not None else told)
                     if told is not error:
                         raise told from None
                     raise
@@ -142,7 +128,7 @@ class Host:
         session = await context.session(run_id, store)
 
         async def tell() -> None:
-            values = await _find_state(run_id)
+            values = await find_state(run_id)
             if values is not None and run_id not in context.told:
                 await self.announce(session, context, values)
             context.told.add(run_id)
@@ -189,7 +175,7 @@ def add_subgraph(
     async def run(state: Any, config: RunnableConfig) -> Any:
         own = config.get("configurable", {})
         # Inside a graph without checkpoints of its own, nothing tells of the one around it.
-        _saver.set(find_saver() or _saver.get())
+        SAVER_AROUND.set(find_saver() or SAVER_AROUND.get())
         keep_session()
         # The caller's "sync" fails in a graph without checkpoints, and our calls are durable before their nodes are.
         return await inner.ainvoke(state, {**config, "configurable": {**own, _DURABILITY: "async"}})
@@ -256,86 +242,6 @@ def compile_graph(
     return compiled
 
 
-def find_saver() -> BaseCheckpointSaver[Any] | None:
-    """Return the checkpointer of the graph that runs the node that asks, its own or that of a graph around it."""
-    found = get_config().get("configurable", {}).get(_CHECKPOINTER)
-    return found if isinstance(found, BaseCheckpointSaver) else None
-
-
-def _find_store(state: Mapping[str, Any]) -> BaseStore | None:
-    """Return a store beside the checkpoints, where there are any, and where nobody has given a store."""
-    saver, thread_id = find_saver() or _saver.get(), get_config().get("configurable", {}).get("thread_id")
-    if saver is None or not thread_id:
-        return None
-    return CheckpointStore(saver, thread_id=str(thread_id), run_id=state.get("run_id") or derive_run_id())
-
-
-def derive_run_id() -> str:
-    """Return the thread's id; inside a parent graph, with a mark of the place that the parent runs this graph at.
-
-    A run without either gets an id that no other has.
-    """
-    configurable = get_config().get("configurable", {})
-    # Our own task is the last part of the namespace; what is before it is the parent's task, stable over resumes.
-    place = "|".join(str(configurable.get("checkpoint_ns", "")).split("|")[:-1])
-    thread_id = configurable.get("thread_id")
-    if not thread_id and not place:
-        # Nothing can resume it, and its records may be kept beside those of a former call: it must not find them.
-        return f"{_UNNAMED_RUN}-{secrets.token_hex(8)}"
-    return _name_run(str(thread_id or _UNNAMED_RUN), place)
-
-
-def _name_run(thread_id: str, place: str) -> str:
-    return f"{thread_id}-{hashlib.sha256(place.encode()).hexdigest()[:8]}" if place else thread_id
-
-
-async def _find_state(run_id: str) -> Mapping[str, Any] | None:
-    """Return the stored state of the graph that works for a run, from any node in it; ``None`` where there is none."""
-    saver, configurable = find_saver() or _saver.get(), get_config().get("configurable", {})
-    thread_id = str(configurable.get("thread_id") or "")
-    if saver is None or not thread_id:
-        return None
-    parts = str(configurable.get("checkpoint_ns", "")).split("|")
-    for place in ("|".join(parts[:number]) for number in reversed(range(len(parts)))):
-        name = _name_run(thread_id, place)
-        if run_id == name or run_id.startswith(f"{name}-"):
-            found = await saver.aget_tuple({"configurable": {"thread_id": thread_id, "checkpoint_ns": place}})
-            return None if found is None else found.checkpoint["channel_values"]
-    return None
-
-
-async def open_run(runtime: Runtime[RunContext], start: dict[str, JsonValue]) -> RunSession:
-    """Return the session of the run that starts from this.
-
-    A thread may be given something else to start from after its run has ended. That is a run of its own, and must not
-    find the answers of the former one; a start that was interrupted finds what it has laid down. A parent that goes on
-    from an earlier checkpoint finds the run that it had made of the same start.
-    """
-    digest, place = digest_json(start), _describe_place()
-    run_id = derive_run_id()
-    if place:
-        seen = runtime.context.archive_of(place, runtime.store)
-        # LangGraph gives the parent's task another id than it had.
-        former = await seen.get("run", digest) if get_config()["configurable"].get(_REPLAY) is not None else None
-        run_id = str(former["id"]) if former else run_id
-        await seen.put("run", digest, {"id": run_id})
-    session = await session_of(runtime, run_id)
-    if await session.archive.get("run", "start") not in (None, start):
-        session = await session_of(runtime, f"{run_id}-{digest[:8]}")
-    await session.archive.put("run", "start", start)
-    return session
-
-
-def _describe_place() -> str:
-    """Return an id of the place that a parent with a thread runs this graph at, or nothing."""
-    configurable = get_config().get("configurable", {})
-    names: list[JsonValue] = [
-        part.partition(":")[0] for part in str(configurable.get("checkpoint_ns", "")).split("|")[:-1]
-    ]
-    thread_id = configurable.get("thread_id")
-    return f"{thread_id}-at-{digest_json(names)[:8]}" if names and thread_id else ""
-
-
 def check_can_pause() -> None:
     """Do nothing where a pause can be kept.
 
@@ -343,7 +249,7 @@ def check_can_pause() -> None:
         SettingsError: there is no checkpointer: the run would end at its first pause, and what it has paid for be lost.
     """
     # Should it have another name one day, nothing is checked.
-    if get_config().get("configurable", {}).get(_CHECKPOINTER, _UNNAMED_RUN) is None:
+    if get_config().get("configurable", {}).get(CHECKPOINTER, "") is None:
         raise SettingsError(
             "approve: a run can pause for a review only with a checkpointer. Give build_graph(), or the graph around "
             "it, one."

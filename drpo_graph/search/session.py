@@ -85,6 +85,8 @@ class RunContext:
     """Whether the server at an endpoint is known to be gone for good."""
     numbering: Numbering | None = None
     """Numbers the events of a context's only run; where there is none, each run is numbered for itself."""
+    number: Callable[[str], Numbering] = lambda _: Numbering()
+    """Makes what numbers a run's events in this process, where nothing else does."""
     clock: Clock = time.monotonic
     """Seconds that only grow: the budget's time is measured on it."""
     told: set[str] = field(default_factory=set)
@@ -163,7 +165,8 @@ class RunContext:
         run_id = archive.run_id
         ledger = Ledger(archive, self.stop.child(), Budget(self.settings, clock=self.clock))
         await ledger.load()
-        numbering = self.numbering or self._numberings.setdefault(run_id, Numbering())
+        numbering = self.numbering or self._numberings.get(run_id) or self.number(run_id)
+        self._numberings[run_id] = numbering
         numbering.begin(ledger.budget.num_former)
         numbering.elapsed_s = lambda: ledger.budget.elapsed_s
         if not numbering.is_logged:

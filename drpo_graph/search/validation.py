@@ -57,7 +57,7 @@ def compare_on_validation(
     initial = {query_id: one for query_id, one in rewards_by_candidate[ROOT_ID].items() if one is not None}
     contenders = [one for one in rewards_by_candidate if one != ROOT_ID]
     differences = [
-        [None if (reward := rewards_by_candidate[one].get(query_id)) is None else reward - initial[query_id]
+        [None if (reward := rewards_by_candidate[one].get(query_id)) is None else _round(reward - initial[query_id])
          for query_id in initial]
         for one in contenders
     ]  # fmt: skip
@@ -66,10 +66,10 @@ def compare_on_validation(
         _compare(one, mean(list(rewards_by_candidate[one].values())), own, bound)
         for one, own in zip(contenders, differences, strict=True)
     ]
-    comparisons.sort(key=lambda one: -(one.difference or 0.0) * one.num_queries)
+    comparisons.sort(key=lambda one: -_round((one.difference or 0.0) * one.num_queries))
     best = comparisons[0] if comparisons else None
     # The initial prompt wins ties: a longer prompt must earn its place.
-    is_better = best is not None and best.difference is not None and best.difference > 0
+    is_better = best is not None and best.difference is not None and best.difference > _ROUNDING
     return Validation(
         num_queries=len(rewards_by_candidate[ROOT_ID]),
         initial_reward=mean(list(initial.values())),
@@ -130,7 +130,12 @@ def _interval(values: Sequence[float], bound: float) -> tuple[float, float] | No
     centre = math.fsum(values) / number
     # Of the sum as a t statistic: t^2 = s^2 (n - 1) / (n - s^2).
     margin = bound * math.sqrt((number - 1) / (number - bound * bound)) * _standard_error(values)
-    return centre - margin, centre + margin
+    return _round(centre - margin), _round(centre + margin)
+
+
+def _round(value: float) -> float:
+    """Return a number without what sums of the same scores in another order differ by, which is no difference."""
+    return round(value, 9) + 0.0
 
 
 def _standard_error(values: Sequence[float]) -> float:
@@ -142,7 +147,7 @@ def _compare(
     candidate_id: str, reward: float | None, differences: Sequence[float | None], bound: float
 ) -> PairedComparison:
     found = [one for one in differences if one is not None]
-    difference, interval = mean(found), _interval(found, bound)
+    difference, interval = _round(math.fsum(found) / len(found)) if found else None, _interval(found, bound)
     return PairedComparison(
         candidate_id=candidate_id,
         num_queries=len(found),

@@ -103,6 +103,9 @@ class RoleSettings(Record):
         return (self.base_url,) if isinstance(self.base_url, str) else self.base_url or ()
 
 
+MAX_DEPTH, MAX_WIDTH = 4_000, 1_000
+"""Beyond any search that ends; without a bound, whoever may choose a depth could hold up a server with planning it."""
+
 _OPTIMIZER_SAMPLING = {"temperature": 0.7, "top_p": 0.95}
 
 
@@ -125,15 +128,15 @@ class Settings(RetrievalSettings, PromptRules):
     critic: RoleSettings = Field(default_factory=RoleSettings)
     optimizer: RoleSettings = Field(default_factory=lambda: RoleSettings.model_validate(_OPTIMIZER_SAMPLING))
 
-    depth: int = Field(30, ge=2)
+    depth: int = Field(30, ge=2, le=MAX_DEPTH)
     """Depth of the tree; the root counts, so it is levels + 1."""
-    max_depth_increase: int = Field(5, ge=0)
+    max_depth_increase: int = Field(5, ge=0, le=MAX_DEPTH)
     """How many levels easy levels may add in all."""
-    beam_size: int = Field(2, ge=1)
+    beam_size: int = Field(2, ge=1, le=MAX_WIDTH)
     """Prompts kept per level."""
-    n_actions: int = Field(2, ge=1)
+    n_actions: int = Field(2, ge=1, le=MAX_WIDTH)
     """Rewrites per candidate and level that are run."""
-    n_proposed: LeftOutAtDefault[int | None] = Field(None, ge=1)
+    n_proposed: LeftOutAtDefault[int | None] = Field(None, ge=1, le=MAX_WIDTH)
     """Rewrites per candidate and level that are written, of which a screen drops all but ``n_actions`` before they are
     run; as many as are run when absent."""
     queries_per_level: int = Field(2, ge=1)

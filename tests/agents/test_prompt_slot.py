@@ -146,6 +146,8 @@ def found(*, reward: float = 4.0, initial: float | None = 3.0, low: float | None
         (found(low=0.1), "auto", True),
         (found(low=-0.1), "auto", False),
         (found(low=-0.1), "better", True),
+        # By its pairs: the mean rewards are over other queries.
+        (found(reward=2.0, low=-0.1), "better", True),
         (found().model_copy(update={"initial_prompt": "Another."}), "better", False),
         (found().model_copy(update={"system_prompt": "Help."}), "better", False),
     ],

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from drpo_graph import Parts, Query, Reward, RunOptions, build_graph, optimize, resume
 from drpo_graph.cli.app import _run
-from drpo_graph.errors import PartError, RewardError, SettingsError, UsageError
+from drpo_graph.errors import PartError, RewardError, SearchStalledError, SettingsError, UsageError
 from drpo_graph.events.schema import Event
 from drpo_graph.icl import build_icl_graph
 from drpo_graph.runs.reading import list_runs
@@ -75,6 +75,32 @@ async def _fail(query: Query, response: str) -> Reward:
 
 async def _fail_at_length(query: Query, response: str) -> Reward:
     raise ValueError("x" * 1_000_000)
+
+
+async def _boundless(query: Query, response: str) -> int:
+    return 10**400
+
+
+async def test_a_reward_beyond_all_numbers_is_none(base_url: str) -> None:
+    with pytest.raises(SearchStalledError, match=r"expected 1 to 5|expected a Reward or a number"):
+        await build_graph(make_settings(base_url), critic=_boundless).ainvoke({"queries": QUERIES})
+
+
+async def _listen(event: Event) -> None:
+    raise AssertionError(event)
+
+
+async def test_a_sink_that_would_never_run_is_refused(base_url: str, tmp_path: Path) -> None:
+    options = RunOptions(checkpoint=tmp_path / "runs.sqlite", sinks=(_listen,))  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="event sink _listen is asynchronous"):
+        await optimize(QUERIES, settings=make_settings(base_url), options=options)
+
+
+@pytest.mark.parametrize("setting", ["depth", "max_depth_increase", "beam_size", "n_actions"])
+async def test_a_caller_cannot_ask_for_a_plan_without_end(setting: str, base_url: str) -> None:
+    graph: Any = build_graph(make_settings(base_url, max_calls=60))
+    with pytest.raises(SettingsError, match=setting):
+        await graph.ainvoke({"queries": QUERIES}, context={setting: 10**9})
 
 
 @pytest.mark.parametrize("reward", [_exit, _cancel, _fail, _fail_at_length])

@@ -71,3 +71,24 @@ async def test_a_parent_is_changed_by_hand(
         branch = await graph.aupdate_state(before.config, {"queries": given["queries"][1:]})
     async with built(name, settings, place) as graph:
         assert found_in(await graph.ainvoke(None, {**branch, **RECURSION})) == expected
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.is_parent])
+async def test_of_two_runs_of_one_start_the_one_that_followed_is_found(
+    name: str, server: FakeServer, built: Build, make_place: Callable[[str], Place]
+) -> None:
+    settings, place, given = make_settings(server.base_url), make_place("SQLite, SQLite store"), CASES[name].given
+    ids = []
+    async with built(name, settings, place) as graph:
+        for _ in range(3):
+            ids.append((await graph.ainvoke(given, CONFIG))["result"]["thread_id"])
+        begun = [one async for one in graph.aget_state_history(CONFIG) if one.next == ("__start__",)]
+    assert len(begun) == 3
+    found = []
+    num_calls = len(finished_keys(server))
+    for snapshot in (*reversed(begun), begun[-1]):
+        async with built(name, settings, place) as graph:
+            output = await graph.ainvoke(None, {**snapshot.config, **RECURSION})
+        found.append(output["result"]["thread_id"])
+    assert found == [*ids, ids[0]]
+    assert len(finished_keys(server)) == num_calls

@@ -339,3 +339,72 @@ def test_runs_of_a_graph_have_folders_in_the_one_that_is_named(server: FakeServe
     quiet(writes_files=False)
     (run,) = list_embedded(drpo, "--checkpoint", str(tmp_path / "quiet.sqlite"))
     assert run["log_dir"] is None
+
+
+def test_events_are_numbered_on_where_their_log_ends_and_time_does_not_go_back(
+    server: FakeServer, models: Eventful, drpo: Drpo
+) -> None:
+    night = Night(CASES["parent"].build, make_settings(server.base_url, depth=3), CASES["parent"].given)
+    cancel_at(models, 6, night)
+    night()
+    (run,) = list_embedded(drpo)
+    told = drpo("events", run["thread_id"]).events()
+    assert [one.seq for one in told] == list(range(1, len(told) + 1))
+    stopped = next(place for place, one in enumerate(told) if one.type == "run_stopped")
+    times = [one.elapsed_s for one in told[: stopped + 1]]
+    assert times == sorted(times)
+    assert times[-1] > 0
+
+
+def test_files_stay_where_the_block_was_entered(server: FakeServer, drpo: Drpo, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+
+    def build(settings: Any, how: Any) -> Any:
+        async def wander(state: ParentState) -> ParentState:
+            os.chdir(elsewhere)
+            return {"queries": state["queries"]}
+
+        graph = StateGraph(ParentState, input_schema=ParentInput)
+        graph.add_node("wander", wander)
+        graph.add_node("optimise", build_graph(settings))
+        graph.add_edge(START, "wander")
+        graph.add_edge("wander", "optimise")
+        graph.add_edge("optimise", END)
+        return graph.compile(**how)
+
+    night = Night(build, make_settings(server.base_url), CASES["parent"].given)
+    night()
+    os.chdir(tmp_path)
+    (run,) = list_embedded(drpo)
+    assert drpo("events", run["thread_id"]).events() == night.events
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_what_fails_beside_a_search_is_no_failure_of_the_search(
+    server: FakeServer, models: Eventful, drpo: Drpo
+) -> None:
+    def build(settings: Any, how: Any) -> Any:
+        has_begun = asyncio.Event()
+        models.at(6, lambda: has_begun.set())
+
+        async def fail(state: ParentState) -> ParentState:
+            while not has_begun.is_set():
+                await asyncio.sleep(0.001)
+            raise ValueError("the app's own")
+
+        graph = StateGraph(ParentState, input_schema=ParentInput)
+        graph.add_node("optimise", build_graph(settings))
+        graph.add_node("fail", fail)
+        for name in ("optimise", "fail"):
+            graph.add_edge(START, name)
+            graph.add_edge(name, END)
+        return graph.compile(**how)
+
+    for _ in range(3):
+        night = Night(build, make_settings(server.base_url, depth=3), CASES["parent"].given, f"{_}.sqlite")
+        with pytest.raises(ValueError, match="the app's own"):
+            night()
+        (run,) = list_embedded(drpo, "--checkpoint", f"{_}.sqlite")
+        assert run["status"] == "interrupted"
+        assert "the app's own" in run["message"]

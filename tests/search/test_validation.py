@@ -133,3 +133,15 @@ def test_more_contenders_widen_the_interval() -> None:
         assert high is not None
         widths.append(high - low)
     assert widths == sorted(widths)
+
+
+def test_what_sums_in_another_order_differ_by_is_no_difference() -> None:
+    # Three criteria, added in two orders; and scores that differ and cancel out.
+    dust = judge({ROOT_ID: [2 + 0.2 + 0.1] * 20, "1.0": [0.1 + 0.2 + 2] * 20})
+    assert dust.comparisons[0].difference == 0
+    swapped = judge({ROOT_ID: [2.3, 3.1, 4.7] * 6, "1.0": [4.7, 2.3, 3.1] * 6})
+    assert swapped.comparisons[0].difference == 0
+    for validation in (dust, swapped):
+        assert (validation.selected_id, validation.is_significant) == (ROOT_ID, False)
+        low, high = validation.comparisons[0].interval_low, validation.comparisons[0].interval_high
+        assert low == -high if low is not None and high is not None else low == high

@@ -24,7 +24,7 @@ from drpo_graph.oirl.collection.tallies import tally_prompts
 from drpo_graph.parts.checkers import Checker, run_check, to_outcome
 from drpo_graph.prompts.library import Message, ResponseFormat, history_of
 from drpo_graph.records import CollectionResult, Failure, Query, Rollout, digest_json
-from drpo_graph.search.hosting import derive_run_id, open_run
+from drpo_graph.search.run_names import derive_run_id, open_run
 from drpo_graph.search.session import RunContext, RunSession, session_of
 from drpo_graph.search.state import STATE_FORMAT, RolloutState
 from drpo_graph.settings.settings import Settings

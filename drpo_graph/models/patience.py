@@ -15,6 +15,8 @@ MIN_ANNOUNCED_S = 5.0
 _UNTOLD_WAIT_S = 120.0
 """How long a limit is waited out whose end the server does not tell."""
 _MAX_BACKOFF_S = 60.0
+_MAX_SILENCES = 2
+"""So often is asked again where there was no answer in time."""
 _PASSING_KINDS = frozenset({"http_408", "http_409", "http_425", "http_502", "http_503", "http_504", "http_529"})
 
 
@@ -50,11 +52,11 @@ class Patience:
         if failure.is_limit and self.max_outage_s:
             most_s = self.max_outage_s if told_s else min(self.max_outage_s, _UNTOLD_WAIT_S)
             return wait_s if spent.waited_s + wait_s <= most_s else None
-        if not failure.is_limit and failure.kind not in _PASSING_KINDS:
+        if not failure.is_limit and failure.kind not in (*_PASSING_KINDS, "timeout"):
             return None
-        return (
-            wait_s if spent.num_tries < self.max_retries and wait_s <= max(self.max_outage_s, _MAX_BACKOFF_S) else None
-        )
+        # Each silence lasts long, and a wrong address may be silent for ever.
+        most_tries = min(self.max_retries, _MAX_SILENCES) if failure.kind == "timeout" else self.max_retries
+        return wait_s if spent.num_tries < most_tries and wait_s <= max(self.max_outage_s, _MAX_BACKOFF_S) else None
 
     def tell_wait(self, place: str, failure: CallFailure, wait_s: float) -> float:
         """Tell of a wait that is long enough to be noticed; return its seconds, 0 for one that is not."""

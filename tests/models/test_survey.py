@@ -207,6 +207,33 @@ async def test_look_comes_back_when_the_server_says(path: str, status: str) -> N
     assert await patient_look(busy(path, *[(status, SOON)] * 3), patience) == (WELL, 5)
 
 
+@pytest.mark.parametrize(("num_silent", "is_told"), [(1, True), (2, True), (3, False)])
+async def test_a_server_that_is_silent_at_first_is_asked_again(num_silent: int, is_told: bool) -> None:
+    silent, over = list(range(num_silent)), asyncio.Event()
+
+    async def play(peer: Peer) -> None:
+        if peer.body and silent:
+            silent.pop()
+            await over.wait()
+        else:
+            await peer.answer(SAID if peer.body else LIST)
+
+    async with serve_raw(play) as server:
+        look = survey(
+            Address(server.base_url, "m"),
+            identity="i",
+            cache=None,
+            timeout_s=0.2,
+            patience=Patience(60, 6, retry_wait_s=0.001),
+        )
+        if is_told:
+            assert (await look).model_dump(exclude_defaults=True) == WELL
+        else:
+            with pytest.raises(ModelCallError, match="no reply in time"):
+                await look
+        over.set()
+
+
 async def test_limit_costs_no_try_unless_none_is_waited_out() -> None:
     many = [(LIMIT, SOON)] * 9
     assert await patient_look(busy("/chat/completions", *many), Patience(60, 2)) == (WELL, 11)
@@ -243,7 +270,8 @@ async def test_limit_that_outlasts_the_run_s_patience_stops_it_at_once() -> None
         (CallFailure("http_503", "retry", "", retry_after_s=4000.0), Spent(1, 0.0), None),
         (CallFailure("http_503", "retry", ""), Spent(2, 0.0), None),
         (CallFailure("http_500", "retry", ""), Spent(), None),
-        (CallFailure("timeout", "retry", ""), Spent(), None),
+        (CallFailure("timeout", "retry", ""), Spent(1, 60.0), 1.0),
+        (CallFailure("timeout", "retry", ""), Spent(2, 120.0), None),
         (CallFailure("connection", "retry", ""), Spent(), None),
         (CallFailure("http_401", "stop", ""), Spent(), None),
     ],

@@ -103,12 +103,13 @@ async def _find_former(seen: Archive, digest: str) -> str | None:
     """
     configurable = get_config()["configurable"]
     now, replay = configurable.get("checkpoint_map", {}).get("", ""), configurable.get(_REPLAY)
-    noted = {key.partition("/"): one["id"] for key, one in (await seen.get_all("run")).items()}
-    made = {at: str(run_id) for (start, _, at), run_id in noted.items() if start == digest}
-    since = getattr(replay, "checkpoint_id", "")
-    # Checkpoints are named by their time.
-    later = [made[one] for one in sorted(made) if one >= since] if replay is not None else []
-    former = later[0] if later else None
+    former = None
+    if replay is not None:
+        noted = {key.partition("/"): one["id"] for key, one in (await seen.get_all("run")).items()}
+        since = str(getattr(replay, "checkpoint_id", ""))
+        # Checkpoints are named by their time.
+        later = {at: str(run_id) for (start, _, at), run_id in noted.items() if start == digest and at >= since}
+        former = later[min(later)] if later else None
     await seen.put("run", f"{digest}/{now}", {"id": former or derive_run_id()})
     return former
 

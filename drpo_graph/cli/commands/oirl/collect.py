@@ -55,7 +55,8 @@ def collect_command(
     checker: str = option(
         "numeric",
         "SPEC",
-        help="What judges: numeric, exact, regex, regex:PATTERN, json, critic, or module:function of your own.",
+        help="What judges: numeric, exact, contains, regex, regex:PATTERN, json, schema:FILE, critic, or "
+        "module:function of your own.",
     ),
     trials: int = option(1, "N", help="Draws of each pair of a query and a prompt.", at_least=1),
     placement: Literal["system", "after"] = option(

@@ -255,10 +255,10 @@ def test_embedded_models_are_collected_from_killed_resumed_learned_from_evaluate
     # Nothing so small works these out: there are outcomes of both kinds.
     sums = [{"query": f"What is {a} times {a + 17}?", "answer": str(a * (a + 17))} for a in range(7391, 7397)]
     (folder / "asked.jsonl").write_text("\n".join(map(json.dumps, facts + sums)))
-    (folder / "judges.py").write_text(JUDGE)
+    (folder / "fact_judges.py").write_text(JUDGE)
     write_prompts(folder / "prompts.jsonl")
     start = ("oirl", "collect", "asked.jsonl", "--prompts", "prompts.jsonl", "--model", "local:smollm2")
-    judged = ("--checker", "judges:judge", "--display", "none")
+    judged = ("--checker", "fact_judges:judge", "--display", "none")
     limits = ("--max-reply-tokens", "24", "--test-share", "0.25", "--output", "rows.parquet", "--thread-id", "t")
     process = spawn_drpo(*start, *judged, *limits, folder=folder, environment={})
     events = folder / "drpo_runs/t/events.jsonl"
